@@ -1,0 +1,48 @@
+"""How sure a prediction is, pixel by pixel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CONFIDENCE_KINDS = ('max', 'margin', 'entropy')
+
+
+def confidence_score(prob: Tensor, kind: str = 'margin') -> Tensor:
+    """Score each pixel's class distribution; larger means surer.
+
+    Args:
+        prob: Probabilities (B, K, H, W), summing to 1 over dim 1.
+        kind: ``'max'`` the largest probability, in [1/K, 1]; ``'margin'`` the largest minus the
+            second largest, in [0, 1] (S4MC's kappa); ``'entropy'`` the negative Shannon entropy
+            in nats, in [-log K, 0].
+
+    Returns:
+        Score (B, H, W) of the input's dtype.
+
+    Raises:
+        ValueError: ``kind`` is unknown, or a margin is asked of a single class.
+    """
+    if kind == 'max':
+        return prob.amax(dim=1)
+    if kind == 'margin':
+        if prob.shape[1] < 2:
+            raise ValueError(f'a margin needs at least 2 classes, got prob {tuple(prob.shape)}')
+        first, second = prob.topk(2, dim=1).values.unbind(dim=1)
+        return first - second
+    if kind == 'entropy':
+        return torch.special.entr(prob).sum(dim=1).neg()
+    raise ValueError(f'kind must be one of {CONFIDENCE_KINDS}, got {kind!r}')
+
+
+def selected_ratio(selected: Tensor, valid: Tensor) -> Tensor:
+    """Share of the valid pixels that are selected.
+
+    Args:
+        selected: Bool (B, H, W).
+        valid: Bool (B, H, W), False on padding.
+
+    Returns:
+        0-dim float in [0, 1]; 0 when no pixel is valid.
+    """
+    return (selected & valid).sum().float() / valid.sum().clamp(min=1)

@@ -1,0 +1,61 @@
+"""Masked and weighted per-pixel losses."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DENOMINATORS = ('valid', 'selected', 'weight')
+
+
+def weighted_cross_entropy(
+    logits: Tensor,
+    label: Tensor,
+    valid: Tensor,
+    selected: Optional[Tensor] = None,
+    weight: Optional[Tensor] = None,
+    denominator: str = 'valid',
+) -> Tensor:
+    r"""Cross entropy of selected pixels, each with its weight.
+
+    :math:`\sum_x s(x) w(x) CE(x) / N`, where ``denominator`` names N: ``'valid'`` counts the
+    valid pixels (FixMatch, UniMatch), ``'selected'`` the valid selected ones (S4MC), ``'weight'``
+    sums the weights of the valid selected ones.
+
+    Args:
+        logits: (B, K, H, W), before softmax; computed in float32 at least.
+        label: int64 (B, H, W); 255 is ignored as an invalid pixel is.
+        valid: Bool (B, H, W), False on padding.
+        selected: Bool (B, H, W). Defaults to all valid pixels.
+        weight: Non-negative (B, H, W), without gradient. Defaults to 1.
+        denominator: ``'valid'``, ``'selected'`` or ``'weight'``.
+
+    Returns:
+        0-dim loss. With an empty denominator it is 0 and still connected to the graph.
+
+    Raises:
+        ValueError: ``denominator`` is unknown or the sizes differ.
+    """
+    if denominator not in DENOMINATORS:
+        raise ValueError(f'denominator must be one of {DENOMINATORS}, got {denominator!r}')
+    if logits.shape[0] != label.shape[0] or logits.shape[-2:] != label.shape[-2:]:
+        raise ValueError(
+            f'logits {tuple(logits.shape)} and label {tuple(label.shape)} differ in batch or size'
+        )
+    valid = valid & (label != 255)
+    keep = valid if selected is None else valid & selected
+    factor = keep.float() if weight is None else torch.where(keep, weight.float(), 0.0)
+    # Labels of dropped pixels are replaced: their loss must be finite for 0 * loss to be 0.
+    target = torch.where(keep, label, torch.full_like(label, -100))
+    loss = F.cross_entropy(logits.float(), target, reduction='none', ignore_index=-100)
+    if denominator == 'valid':
+        count = valid.sum().clamp(min=1)
+    elif denominator == 'selected':
+        count = keep.sum().clamp(min=1)
+    else:
+        total = factor.sum()
+        count = torch.where(total > 0, total, torch.ones_like(total))
+    return (loss * factor).sum() / count

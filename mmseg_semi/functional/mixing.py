@@ -1,0 +1,125 @@
+"""Region mixing of unlabeled images."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+def _check_range(name: str, value: tuple[float, float], low: float, high: float) -> None:
+    if len(value) != 2 or not low < value[0] <= value[1] <= high:
+        raise ValueError(
+            f'{name} must be (smallest, largest) with {low} < smallest <= largest <= {high}, '
+            f'got {value}'
+        )
+
+
+def cutmix_boxes(
+    batch: int,
+    size: tuple[int, int],
+    prob: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.4),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    generator: Optional[torch.Generator] = None,
+    device: Optional[torch.device] = None,
+) -> Tensor:
+    """Draw at most one rectangle an image, True inside.
+
+    CutMix for semi-supervised segmentation (French et al., BMVC 2020) with the constants of
+    UniMatch (Yang et al., CVPR 2023). The area is uniform in ``area``, the aspect (height over
+    width) uniform over the part of ``aspect`` for which a box of that area fits into the image,
+    the position uniform over all places where the box lies inside the image.
+
+    Args:
+        batch: Number of images B.
+        size: Height and width ``(H, W)`` in pixels.
+        prob: Probability that an image gets a box at all; the others are False everywhere.
+        area: Smallest and largest area of the box as a fraction of the image.
+        aspect: Smallest and largest height / width of the box.
+        generator: Source of randomness, on its own device. Defaults to torch's global one.
+        device: Where the mask is made. Defaults to the generator's device, or the CPU.
+
+    Returns:
+        Bool mask (B, H, W).
+
+    Raises:
+        ValueError: A probability, area or aspect outside its range, or an empty image.
+    """
+    height, width = size
+    if batch < 1 or height < 1 or width < 1:
+        raise ValueError(f'batch and size must be positive, got batch={batch}, size={tuple(size)}')
+    if not 0 <= prob <= 1:
+        raise ValueError(f'prob must be in [0, 1], got {prob}')
+    _check_range('area', area, 0, 1)
+    _check_range('aspect', aspect, 0, float('inf'))
+
+    source = generator.device if generator is not None else torch.device('cpu')
+    draw = torch.rand(5, batch, generator=generator, device=source, dtype=torch.float64)
+    box_area = (area[0] + draw[0] * (area[1] - area[0])) * (height * width)
+    # A box of this area fits only for box_area / W^2 <= aspect <= H^2 / box_area.
+    low = (box_area / width**2).clamp(min=aspect[0])
+    high = (height**2 / box_area).clamp(max=aspect[1])
+    ratio = torch.where(low <= high, low + draw[1] * (high - low), box_area / width**2)
+    box_h = (box_area * ratio).sqrt().round().clamp(1, height)
+    box_w = (box_area / ratio).sqrt().round().clamp(1, width)
+    top = (draw[2] * (height - box_h + 1)).floor()
+    left = (draw[3] * (width - box_w + 1)).floor()
+    # An image without a box gets one of height 0.
+    box_h = torch.where(draw[4] < prob, box_h, torch.zeros_like(box_h))
+
+    edges = torch.stack([top, top + box_h, left, left + box_w]).to(device or source)
+    top, bottom, left, right = edges[..., None]
+    rows = torch.arange(height, device=edges.device)
+    columns = torch.arange(width, device=edges.device)
+    in_rows = (rows >= top) & (rows < bottom)
+    in_columns = (columns >= left) & (columns < right)
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def mix_partners(batch: int, generator: Optional[torch.Generator] = None) -> Tensor:
+    """Choose for each image another one of the batch to be mixed with.
+
+    Args:
+        batch: Number of images B.
+        generator: Source of randomness, on its own device. Defaults to torch's global one.
+
+    Returns:
+        int64 permutation (B,) without fixed points (one random cycle through the batch). For
+        B = 1 there is no other image: the result is ``[0]`` and mixing changes nothing.
+
+    Raises:
+        ValueError: ``batch`` is not positive.
+    """
+    if batch < 1:
+        raise ValueError(f'batch must be positive, got {batch}')
+    device = generator.device if generator is not None else None
+    order = torch.randperm(batch, generator=generator, device=device)
+    partners = torch.empty_like(order)
+    partners[order] = order.roll(1)
+    return partners
+
+
+def mix(tensor: Tensor, mask: Tensor, partners: Tensor) -> Tensor:
+    """Take the pixels inside ``mask`` from the partner image.
+
+    Args:
+        tensor: Any per-pixel tensor (B, H, W) or (B, C, H, W).
+        mask: Bool (B, H, W), True where the partner's pixel is taken.
+        partners: int64 (B,), index of the partner of each image.
+
+    Returns:
+        A new tensor of the same shape and dtype.
+
+    Raises:
+        ValueError: The tensor's batch or spatial size is not the mask's.
+    """
+    if tensor.shape[0] != mask.shape[0] or tensor.shape[-2:] != mask.shape[-2:]:
+        raise ValueError(
+            f'tensor {tuple(tensor.shape)} and mask {tuple(mask.shape)} must have the same batch '
+            'and spatial size'
+        )
+    if tensor.dim() == 4:
+        mask = mask[:, None]
+    return torch.where(mask, tensor[partners], tensor)

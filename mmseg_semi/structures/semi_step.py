@@ -1,0 +1,89 @@
+"""The state of one training step, filled in the order in which the step runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from mmseg_semi.functional import mix
+
+from .pseudo_label import PseudoLabel
+from .seg_outputs import SegOutputs
+
+
+@dataclass
+class Mix:
+    """Which pixels of each image come from which other image of the batch.
+
+    Attributes:
+        mask: Bool (B, H, W), True where the partner's pixel is taken.
+        partners: int64 (B,).
+    """
+
+    mask: Tensor
+    partners: Tensor
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Mix a per-pixel tensor (B, H, W) or (B, C, H, W) at full resolution."""
+        return mix(tensor, self.mask, self.partners)
+
+
+@dataclass
+class StrongView:
+    """One strongly augmented (and mixed) view of the unlabeled images.
+
+    Attributes:
+        image: Normalised images (B, 3, H, W).
+        pseudo: The pseudo-label that belongs to these pixels, mixed as they are.
+        mix: How the view was mixed; None when it was not.
+        outputs: What the student says about it; None before its forward pass.
+    """
+
+    image: Tensor
+    pseudo: PseudoLabel
+    mix: Optional[Mix] = None
+    outputs: Optional[SegOutputs] = None
+
+
+@dataclass
+class SemiStep:
+    """Everything that refiners, mixers, heads and losses may read in one training step.
+
+    Attributes:
+        labeled_images: Normalised images (Bl, 3, H, W).
+        labeled_samples: Their data samples, with ``gt_sem_seg``.
+        weak_images: Normalised weakly augmented unlabeled images (Bu, 3, H, W).
+        strong_images: Strongly augmented views of the same crops, each (Bu, 3, H, W).
+        valid: Bool (Bu, H, W), False on padding.
+        unlabeled_samples: Data samples of the unlabeled images (meta information only).
+        labeled: Student outputs on the labeled images.
+        weak: Student outputs on the weak images; None when a method does not need them.
+        teacher: Outputs that the pseudo-label is made from (EMA teacher, or ``weak``).
+        raw_pseudo: The pseudo-label before any refiner.
+        pseudo: The pseudo-label after the refiners, not mixed.
+        views: The strong views.
+        perturbed: Student outputs on the weak images' perturbed features.
+    """
+
+    labeled_images: Tensor
+    labeled_samples: list[SegDataSample]
+    weak_images: Tensor
+    strong_images: list[Tensor]
+    valid: Tensor
+    unlabeled_samples: list[SegDataSample]
+    labeled: Optional[SegOutputs] = None
+    weak: Optional[SegOutputs] = None
+    teacher: Optional[SegOutputs] = None
+    raw_pseudo: Optional[PseudoLabel] = None
+    pseudo: Optional[PseudoLabel] = None
+    views: list[StrongView] = field(default_factory=list)
+    perturbed: Optional[SegOutputs] = None
+
+    @property
+    def image_names(self) -> list[str]:
+        """Paths of all images of this step, labeled first."""
+        samples = [*self.labeled_samples, *self.unlabeled_samples]
+        return [str(sample.metainfo.get('img_path', '<unknown>')) for sample in samples]
