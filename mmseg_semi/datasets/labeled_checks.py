@@ -1,0 +1,147 @@
+"""Checks of the labeled part, which may be any dataset of mmseg, wrapped or not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmseg.registry import DATASETS
+
+from .dataset_tree import data_infos, is_local, leaf_datasets, pipeline_transforms
+from .errors import name_some
+from .transforms.check_annotations import CheckAnnotations
+
+_WHERE = ('type', 'data_root', 'data_prefix', 'ann_file', 'img_suffix')
+
+
+def build_labeled(config: Any) -> Any:
+    """Build the labeled dataset from its config (or take a built one), list it and verify it.
+
+    Raises:
+        FileNotFoundError: A folder or the split file is missing.
+        ValueError: An empty split, names without an image or a mask, no sample at all.
+    """
+    if not isinstance(config, Mapping):
+        config.full_init()
+        verify_labeled(config)
+        return config
+    check_paths(config)
+    try:
+        dataset = DATASETS.build(config)
+        dataset.full_init()
+    except ValueError as error:
+        # mmengine joins the serialised samples, and numpy's complaint about none is all one gets.
+        if 'at least one array' not in str(error):
+            raise
+        raise ValueError(
+            'labeled: no image was found. Look at data_root, data_prefix.img_path and img_suffix: '
+            f'{ {key: config[key] for key in _WHERE if key in config} }.'
+        ) from error
+    verify_labeled(dataset)
+    return dataset
+
+
+def check_paths(config: Mapping[str, Any], key: str = 'labeled') -> None:
+    """Refuse missing folders and missing or empty split files of a dataset config.
+
+    Datasets of mmseg take *every* image of the folder when ``ann_file`` is a folder (some
+    versions also when it does not exist), which would turn the unlabeled images into labeled ones.
+    """
+    for name in ('dataset', 'datasets'):
+        inner = config.get(name) or []
+        for i, one in enumerate([inner] if isinstance(inner, Mapping) else inner):
+            if isinstance(one, Mapping):
+                check_paths(one, f'{key}.{name}' + (f'[{i}]' if name == 'datasets' else ''))
+    if not is_local(config.get('backend_args')):
+        return
+    root = config.get('data_root') or ''
+    for name, folder in (config.get('data_prefix') or {}).items():
+        if folder and not os.path.isdir(os.path.join(root, folder)):
+            raise FileNotFoundError(
+                f'{key}.data_prefix.{name}: there is no folder {os.path.join(root, folder)} '
+                f'(looked for from {os.getcwd()}). Correct data_root or data_prefix.{name}.'
+            )
+    if config.get('ann_file'):
+        check_split_file(os.path.join(root, config['ann_file']), key)
+
+
+def check_split_file(path: str, key: str) -> None:
+    """Refuse a split file that is missing or names nothing."""
+    if not os.path.isfile(path):
+        what = 'a folder' if os.path.isdir(path) else 'missing'
+        raise FileNotFoundError(
+            f'{key}.ann_file: the split file {path} is {what} (looked for from {os.getcwd()}). It '
+            'must be a text file with one image name a line, without suffix. Correct data_root or '
+            "ann_file, or set ann_file='' to take every image of data_prefix.img_path as labeled."
+        )
+    with open(path, encoding='utf-8-sig', errors='replace') as file:
+        if not file.read().strip():
+            raise ValueError(
+                f'{key}.ann_file: the split file {path} is empty. Write one image name a line, '
+                "without suffix, or set ann_file='' to take every image of data_prefix.img_path."
+            )
+
+
+def verify_labeled(dataset: Any) -> None:
+    """Verify that every labeled sample has an image and a mask.
+
+    Args:
+        dataset: A built dataset, its samples listed.
+
+    Raises:
+        FileNotFoundError: The split file is missing.
+        ValueError: No sample, or samples without an image or a mask (with the first names).
+    """
+    for leaf in leaf_datasets(dataset):
+        if not is_local(getattr(leaf, 'backend_args', None)):
+            continue
+        ann_file = getattr(leaf, 'ann_file', '')
+        if ann_file:
+            check_split_file(ann_file, 'labeled')
+        infos = list(data_infos(leaf))
+        where = f'named in {ann_file}' if ann_file else f'of {type(leaf).__name__}'
+        for key, config_key, what in (
+            ('img_path', 'img_path and img_suffix', 'image'),
+            ('seg_map_path', 'seg_map_path and seg_map_suffix', 'mask'),
+        ):
+            lacking = [str(info.get(key)) for info in infos if not _is_file(info.get(key))]
+            if lacking:
+                raise ValueError(
+                    f'labeled: {len(lacking)} of {len(infos)} samples {where} have no {what}: '
+                    f'{name_some(lacking)}. Split files have one name a line, without suffix, '
+                    f'blank lines or further columns; {config_key} say where files are.'
+                )
+    if len(dataset) == 0:
+        raise ValueError(
+            'labeled: the dataset has no sample. Check data_root, data_prefix, ann_file, img_suffix'
+            ' and indices.'
+        )
+
+
+def _is_file(path: str | None) -> bool:
+    return bool(path) and os.path.isfile(path)
+
+
+def fill_num_classes(dataset: Any, key: str) -> None:
+    """Tell every ``CheckAnnotations`` of a dataset's pipelines how many classes there are.
+
+    Args:
+        dataset: A dataset, wrapped or not.
+        key: Config key of the dataset, for the message.
+
+    Raises:
+        ValueError: A transform was given another number than ``metainfo['classes']`` has.
+    """
+    for leaf in leaf_datasets(dataset):
+        classes = getattr(leaf, 'metainfo', {}).get('classes')
+        for transform in pipeline_transforms(leaf):
+            if classes is None or not isinstance(transform, CheckAnnotations):
+                continue
+            if transform.num_classes not in (None, len(classes)):
+                raise ValueError(
+                    f'{key}: CheckAnnotations has num_classes={transform.num_classes}, but the '
+                    f'dataset has {len(classes)} classes ({name_some(list(classes))}). Leave '
+                    'num_classes out, or correct it or metainfo.classes.'
+                )
+            transform.num_classes = len(classes)

@@ -1,0 +1,253 @@
+"""Labeled and unlabeled images in one dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+from mmengine.logging import print_log
+from mmseg.registry import DATASETS
+from torch.utils.data import Dataset
+
+from .dataset_tree import image_loaders, image_paths, is_local, leaf_datasets
+from .errors import DataError
+from .image_files import bit_depth, unreadable_reason
+from .labeled_checks import build_labeled, fill_num_classes
+from .seeding import seeded
+from .skip_counter import SkipCounter
+from .unlabeled_dataset import UnlabeledDataset
+
+SOURCES = ('labeled', 'unlabeled')
+
+
+class SampleKey(NamedTuple):
+    """Which sample to load and how to augment it.
+
+    Attributes:
+        source: 'labeled' or 'unlabeled'.
+        index: Index in that part.
+        seed: Seed of the augmentation, a non-negative integer.
+    """
+
+    source: str
+    index: int
+    seed: int
+
+
+@DATASETS.register_module()
+class SemiDataset(Dataset):
+    """A labeled dataset and an unlabeled one, addressed by ``SampleKey``.
+
+    The augmentation of a sample depends on ``SampleKey.seed`` alone: ``random``, ``numpy.random``
+    and torch's CPU generator are seeded while its pipeline runs and put back afterwards. So data
+    do not depend on the number of workers, and a resumed run needs no replay. Transforms that
+    keep a random generator of their own are outside this promise.
+
+    Both parts are listed and verified when the dataset is built, ``lazy_init`` or not.
+
+    Args:
+        labeled: Config of any mmseg dataset (wrappers too) or the dataset; its pipeline ends
+            with ``PackSegInputs``.
+        unlabeled: Config of an ``UnlabeledDataset`` (wrappers too) or the dataset; its pipeline
+            ends with ``PackSemiInputs``.
+        on_error: What an image that can not be read does: 'raise' an error that names it, or
+            'skip': it is counted in ``num_skipped``, named in the log once by each worker, and the
+            next image of the same part takes its place. Everything else that is wrong (masks,
+            sizes, transforms) is an error always.
+
+    Raises:
+        ValueError: See ``UnlabeledDataset`` and ``build_labeled``; an unknown ``on_error``; a
+            loading transform with ``ignore_empty=True``.
+        FileNotFoundError: A folder or list file is missing.
+        TypeError: ``unlabeled`` is another kind of dataset.
+    """
+
+    def __init__(
+        self,
+        labeled: Mapping[str, Any] | Any,
+        unlabeled: Mapping[str, Any] | Any,
+        on_error: str = 'raise',
+    ) -> None:
+        if on_error not in ('raise', 'skip'):
+            raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+        self.on_error = on_error
+        self.labeled = build_labeled(labeled)
+        self.unlabeled = self._build_unlabeled(unlabeled)
+        fill_num_classes(self.labeled, 'labeled')
+        for source in SOURCES:
+            self._refuse_ignore_empty(source)
+            self._warn_deep_images(source)
+        self._skipped = SkipCounter()
+        self._named: set[str] = set()
+
+    @staticmethod
+    def _build_unlabeled(config: Mapping[str, Any] | Any) -> Any:
+        dataset = DATASETS.build(config) if isinstance(config, Mapping) else config
+        for leaf in leaf_datasets(dataset):
+            if not isinstance(leaf, UnlabeledDataset):
+                raise TypeError(
+                    f'unlabeled: the dataset is a {type(leaf).__name__}; use '
+                    "type='UnlabeledDataset', which looks for no masks"
+                )
+        dataset.full_init()
+        if len(dataset) == 0:
+            raise ValueError('unlabeled: the dataset has no sample. Check indices.')
+        return dataset
+
+    def _refuse_ignore_empty(self, source: str) -> None:
+        if any(loader.ignore_empty for loader in image_loaders(self._part(source))):
+            raise ValueError(
+                f'{source}: LoadImageFromFile has ignore_empty=True, which replaces unreadable '
+                "images in silence. Remove it; on_error='skip' of SemiDataset counts and names them"
+            )
+
+    def _warn_deep_images(self, source: str, num: int = 16) -> None:
+        deep = [path for path in image_paths(self._part(source), num) if _is_deep(path)]
+        if deep:
+            print_log(
+                f'{source}: {deep[0]} has more than 8 bits a channel; the loader keeps the upper '
+                '8 bits of 16 (value // 256). Convert the images to 8 bits yourself when they use '
+                'a part of that range only (12-bit sensors), or they become nearly black.',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def _part(self, source: str) -> Any:
+        return self.labeled if source == 'labeled' else self.unlabeled
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Meta information of the labeled part."""
+        return self.labeled.metainfo
+
+    @property
+    def num_skipped(self) -> int:
+        """How many samples of this rank were replaced so far, in all workers.
+
+        Workers load ahead, so some of them may not have been trained on yet.
+        """
+        return self._skipped.value
+
+    def full_init(self) -> None:
+        """List both parts; does nothing, since building did."""
+        self.labeled.full_init()
+        self.unlabeled.full_init()
+
+    def __len__(self) -> int:
+        return len(self.labeled) + len(self.unlabeled)
+
+    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+        """Load and augment a sample.
+
+        Args:
+            key: A ``SampleKey``, or an integer: the labeled samples come first, then the unlabeled
+                ones, and nothing is seeded.
+
+        Returns:
+            What the pipeline of that part returns, and ``source``. Labeled: ``inputs`` uint8
+            (3, H, W) BGR and ``data_samples``. Unlabeled: ``weak`` uint8 (3, H, W) BGR, ``strong``
+            a list of views of the same kind, and ``data_samples`` with ``valid``.
+
+        Raises:
+            DataError: Names the image (and mask) and what is wrong.
+            IndexError: No such sample.
+        """
+        source, index, seed = self._resolve(key)
+        part = self._part(source)
+        for step in range(len(part)):
+            item = self._load(source, (index + step) % len(part), seed)
+            if item is not None:
+                return dict(item, source=source)
+        raise DataError(
+            f'{source}: none of the {len(part)} images can be read, so on_error={self.on_error!r} '
+            'has nothing to go on with. Check data_root and whether the disk is there.'
+        )
+
+    def _resolve(self, key: SampleKey | int) -> tuple[str, int, int | None]:
+        if isinstance(key, SampleKey):
+            if key.source not in SOURCES:
+                raise ValueError(f'SampleKey.source is {key.source!r}; allowed: {SOURCES}')
+            source, index, seed = key
+        else:
+            source, index, seed = 'labeled', int(key), None
+            if index >= len(self.labeled):
+                source, index = 'unlabeled', index - len(self.labeled)
+        if not 0 <= index < len(self._part(source)):
+            raise IndexError(f'{source} has {len(self._part(source))} samples; got {key}')
+        return source, index, seed
+
+    def _load(self, source: str, index: int, seed: int | None) -> dict[str, Any] | None:
+        """Run a pipeline; None when the image can not be read and is to be skipped."""
+        part, info = self._part(source), self._info(source, index)
+        path = info.get('img_path')
+        reason = unreadable_reason(path) if path and self._reads_files(source) else None
+        cause = None
+        if reason is None:
+            try:
+                with nullcontext() if seed is None else seeded(seed):
+                    return part[index]
+            except DataError:
+                raise
+            except Exception as error:  # whatever a user's pipeline may raise
+                cause, reason = error, self._decode_error(source, path)
+                if reason is None:
+                    raise DataError(
+                        f'{source}: a transform failed on {_name(info, index)}: '
+                        f'{type(error).__name__}: {error}'
+                    ) from error
+        if self.on_error == 'raise':
+            raise DataError(
+                f'{source}: image {path} can not be read: {reason}. Replace or remove it, or set '
+                "on_error='skip' of SemiDataset to count such images and go on."
+            ) from cause
+        self._count(source, str(path), reason)
+        return None
+
+    def _info(self, source: str, index: int) -> dict[str, Any]:
+        part = self._part(source)
+        return part.get_data_info(index) if hasattr(part, 'get_data_info') else {}
+
+    def _reads_files(self, source: str) -> bool:
+        leaves = leaf_datasets(self._part(source))
+        return all(is_local(getattr(leaf, 'backend_args', None)) for leaf in leaves)
+
+    def _decode_error(self, source: str, path: str | None) -> str | None:
+        """Why the part's own loader can not decode an image, None when it can."""
+        loaders = image_loaders(self._part(source))
+        if path is None or not loaders:
+            return None
+        try:
+            loaders[0].transform(dict(img_path=path))
+        except Exception as error:  # every decoder has errors of its own
+            text = str(error).strip() or 'no reason given'
+            return (
+                f'{type(error).__name__}: {text} (whole and sound JPEG, PNG, BMP, WebP and TIFF '
+                'files of 1, 3 or 4 channels and 8 or 16 bits are allowed)'
+            )
+        return None
+
+    def _count(self, source: str, path: str, reason: str) -> None:
+        count = self._skipped.add_one()
+        if path not in self._named:
+            self._named.add(path)
+            print_log(
+                f'{source}: image {path} can not be read: {reason}. The next one takes its place '
+                f'({count} skipped so far).',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def _is_deep(path: str) -> bool:
+    return (bit_depth(path) or 8) > 8
+
+
+def _name(info: dict[str, Any], index: int) -> str:
+    names = [
+        f'{what} {info[key]}'
+        for key, what in (('img_path', 'image'), ('seg_map_path', 'mask'))
+        if info.get(key)
+    ]
+    return ', '.join(names) or f'sample {index}'

@@ -1,0 +1,17 @@
+from .check_annotations import CheckAnnotations
+from .init_valid_mask import InitValidMask
+from .pack_semi_inputs import PackSemiInputs
+from .random_color_jitter import RandomColorJitter
+from .random_gaussian_blur import RandomGaussianBlur
+from .random_gray import RandomGray
+from .strong_views import StrongViews
+
+__all__ = [
+    'CheckAnnotations',
+    'InitValidMask',
+    'PackSemiInputs',
+    'RandomColorJitter',
+    'RandomGaussianBlur',
+    'RandomGray',
+    'StrongViews',
+]

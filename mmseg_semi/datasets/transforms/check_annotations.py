@@ -1,0 +1,154 @@
+"""Refuse masks that do not fit their image or the classes."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine.logging import print_log
+from mmseg.registry import TRANSFORMS
+from PIL import Image
+
+from ..errors import DataError, name_some
+from ..image_files import PNG_START
+
+WIDE_MODES = ('I', 'F', 'I;16', 'I;16B', 'I;16L', 'I;16N')
+
+
+@TRANSFORMS.register_module()
+class CheckAnnotations(BaseTransform):
+    """Check a mask directly after ``LoadAnnotations``, before any geometric transform of it.
+
+    The mask must be one channel of the size of its image, with values 0..K-1 and ``ignore_index``
+    alone. The loader keeps the lower 8 bits of wider masks, so 16-bit masks are looked at in the
+    file. In test pipelines, where mmseg loads the mask after resizing the image, the size is
+    compared with that of the image file. An image that has no mask at all passes, as in mmseg's
+    inferencer.
+
+    Required Keys: ``gt_seg_map``, ``ori_shape``; ``img_path`` and ``seg_map_path`` for messages.
+
+    Args:
+        num_classes: K. None takes ``results['num_classes']`` or else the number that
+            ``SemiDataset`` (labeled part) and ``DataCheckHook`` (validation and test) fill in from
+            the dataset's classes. Where nobody knows it, values are not checked and a warning
+            says so once.
+        ignore_index: Value of pixels without a class.
+
+    Raises:
+        ValueError: A number outside its range.
+    """
+
+    def __init__(self, num_classes: int | None = None, ignore_index: int = 255) -> None:
+        if num_classes is not None and not 1 <= num_classes <= 256:
+            raise ValueError(
+                f'CheckAnnotations.num_classes is {num_classes}; it must be 1 to 256 or None'
+            )
+        if not 0 <= ignore_index <= 255:
+            raise ValueError(
+                f'CheckAnnotations.ignore_index is {ignore_index}; it must be 0 to 255'
+            )
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self._warned = False
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Check the mask.
+
+        Raises:
+            DataError: Names mask and image, what the mask has, and what is allowed.
+        """
+        if 'gt_seg_map' not in results:
+            if results.get('seg_map_path') is None:  # mmseg's inferencer drops LoadAnnotations
+                return results
+            raise DataError('CheckAnnotations found no mask: put it directly after LoadAnnotations')
+        mask = results['gt_seg_map']
+        name = f'mask {results.get("seg_map_path")} of image {results.get("img_path")}'
+        self._check_shape(mask, results, name)
+        num_classes = self.num_classes or results.get('num_classes')
+        if num_classes is None:
+            self._warn_once()
+            return results
+        _check_wide(results.get('seg_map_path'), name, num_classes, self.ignore_index)
+        self._check_values(mask, name, num_classes)
+        return results
+
+    def _check_shape(self, mask: np.ndarray, results: dict[str, Any], name: str) -> None:
+        if mask.ndim != 2:
+            raise DataError(
+                f'{name} has shape {mask.shape}; one channel (H, W) of class numbers is needed. A '
+                'mask that shows classes as colours must be converted first: replace each colour '
+                'by its class number and save a single-channel PNG (grey or palette).'
+            )
+        if mask.shape != tuple(results['ori_shape'][:2]):
+            raise DataError(
+                f'{name}: the mask is {_size(mask.shape)}, the image '
+                f'{_size(results["ori_shape"])} (height x width). They must agree: check that the '
+                'two files belong together, or resize the mask with nearest neighbour. '
+                '(CheckAnnotations must stand directly after LoadAnnotations.)'
+            )
+
+    def _check_values(self, mask: np.ndarray, name: str, num_classes: int) -> None:
+        counts = np.bincount(mask.ravel(), minlength=256)
+        if not counts[num_classes:].any():
+            return
+        wrong = {
+            value: int(counts[value])
+            for value in np.flatnonzero(counts)
+            if value >= num_classes and value != self.ignore_index
+        }
+        if wrong:
+            raise DataError(_values_message(name, wrong, num_classes, self.ignore_index))
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            self._warned = True
+            print_log(
+                'CheckAnnotations: mask values are not checked, because the number of classes is '
+                'unknown; set num_classes, or metainfo.classes of the dataset',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(num_classes={self.num_classes}, '
+            f'ignore_index={self.ignore_index})'
+        )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f'{shape[0]} x {shape[1]}'
+
+
+def _values_message(name: str, wrong: dict[int, int], num_classes: int, ignore_index: int) -> str:
+    values = name_some([f'{value} ({count} pixels)' for value, count in sorted(wrong.items())])
+    return (
+        f'{name} has values that are no class: {values}. Allowed are 0 to {num_classes - 1} and '
+        f'{ignore_index} for pixels to ignore. Correct the mask, or metainfo.classes if classes '
+        'are missing there; reduce_zero_label=True is for masks that count classes from 1.'
+    )
+
+
+def _check_wide(path: str | None, name: str, num_classes: int, ignore_index: int) -> None:
+    """Refuse values above 255, which the loader would wrap around."""
+    mask = _wide_mask(path)
+    if mask is None or mask.max(initial=0) <= 255:
+        return
+    values, counts = np.unique(mask[mask > 255], return_counts=True)
+    wrong = {int(value): int(count) for value, count in zip(values, counts)}
+    raise DataError(_values_message(name, wrong, num_classes, ignore_index))
+
+
+def _wide_mask(path: str | None) -> np.ndarray | None:
+    """The mask, if its file has more than 8 bits a pixel."""
+    try:
+        with open(path or '', 'rb') as file:
+            head = file.read(26)
+            if head.startswith(PNG_START) and head[24] <= 8:
+                return None  # most masks are 8-bit PNG: no need to ask PIL
+            file.seek(0)
+            with Image.open(file) as image:
+                return np.array(image) if image.mode in WIDE_MODES else None
+    except OSError:
+        return None  # a file that LoadAnnotations reads through a backend of its own

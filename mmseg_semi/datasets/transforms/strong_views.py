@@ -1,0 +1,96 @@
+"""Photometric views of a weakly augmented image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Callable
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+from ..errors import DataError
+
+
+@TRANSFORMS.register_module()
+class StrongViews(BaseTransform):
+    """Make strong views by photometric transforms of the present (weak) image.
+
+    Each view goes through all transforms by itself, with random numbers of its own, and the weak
+    image is left as it is. Weak image and views show the same pixels in the same places: a
+    transform that moves pixels (crop, flip, rotation, resize, padding) is refused when it does so.
+
+    Required Keys: ``img`` (H, W, 3) uint8. Added Keys: ``strong_imgs``, a list of ``num_views``
+    images of the same kind.
+
+    Args:
+        num_views: How many views.
+        transforms: Photometric transforms, as configs or built, applied in order.
+
+    Raises:
+        ValueError: ``num_views`` below 1, or no transform.
+    """
+
+    def __init__(
+        self, num_views: int = 2, transforms: Sequence[dict[str, Any] | Callable] = ()
+    ) -> None:
+        if not isinstance(num_views, int) or num_views < 1:
+            raise ValueError(f'StrongViews.num_views is {num_views!r}; it must be 1 or more')
+        if not transforms:
+            raise ValueError(
+                'StrongViews.transforms is empty: the views would equal the weak image. Give '
+                "photometric transforms, such as [dict(type='RandomColorJitter')]."
+            )
+        self.num_views = num_views
+        self.transforms = [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in transforms]
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add the views.
+
+        Raises:
+            DataError: A transform moves pixels or changes shape or type of the image.
+        """
+        results['strong_imgs'] = [self._view(results) for _ in range(self.num_views)]
+        return results
+
+    def _view(self, results: dict[str, Any]) -> np.ndarray:
+        weak = results['img']
+        # A map that names each pixel travels along in place of the valid map: whatever moves
+        # pixels moves it as well, even where the shape stays the same.
+        probe = _pixel_names(*weak.shape[:2])
+        view = dict(results, img=weak.copy(), gt_seg_map=probe, seg_fields=['gt_seg_map'])
+        for transform in self.transforms:
+            view = transform(view)
+            self._check(view, weak, probe, transform)
+        return view['img']
+
+    def _check(
+        self, view: dict[str, Any] | None, weak: np.ndarray, probe: np.ndarray, transform: Callable
+    ) -> None:
+        name = f'StrongViews: {type(transform).__name__}'
+        if view is None:
+            raise DataError(f'{name} returned None; a strong view can not be left out')
+        image, moved = view['img'], view['gt_seg_map']
+        if image.shape != weak.shape or image.dtype != weak.dtype:
+            raise DataError(
+                f'{name} turned the image from {weak.dtype} {weak.shape} to {image.dtype} '
+                f'{image.shape}; photometric transforms that keep both are allowed. Move it '
+                'before StrongViews.'
+            )
+        if moved is not probe and not np.array_equal(moved, probe):
+            raise DataError(
+                f'{name} moves pixels, so that pseudo-labels of the weak image would not fit the '
+                'view. Photometric transforms are allowed; move it before StrongViews.'
+            )
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(num_views={self.num_views}, transforms={self.transforms})'
+
+
+@lru_cache(maxsize=8)
+def _pixel_names(height: int, width: int) -> np.ndarray:
+    """A read-only map (height, width) float32 with a different number for each pixel."""
+    names = np.arange(height * width, dtype=np.float32).reshape(height, width)
+    names.flags.writeable = False
+    return names

@@ -1,0 +1,151 @@
+"""Checks between datasets, sampler, loop and model before training starts."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop
+from mmseg.registry import DATASETS, HOOKS
+from torch import nn
+
+from mmseg_semi.datasets.checks import check_overlap
+from mmseg_semi.datasets.dataset_tree import image_paths
+from mmseg_semi.datasets.labeled_checks import fill_num_classes
+from mmseg_semi.datasets.samplers import SemiSampler
+from mmseg_semi.datasets.semi_dataset import SemiDataset
+
+
+@HOOKS.register_module()
+class DataCheckHook(Hook):
+    """Refuse data that do not fit each other, the model or the training loop.
+
+    Before training: the loop fits the sampler; the classes of training and validation data are as
+    many as those of the model's heads; no validation or test image is among the unlabeled ones
+    (labeled ones there are a warning with their number). Then one line says what is trained on.
+    Before validation and test, ``CheckAnnotations`` in their pipelines is told the number of
+    classes. Plain supervised training has fewer things to check and works with this hook too.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Check everything once.
+
+        Raises:
+            ValueError: An epoch-based loop with ``SemiSampler``, which never ends an epoch; numbers
+                of classes that disagree.
+            DataError: Validation or test images in the unlabeled part.
+        """
+        loader = runner.train_dataloader
+        if isinstance(loader.sampler, SemiSampler) and isinstance(
+            runner.train_loop, EpochBasedTrainLoop
+        ):
+            raise ValueError(  # mmengine swallows the traceback of a TypeError in a hook
+                f'train_cfg builds {type(runner.train_loop).__name__}, but SemiSampler never ends '
+                "an epoch. Set train_cfg=dict(type='SemiTrainLoop', max_epochs=...) or max_iters."
+            )
+        heldout = {name: _heldout_dataset(runner, name) for name in ('val', 'test')}
+        semi = isinstance(loader.dataset, SemiDataset)
+        train_key = 'train_dataloader.dataset' + ('.labeled' if semi else '')
+        datasets = {train_key: loader.dataset.labeled if semi else loader.dataset}
+        datasets.update({f'{n}_dataloader.dataset': d for n, d in heldout.items() if d})
+        for key, dataset in datasets.items():
+            fill_num_classes(dataset, key)
+            _check_classes(runner.model, dataset, key)
+        if semi:
+            _check_images(loader.dataset, [dataset for dataset in heldout.values() if dataset])
+            _log_summary(loader)
+
+    def before_val(self, runner: Any) -> None:
+        """Tell ``CheckAnnotations`` of the validation pipeline the number of classes."""
+        fill_num_classes(runner.val_dataloader.dataset, 'val_dataloader.dataset')
+
+    def before_test(self, runner: Any) -> None:
+        """Tell ``CheckAnnotations`` of the test pipeline the number of classes."""
+        fill_num_classes(runner.test_dataloader.dataset, 'test_dataloader.dataset')
+
+
+def _heldout_dataset(runner: Any, name: str) -> Any | None:
+    """The validation or test dataset, built for this check if nobody did before."""
+    loop = getattr(runner, f'_{name}_loop', None)
+    loader = getattr(loop, 'dataloader', None) or getattr(runner, f'_{name}_dataloader', None)
+    dataset = loader.get('dataset') if isinstance(loader, Mapping) else _attr(loader, 'dataset')
+    if not isinstance(dataset, Mapping):
+        return dataset
+    try:
+        return DATASETS.build(copy.deepcopy(dataset))
+    except Exception as error:  # training does not need it; testing will say what is wrong
+        print_log(
+            f'{name}_dataloader.dataset can not be built, so its images were not compared with '
+            f'the unlabeled ones: {type(error).__name__}: {error}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return None
+
+
+def _attr(owner: Any, name: str) -> Any | None:
+    return getattr(owner, name, None)
+
+
+def _heads(model: nn.Module) -> dict[str, nn.Module]:
+    """Heads with a number of classes, by their config key."""
+    inner, prefix = getattr(model, 'segmentor', model), 'model'
+    if inner is not model:
+        prefix += '.segmentor'
+    heads = {}
+    for name in ('decode_head', 'auxiliary_head'):
+        head = getattr(inner, name, None)
+        if isinstance(head, nn.ModuleList):
+            heads.update({f'{prefix}.{name}[{i}]': one for i, one in enumerate(head)})
+        elif head is not None:
+            heads[f'{prefix}.{name}'] = head
+    return {f'{k}.num_classes': h for k, h in heads.items() if hasattr(h, 'num_classes')}
+
+
+def _check_classes(model: nn.Module, dataset: Any, key: str) -> None:
+    model = model.module if is_model_wrapper(model) else model
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    if classes is None:
+        print_log(
+            f'{key} has no class names, so their number was not compared with the model; set '
+            'metainfo=dict(classes=(...))',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return
+    for head_key, head in _heads(model).items():
+        if head.num_classes != len(classes):
+            names = ', '.join(map(str, classes[:5])) + (', ...' if len(classes) > 5 else '')
+            raise ValueError(
+                f'{head_key} is {head.num_classes}, but {key}.metainfo.classes has '
+                f'{len(classes)} names ({names}). Make them agree: one of the two is wrong.'
+            )
+
+
+def _check_images(dataset: SemiDataset, heldout: list[Any]) -> None:
+    held = [path for one in heldout for path in image_paths(one)]
+    labeled = check_overlap(image_paths(dataset.unlabeled), image_paths(dataset.labeled), held)
+    if labeled:
+        print_log(
+            f'{labeled} images of the unlabeled part are labeled images too. They are trained on '
+            'twice; take them out of the unlabeled folder or list if that is not wanted.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _log_summary(loader: Any) -> None:
+    dataset, sampler = loader.dataset, loader.sampler
+    text = f'Data: {len(dataset.labeled)} labeled and {len(dataset.unlabeled)} unlabeled images'
+    if isinstance(sampler, SemiSampler):
+        batch = sampler.samples_per_batch
+        text += (
+            f', {sampler.iters_per_epoch} iterations per epoch (batch: {batch["labeled"]} labeled '
+            f'+ {batch["unlabeled"]} unlabeled on each of {sampler.world_size} ranks)'
+        )
+    print_log(text, logger='current')

@@ -1,0 +1,156 @@
+import copy
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmseg.registry import DATASETS, HOOKS
+from torch import nn
+from torch.utils.data import DataLoader
+
+import mmseg_semi.engine.hooks.data_check_hook as module
+from mmseg_semi.datasets import DataError, SemiSampler, semi_collate
+
+
+class Head(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.num_classes = num_classes
+
+
+def model_of(decode, auxiliary=3, cascade=False, wrapped=True):
+    segmentor = nn.Module()
+    heads = [Head(3), Head(decode)]
+    segmentor.decode_head = nn.ModuleList(heads) if cascade else heads[1]
+    segmentor.auxiliary_head = Head(auxiliary)
+    if not wrapped:
+        return segmentor
+    model = nn.Module()
+    model.segmentor = segmentor
+    return model
+
+
+@pytest.fixture
+def val(scenes):
+    """Config of a validation set of two images."""
+    for i in range(2):
+        scenes.image(f'val/images/v{i}.png')
+        scenes.mask(f'val/masks/v{i}.png', [[0] * 40] * 32)
+    prefix = dict(img_path='val/images', seg_map_path='val/masks')
+    return scenes.labeled(ann_file='', data_prefix=prefix, test_mode=True)
+
+
+@pytest.fixture
+def runner(scenes, val):
+    dataset = DATASETS.build(
+        dict(type='SemiDataset', labeled=scenes.labeled(), unlabeled=scenes.unlabeled())
+    )
+    sampler = SemiSampler(dataset, batch_size=4, seed=0)
+    return SimpleNamespace(
+        train_dataloader=DataLoader(dataset, 4, sampler=sampler, collate_fn=semi_collate),
+        train_loop=IterBasedTrainLoop.__new__(IterBasedTrainLoop),
+        model=model_of(3),
+        _val_dataloader=dict(dataset=copy.deepcopy(val)),
+        _test_dataloader=None,
+    )
+
+
+def check(runner):
+    HOOKS.build(dict(type='DataCheckHook')).before_train(runner)
+
+
+def test_sound_data_are_summed_up(runner, monkeypatch):
+    texts = []
+    monkeypatch.setattr(module, 'print_log', lambda text, **_: texts.append(text))
+    check(runner)
+    assert texts == [
+        'Data: 5 labeled and 7 unlabeled images, 4 iterations per epoch '
+        '(batch: 2 labeled + 2 unlabeled on each of 1 ranks)'
+    ]
+
+
+def test_epoch_based_loop_is_refused(runner):
+    runner.train_loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    with pytest.raises(ValueError, match='EpochBasedTrainLoop, but SemiSampler never ends.*SemiTr'):
+        check(runner)
+
+
+@pytest.mark.parametrize('part', ['_val_dataloader', '_test_dataloader'])
+@pytest.mark.parametrize('built', [True, False])
+def test_heldout_images_in_the_unlabeled_part(runner, scenes, val, part, built):
+    shutil.copy(scenes.root / 'unlabeled/u4.png', scenes.root / 'val/images/v1.png')
+    runner._val_dataloader = None
+    loader = DataLoader(DATASETS.build(val)) if built else dict(dataset=val)
+    setattr(runner, part, loader)
+    with pytest.raises(DataError, match=r'1 of 7 images are validation or test .*u4.png'):
+        check(runner)
+
+
+def test_heldout_images_of_a_built_loop(runner, scenes, val):
+    shutil.copy(scenes.root / 'unlabeled/u4.png', scenes.root / 'val/images/v1.png')
+    runner._val_loop = SimpleNamespace(dataloader=DataLoader(DATASETS.build(val)))
+    with pytest.raises(DataError, match='u4.png'):
+        check(runner)
+
+
+def test_labeled_images_in_the_unlabeled_part(runner, scenes, warnings_logged):
+    shutil.copy(scenes.root / 'images/l2.png', scenes.root / 'unlabeled/u0.png')
+    check(runner)
+    assert len(warnings_logged) == 1
+    assert warnings_logged[0].startswith('1 images of the unlabeled part are labeled images too')
+
+
+def test_heldout_data_that_can_not_be_built_are_a_warning(runner, val, warnings_logged):
+    runner._test_dataloader = dict(dataset={**val, 'ann_file': 'gone.txt'})
+    check(runner)
+    assert len(warnings_logged) == 1
+    assert 'test_dataloader.dataset can not be built' in warnings_logged[0]
+
+
+@pytest.mark.parametrize(
+    ('model', 'key'),
+    [
+        (model_of(4), 'model.segmentor.decode_head.num_classes'),
+        (model_of(3, auxiliary=4), 'model.segmentor.auxiliary_head.num_classes'),
+        (model_of(4, cascade=True), r'model.segmentor.decode_head\[1\].num_classes'),
+        (model_of(4, wrapped=False), 'model.decode_head.num_classes'),
+        (nn.DataParallel(model_of(4)), 'model.segmentor.decode_head.num_classes'),
+    ],
+)
+def test_classes_of_the_labeled_part_and_the_heads(runner, model, key):
+    runner.model = model
+    message = rf'^{key} is 4, but train_dataloader.dataset.labeled.metainfo.classes has 3 names'
+    with pytest.raises(ValueError, match=message):
+        check(runner)
+
+
+def test_classes_of_the_validation_data(runner, val):
+    val = {**val, 'metainfo': dict(classes=('a', 'b'))}
+    runner._val_dataloader = dict(dataset=val)
+    with pytest.raises(
+        ValueError, match=r'is 3, but val_dataloader.dataset.metainfo.classes has 2'
+    ):
+        check(runner)
+
+
+def test_plain_supervised_training(runner, scenes, monkeypatch):
+    texts = []
+    monkeypatch.setattr(module, 'print_log', lambda text, **_: texts.append(text))
+    runner.train_dataloader = DataLoader(DATASETS.build(scenes.labeled()))
+    check(runner)
+    assert texts == []
+    assert runner.train_dataloader.dataset.pipeline.transforms[2].num_classes == 3
+    runner.model = model_of(4)
+    with pytest.raises(ValueError, match='but train_dataloader.dataset.metainfo.classes has 3'):
+        check(runner)
+
+
+def test_check_annotations_of_val_and_test_learn_the_classes(runner, val):
+    hook = HOOKS.build(dict(type='DataCheckHook'))
+    for stage in ('val', 'test'):
+        loader = DataLoader(DATASETS.build(val))
+        setattr(runner, f'{stage}_dataloader', loader)
+        transform = loader.dataset.pipeline.transforms[2]
+        assert transform.num_classes is None
+        getattr(hook, f'before_{stage}')(runner)
+        assert transform.num_classes == 3

@@ -1,0 +1,113 @@
+"""What the loader makes of unusual images, and how broken files are found."""
+
+import io
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmseg_semi.datasets.image_files import bit_depth, unreadable_reason
+
+RNG = np.random.default_rng(0)
+BGR = cv2.GaussianBlur(RNG.integers(0, 256, (48, 40, 3), dtype=np.uint8), (5, 5), 2)
+GREY = BGR[..., 0]
+
+
+def cv_bytes(suffix, pixels):
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+def pil_bytes(image, kind):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+WIDE = RNG.integers(0, 65536, (48, 40), dtype=np.uint16)
+WIDE_BGR = RNG.integers(0, 65536, (48, 40, 3), dtype=np.uint16)
+ALPHA = np.dstack([BGR, np.full((48, 40), 7, np.uint8)])
+PALETTE = Image.fromarray(BGR[..., ::-1]).quantize(16)
+
+
+@pytest.mark.parametrize(
+    ('data', 'expected'),
+    [
+        (cv_bytes('.png', GREY), np.dstack([GREY] * 3)),
+        (cv_bytes('.png', ALPHA), BGR),  # alpha is dropped, not blended
+        (cv_bytes('.tiff', ALPHA), BGR),
+        (cv_bytes('.png', WIDE), np.dstack([WIDE // 256] * 3)),
+        (cv_bytes('.tiff', WIDE), np.dstack([WIDE // 256] * 3)),
+        (cv_bytes('.png', WIDE_BGR), WIDE_BGR // 256),
+        (pil_bytes(PALETTE, 'PNG'), np.array(PALETTE.convert('RGB'))[..., ::-1]),
+        (pil_bytes(Image.fromarray(GREY > 99), 'PNG'), np.dstack([(GREY > 99) * 255] * 3)),
+    ],
+    ids=['grey', 'rgba', 'rgba-t', 'grey16', 'grey16-t', 'rgb16', 'palette', 'bits'],
+)
+def test_the_loader_makes_three_8_bit_channels(data, expected):
+    image = mmcv.imfrombytes(data)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_16_bit_colour_tiff_is_within_one_level_of_the_upper_bits():
+    image = mmcv.imfrombytes(cv_bytes('.tiff', WIDE_BGR))
+    assert np.abs(image.astype(int) - WIDE_BGR // 256).max() <= 1  # rounds value / 257
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'pixels', 'bits'),
+    [
+        ('.png', GREY, 8),
+        ('.png', WIDE, 16),
+        ('.png', WIDE_BGR, 16),
+        ('.tiff', BGR, 8),
+        ('.tiff', WIDE, 16),
+        ('.tiff', WIDE_BGR, 16),
+        ('.tiff', GREY.astype(np.float32), 32),
+        ('.jpg', BGR, None),
+    ],
+)
+def test_bit_depth(tmp_path, suffix, pixels, bits):
+    path = tmp_path / f'a{suffix}'
+    path.write_bytes(cv_bytes(suffix, pixels))
+    assert bit_depth(str(path)) == bits
+
+
+JPEG, PNG = cv_bytes('.jpg', BGR), cv_bytes('.png', BGR)
+# A segment with a thumbnail, which has an end marker of its own.
+THUMBNAIL = JPEG[:2] + b'\xff\xe1\x00\x08xx\xff\xd9yy' + JPEG[2:]
+
+
+@pytest.mark.parametrize(
+    ('data', 'sound'),
+    [
+        (JPEG, True),
+        (JPEG + b'\0' * 100, True),
+        (JPEG[: len(JPEG) // 2], False),
+        (JPEG[:-2], False),
+        (THUMBNAIL, True),
+        (THUMBNAIL[:-2], False),
+        (JPEG[:3], False),
+        (PNG, True),
+        (PNG + b'more', True),
+        (PNG[: len(PNG) // 2], False),
+        (PNG[:-12], False),
+        (b'', False),
+        (cv_bytes('.bmp', BGR), True),
+    ],
+)
+def test_files_that_end_too_early(tmp_path, data, sound):
+    path = tmp_path / 'image'
+    path.write_bytes(data)
+    reason = unreadable_reason(str(path))
+    assert (reason is None) == sound
+    if sound:
+        assert mmcv.imfrombytes(data).shape == BGR.shape
+    else:
+        assert 'ends too early' in reason or 'is empty' in reason
+
+
+def test_missing_file(tmp_path):
+    assert 'No such file' in unreadable_reason(str(tmp_path / 'none.png'))

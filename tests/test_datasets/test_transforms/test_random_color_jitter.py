@@ -1,0 +1,121 @@
+import colorsys
+
+import numpy as np
+import pytest
+from mmseg.registry import TRANSFORMS
+
+from mmseg_semi.datasets.transforms import random_color_jitter as module
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (9, 11, 3), dtype=np.uint8)
+
+
+def luma(image):
+    return image[..., 0] * 0.114 + image[..., 1] * 0.587 + image[..., 2] * 0.299
+
+
+def test_brightness_by_hand():
+    image = np.array([[[10, 20, 200], [0, 255, 3]]], np.uint8)
+    assert module.adjust_brightness(image, 1.5).tolist() == [[[15, 30, 255], [0, 255, 4]]]
+    assert module.adjust_brightness(image, 0.5).tolist() == [[[5, 10, 100], [0, 127, 1]]]
+    assert module.adjust_brightness(np.full((1, 1, 3), 100, np.uint8), 1.15).max() == 115
+
+
+def test_contrast_by_hand():
+    image = np.array([[[100] * 3, [51] * 3]], np.uint8)  # mean 75.5, rounded to 76
+    assert module.adjust_contrast(image, 0).tolist() == [[[76] * 3, [76] * 3]]
+    assert module.adjust_contrast(image, 0.5).tolist() == [[[88] * 3, [63] * 3]]
+    assert module.adjust_contrast(image, 2).tolist() == [[[124] * 3, [26] * 3]]
+
+
+def test_saturation_against_the_formula():
+    grey = luma(IMAGE.astype(float))[..., None]
+    for factor in (0.0, 0.4, 1.3):
+        expected = (factor * IMAGE + (1 - factor) * grey).clip(0, 255)
+        result = module.adjust_saturation(IMAGE, factor)
+        assert result.dtype == np.uint8 and np.abs(result - expected).max() <= 1
+    same = module.adjust_saturation(IMAGE, 0.0)
+    assert (same[..., 0] == same[..., 1]).all() and (same[..., 0] == same[..., 2]).all()
+
+
+def test_hue_by_hand():
+    red = np.array([[[0, 0, 255]]], np.uint8)
+    assert np.abs(module.adjust_hue(red, 1 / 3).astype(int) - [0, 255, 0]).max() <= 6
+    assert np.abs(module.adjust_hue(red, -1 / 3).astype(int) - [255, 0, 0]).max() <= 6
+    assert np.abs(module.adjust_hue(red, 0.5).astype(int) - [255, 255, 0]).max() <= 6
+    grey = np.full((2, 2, 3), 90, np.uint8)
+    assert (module.adjust_hue(grey, 0.2) == grey).all()
+
+
+@pytest.mark.parametrize('shift', [0.0, 0.1, -0.1, 0.25, -0.25, 0.5, -0.5])
+def test_hue_against_colorsys(shift):
+    expected = np.empty(IMAGE.shape)
+    for place in np.ndindex(IMAGE.shape[:2]):
+        b, g, r = IMAGE[place] / 255
+        h, s, v = colorsys.rgb_to_hsv(r, g, b)
+        expected[place] = colorsys.hsv_to_rgb((h + shift) % 1, s, v)[::-1]
+    difference = np.abs(module.adjust_hue(IMAGE, shift) - expected * 255)
+    assert (
+        difference.max() <= 12 and difference.mean() < 1.5
+    )  # the circle has 256 steps, each up to 6 levels
+
+
+def test_factor_one_changes_nothing():
+    assert (module.adjust_brightness(IMAGE, 1) == IMAGE).all()
+    assert (module.adjust_contrast(IMAGE, 1) == IMAGE).all()
+    assert (module.adjust_saturation(IMAGE, 1) == IMAGE).all()
+
+
+def record(monkeypatch):
+    calls = []
+    for name in ('brightness', 'contrast', 'saturation', 'hue'):
+        monkeypatch.setattr(
+            module, f'adjust_{name}', lambda img, x, name=name: calls.append((name, x)) or img
+        )
+    return calls
+
+
+def test_ranges_order_and_probability(monkeypatch):
+    np.random.seed(0)
+    calls = record(monkeypatch)
+    jitter = TRANSFORMS.build(dict(type='RandomColorJitter', brightness=1.4, hue=0.1))
+    orders, ranges, jittered = set(), {}, 0
+    for _ in range(2000):
+        calls.clear()
+        jitter(dict(img=IMAGE))
+        if calls:
+            jittered += 1
+            orders.add(tuple(name for name, _ in calls))
+            values = dict(calls)
+            assert sorted(values) == ['brightness', 'contrast', 'hue', 'saturation']
+            for name, value in values.items():
+                ranges.setdefault(name, []).append(value)
+    assert 0.77 < jittered / 2000 < 0.83
+    assert len(orders) == 24
+    for name, low, high in (
+        ('brightness', 0, 2.4), ('contrast', 0.5, 1.5), ('saturation', 0.5, 1.5), ('hue', -0.1, 0.1)
+    ):  # fmt: skip
+        seen = ranges[name]
+        slack = (high - low) * 0.02
+        assert low <= min(seen) < low + slack and high - slack < max(seen) <= high
+        assert abs(np.mean(seen) - (low + high) / 2) < 3 * slack
+
+
+def test_probability_limits():
+    np.random.seed(0)
+    for prob, changed in ((0, False), (1, True)):
+        result = module.RandomColorJitter(prob=prob)(dict(img=IMAGE.copy()))['img']
+        assert (not np.array_equal(result, IMAGE)) == changed
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(hue=0.6), r'hue is 0.6; it must be in \[0, 0.5\]'),
+        (dict(contrast=-1), 'contrast is -1; it must be 0 or more'),
+        (dict(prob=2), r'prob is 2; it must be in \[0, 1\]'),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        module.RandomColorJitter(**arguments)
