@@ -1,0 +1,14 @@
+"""Semi-supervised training as a plugin of mmsegmentation 1.x.
+
+Importing this package registers everything in mmseg's registries, so a config needs only
+``custom_imports = dict(imports=['mmseg_semi'])``.
+"""
+
+from .utils.safe_checkpoints import allow_mmengine_checkpoints
+from .version import __version__
+
+allow_mmengine_checkpoints()
+
+from . import datasets, engine, evaluation, models  # noqa: E402
+
+__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']

@@ -1,0 +1,7 @@
+"""Training loop, optimizer wrapper and hooks."""
+
+from .hooks import *  # noqa: F401,F403
+from .optim_wrappers import CPUAmpOptimWrapper
+from .semi_train_loop import SemiTrainLoop
+
+__all__ = ['CPUAmpOptimWrapper', 'SemiTrainLoop']

@@ -1,0 +1,109 @@
+"""Checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+from typing import Any, Optional
+
+from mmengine.dist import is_main_process, master_only
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmseg.registry import HOOKS
+
+PART_SUFFIX = '.part'
+
+
+def _replace(part: str, final: str) -> None:
+    """Rename a finished file into place, on disk before it is visible."""
+    with open(part, 'rb') as file:
+        os.fsync(file.fileno())
+    os.replace(part, final)
+
+
+class _AtomicRunner:
+    """A runner whose ``save_checkpoint`` writes aside and renames."""
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        final = osp.join(out_dir, filename)
+        part = final + PART_SUFFIX
+        try:
+            self._runner.save_checkpoint(out_dir, filename + PART_SUFFIX, *args, **kwargs)
+            _replace(part, final)
+        except BaseException:
+            if osp.exists(part):
+                os.remove(part)
+            raise
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook``, safe against being killed at any moment.
+
+    A checkpoint is written beside its final name and renamed when complete; ``last_checkpoint``
+    likewise; an outdated checkpoint is removed only after the new one is there. With ``by_epoch``
+    under ``SemiTrainLoop``, ``interval`` and ``save_begin`` count passes over the unlabeled
+    images. Remote backends are left to mmengine.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Turn epochs of the unlabeled part into iterations."""
+        epoch = getattr(runner.train_loop, 'iters_per_epoch', None)
+        if self.by_epoch and epoch is not None:
+            self.by_epoch = False
+            self.interval *= epoch
+            self.save_begin *= epoch
+            self.filename_tmpl = self.filename_tmpl.replace('epoch_', 'iter_')
+        super().before_train(runner)
+        self._atomic = isinstance(self.file_backend, LocalBackend)
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+        if not self._atomic:
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        outdated = self._register_step(runner, step)
+        filename = self.filename_tmpl.format(step)
+        self.last_ckpt = osp.join(self.out_dir, filename)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        _AtomicRunner(runner).save_checkpoint(
+            self.out_dir,
+            filename,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            _write_pointer(osp.join(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
+            if outdated is not None and osp.isfile(outdated):
+                os.remove(outdated)
+
+    def _register_step(self, runner: Any, step: int) -> Optional[str]:
+        """Note the checkpoint to be kept and return the path of the one it replaces."""
+        outdated = None
+        if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                oldest = self.keep_ckpt_ids.popleft()
+                outdated = osp.join(self.out_dir, self.filename_tmpl.format(oldest))
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        return outdated
+
+    def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        super()._save_best_checkpoint(_AtomicRunner(runner) if self._atomic else runner, metrics)
+
+
+def _write_pointer(path: str, target: str) -> None:
+    with open(path + PART_SUFFIX, 'w') as file:
+        file.write(target)
+    _replace(path + PART_SUFFIX, path)

@@ -1,0 +1,84 @@
+"""Exponential moving average of the student's weights."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmseg.registry import HOOKS
+
+from mmseg_semi.models.segmentors.ema_teacher import (
+    BUFFER_MODES,
+    check_same_state,
+    update_teacher,
+)
+
+
+@HOOKS.register_module()
+class MeanTeacherHook(Hook):
+    """Move ``SemiSegmentor``'s EMA teacher after every iteration.
+
+    Mean Teacher (Tarvainen and Valpola, NeurIPS 2017): ``teacher = m_t teacher + (1 - m_t)
+    student`` with ``m_t = min(1 - 1 / (t + 1), momentum)``, t counted from 0, so the teacher is
+    the student after the first iteration.
+
+    At the start of a run that is not resumed the teacher is made a copy of the student.
+
+    Args:
+        momentum: In [0, 1).
+        buffers: ``'ema'`` moves BatchNorm statistics like parameters, ``'copy'`` takes the
+            student's.
+        warm_up: Whether to limit the momentum by ``1 - 1 / (t + 1)``.
+
+    Raises:
+        ValueError: An argument outside its values, a teacher of another architecture, or a model
+            without an EMA teacher.
+    """
+
+    priority = 'ABOVE_NORMAL'  # before checkpoints are written
+
+    def __init__(self, momentum: float = 0.99, buffers: str = 'ema', warm_up: bool = True) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f'MeanTeacherHook.momentum must be in [0, 1), got {momentum}')
+        if buffers not in BUFFER_MODES:
+            raise ValueError(
+                f'MeanTeacherHook.buffers must be one of {BUFFER_MODES}, got {buffers!r}'
+            )
+        self.momentum, self.buffers, self.warm_up = momentum, buffers, warm_up
+
+    def before_train(self, runner: Any) -> None:
+        """Check the teacher; start it as a copy of the student unless the run is resumed."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if getattr(model, 'teacher', None) is None:
+            # Not TypeError, which mmengine's call_hook wraps.
+            raise ValueError(
+                'MeanTeacherHook needs a model with an EMA teacher: set '
+                "model.teacher=dict(type='ema') or remove the hook from custom_hooks"
+            )
+        check_same_state(model.segmentor, model.teacher)
+        if runner.iter == 0:
+            model.reset_teacher()
+        model.hook_attached(type(self).__name__)
+        self.model = model
+
+    def momentum_at(self, iteration: int) -> float:
+        """Momentum of the update after ``iteration`` (from 0)."""
+        if not self.warm_up:
+            return self.momentum
+        return min(1 - 1 / (iteration + 1), self.momentum)
+
+    def after_train_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
+        """Update the teacher."""
+        update_teacher(
+            self.model.teacher,
+            self.model.segmentor,
+            self.momentum_at(runner.iter),
+            self.buffers,
+        )

@@ -1,0 +1,152 @@
+"""Training loop that a resumed run continues exactly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional, Union
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce_params, get_rank, get_world_size
+from mmengine.runner import BaseLoop, IterBasedTrainLoop
+from mmengine.runner.loops import _InfiniteDataloaderIterator
+from mmengine.runner.utils import calc_dynamic_intervals
+from mmseg.registry import LOOPS
+from torch import nn
+from torch.utils.data import DataLoader
+
+
+def seed_step(seed: int, rank: int, iteration: int) -> None:
+    """Seed python's, numpy's and torch's generators for one iteration of one rank."""
+    words = np.random.SeedSequence([seed, rank, iteration]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
+
+
+def average_norm_statistics(model: nn.Module) -> None:
+    """Average the running statistics of plain BatchNorm over the ranks.
+
+    Every rank's normalisation sees its own images. The teacher follows these statistics, validation
+    uses them and a checkpoint holds those of the first rank only, so they must be the same
+    everywhere. SyncBN's already are. Does nothing in a single process.
+    """
+    if get_world_size() == 1:
+        return
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    statistics = [b for norm in norms for b in norm.buffers() if b.is_floating_point()]
+    if statistics:
+        all_reduce_params(statistics, op='mean')
+
+
+@LOOPS.register_module()
+class SemiTrainLoop(IterBasedTrainLoop):
+    """Iteration-based training in which nothing depends on how a run was interrupted.
+
+    Every iteration's randomness (dropout, CutMix boxes, ...) is a function of the run's seed, the
+    rank and the iteration, and the sampler starts at the iteration it is told. So a checkpoint
+    needs no generator states, and a resumed run replays no data.
+
+    Args:
+        runner: The runner.
+        dataloader: Dataloader or its config. ``sampler.batch_size`` is taken from ``batch_size``.
+        max_iters: Number of iterations; exactly one of it and ``max_epochs`` is given.
+        max_epochs: Number of passes over the unlabeled images.
+        val_begin: First iteration (epoch with ``max_epochs``) at which to validate.
+        val_interval: Iterations (epochs with ``max_epochs``) between validations.
+        dynamic_intervals: As in mmengine, in iterations.
+
+    Raises:
+        ValueError: Both or none of ``max_iters`` and ``max_epochs``.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Union[DataLoader, dict],
+        max_iters: Optional[int] = None,
+        max_epochs: Optional[int] = None,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: Optional[list[tuple[int, int]]] = None,
+    ) -> None:
+        if (max_iters is None) == (max_epochs is None):
+            raise ValueError(
+                'train_cfg needs exactly one of max_iters and max_epochs, got '
+                f'max_iters={max_iters}, max_epochs={max_epochs}'
+            )
+        if isinstance(dataloader, dict):
+            dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+        sampler = dataloader.sampler
+        if hasattr(sampler, 'set_batch_size'):
+            sampler.set_batch_size(dataloader.batch_size)
+        self.iters_per_epoch = getattr(sampler, 'iters_per_epoch', len(dataloader))
+        if max_epochs is not None:
+            max_iters = int(max_epochs) * self.iters_per_epoch
+            val_interval *= self.iters_per_epoch
+            val_begin *= self.iters_per_epoch
+        # Not IterBasedTrainLoop.__init__, which starts the data workers before the position is
+        # known.
+        BaseLoop.__init__(self, runner, dataloader)
+        self._max_iters, self._max_epochs = int(max_iters), max_epochs or 1
+        self._iter = self._epoch = 0
+        self.val_begin, self.val_interval = val_begin, val_interval
+        self.stop_training = False
+        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(
+            val_interval, dynamic_intervals
+        )
+        runner.visualizer.dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
+
+    def run(self) -> torch.nn.Module:
+        """Launch training from the runner's current iteration."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        batches = self._batches()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self._epoch = self._iter // self.iters_per_epoch
+            # Plain datasets draw their augmentation from the global generators.
+            seed_step(self.runner.seed, get_rank(), self._iter)
+            self.run_iter(next(batches))
+            self._decide_current_val_interval()
+            last = self._iter == self._max_iters
+            if (
+                self.runner.val_loop is not None
+                and self._iter >= self.val_begin
+                and (self._iter % self.val_interval == 0 or last)
+            ):
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _batches(self) -> Iterator[Any]:
+        sampler = self.dataloader.sampler
+        if hasattr(sampler, 'set_position'):
+            sampler.set_position(self._iter, seed=self.runner.seed)
+            return iter(self.dataloader)
+        batches = _InfiniteDataloaderIterator(self.dataloader)
+        for _ in range(self._iter):  # a sampler without positions is advanced by replaying
+            next(batches)
+        return batches
+
+    def run_iter(self, data_batch: Sequence[dict]) -> None:
+        """Run one iteration with its own seed.
+
+        Raises:
+            FloatingPointError: The loss is not finite; names the iteration.
+        """
+        seed_step(self.runner.seed, get_rank(), self._iter)
+        self.runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
+        try:
+            outputs = self.runner.model.train_step(
+                data_batch, optim_wrapper=self.runner.optim_wrapper
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(f'iteration {self._iter + 1}: {error}') from None
+        average_norm_statistics(self.runner.model)
+        self.runner.call_hook(
+            'after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1

@@ -1,0 +1,122 @@
+"""Building named components with errors that a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any, Optional, TypeVar
+
+from mmengine.config import ConfigDict
+from mmseg.registry import MODELS
+from torch import nn
+
+
+class Component(nn.Module):
+    """Anything that a config adds to a training step by name.
+
+    Attributes:
+        taps: Names of the student features that it reads from ``SegOutputs.features``.
+        pseudo_fields: ``'prob'`` and ``'logits'`` are mixed only for components that name them.
+        required_hooks: Class names of hooks without which its state would stay frozen; training
+            is refused when one is missing.
+    """
+
+    taps: tuple[str, ...] = ()
+    pseudo_fields: tuple[str, ...] = ()
+    required_hooks: tuple[str, ...] = ()
+
+
+T = TypeVar('T', bound=Component)
+
+
+def _known_types(base: type[Component]) -> list[str]:
+    return sorted(
+        name
+        for name, entry in MODELS.module_dict.items()
+        if inspect.isclass(entry) and issubclass(entry, base)
+    )
+
+
+def _hint(wrong: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f" Did you mean '{close[0]}'?" if close else ''
+
+
+def check_arguments(owner: type, arguments: dict[str, Any], key: str) -> None:
+    """Refuse arguments that ``owner.__init__`` does not name, and missing ones.
+
+    Raises:
+        TypeError: Names the config key, the wrong argument and the known ones.
+    """
+    parameters = [
+        p
+        for name, p in inspect.signature(owner.__init__).parameters.items()
+        if name != 'self' and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    known = [p.name for p in parameters]
+    for name in arguments:
+        if name not in known:
+            raise TypeError(
+                f"{key}: {owner.__name__} has no argument '{name}'.{_hint(name, known)} "
+                f'Its arguments are: {", ".join(known)}.'
+            )
+    missing = [p.name for p in parameters if p.default is p.empty and p.name not in arguments]
+    if missing:
+        raise TypeError(f'{key}: {owner.__name__} needs the argument(s) {", ".join(missing)}.')
+
+
+def build_component(cfg: Any, base: type[T], key: str) -> T:
+    """Build one component from its config.
+
+    Args:
+        cfg: ``dict(type=..., ...)``, or an object that is a ``base`` already.
+        base: What it must be, for example ``BaseRefiner``.
+        key: Config key, for messages, for example ``model.refiners.select``.
+
+    Raises:
+        TypeError: The config is no dict, lacks ``type``, or has an unknown argument.
+        KeyError: ``type`` is no registered component of this kind; the known ones are listed.
+    """
+    if isinstance(cfg, base):
+        return cfg
+    known = _known_types(base)
+    if not isinstance(cfg, (dict, ConfigDict)) or 'type' not in cfg:
+        raise TypeError(
+            f'{key} must be a dict with a `type` (one of {", ".join(known)}), got {cfg!r}'
+        )
+    kind = cfg['type']
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))
+    entry = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not (inspect.isclass(entry) and issubclass(entry, base)):
+        raise KeyError(
+            f"{key}: '{name}' is not a known {base.__name__.replace('Base', '')}."
+            f'{_hint(name, known)} Known: {", ".join(known)}.'
+        )
+    arguments = {name: value for name, value in cfg.items() if name != 'type'}
+    check_arguments(entry, arguments, f'{key} (type={name})')
+    return entry(**arguments)
+
+
+def build_components(cfgs: Optional[dict[str, Any]], base: type[T], key: str) -> nn.ModuleDict:
+    """Build a dict of named components; an entry that is None is left out.
+
+    Config inheritance merges dicts by key, so a child config replaces, adds or removes (None)
+    one component without repeating the others.
+
+    Raises:
+        TypeError: ``cfgs`` is not a dict.
+    """
+    if cfgs is None:
+        cfgs = {}
+    if not isinstance(cfgs, (dict, ConfigDict)):
+        raise TypeError(
+            f'{key} must be a dict of named components, for example '
+            f'dict(name=dict(type=...)), got {type(cfgs).__name__}'
+        )
+    return nn.ModuleDict(
+        {
+            name: build_component(cfg, base, f'{key}.{name}')
+            for name, cfg in cfgs.items()
+            if cfg is not None
+        }
+    )

@@ -1,0 +1,115 @@
+"""Data preprocessor for labeled, weak and strong images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmseg.models.data_preprocessor import SegDataPreProcessor
+from mmseg.registry import MODELS
+from torch import Tensor
+
+
+@MODELS.register_module()
+class SemiDataPreprocessor(SegDataPreProcessor):
+    """Move, pad and normalise labeled images and the weak and strong views of unlabeled ones.
+
+    Takes the arguments of mmseg's ``SegDataPreProcessor`` and behaves as that one for plain
+    batches (``inputs``, ``data_samples``), so validation, test and inference do not change.
+
+    A semi-supervised batch is ``dict(labeled=dict(inputs, data_samples), unlabeled=dict(weak,
+    strong, data_samples))`` as ``semi_collate`` makes it. All its images are padded right and
+    bottom to one common size, because labeled and weak images go through the student together.
+    """
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Prepare a batch.
+
+        Args:
+            data: A semi-supervised or a plain batch.
+            training: Whether it is a training batch.
+
+        Returns:
+            For a semi-supervised batch ``dict(inputs=dict(labeled, weak, strong, valid),
+            data_samples=dict(labeled, unlabeled))``: images (B, 3, H, W) float32, ``strong`` a
+            list of views, ``valid`` bool (Bu, H, W). Otherwise what ``SegDataPreProcessor``
+            returns.
+
+        Raises:
+            ValueError: Images are larger than ``size``.
+        """
+        if 'labeled' not in data and 'unlabeled' not in data:
+            return super().forward(data, training)
+        data = self.cast_data(data)
+        labeled, unlabeled = data.get('labeled'), data.get('unlabeled')
+        if labeled is None or unlabeled is None:
+            missing = 'labeled' if labeled is None else 'unlabeled'
+            raise ValueError(
+                f'the batch has no {missing} image; every batch needs both. Check sampler.ratio.'
+            )
+        size = self._common_size([*labeled['inputs'], *unlabeled['weak']])
+        inputs = dict(
+            labeled=self._images(labeled['inputs'], size),
+            weak=self._images(unlabeled['weak'], size),
+            strong=[self._images(view, size) for view in unlabeled['strong']],
+            valid=self._valid(unlabeled['data_samples'], size),
+        )
+        self._pad_labels(labeled['data_samples'], size)
+        samples = dict(labeled=labeled['data_samples'], unlabeled=unlabeled['data_samples'])
+        return dict(inputs=inputs, data_samples=samples)
+
+    def _common_size(self, images: list[Tensor]) -> tuple[int, int]:
+        height = max(image.shape[-2] for image in images)
+        width = max(image.shape[-1] for image in images)
+        if self.size is not None:
+            if height > self.size[0] or width > self.size[1]:
+                raise ValueError(
+                    f'model.data_preprocessor.size is {tuple(self.size)} but the pipeline gives '
+                    f'images of {(height, width)}: crop them to size in the train pipelines '
+                    '(RandomCrop) or raise size'
+                )
+            return int(self.size[0]), int(self.size[1])
+        divisor = self.size_divisor or 1
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+    def _images(self, images: list[Tensor], size: tuple[int, int]) -> Tensor:
+        # Normalised in one pass over the batch; padding is pad_val after normalisation, as in
+        # SegDataPreProcessor.
+        if all(tuple(image.shape[-2:]) == size for image in images):
+            return self._normalise(torch.stack(images))
+        out = []
+        for image in images:
+            pad = (0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2])
+            out.append(F.pad(self._normalise(image[None])[0], pad, value=self.pad_val))
+        return torch.stack(out)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        if self.channel_conversion and images.shape[1] == 3:
+            images = images.flip(1)
+        images = images.float()
+        if self._enable_normalize:
+            images = (images - self.mean) / self.std
+        return images
+
+    def _pad_labels(self, samples: list[Any], size: tuple[int, int]) -> None:
+        for sample in samples:
+            for name in ('gt_sem_seg', 'gt_edge_map', 'gt_depth_map'):
+                if name not in sample:
+                    continue
+                element = sample.get(name)
+                data = element.data
+                pad = (0, size[1] - data.shape[-1], 0, size[0] - data.shape[-2])
+                del element.data  # a PixelData refuses data of another size
+                element.data = F.pad(data, pad, value=self.seg_pad_val)
+                sample.set_metainfo(
+                    dict(img_shape=tuple(data.shape[-2:]), pad_shape=size, padding_size=pad)
+                )
+
+    def _valid(self, samples: list[Any], size: tuple[int, int]) -> Tensor:
+        maps = []
+        for sample in samples:
+            valid = sample.valid.data[0].bool()
+            pad = (0, size[1] - valid.shape[-1], 0, size[0] - valid.shape[-2])
+            maps.append(F.pad(valid, pad, value=False))
+        return torch.stack(maps)

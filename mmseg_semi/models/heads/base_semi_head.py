@@ -1,0 +1,18 @@
+"""What every training-only head is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from mmseg_semi.models.component import Component
+from mmseg_semi.structures import SemiStep
+
+
+class BaseSemiHead(Component):
+    """Has parameters or state of its own and adds losses; nothing of it runs at inference."""
+
+    @abstractmethod
+    def forward(self, step: SemiStep) -> dict[str, Tensor]:
+        """Return named values; those whose name contains ``loss`` are summed and trained."""

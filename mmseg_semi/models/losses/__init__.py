@@ -1,0 +1,6 @@
+"""Losses on unlabeled images."""
+
+from .base_semi_loss import BaseSemiLoss
+from .pseudo_label_cross_entropy import PseudoLabelCrossEntropy
+
+__all__ = ['BaseSemiLoss', 'PseudoLabelCrossEntropy']

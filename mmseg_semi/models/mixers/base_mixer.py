@@ -1,0 +1,24 @@
+"""What every mixer is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from mmseg_semi.models.component import Component
+from mmseg_semi.structures import PseudoLabel, SemiStep, StrongView
+
+
+class BaseMixer(Component):
+    """Makes a strong view from strongly augmented images and the pseudo-label of their crops."""
+
+    @abstractmethod
+    def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> StrongView:
+        """Mix images and every field of the pseudo-label alike.
+
+        Args:
+            images: One strong view of all unlabeled images, (B, 3, H, W).
+            pseudo: Their pseudo-label.
+            step: The training step.
+        """

@@ -1,0 +1,6 @@
+"""Components that change a pseudo-label before it is mixed and trained with."""
+
+from .base_refiner import STAGES, BaseRefiner
+from .confidence_threshold import ConfidenceThreshold
+
+__all__ = ['STAGES', 'BaseRefiner', 'ConfidenceThreshold']

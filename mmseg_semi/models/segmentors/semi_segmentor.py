@@ -1,0 +1,447 @@
+"""Semi-supervised training around any mmseg segmentor."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Optional, Union
+
+import torch
+from mmseg.models.segmentors.base import BaseSegmentor
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from mmseg_semi.functional import selected_ratio
+from mmseg_semi.models.component import (
+    Component,
+    build_component,
+    build_components,
+    check_arguments,
+)
+from mmseg_semi.models.heads import BaseSemiHead
+from mmseg_semi.models.losses import BaseSemiLoss
+from mmseg_semi.models.mixers import BaseMixer
+from mmseg_semi.models.perturbations import BasePerturbation
+from mmseg_semi.models.refiners import STAGES, BaseRefiner
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, StrongView
+
+from .ema_teacher import TeacherMixin, update_teacher
+from .feature_taps import FeatureTaps
+from .student import (
+    check_segmentor,
+    concat_batches,
+    decode_perturbed,
+    forward_segmentor,
+    supervised_losses,
+)
+
+PREDICTORS = ('student', 'teacher', 'both')
+_PREPROCESSOR_TYPES = ('SegDataPreProcessor', 'SemiDataPreprocessor')
+
+
+@MODELS.register_module()
+class SemiSegmentor(TeacherMixin, BaseSegmentor):
+    """Train any mmseg ``EncoderDecoder`` with labeled and unlabeled images.
+
+    The step: the student sees {labeled, weak} in one forward; a teacher (the EMA teacher, or the
+    student itself without gradient) gives a :class:`PseudoLabel`; refiners change it, each in its
+    stage; the mixer mixes the strong views with it; the student sees the strong views and its own
+    perturbed features; losses and heads read the finished :class:`SemiStep`.
+
+    Prediction is that of the wrapped segmentor, so mmseg's test tool and inferencer work.
+
+    Args:
+        segmentor: Config of the mmseg segmentor that is trained.
+        losses: Named ``BaseSemiLoss`` configs.
+        refiners: Named ``BaseRefiner`` configs; a component set to None is left out.
+        mixer: ``BaseMixer`` config; None leaves the strong views unmixed.
+        perturbation: ``BasePerturbation`` config for the feature-perturbed stream; None for none.
+        heads: Named ``BaseSemiHead`` configs.
+        teacher: ``None`` for the student itself, or ``dict(type='ema')`` for an EMA teacher, which
+            ``MeanTeacherHook`` moves.
+        supervised_weight: Factor of the segmentor's own losses on labeled images.
+        student_sees_weak: Whether weak images are part of the student's first forward pass (they
+            then count for its BatchNorm statistics). None: only if something reads them.
+        channels_last: Whether training passes run in torch's channels-last memory format, which
+            is faster for convolutions on CPUs and on tensor cores.
+        data_preprocessor: ``SemiDataPreprocessor`` config. Defaults to the ``data_preprocessor``
+            of ``segmentor``, whose arguments are the same.
+        test_cfg: ``dict(predict_with='student' | 'teacher' | 'both')``. With ``'both'`` the
+            student's result is ``pred_sem_seg`` and the teacher's ``teacher_pred_sem_seg``.
+        train_cfg: Not used; accepted because mmseg configs carry it.
+        init_cfg: Passed to ``BaseModule``.
+
+    Raises:
+        TypeError, ValueError, KeyError: A part that cannot work, with the config key.
+    """
+
+    def __init__(
+        self,
+        segmentor: dict[str, Any],
+        losses: Optional[dict[str, Any]] = None,
+        refiners: Optional[dict[str, Any]] = None,
+        mixer: Optional[dict[str, Any]] = None,
+        perturbation: Optional[dict[str, Any]] = None,
+        heads: Optional[dict[str, Any]] = None,
+        teacher: Optional[dict[str, Any]] = None,
+        supervised_weight: float = 1.0,
+        student_sees_weak: Optional[bool] = None,
+        channels_last: bool = False,
+        data_preprocessor: Optional[dict[str, Any]] = None,
+        test_cfg: Optional[dict[str, Any]] = None,
+        train_cfg: Optional[dict[str, Any]] = None,
+        init_cfg: Optional[dict[str, Any]] = None,
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            check_arguments(SemiSegmentor, dict(segmentor=segmentor, **unknown), 'model')
+        segmentor = copy.deepcopy(segmentor)
+        inner = segmentor.pop('data_preprocessor', None)
+        super().__init__(_preprocessor_cfg(data_preprocessor or inner), init_cfg)
+        if not supervised_weight >= 0:
+            raise ValueError(f'model.supervised_weight must be >= 0, got {supervised_weight}')
+        self.segmentor = MODELS.build(segmentor)
+        check_segmentor(self.segmentor)
+        self._set_teacher(_build_teacher(segmentor, self.segmentor, teacher))
+        refiners = build_components(refiners, BaseRefiner, 'model.refiners')
+        self.refiners = _in_stage_order(refiners)
+        self.losses = build_components(losses, BaseSemiLoss, 'model.losses')
+        self.heads = build_components(heads, BaseSemiHead, 'model.heads')
+        self.mixer = build_component(mixer, BaseMixer, 'model.mixer') if mixer else None
+        self.perturbation = (
+            build_component(perturbation, BasePerturbation, 'model.perturbation')
+            if perturbation
+            else None
+        )
+        self.supervised_weight = supervised_weight
+        self.channels_last = channels_last
+        self._check_streams()
+        self.student_sees_weak = self._decide_weak(student_sees_weak)
+        self.taps = FeatureTaps(tap for part in self._components() for tap in part.taps)
+        self.taps.check(self.segmentor)
+        self.mixed_fields = {f for part in self._components() for f in part.pseudo_fields}
+        self.predict_with = self._check_predictor(test_cfg)
+        self.train_cfg, self.test_cfg = train_cfg, test_cfg
+        self._image_names: list[str] = []
+        self._hooks_seen: set[str] = set()
+
+    # ---------------------------------------------------------------- construction
+
+    def _components(self) -> list[Component]:
+        parts = [*self.refiners.values(), *self.losses.values(), *self.heads.values()]
+        return parts + [part for part in (self.mixer, self.perturbation) if part is not None]
+
+    def _check_streams(self) -> None:
+        streams = {getattr(part, 'stream', None) for part in self.losses.values()}
+        if not self.losses and not len(self.heads):
+            raise ValueError(
+                'model.losses is empty: unlabeled images would train nothing. Add for example '
+                "losses=dict(strong=dict(type='PseudoLabelCrossEntropy')), or train the plain "
+                'segmentor with its supervised config.'
+            )
+        if 'perturbed' in streams and self.perturbation is None:
+            raise ValueError(
+                "model.losses has a loss on stream 'perturbed' but model.perturbation is None: "
+                "set perturbation=dict(type='FeatureDropout') or remove that loss (name=None)"
+            )
+        if self.perturbation is not None and 'perturbed' not in streams and not len(self.heads):
+            raise ValueError(
+                "model.perturbation is set but no loss reads stream 'perturbed': add such a loss "
+                'or set perturbation=None'
+            )
+
+    def _decide_weak(self, wanted: Optional[bool]) -> bool:
+        needed = self.teacher is None or self.perturbation is not None
+        if wanted is False and needed:
+            reader = 'the student is its own teacher' if self.teacher is None else 'perturbation'
+            raise ValueError(
+                f'model.student_sees_weak=False, but weak images are needed by it ({reader}); '
+                'remove the key'
+            )
+        return needed if wanted is None else wanted
+
+    def _check_predictor(self, test_cfg: Optional[dict[str, Any]]) -> str:
+        test_cfg = dict(test_cfg or {})
+        predictor = test_cfg.pop('predict_with', 'student')
+        if test_cfg:
+            raise ValueError(
+                f"model.test_cfg: unknown key(s) {sorted(test_cfg)}; only 'predict_with' belongs "
+                'here, the inference mode is in model.segmentor.test_cfg'
+            )
+        if predictor not in PREDICTORS:
+            raise ValueError(
+                f'model.test_cfg.predict_with must be one of {PREDICTORS}, got {predictor!r}'
+            )
+        if predictor != 'student' and self.teacher is None:
+            raise ValueError(
+                f'model.test_cfg.predict_with={predictor!r} needs a teacher: set '
+                "model.teacher=dict(type='ema') or predict_with='student'"
+            )
+        return predictor
+
+    # ---------------------------------------------------------------- training step
+
+    def loss(self, inputs: dict[str, Any], data_samples: dict[str, Any]) -> dict[str, Tensor]:
+        """Run one training step and return its losses and diagnostics.
+
+        Args:
+            inputs: ``labeled`` (Bl, 3, H, W), ``weak`` (Bu, 3, H, W), ``strong`` (a list of
+                views like ``weak``), ``valid`` bool (Bu, H, W).
+            data_samples: ``labeled`` and ``unlabeled`` lists of ``SegDataSample``.
+
+        Returns:
+            Named 0-dim tensors; the sum of those whose name contains ``loss`` is trained.
+        """
+        step = self.begin_step(inputs, data_samples)
+        self.forward_student(step)
+        losses = self.supervised(step)
+        self.make_pseudo_label(step)
+        self.refine(step)
+        self.make_views(step)
+        self.forward_views(step)
+        losses.update(self.unsupervised(step))
+        losses.update(self.diagnostics(step))
+        return losses
+
+    def begin_step(self, inputs: Any, data_samples: Any) -> SemiStep:
+        """Collect the batch."""
+        if not isinstance(inputs, dict) or 'labeled' not in inputs:
+            raise TypeError(
+                'SemiSegmentor trains on semi-supervised batches but got a plain one: use '
+                'SemiDataset, SemiSampler and semi_collate in train_dataloader, and '
+                'SemiDataPreprocessor'
+            )
+        self._check_hooks()
+        step = SemiStep(
+            labeled_images=inputs['labeled'],
+            labeled_samples=data_samples['labeled'],
+            weak_images=inputs['weak'],
+            strong_images=inputs['strong'],
+            valid=inputs['valid'],
+            unlabeled_samples=data_samples['unlabeled'],
+        )
+        self._image_names = step.image_names
+        return step
+
+    def _run(self, network: BaseSegmentor, images: Tensor) -> SegOutputs:
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return forward_segmentor(network, images, self.taps)
+
+    def forward_student(self, step: SemiStep) -> None:
+        """Encode and decode {labeled, weak} in one pass, so that BatchNorm sees both."""
+        if not self.student_sees_weak:
+            step.labeled = self._run(self.segmentor, step.labeled_images)
+            return
+        images, sizes = concat_batches([step.labeled_images, step.weak_images], ['labeled', 'weak'])
+        outputs = self._run(self.segmentor, images)
+        step.labeled, step.weak = outputs.split(sizes)
+
+    def supervised(self, step: SemiStep) -> dict[str, Tensor]:
+        """Compute the segmentor's own losses on the labeled images."""
+        losses = supervised_losses(self.segmentor, step.labeled, step.labeled_samples)
+        return {
+            name: value * self.supervised_weight if 'loss' in name else value
+            for name, value in losses.items()
+        }
+
+    @torch.no_grad()
+    def make_pseudo_label(self, step: SemiStep) -> None:
+        """Ask the teacher about the weak images."""
+        if self.teacher is not None:
+            step.teacher = self._run(self.teacher, step.weak_images)
+        else:
+            step.teacher = step.weak
+        step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid)
+
+    @torch.no_grad()
+    def refine(self, step: SemiStep) -> None:
+        """Run the refiners, stage by stage."""
+        step.pseudo = step.raw_pseudo
+        for refiner in self.refiners.values():
+            step.pseudo = refiner(step.pseudo, step)
+
+    @torch.no_grad()
+    def make_views(self, step: SemiStep) -> None:
+        """Mix the strong views together with the pseudo-label."""
+        dropped = {name: None for name in ('logits', 'prob') if name not in self.mixed_fields}
+        pseudo = step.pseudo.update(**dropped)
+        for images in step.strong_images:
+            if self.mixer is None:
+                step.views.append(StrongView(images, pseudo))
+            else:
+                step.views.append(self.mixer(images, pseudo, step))
+
+    def forward_views(self, step: SemiStep) -> None:
+        """Run the student on all strong views in one pass, and on the perturbed features."""
+        if step.views:
+            images, sizes = concat_batches(
+                [view.image for view in step.views], [f'view {i}' for i in range(len(step.views))]
+            )
+            outputs = self._run(self.segmentor, images).split(sizes)
+            for view, output in zip(step.views, outputs):
+                view.outputs = output
+        if self.perturbation is not None:
+            step.perturbed = decode_perturbed(self.segmentor, step.weak, self.perturbation)
+
+    def unsupervised(self, step: SemiStep) -> dict[str, Tensor]:
+        """Collect the losses on unlabeled images and of the heads, prefixed by their names."""
+        needs_views = any(loss.stream == 'strong' for loss in self.losses.values())
+        if needs_views and not step.views:
+            raise ValueError(
+                "a loss reads stream 'strong' but the batch has no strong view: set "
+                'StrongViews(num_views=...) to at least 1 in the unlabeled pipeline'
+            )
+        values: dict[str, Tensor] = {}
+        for name, part in [*self.losses.items(), *self.heads.items()]:
+            values.update({f'{name}.{key}': value for key, value in part(step).items()})
+        return values
+
+    @torch.no_grad()
+    def diagnostics(self, step: SemiStep) -> dict[str, Tensor]:
+        """Give figures for the log: the share of selected pixels and the mean confidence."""
+        valid = step.pseudo.valid
+        mean = (step.pseudo.confidence * valid).sum() / valid.sum().clamp(min=1)
+        return dict(selected=selected_ratio(step.pseudo.selected, valid), confidence=mean)
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses; stop before the update when one is not finite.
+
+        Raises:
+            FloatingPointError: Names the losses and the images of the batch.
+        """
+        total, log_vars = super().parse_losses(losses)
+        if not torch.isfinite(total):
+            bad = [f'{k}={float(v):g}' for k, v in log_vars.items() if not torch.isfinite(v)]
+            raise FloatingPointError(
+                f'loss is not finite: {", ".join(bad)}. Images of this batch: '
+                f'{", ".join(self._image_names)}. The weights were not updated and the last '
+                'checkpoint is kept; lower the learning rate, clip gradients '
+                '(optim_wrapper.clip_grad) or look at these images.'
+            )
+        return total, log_vars
+
+    # ---------------------------------------------------------------- state
+
+    def hook_attached(self, name: str) -> None:
+        """Tell the model that the hook ``name`` moves its state in this run."""
+        self._hooks_seen.add(name)
+
+    def _check_hooks(self) -> None:
+        required = {hook for part in self._components() for hook in part.required_hooks}
+        if self.teacher is not None:
+            required.add('MeanTeacherHook')
+        missing = sorted(required - self._hooks_seen)
+        if missing:
+            raise RuntimeError(
+                f'the model has state that only {", ".join(missing)} moves, and the config lacks '
+                f"it: add dict(type='{missing[0]}') to custom_hooks, or remove the component "
+                '(for MeanTeacherHook: model.teacher=None)'
+            )
+
+    def reset_teacher(self) -> None:
+        """Make the teacher an exact copy of the student."""
+        update_teacher(self.teacher, self.segmentor, momentum=0.0, buffers='copy')
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # A plain mmseg checkpoint of the segmentor starts both student and teacher.
+        own = f'{prefix}segmentor.'
+        if state_dict and not any(key.startswith(own) for key in state_dict):
+            heads = tuple(f'{prefix}{name}.' for name, _ in self.segmentor.named_children())
+            plain = {key: value for key, value in state_dict.items() if key.startswith(heads)}
+            for key, value in plain.items():
+                state_dict[own + key[len(prefix) :]] = value
+                if self.teacher is not None:
+                    state_dict[f'{prefix}teacher.{key[len(prefix) :]}'] = value
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    # ---------------------------------------------------------------- inference
+
+    @property
+    def predictor(self) -> BaseSegmentor:
+        """The segmentor whose result is ``pred_sem_seg``."""
+        return self.teacher if self.predict_with == 'teacher' else self.segmentor
+
+    @property
+    def decode_head(self) -> torch.nn.Module:
+        """The student's decode head."""
+        return self.segmentor.decode_head
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.segmentor.num_classes
+
+    @property
+    def out_channels(self) -> int:
+        """Number of logit maps; mmseg's test-time augmentation reads it."""
+        return self.segmentor.out_channels
+
+    @property
+    def align_corners(self) -> bool:
+        """How the predicting segmentor resizes its logits."""
+        return self.segmentor.align_corners
+
+    def predict(
+        self, inputs: Tensor, data_samples: Optional[list[SegDataSample]] = None
+    ) -> list[SegDataSample]:
+        """Predict as the wrapped segmentor does.
+
+        Args:
+            inputs: (B, 3, H, W), normalised.
+            data_samples: Their data samples.
+
+        Returns:
+            Data samples with ``pred_sem_seg`` and ``seg_logits``, and ``teacher_pred_sem_seg``
+            when both predict.
+        """
+        if self.predict_with != 'both':
+            return self.predictor.predict(inputs, data_samples)
+        # Inference writes into the samples, so each predictor gets its own.
+        own = copy.deepcopy(data_samples)
+        results = self.segmentor.predict(inputs, data_samples)
+        for result, other in zip(results, self.teacher.predict(inputs, own)):
+            result.set_data(dict(teacher_pred_sem_seg=other.pred_sem_seg))
+        return results
+
+    def extract_feat(self, inputs: Tensor) -> list[Tensor]:
+        """Encode with the predicting segmentor."""
+        return self.predictor.extract_feat(inputs)
+
+    def encode_decode(self, inputs: Tensor, batch_data_samples: list[dict]) -> Tensor:
+        """Encode and decode with the predicting segmentor; logits at input size."""
+        return self.predictor.encode_decode(inputs, batch_data_samples)
+
+    def _forward(
+        self, inputs: Tensor, data_samples: Optional[list[SegDataSample]] = None
+    ) -> Union[Tensor, tuple[Tensor, ...]]:
+        return self.predictor._forward(inputs, data_samples)
+
+
+def _preprocessor_cfg(cfg: Any) -> Any:
+    if not isinstance(cfg, dict):
+        return cfg if cfg is not None else dict(type='SemiDataPreprocessor')
+    if cfg.get('type', 'SemiDataPreprocessor') not in _PREPROCESSOR_TYPES:
+        return cfg
+    return {**cfg, 'type': 'SemiDataPreprocessor'}
+
+
+def _build_teacher(
+    cfg: dict[str, Any], student: BaseSegmentor, teacher: Optional[dict[str, Any]]
+) -> Optional[BaseSegmentor]:
+    if teacher is None:
+        return None
+    if dict(teacher) != dict(type='ema'):
+        raise ValueError(
+            f"model.teacher must be None or dict(type='ema'), got {dict(teacher)}. Momentum and "
+            'buffers are arguments of MeanTeacherHook.'
+        )
+    built = MODELS.build(cfg)
+    update_teacher(built, student, momentum=0.0, buffers='copy')
+    return built
+
+
+def _in_stage_order(refiners: torch.nn.ModuleDict) -> torch.nn.ModuleDict:
+    ordered = sorted(refiners.items(), key=lambda item: STAGES.index(item[1].stage))
+    return torch.nn.ModuleDict(ordered)
