@@ -1,0 +1,13 @@
+# UniMatch (CVPR 2023): two strong views and a feature-perturbed stream.
+# L = 1/2 (L_x + 1/4 L_s1 + 1/4 L_s2 + 1/2 L_fp); the strong loss is the mean of both views.
+method = dict(
+    type='SemiSegmentor',
+    supervised_weight=0.5,
+    refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.95)),
+    mixer=dict(type='CutMix', prob=0.5, area=(0.02, 0.4), aspect=(0.3, 1 / 0.3)),
+    perturbation=dict(type='FeatureDropout', prob=0.5),
+    losses=dict(
+        strong=dict(type='PseudoLabelCrossEntropy', stream='strong', loss_weight=0.25),
+        perturbed=dict(type='PseudoLabelCrossEntropy', stream='perturbed', loss_weight=0.25),
+    ),
+)

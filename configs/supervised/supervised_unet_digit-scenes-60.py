@@ -1,0 +1,16 @@
+# Baseline: the plain segmentor on the labeled images alone, as many of them an iteration and as
+# many iterations as the semi-supervised runs.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/digit_scenes.py',
+    '../_base_/models/unet_digit_scenes.py',
+    '../_base_/schedules/digit_scenes.py',
+]
+train_dataloader = dict(
+    _delete_=True,
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=_base_.labeled,
+)
+auto_scale_lr = dict(base_batch_size=8)

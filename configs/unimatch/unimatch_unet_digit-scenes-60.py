@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/digit_scenes.py',
+    '../_base_/models/unet_digit_scenes.py',
+    '../_base_/schedules/digit_scenes.py',
+    '../_base_/methods/unimatch.py',
+]
+model = dict(_delete_=True, segmentor=_base_.model, channels_last=True, **_base_.method)

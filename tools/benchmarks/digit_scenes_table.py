@@ -1,0 +1,97 @@
+#!/usr/bin/env python
+"""Run configs on digit scenes over several seeds and write a result table.
+
+Runs that are finished are not repeated and interrupted ones are resumed, so the command can be
+given again until the table is complete.
+"""
+
+import argparse
+import statistics
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mmseg_semi.utils.experiments import Experiment
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('configs', nargs='+', help='config files, one table row each')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--work-dir', default='work_dirs/digit_scenes_table')
+    parser.add_argument('--out', help='Markdown file to write (default: only print)')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
+    parser.add_argument('--threads', type=int, help='CPU threads of each run')
+    return parser.parse_args()
+
+
+def commit() -> str:
+    """Return the commit of the checkout, marked when files are changed."""
+    try:
+        text = subprocess.check_output(
+            ['git', 'describe', '--always', '--dirty'], text=True, stderr=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+    return text.strip()
+
+
+def spread(values: list[float]) -> str:
+    """Format mean and sample standard deviation."""
+    deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.2f}{deviation}'
+
+
+def table(results: dict[str, list[tuple[int, dict[str, float]]]]) -> str:
+    """Format the rows."""
+    lines = [
+        '| config | mIoU (mean ± std) | per seed | minutes a run |',
+        '| --- | --- | --- | --- |',
+    ]
+    for config, rows in results.items():
+        scores = [metrics['mIoU'] for _, metrics in rows]
+        each = ', '.join(f'{seed}: {metrics["mIoU"]:.2f}' for seed, metrics in rows)
+        minutes = statistics.mean(metrics['train_minutes'] for _, metrics in rows)
+        lines.append(f'| `{config}` | {spread(scores)} | {each} | {minutes:.1f} |')
+    return '\n'.join(lines) + '\n'
+
+
+def main() -> None:
+    """Run and tabulate."""
+    args = parse_args()
+    runs = [
+        (
+            config,
+            seed,
+            Experiment(
+                config,
+                str(Path(args.work_dir, Path(config).stem, f'seed{seed}')),
+                seed,
+                threads=args.threads,
+            ),
+        )
+        for seed in args.seeds
+        for config in args.configs
+    ]
+
+    def run(entry: tuple[str, int, Experiment]) -> tuple[str, int, dict[str, float]]:
+        config, seed, experiment = entry
+        metrics = experiment.run()
+        print(f'{config} seed {seed}: mIoU {metrics["mIoU"]:.2f}', flush=True)
+        return config, seed, metrics
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        finished = list(pool.map(run, runs))
+    results = {
+        config: [(seed, metrics) for name, seed, metrics in finished if name == config]
+        for config in args.configs
+    }
+    text = f'Commit {commit()}, seeds {args.seeds}.\n\n{table(results)}'
+    print(text)
+    if args.out:
+        Path(args.out).write_text(text)
+
+
+if __name__ == '__main__':
+    main()

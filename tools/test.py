@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""Test a checkpoint."""
+
+import argparse
+import os
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+import mmseg_semi  # noqa: F401  (registers the components)
+from mmseg_semi.utils.runner_setup import load_config, set_work_dir, setup_distributed
+from mmseg_semi.utils.safe_checkpoints import is_complete
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder for the log and the metrics')
+    parser.add_argument('--out', help='folder for the predicted label maps (PNG)')
+    parser.add_argument('--show-dir', help='folder for pictures of the predictions')
+    parser.add_argument(
+        '--predict-with',
+        choices=['student', 'teacher', 'both'],
+        help='which network predicts (config key model.test_cfg.predict_with)',
+    )
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def write_predictions(cfg: Config, folder: str) -> None:
+    """Let the IoU metrics write label maps."""
+    evaluators = cfg.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        default = 'teacher' if evaluator['type'] == 'TeacherIoUMetric' else ''
+        evaluator['output_dir'] = os.path.join(folder, evaluator.get('prefix', default) or '')
+        evaluator['keep_results'] = True
+
+
+def draw_predictions(cfg: Config, folder: str) -> None:
+    """Let mmseg's visualization hook write pictures."""
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise SystemExit(
+            "--show-dir needs default_hooks.visualization=dict(type='SegVisualizationHook') in "
+            'the config'
+        )
+    hook['draw'] = True
+    hook['interval'] = 1  # the hook counts batches; with mmseg's 50 small test sets get no picture
+    cfg.visualizer['save_dir'] = folder
+
+
+def use_tta(cfg: Config) -> None:
+    """Wrap the model for test-time augmentation."""
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise SystemExit('--tta needs tta_model and tta_pipeline in the config')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.tta_model.module = cfg.model
+    cfg.model = cfg.tta_model
+
+
+def main() -> None:
+    """Test."""
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    if not is_complete(args.checkpoint):
+        problem = (
+            'is cut short or no checkpoint'
+            if os.path.isfile(args.checkpoint)
+            else ('does not exist')
+        )
+        raise SystemExit(f'checkpoint {args.checkpoint} {problem}')
+    cfg.launcher = args.launcher
+    set_work_dir(cfg, args.work_dir, args.config)
+    setup_distributed(cfg, args.launcher)
+    cfg.load_from = args.checkpoint
+    if args.predict_with:
+        cfg.model.test_cfg = dict(predict_with=args.predict_with)
+    if args.show_dir:
+        draw_predictions(cfg, args.show_dir)
+    if args.tta:
+        use_tta(cfg)
+    if args.out:
+        write_predictions(cfg, args.out)
+    Runner.from_cfg(cfg).test()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""Train a config, with or without unlabeled images."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+import mmseg_semi  # noqa: F401  (registers the components)
+from mmseg_semi.utils.runner_setup import (
+    enable_amp,
+    enable_auto_scale_lr,
+    enable_tensorboard,
+    load_config,
+    set_work_dir,
+    setup_distributed,
+)
+from mmseg_semi.utils.safe_checkpoints import is_complete, latest_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue a run: from the newest complete checkpoint in the work folder, or from '
+        'the one named here',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument('--seed', type=int, help='seed of the run (config key randomness.seed)')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override config keys, for example train_cfg.max_iters=100',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def set_resume(cfg, resume: str) -> None:
+    """Point the config to the checkpoint to be resumed from."""
+    if resume == 'auto':
+        checkpoint = latest_checkpoint(cfg.work_dir)
+        if checkpoint is None:
+            print_log(f'no complete checkpoint in {cfg.work_dir}: training starts from scratch')
+            return
+    elif is_complete(resume):
+        checkpoint = resume
+    else:
+        problem = 'is cut short or no checkpoint' if os.path.isfile(resume) else 'does not exist'
+        raise SystemExit(
+            f'--resume {resume}: the file {problem}. Name another checkpoint, or give --resume '
+            'alone to continue from the newest complete one in the work folder.'
+        )
+    cfg.resume = True
+    cfg.load_from = checkpoint
+
+
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    set_work_dir(cfg, args.work_dir, args.config)
+    setup_distributed(cfg, args.launcher)
+    enable_tensorboard(cfg)
+    if args.amp:
+        enable_amp(cfg)
+    if args.auto_scale_lr:
+        enable_auto_scale_lr(cfg)
+    if args.seed is not None:
+        cfg.setdefault('randomness', {})
+        cfg.randomness.seed = args.seed
+    if args.resume:
+        set_resume(cfg, args.resume)
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
