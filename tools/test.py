@@ -8,7 +8,12 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 import mmseg_semi  # noqa: F401  (registers the components)
-from mmseg_semi.utils.runner_setup import load_config, set_work_dir, setup_distributed
+from mmseg_semi.utils.runner_setup import (
+    finish_distributed,
+    load_config,
+    set_work_dir,
+    setup_distributed,
+)
 from mmseg_semi.utils.safe_checkpoints import is_complete
 
 
@@ -89,6 +94,7 @@ def main() -> None:
     if args.out:
         write_predictions(cfg, args.out)
     Runner.from_cfg(cfg).test()
+    finish_distributed()
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from mmseg_semi.utils.runner_setup import (
     enable_amp,
     enable_auto_scale_lr,
     enable_tensorboard,
+    finish_distributed,
     load_config,
     set_work_dir,
     setup_distributed,
@@ -88,6 +89,7 @@ def main() -> None:
     if args.resume:
         set_resume(cfg, args.resume)
     Runner.from_cfg(cfg).train()
+    finish_distributed()
 
 
 if __name__ == '__main__':

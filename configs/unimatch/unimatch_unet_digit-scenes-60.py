@@ -5,4 +5,11 @@ _base_ = [
     '../_base_/schedules/digit_scenes.py',
     '../_base_/methods/unimatch.py',
 ]
-model = dict(_delete_=True, segmentor=_base_.model, channels_last=True, **_base_.method)
+model = dict(
+    _delete_=True,
+    segmentor=_base_.model,
+    # The network starts from scratch: it must know the digits a little before it teaches itself.
+    warmup_iters=400,
+    channels_last=True,
+    **_base_.method,
+)

@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 import numpy as np
 import torch
 from mmengine.dist import all_reduce_params, get_rank, get_world_size
+from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, IterBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmengine.runner.utils import calc_dynamic_intervals
@@ -138,6 +139,10 @@ class SemiTrainLoop(IterBasedTrainLoop):
             FloatingPointError: The loss is not finite; names the iteration.
         """
         seed_step(self.runner.seed, get_rank(), self._iter)
+        model = self.runner.model
+        model = model.module if is_model_wrapper(model) else model
+        if hasattr(model, 'set_progress'):
+            model.set_progress(self._iter, self._max_iters)
         self.runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
         try:
             outputs = self.runner.model.train_step(

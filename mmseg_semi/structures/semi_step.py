@@ -66,6 +66,8 @@ class SemiStep:
         pseudo: The pseudo-label after the refiners, not mixed.
         views: The strong views.
         perturbed: Student outputs on the weak images' perturbed features.
+        iteration: Iterations that the run has done before this one.
+        max_iters: Iterations of the whole run.
     """
 
     labeled_images: Tensor
@@ -81,6 +83,8 @@ class SemiStep:
     pseudo: Optional[PseudoLabel] = None
     views: list[StrongView] = field(default_factory=list)
     perturbed: Optional[SegOutputs] = None
+    iteration: int = 0
+    max_iters: int = 0
 
     @property
     def image_names(self) -> list[str]:

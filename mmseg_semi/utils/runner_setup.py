@@ -41,6 +41,17 @@ def setup_distributed(cfg: Config, launcher: str) -> None:
         print_log(f'SyncBN needs GPUs: {replaced} norm_cfg of the model use BN', logger='current')
 
 
+def finish_distributed() -> None:
+    """Leave the process group together; does nothing in a single process.
+
+    A rank that simply exits takes gloo's threads down while they run, and now and then the process
+    is aborted after all work is done. Not for a run that failed: the other ranks would wait.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def _dicts(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
         yield node

@@ -459,9 +459,9 @@ def test_wrong_arguments(tmp_path, capsys, args, parts):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_default_subsets_are_a_quarter_half_and_all():
-    assert SceneParams().subsets == (30, 60, 120)
-    assert SceneParams(labeled=12).subsets == (6, 12)  # three images cannot hold five classes
+def test_default_subsets_are_half_and_all():
+    assert SceneParams().subsets == (60, 120)
+    assert SceneParams(labeled=8).subsets == (8,)  # four images cannot hold five classes
 
 
 def test_without_scikit_learn_it_says_what_to_install(tmp_path, monkeypatch, capsys):

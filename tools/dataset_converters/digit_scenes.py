@@ -68,7 +68,7 @@ class SceneParams:
         size: Height and width of a scene in pixels.
         classes: Digits that are classes; label ``i + 1`` is ``classes[i]``.
         labeled: Images in the labeled pool.
-        subsets: Sizes of the nested labeled subsets. Empty: a quarter, half and all of the pool.
+        subsets: Sizes of the nested labeled subsets. Empty: half and all of the pool.
         unlabeled: Images without masks.
         val: Validation images.
         test: Test images.
@@ -108,7 +108,7 @@ class SceneParams:
 
     def __post_init__(self) -> None:
         if not self.subsets:
-            sizes = {max(self.labeled // 4, 1), max(self.labeled // 2, 1), self.labeled}
+            sizes = {max(self.labeled // 2, 1), self.labeled}
             lowest = min(len(self.classes), self.labeled)
             object.__setattr__(self, 'subsets', tuple(s for s in sizes if s >= lowest))
         object.__setattr__(self, 'subsets', tuple(sorted(self.subsets)))
@@ -633,7 +633,7 @@ HELP = {
     'size': 'height and width of a scene in pixels',
     'classes': 'digits that are classes (label i + 1 is the i-th)',
     'labeled': 'images in the labeled pool',
-    'subsets': 'sizes of the nested labeled subsets (default: a quarter, half and all of the pool)',
+    'subsets': 'sizes of the nested labeled subsets (default: half and all of the pool)',
     'unlabeled': 'images without masks',
     'val': 'validation images',
     'test': 'test images',

@@ -60,6 +60,9 @@ class SemiSegmentor(TeacherMixin, BaseSegmentor):
         teacher: ``None`` for the student itself, or ``dict(type='ema')`` for an EMA teacher, which
             ``MeanTeacherHook`` moves.
         supervised_weight: Factor of the segmentor's own losses on labeled images.
+        warmup_iters: Iterations at the start of a run that train on labeled images alone, for
+            networks that start from scratch and have nothing to teach yet. Needs
+            ``SemiTrainLoop``, which tells the model where the run is.
         student_sees_weak: Whether weak images are part of the student's first forward pass (they
             then count for its BatchNorm statistics). None: only if something reads them.
         channels_last: Whether training passes run in torch's channels-last memory format, which
@@ -85,6 +88,7 @@ class SemiSegmentor(TeacherMixin, BaseSegmentor):
         heads: Optional[dict[str, Any]] = None,
         teacher: Optional[dict[str, Any]] = None,
         supervised_weight: float = 1.0,
+        warmup_iters: int = 0,
         student_sees_weak: Optional[bool] = None,
         channels_last: bool = False,
         data_preprocessor: Optional[dict[str, Any]] = None,
@@ -113,7 +117,13 @@ class SemiSegmentor(TeacherMixin, BaseSegmentor):
             if perturbation
             else None
         )
+        if not (isinstance(warmup_iters, int) and warmup_iters >= 0):
+            raise ValueError(
+                f'model.warmup_iters must be a whole number >= 0, got {warmup_iters!r}'
+            )
         self.supervised_weight = supervised_weight
+        self.warmup_iters = warmup_iters
+        self.progress: Optional[tuple[int, int]] = None
         self.channels_last = channels_last
         self._check_streams()
         self.student_sees_weak = self._decide_weak(student_sees_weak)
@@ -193,6 +203,9 @@ class SemiSegmentor(TeacherMixin, BaseSegmentor):
             Named 0-dim tensors; the sum of those whose name contains ``loss`` is trained.
         """
         step = self.begin_step(inputs, data_samples)
+        if step.iteration < self.warmup_iters:
+            step.labeled = self._run(self.segmentor, step.labeled_images)
+            return self.supervised(step)
         self.forward_student(step)
         losses = self.supervised(step)
         self.make_pseudo_label(step)
@@ -220,6 +233,7 @@ class SemiSegmentor(TeacherMixin, BaseSegmentor):
             valid=inputs['valid'],
             unlabeled_samples=data_samples['unlabeled'],
         )
+        step.iteration, step.max_iters = self._get_progress()
         self._image_names = step.image_names
         return step
 
@@ -326,6 +340,25 @@ class SemiSegmentor(TeacherMixin, BaseSegmentor):
     def hook_attached(self, name: str) -> None:
         """Tell the model that the hook ``name`` moves its state in this run."""
         self._hooks_seen.add(name)
+
+    def set_progress(self, iteration: int, max_iters: int) -> None:
+        """Tell the model where the run is; ``SemiTrainLoop`` does it before each iteration.
+
+        Args:
+            iteration: Iterations done so far.
+            max_iters: Iterations of the whole run.
+        """
+        self.progress = (iteration, max_iters)
+
+    def _get_progress(self) -> tuple[int, int]:
+        if self.progress is None:
+            if self.warmup_iters:
+                raise RuntimeError(
+                    f'model.warmup_iters={self.warmup_iters} needs to know the iteration: train '
+                    "with train_cfg=dict(type='SemiTrainLoop', ...)"
+                )
+            return 0, 0
+        return self.progress
 
     def _check_hooks(self) -> None:
         required = {hook for part in self._components() for hook in part.required_hooks}
