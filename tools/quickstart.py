@@ -2,10 +2,12 @@
 """Train UniMatch and its supervised baseline on digit scenes; write a picture and a table."""
 
 import argparse
+import os
+import re
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ import numpy as np
 from mmseg_semi.utils.experiments import TOOLS, Experiment
 
 ROOT = TOOLS.parent
+CORES = os.cpu_count() or 1
 DATA = 'data/digit_scenes'
 RUNS = {
     'supervised': 'configs/supervised/supervised_unet_digit-scenes-60.py',
@@ -34,35 +37,33 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def last_progress(log: Path) -> str:
-    """Return the newest iteration line of a log, shortened."""
+def progress(experiment: Experiment) -> str:
+    """Return the newest iteration of a running training, shortened."""
+    log = Path(experiment.work_dir) / 'train.log'
     if not log.is_file():
         return 'starting'
-    lines = [line for line in log.read_text(errors='replace').splitlines() if 'Iter(' in line]
-    return lines[-1].split('- INFO -')[-1].strip()[:110] if lines else 'starting'
+    lines = re.findall(r'Iter\(train\) (\[[^]]*\]).*?(eta: \S+).*?(loss: \S+)', log.read_text())
+    return ' '.join(lines[-1]) if lines else 'starting'
 
 
-def run_with_progress(name: str, experiment: Experiment) -> dict:
-    """Run an experiment and print where it is every 15 seconds."""
-    if experiment.result() is not None:
-        print(f'{name}: already trained and tested ({experiment.result_path})', flush=True)
-        return experiment.result()
-    print(
-        f'{name}: training {experiment.config} (log: {experiment.work_dir}/train.log)', flush=True
-    )
-    done = threading.Event()
-
-    def report() -> None:
-        while not done.wait(15):
-            print(f'  {last_progress(Path(experiment.work_dir) / "train.log")}', flush=True)
-
-    thread = threading.Thread(target=report, daemon=True)
-    thread.start()
-    try:
-        return experiment.run()
-    finally:
-        done.set()
-        thread.join()
+def run_all(experiments: dict[str, Experiment]) -> dict[str, dict]:
+    """Run the experiments side by side and print where they are every 15 seconds."""
+    waiting = {name: e for name, e in experiments.items() if e.result() is None}
+    for name, experiment in experiments.items():
+        state = 'training' if name in waiting else 'already trained and tested:'
+        print(f'{name}: {state} {experiment.config}, log in {experiment.work_dir}', flush=True)
+    with ThreadPoolExecutor(max(1, min(len(waiting), CORES))) as pool:
+        running = {name: pool.submit(e.run) for name, e in waiting.items()}
+        while any(not job.done() for job in running.values()):
+            wait(running.values(), timeout=15)
+            busy = [name for name, job in running.items() if not job.done()]
+            print(*(f'  {name} {progress(waiting[name])}' for name in busy), sep='\n', flush=True)
+            failed = [job for job in running.values() if job.done() and job.exception()]
+            if failed:
+                for job in running.values():
+                    job.cancel()
+                raise failed[0].exception()
+    return {name: experiment.run() for name, experiment in experiments.items()}
 
 
 def caption(text: str, width: int) -> np.ndarray:
@@ -123,11 +124,15 @@ def main() -> None:
     out = Path(args.out)
     converter = ROOT / 'tools/dataset_converters/digit_scenes.py'
     subprocess.run([sys.executable, str(converter), DATA], check=True)
-    results = {}
-    for name, config in RUNS.items():
-        experiment = Experiment(config, str(out / name.lower()), args.seed)
-        results[name] = run_with_progress(name, experiment)
-        print(f'{name}: mIoU {results[name]["mIoU"]:.2f}', flush=True)
+    threads = max(1, CORES // len(RUNS))
+    experiments = {
+        name: Experiment(config, str(out / name.lower()), args.seed, threads=threads)
+        for name, config in RUNS.items()
+    }
+    try:
+        results = run_all(experiments)
+    except RuntimeError as error:
+        sys.exit(str(error))
     picture, table = draw(out, results, args.scenes), write_table(out, results, args.seed)
     print(f'\n{table.read_text()}\npicture: {picture}\ntable: {table}')
     print(f'done in {(time.time() - start) / 60:.1f} minutes')

@@ -11,10 +11,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 setup_env "$@"
 cd "$REPO"
 
-threads=$(cores)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}
-export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$threads}
-export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-$threads}
+# The tests compute on tiny tensors, where threads cost more than they bring.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
+export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
 
 targets=(tests)
 for argument in ${REST_ARGS[@]+"${REST_ARGS[@]}"}; do
