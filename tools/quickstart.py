@@ -2,6 +2,7 @@
 """Train UniMatch and its supervised baseline on digit scenes; write a picture and a table."""
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -22,10 +23,6 @@ RUNS = {
     'supervised': 'configs/supervised/supervised_unet_digit-scenes-60.py',
     'UniMatch': 'configs/unimatch/unimatch_unet_digit-scenes-60.py',
 }
-PALETTE = np.array(
-    [[0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25], [67, 99, 216], [245, 130, 49]],
-    dtype=np.uint8,
-)
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,6 +72,7 @@ def caption(text: str, width: int) -> np.ndarray:
 
 def draw(out: Path, results: dict, scenes: int) -> Path:
     """Write the first test scenes, their truth and both predictions, one row each."""
+    palette = np.array(json.loads(Path(DATA, 'meta.json').read_text())['palette'], np.uint8)
     names = sorted(path.name for path in Path(DATA, 'images/test').glob('*.png'))[:scenes]
     rows = {'image': 'images/test', 'truth': 'annotations/test'}
     tiles = {label: [Path(DATA, folder, name) for name in names] for label, folder in rows.items()}
@@ -89,7 +87,7 @@ def draw(out: Path, results: dict, scenes: int) -> Path:
             if label == 'image':
                 tile = cv2.imread(str(path), cv2.IMREAD_COLOR)
             else:
-                tile = PALETTE[cv2.imread(str(path), cv2.IMREAD_UNCHANGED)][..., ::-1]
+                tile = palette[cv2.imread(str(path), cv2.IMREAD_UNCHANGED)][..., ::-1]
             row.append(cv2.resize(tile, (128, 128), interpolation=cv2.INTER_NEAREST))
             row.append(np.full((128, 4, 3), 255, np.uint8))
         row = np.concatenate(row, axis=1)

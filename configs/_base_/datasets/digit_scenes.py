@@ -74,17 +74,10 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=32,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    val_dataloader,
     dataset=dict(
-        type='BaseSegDataset',
-        data_root=data_root,
-        metainfo=metainfo,
-        img_suffix='.png',
-        seg_map_suffix='.png',
+        val_dataloader['dataset'],
         data_prefix=dict(img_path='images/test', seg_map_path='annotations/test'),
-        pipeline=test_pipeline,
     ),
 )
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])

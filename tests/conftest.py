@@ -1,0 +1,121 @@
+"""Fixtures for tests that run the tools: tiny digit scenes, fork servers, trained runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+if str(TESTS) not in sys.path:
+    sys.path.insert(0, str(TESTS))
+
+from tool_runs import EMA, SUPERVISED, TOOLS, UNIMATCH, ForkServer, write_config  # noqa: E402
+
+# torch._dynamo is imported by the first optimizer that is built.
+HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine']
+if importlib.util.find_spec('tensorboard') is not None:
+    HEAVY.append('torch.utils.tensorboard')
+
+
+def _generator() -> Any:
+    name = 'digit_scenes'
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, TOOLS / 'dataset_converters' / 'digit_scenes.py'
+        )
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope='session')
+def digit_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny digit scenes data set: 8 labeled, 13 unlabeled, 3 validation and 5 test images."""
+    generator = _generator()
+    folder = tmp_path_factory.mktemp('scenes') / 'digit_scenes'
+    params = generator.SceneParams(labeled=8, subsets=(8,), unlabeled=13, val=3, test=5)
+    generator.make_digit_scenes(folder, params)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Runs scripts where everything is installed and imported already."""
+    folder = tmp_path_factory.mktemp('server')
+    server = ForkServer(folder, [*HEAVY, 'mmseg_semi'])
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope='session')
+def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Runs scripts where neither mmdet nor (unless unblocked) mmseg_semi can be imported."""
+    folder = tmp_path_factory.mktemp('plain_server')
+    server = ForkServer(folder, HEAVY, block=['mmdet', 'mmseg_semi'])
+    yield server
+    server.close()
+
+
+@dataclass
+class Run:
+    """A finished training run.
+
+    Attributes:
+        config: Its config file.
+        work_dir: Its folder.
+        output: What it printed.
+    """
+
+    config: Path
+    work_dir: Path
+    output: str
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint of the last iteration."""
+        return self.work_dir / 'iter_8.pth'
+
+
+@pytest.fixture(scope='session')
+def train(server: ForkServer, digit_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Function that writes a small config and trains it with tools/train.py."""
+
+    def train(
+        base: str = UNIMATCH,
+        *args: Any,
+        work_dir: Path | None = None,
+        code: int = 0,
+        data_root: Path = digit_root,
+        **changes: Any,
+    ) -> Run:
+        folder = tmp_path_factory.mktemp('run')
+        config = write_config(folder / 'config.py', base, data_root, **changes)
+        work_dir = work_dir or folder / 'work'
+        done = server.run(TOOLS / 'train.py', config, '--work-dir', work_dir, *args, code=code)
+        return Run(config, work_dir, done.output)
+
+    return train
+
+
+@pytest.fixture(scope='session')
+def unimatch_run(train: Any) -> Run:
+    """UniMatch, 8 iterations."""
+    return train()
+
+
+@pytest.fixture(scope='session')
+def ema_run(train: Any) -> Run:
+    """UniMatch with an EMA teacher, 8 iterations."""
+    return train(**EMA)
+
+
+@pytest.fixture(scope='session')
+def supervised_run(train: Any) -> Run:
+    """The plain segmentor on the labeled images alone, 8 iterations."""
+    return train(SUPERVISED)

@@ -1,0 +1,93 @@
+"""A Python process that imports the heavy packages once and forks for every command.
+
+Importing mmseg takes many seconds; the integration tests run dozens of command line tools. Each
+of them still is a process of its own, with its own ``sys.argv``, folder, environment and log.
+
+Commands are JSON lines on stdin, answers are JSON lines on stdout. The first argument is a JSON
+object: ``preload`` lists modules to import, ``block`` top-level packages that can not be imported.
+
+mmengine pretty-prints the whole config with yapf again and again (log, dump, every checkpoint),
+which takes most of the time of a run of a few iterations: here the text is left as it is.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.abc
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+from typing import Any, Optional
+
+
+class ImportBlocker(importlib.abc.MetaPathFinder):
+    """Makes packages look as if they were not installed."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = set(names)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.split('.')[0] in self.names:
+            raise ModuleNotFoundError(f'No module named {name!r} (blocked by a test)', name=name)
+
+
+def run_script(request: dict[str, Any], blocker: ImportBlocker) -> None:
+    """Be the command, in the forked child; leaves as a script does."""
+    os.setsid()
+    log = os.open(request['log'], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    blocker.names -= set(request['unblock'])
+    os.environ.update(request['env'])
+    os.chdir(request['cwd'])
+    sys.argv = request['argv']
+    sys.path[:0] = [os.path.dirname(sys.argv[0]), *request['paths']]
+    runpy.run_path(sys.argv[0], run_name='__main__')
+    sys.exit(0)
+
+
+def wait_for(pid: int, timeout: float) -> Optional[int]:
+    """Exit code of a child (negative: the signal that ended it), None when it was too slow."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    settings = json.loads(sys.argv[1])
+    blocker = ImportBlocker(settings['block'])
+    sys.meta_path.insert(0, blocker)
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)  # what packages print is no answer
+    for name in settings['preload']:
+        importlib.import_module(name)
+    importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
+    gc.collect()
+    gc.freeze()  # children collect garbage often; none of it is from here
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request['do'] == 'start':
+            sys.stdout.flush()
+            answer = os.fork()
+            if answer == 0:
+                answers.close()
+                run_script(request, blocker)
+        else:
+            answer = wait_for(request['pid'], request['timeout'])
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == '__main__':
+    main()

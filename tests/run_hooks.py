@@ -1,0 +1,110 @@
+"""Hooks for test runs, by ``custom_imports``: kill the process, write half a file, look inside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmseg.registry import HOOKS
+from torch import nn
+
+HALF_WRITTEN = 77
+
+
+@HOOKS.register_module()
+class KillHook(Hook):
+    """SIGKILL right after everything else of an iteration is done."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@HOOKS.register_module()
+class HalfCheckpointHook(Hook):
+    """Write only half of the checkpoint of an iteration, then die or raise as a full disk does."""
+
+    def __init__(self, iteration: int, die: bool) -> None:
+        self.iteration, self.die = iteration, die
+
+    def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 == self.iteration:
+            LocalBackend.put = self.put
+
+    def put(self, data: bytes, filepath: Any) -> None:
+        with open(filepath, 'wb') as file:
+            file.write(data[: len(data) // 2])
+        if self.die:
+            os._exit(HALF_WRITTEN)
+        raise OSError(28, 'No space left on device')
+
+
+def digest(tensors: Iterable[torch.Tensor]) -> str:
+    """A checksum of the exact bits of tensors."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+@HOOKS.register_module()
+class ReportHook(Hook):
+    """Write a json file for each rank: what ran, and checksums of the final weights."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, folder: str) -> None:
+        self.path = Path(folder) / f'rank{get_rank()}.json'
+        self.seen: dict[str, Any] = dict(conv_dtypes=[], images=[], log_dtypes=[])
+
+    def before_train(self, runner: Any) -> None:
+        model = runner.model
+        if is_model_wrapper(model):
+            model = model.module
+        self.model = model
+        conv = next(m for m in model.segmentor.modules() if isinstance(m, nn.Conv2d))
+        conv.register_forward_hook(self.see_conv)
+
+    def see_conv(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        name = str(output.dtype)
+        if name not in self.seen['conv_dtypes']:
+            self.seen['conv_dtypes'].append(name)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        for part in ('labeled', 'unlabeled'):
+            samples = data_batch[part]['data_samples']
+            self.seen['images'] += [os.path.basename(s.img_path) for s in samples]
+        self.seen['log_dtypes'] = sorted({str(value.dtype) for value in outputs.values()})
+
+    def after_train(self, runner: Any) -> None:
+        networks = dict(student=self.model.segmentor, teacher=self.model.teacher)
+        for name, network in networks.items():
+            if network is not None:
+                self.seen[f'{name}_parameters'] = digest(network.parameters())
+                self.seen[f'{name}_buffers'] = digest(network.buffers())
+        self.seen['norms'] = sorted(
+            {type(m).__name__ for m in self.model.modules() if 'BatchNorm' in type(m).__name__}
+        )
+        self.seen['world_size'] = get_world_size()
+        self.seen['backend'] = (
+            torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+        )
+        self.seen['wrapper'] = type(runner.model).__name__
+        self.path.write_text(json.dumps(self.seen))

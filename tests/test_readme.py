@@ -1,0 +1,106 @@
+"""The README's instructions, followed to the letter."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+
+import mmseg_semi  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def section(title):
+    return re.search(rf'^## {re.escape(title)}\n(.*?)(?=^## |\Z)', README, re.M | re.S).group(1)
+
+
+def blocks(text, language):
+    return re.findall(rf'^```{language}\n(.*?)^```', text, re.M | re.S)
+
+
+def write_leaves(folder):
+    """A user's own images: labeled, unlabeled (nested, mixed suffixes) and validation."""
+    rng = np.random.default_rng(0)
+    for part, count in (('labeled', 3), ('val', 2)):
+        for kind in ('images', 'annotations'):
+            (folder / kind / part).mkdir(parents=True)
+        for i in range(count):
+            mask = np.zeros((90, 120), np.uint8)
+            mask[20:60, 30:80], mask[40:50, 40:60], mask[:3] = 1, 2, 255
+            image = mask[..., None] * 60 + rng.integers(0, 60, (90, 120, 3), np.uint8)
+            cv2.imwrite(str(folder / f'images/{part}/{i}.jpg'), image)
+            cv2.imwrite(str(folder / f'annotations/{part}/{i}.png'), mask)
+    (folder / 'images/unlabeled/may/first').mkdir(parents=True)
+    for name in ('a.jpg', 'may/b.png', 'may/first/c.JPEG', 'may/d.bmp'):
+        image = rng.integers(0, 255, (100, 70, 3), np.uint8)
+        cv2.imwrite(str(folder / 'images/unlabeled' / name), image)
+
+
+def run(command, folder, *more):
+    words = shlex.split(command)
+    assert words[0] == 'python'
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    done = subprocess.run(
+        [sys.executable, *words[1:], *more],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def test_train_on_your_own_images(tmp_path):
+    text = section('Train on your own images')
+    (config,) = blocks(text, 'python')
+    assert len(config.strip().splitlines()) < 15
+    train, test = blocks(text, 'bash')[0].strip().splitlines()
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    shutil.copytree(ROOT / 'tools', tmp_path / 'tools')
+    (tmp_path / re.search(r'`(configs/\w+\.py)`', text).group(1)).write_text(config)
+    write_leaves(tmp_path / 'data/leaves')
+    # Only the length of the run, the batch and the workers are cut down.
+    short = ['--cfg-options', 'train_cfg.max_iters=2', 'train_dataloader.batch_size=4']
+    for part in ('train', 'val', 'test'):
+        short += [f'{part}_dataloader.num_workers=0', f'{part}_dataloader.persistent_workers=False']
+    log = run(train, tmp_path, *short)
+    assert '3 labeled and 4 unlabeled images' in log
+    assert re.search(r'mIoU: +\d', log), 'validates at the end'
+    assert 'iter_20000.pth' in test
+    log = run(test.replace('iter_20000', 'iter_2'), tmp_path, *short)
+    assert all(re.search(rf'\| +{name} +\|', log) for name in ('leaf', 'disease'))
+    pictures = list((tmp_path / 'work_dirs/leaves').rglob('pictures/**/*.png'))
+    assert len(pictures) == 2
+
+
+def test_config_snippets_build(tmp_path):
+    init_default_scope('mmseg')
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    snippets = blocks(section('Using it'), 'python')
+    assert len(snippets) == 2
+    for i, snippet in enumerate(snippets):
+        path = tmp_path / f'configs/unimatch/snippet_{i}.py'
+        path.write_text(snippet)
+        cfg = Config.fromfile(path)
+        cfg.model.segmentor.pop('pretrained', None)
+        cfg.model.segmentor.backbone.pop('init_cfg', None)
+        assert type(MODELS.build(cfg.model)).__name__ == 'SemiSegmentor'
+
+
+def test_the_readme_names_only_files_that_exist():
+    paths = re.findall(r'(?:tools|configs|docs|tests)/[\w./-]+\.(?:py|sh|md|png)', README)
+    made_by_the_reader = {'configs/leaves.py'}
+    missing = {p for p in set(paths) - made_by_the_reader if not (ROOT / p).exists()}
+    assert paths and not missing

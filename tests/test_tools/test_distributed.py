@@ -1,0 +1,107 @@
+"""Two gloo ranks on a CPU, started by the shell scripts as a user does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tool_runs import (
+    EMA,
+    TOOLS,
+    UNIMATCH,
+    load_checkpoint,
+    merged,
+    read_metrics,
+    run_command,
+    train_scalars,
+    with_hooks,
+    write_config,
+)
+
+SYNC = dict(type='SyncBN', requires_grad=True)
+SYNC_BN = dict(
+    model=dict(segmentor=dict(backbone=dict(norm_cfg=SYNC), decode_head=dict(norm_cfg=SYNC))),
+    train_cfg=dict(max_iters=4),
+)
+WEIGHTS = ('student_parameters', 'student_buffers', 'teacher_parameters', 'teacher_buffers')
+Report = dict[str, Any]
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return str(found.getsockname()[1])
+
+
+def run_ranks(script: str, *args: Any, cwd: Path) -> str:
+    """Run one of the dist scripts with this Python and a free port."""
+    command = ['bash', TOOLS / script, *args]
+    return run_command(command, cwd, PYTHON=sys.executable, PORT=free_port()).output
+
+
+def train_two_ranks(folder: Path, data_root: Path, *args: Any) -> tuple[list[Report], str]:
+    """Train with an EMA teacher; return what each rank reports, and the output."""
+    changes = with_hooks(merged(EMA, SYNC_BN), dict(type='ReportHook', folder=str(folder)))
+    config = write_config(folder / 'config.py', UNIMATCH, data_root, **changes)
+    work = ['--work-dir', folder / 'work']
+    output = run_ranks('dist_train.sh', config, 2, *work, *args, cwd=folder)
+    return [json.loads((folder / f'rank{rank}.json').read_text()) for rank in (0, 1)], output
+
+
+@pytest.fixture(scope='module')
+def two_ranks(digit_root, tmp_path_factory):
+    """A run of two ranks: its folder, the reports of both, its output."""
+    folder = tmp_path_factory.mktemp('ranks')
+    return (folder, *train_two_ranks(folder, digit_root))
+
+
+def test_two_ranks_train_one_model(two_ranks):
+    folder, ranks, output = two_ranks
+    for rank in ranks:
+        assert rank['world_size'] == 2 and rank['backend'] == 'gloo'
+        assert rank['wrapper'] == 'MMDistributedDataParallel'
+        assert rank['norms'] == ['BatchNorm2d']
+    assert [ranks[0][key] for key in WEIGHTS] == [ranks[1][key] for key in WEIGHTS]
+    assert len({ranks[0][key] for key in WEIGHTS}) == 4
+    assert 'SyncBN needs GPUs' in output
+    assert list(train_scalars(folder / 'work')) == [1, 2, 3, 4]
+
+
+def test_two_ranks_see_different_images(two_ranks):
+    """Of the 13 unlabeled images the ranks load 2 an iteration each, none twice in the epoch."""
+    _, ranks, _ = two_ranks
+    batches = [rank['images'][4 * i : 4 * i + 4] for rank in ranks for i in range(3)]
+    unlabeled = [name for batch in batches for name in batch[2:]]
+    assert len(set(unlabeled)) == len(unlabeled) == 12
+
+
+def test_two_ranks_resume_exactly(two_ranks, digit_root, tmp_path):
+    folder, ranks, _ = two_ranks
+    (tmp_path / 'work').mkdir()
+    shutil.copy(folder / 'work' / 'iter_2.pth', tmp_path / 'work')
+    resumed, output = train_two_ranks(tmp_path, digit_root, '--resume')
+    assert 'iter_2.pth' in output
+    for one, other in zip(ranks, resumed):
+        assert other['images'] == one['images'][8:]
+        assert [one[key] for key in WEIGHTS] == [other[key] for key in WEIGHTS]
+    values = train_scalars(folder / 'work')
+    assert train_scalars(tmp_path / 'work') == {step: values[step] for step in (3, 4)}
+
+
+def test_two_ranks_test_as_one_process(two_ranks, server, tmp_path):
+    folder, _, _ = two_ranks
+    args = (folder / 'config.py', folder / 'work' / 'iter_4.pth')
+    run_ranks('dist_test.sh', *args, 2, '--work-dir', tmp_path / 'two', cwd=tmp_path)
+    server.run(TOOLS / 'test.py', *args, '--work-dir', tmp_path / 'one')
+    two, one = read_metrics(tmp_path / 'two'), read_metrics(tmp_path / 'one')
+    assert one.keys() >= {'mIoU', 'aAcc', 'mAcc'} and two == one
+
+
+def test_checkpoint_of_two_ranks_has_no_wrapper_prefix(two_ranks):
+    state = load_checkpoint(two_ranks[0] / 'work' / 'iter_4.pth')['state_dict']
+    assert {key.split('.')[0] for key in state} == {'segmentor', 'teacher'}
