@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import torch
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mmseg_semi.functional import selected_ratio
@@ -27,6 +26,7 @@ from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, StrongView
 
 from .ema_teacher import TeacherMixin, update_teacher
 from .feature_taps import FeatureTaps
+from .predictor import PredictorMixin
 from .student import (
     check_segmentor,
     concat_batches,
@@ -35,12 +35,11 @@ from .student import (
     supervised_losses,
 )
 
-PREDICTORS = ('student', 'teacher', 'both')
 _PREPROCESSOR_TYPES = ('SegDataPreProcessor', 'SemiDataPreprocessor')
 
 
 @MODELS.register_module()
-class SemiSegmentor(TeacherMixin, BaseSegmentor):
+class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
     """Train any mmseg ``EncoderDecoder`` with labeled and unlabeled images.
 
     The step: the student sees {labeled, weak} in one forward; a teacher (the EMA teacher, or the
@@ -169,25 +168,6 @@ class SemiSegmentor(TeacherMixin, BaseSegmentor):
                 'remove the key'
             )
         return needed if wanted is None else wanted
-
-    def _check_predictor(self, test_cfg: Optional[dict[str, Any]]) -> str:
-        test_cfg = dict(test_cfg or {})
-        predictor = test_cfg.pop('predict_with', 'student')
-        if test_cfg:
-            raise ValueError(
-                f"model.test_cfg: unknown key(s) {sorted(test_cfg)}; only 'predict_with' belongs "
-                'here, the inference mode is in model.segmentor.test_cfg'
-            )
-        if predictor not in PREDICTORS:
-            raise ValueError(
-                f'model.test_cfg.predict_with must be one of {PREDICTORS}, got {predictor!r}'
-            )
-        if predictor != 'student' and self.teacher is None:
-            raise ValueError(
-                f'model.test_cfg.predict_with={predictor!r} needs a teacher: set '
-                "model.teacher=dict(type='ema') or predict_with='student'"
-            )
-        return predictor
 
     # ---------------------------------------------------------------- training step
 
@@ -388,68 +368,6 @@ class SemiSegmentor(TeacherMixin, BaseSegmentor):
                     state_dict[f'{prefix}teacher.{key[len(prefix) :]}'] = value
                 del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    # ---------------------------------------------------------------- inference
-
-    @property
-    def predictor(self) -> BaseSegmentor:
-        """The segmentor whose result is ``pred_sem_seg``."""
-        return self.teacher if self.predict_with == 'teacher' else self.segmentor
-
-    @property
-    def decode_head(self) -> torch.nn.Module:
-        """The student's decode head."""
-        return self.segmentor.decode_head
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.segmentor.num_classes
-
-    @property
-    def out_channels(self) -> int:
-        """Number of logit maps; mmseg's test-time augmentation reads it."""
-        return self.segmentor.out_channels
-
-    @property
-    def align_corners(self) -> bool:
-        """How the predicting segmentor resizes its logits."""
-        return self.segmentor.align_corners
-
-    def predict(
-        self, inputs: Tensor, data_samples: Optional[list[SegDataSample]] = None
-    ) -> list[SegDataSample]:
-        """Predict as the wrapped segmentor does.
-
-        Args:
-            inputs: (B, 3, H, W), normalised.
-            data_samples: Their data samples.
-
-        Returns:
-            Data samples with ``pred_sem_seg`` and ``seg_logits``, and ``teacher_pred_sem_seg``
-            when both predict.
-        """
-        if self.predict_with != 'both':
-            return self.predictor.predict(inputs, data_samples)
-        # Inference writes into the samples, so each predictor gets its own.
-        own = copy.deepcopy(data_samples)
-        results = self.segmentor.predict(inputs, data_samples)
-        for result, other in zip(results, self.teacher.predict(inputs, own)):
-            result.set_data(dict(teacher_pred_sem_seg=other.pred_sem_seg))
-        return results
-
-    def extract_feat(self, inputs: Tensor) -> list[Tensor]:
-        """Encode with the predicting segmentor."""
-        return self.predictor.extract_feat(inputs)
-
-    def encode_decode(self, inputs: Tensor, batch_data_samples: list[dict]) -> Tensor:
-        """Encode and decode with the predicting segmentor; logits at input size."""
-        return self.predictor.encode_decode(inputs, batch_data_samples)
-
-    def _forward(
-        self, inputs: Tensor, data_samples: Optional[list[SegDataSample]] = None
-    ) -> Union[Tensor, tuple[Tensor, ...]]:
-        return self.predictor._forward(inputs, data_samples)
 
 
 def _preprocessor_cfg(cfg: Any) -> Any:

@@ -1,0 +1,96 @@
+"""Prediction with the student, the teacher or both."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Optional, Union
+
+import torch
+from mmseg.models.segmentors.base import BaseSegmentor
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+PREDICTORS = ('student', 'teacher', 'both')
+
+
+class PredictorMixin:
+    """Answers mmseg's inference calls with the wrapped segmentor or its teacher."""
+
+    def _check_predictor(self, test_cfg: Optional[dict[str, Any]]) -> str:
+        test_cfg = dict(test_cfg or {})
+        predictor = test_cfg.pop('predict_with', 'student')
+        if test_cfg:
+            raise ValueError(
+                f"model.test_cfg: unknown key(s) {sorted(test_cfg)}; only 'predict_with' belongs "
+                'here, the inference mode is in model.segmentor.test_cfg'
+            )
+        if predictor not in PREDICTORS:
+            raise ValueError(
+                f'model.test_cfg.predict_with must be one of {PREDICTORS}, got {predictor!r}'
+            )
+        if predictor != 'student' and self.teacher is None:
+            raise ValueError(
+                f'model.test_cfg.predict_with={predictor!r} needs a teacher: set '
+                "model.teacher=dict(type='ema') or predict_with='student'"
+            )
+        return predictor
+
+    @property
+    def predictor(self) -> BaseSegmentor:
+        """The segmentor whose result is ``pred_sem_seg``."""
+        return self.teacher if self.predict_with == 'teacher' else self.segmentor
+
+    @property
+    def decode_head(self) -> torch.nn.Module:
+        """The student's decode head."""
+        return self.segmentor.decode_head
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.segmentor.num_classes
+
+    @property
+    def out_channels(self) -> int:
+        """Number of logit maps; mmseg's test-time augmentation reads it."""
+        return self.segmentor.out_channels
+
+    @property
+    def align_corners(self) -> bool:
+        """How the predicting segmentor resizes its logits."""
+        return self.segmentor.align_corners
+
+    def predict(
+        self, inputs: Tensor, data_samples: Optional[list[SegDataSample]] = None
+    ) -> list[SegDataSample]:
+        """Predict as the wrapped segmentor does.
+
+        Args:
+            inputs: (B, 3, H, W), normalised.
+            data_samples: Their data samples.
+
+        Returns:
+            Data samples with ``pred_sem_seg`` and ``seg_logits``, and ``teacher_pred_sem_seg``
+            when both predict.
+        """
+        if self.predict_with != 'both':
+            return self.predictor.predict(inputs, data_samples)
+        # Inference writes into the samples, so each predictor gets its own.
+        own = copy.deepcopy(data_samples)
+        results = self.segmentor.predict(inputs, data_samples)
+        for result, other in zip(results, self.teacher.predict(inputs, own)):
+            result.set_data(dict(teacher_pred_sem_seg=other.pred_sem_seg))
+        return results
+
+    def extract_feat(self, inputs: Tensor) -> list[Tensor]:
+        """Encode with the predicting segmentor."""
+        return self.predictor.extract_feat(inputs)
+
+    def encode_decode(self, inputs: Tensor, batch_data_samples: list[dict]) -> Tensor:
+        """Encode and decode with the predicting segmentor; logits at input size."""
+        return self.predictor.encode_decode(inputs, batch_data_samples)
+
+    def _forward(
+        self, inputs: Tensor, data_samples: Optional[list[SegDataSample]] = None
+    ) -> Union[Tensor, tuple[Tensor, ...]]:
+        return self.predictor._forward(inputs, data_samples)
