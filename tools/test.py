@@ -8,13 +8,14 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 import mmseg_semi  # noqa: F401  (registers the components)
+from mmseg_semi.utils.config_checks import check_data_paths
 from mmseg_semi.utils.runner_setup import (
     finish_distributed,
     load_config,
     set_work_dir,
     setup_distributed,
 )
-from mmseg_semi.utils.safe_checkpoints import is_complete
+from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +38,28 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
+
+
+def choose_predictor(cfg: Config, predictor: str) -> None:
+    """Let student, teacher or both predict; with both, every IoU metric gets a teacher's one."""
+    if cfg.model.type != 'SemiSegmentor':
+        if predictor != 'student':
+            raise SystemExit(
+                f'--predict-with {predictor}: the config trains a plain {cfg.model.type}, which '
+                'has no teacher'
+            )
+        return
+    cfg.model.test_cfg = dict(predict_with=predictor)
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    kinds = [evaluator['type'] for evaluator in evaluators]
+    if predictor == 'both' and 'TeacherIoUMetric' not in kinds:
+        evaluators += [
+            {**evaluator, 'type': 'TeacherIoUMetric', 'prefix': 'teacher'}
+            for evaluator in evaluators
+            if evaluator['type'] == 'IoUMetric'
+        ]
+        cfg.test_evaluator = evaluators
 
 
 def write_predictions(cfg: Config, folder: str) -> None:
@@ -65,6 +88,8 @@ def use_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation."""
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise SystemExit('--tta needs tta_model and tta_pipeline in the config')
+    if (cfg.model.get('test_cfg') or {}).get('predict_with') == 'both':
+        raise SystemExit('--tta predicts with one network: use --predict-with student or teacher')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
@@ -74,19 +99,14 @@ def main() -> None:
     """Test."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
-    if not is_complete(args.checkpoint):
-        problem = (
-            'is cut short or no checkpoint'
-            if os.path.isfile(args.checkpoint)
-            else ('does not exist')
-        )
-        raise SystemExit(f'checkpoint {args.checkpoint} {problem}')
+    refuse_incomplete(args.checkpoint, 'checkpoint')
+    check_data_paths(cfg, ('test',))
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
     setup_distributed(cfg, args.launcher)
     cfg.load_from = args.checkpoint
     if args.predict_with:
-        cfg.model.test_cfg = dict(predict_with=args.predict_with)
+        choose_predictor(cfg, args.predict_with)
     if args.show_dir:
         draw_predictions(cfg, args.show_dir)
     if args.tta:

@@ -3,12 +3,14 @@
 
 import argparse
 import os
+from typing import Optional
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 import mmseg_semi  # noqa: F401  (registers the components)
+from mmseg_semi.utils.config_checks import check_data_paths
 from mmseg_semi.utils.runner_setup import (
     enable_amp,
     enable_auto_scale_lr,
@@ -18,7 +20,11 @@ from mmseg_semi.utils.runner_setup import (
     set_work_dir,
     setup_distributed,
 )
-from mmseg_semi.utils.safe_checkpoints import is_complete, latest_checkpoint
+from mmseg_semi.utils.safe_checkpoints import (
+    checkpoint_seed,
+    latest_checkpoint,
+    refuse_incomplete,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,23 +58,25 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def set_resume(cfg, resume: str) -> None:
-    """Point the config to the checkpoint to be resumed from."""
+def set_resume(cfg: Config, resume: str, seed: Optional[int]) -> None:
+    """Point the config to the checkpoint to be resumed from and take over its seed."""
     if resume == 'auto':
         checkpoint = latest_checkpoint(cfg.work_dir)
         if checkpoint is None:
             print_log(f'no complete checkpoint in {cfg.work_dir}: training starts from scratch')
             return
-    elif is_complete(resume):
-        checkpoint = resume
     else:
-        problem = 'is cut short or no checkpoint' if os.path.isfile(resume) else 'does not exist'
-        raise SystemExit(
-            f'--resume {resume}: the file {problem}. Name another checkpoint, or give --resume '
-            'alone to continue from the newest complete one in the work folder.'
-        )
+        refuse_incomplete(resume, '--resume')
+        checkpoint = resume
     cfg.resume = True
     cfg.load_from = checkpoint
+    # Samplers and data workers are seeded when they are built, before mmengine reads the file.
+    written = checkpoint_seed(checkpoint)
+    if written is not None:
+        if seed not in (None, written):
+            print_log(f'--seed {seed} is not used: the run to be resumed has seed {written}')
+        cfg.setdefault('randomness', {})
+        cfg.randomness.seed = written
 
 
 def main() -> None:
@@ -87,7 +95,8 @@ def main() -> None:
         cfg.setdefault('randomness', {})
         cfg.randomness.seed = args.seed
     if args.resume:
-        set_resume(cfg, args.resume)
+        set_resume(cfg, args.resume, args.seed)
+    check_data_paths(cfg, ('val',))
     Runner.from_cfg(cfg).train()
     finish_distributed()
 

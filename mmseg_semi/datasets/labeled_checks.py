@@ -83,11 +83,13 @@ def check_split_file(path: str, key: str) -> None:
             )
 
 
-def verify_labeled(dataset: Any) -> None:
-    """Verify that every labeled sample has an image and a mask.
+def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> None:
+    """Verify that every sample has an image and a mask.
 
     Args:
         dataset: A built dataset, its samples listed.
+        key: Config key of the dataset, for messages.
+        masks: Whether masks are needed.
 
     Raises:
         FileNotFoundError: The split file is missing.
@@ -98,23 +100,23 @@ def verify_labeled(dataset: Any) -> None:
             continue
         ann_file = getattr(leaf, 'ann_file', '')
         if ann_file:
-            check_split_file(ann_file, 'labeled')
+            check_split_file(ann_file, key)
         infos = list(data_infos(leaf))
         where = f'named in {ann_file}' if ann_file else f'of {type(leaf).__name__}'
-        for key, config_key, what in (
+        for name, config_key, what in (
             ('img_path', 'img_path and img_suffix', 'image'),
             ('seg_map_path', 'seg_map_path and seg_map_suffix', 'mask'),
-        ):
-            lacking = [str(info.get(key)) for info in infos if not _is_file(info.get(key))]
+        )[: 2 if masks else 1]:
+            lacking = [str(info.get(name)) for info in infos if not _is_file(info.get(name))]
             if lacking:
                 raise ValueError(
-                    f'labeled: {len(lacking)} of {len(infos)} samples {where} have no {what}: '
+                    f'{key}: {len(lacking)} of {len(infos)} samples {where} have no {what}: '
                     f'{name_some(lacking)}. Split files have one name a line, without suffix, '
                     f'blank lines or further columns; {config_key} say where files are.'
                 )
     if len(dataset) == 0:
         raise ValueError(
-            'labeled: the dataset has no sample. Check data_root, data_prefix, ann_file, img_suffix'
+            f'{key}: the dataset has no sample. Check data_root, data_prefix, ann_file, img_suffix'
             ' and indices.'
         )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
+from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
+from PIL import Image
 from torch.utils.data import Dataset
 
 from .dataset_tree import image_loaders, image_paths, is_local, leaf_datasets
@@ -84,7 +87,16 @@ class SemiDataset(Dataset):
 
     @staticmethod
     def _build_unlabeled(config: Mapping[str, Any] | Any) -> Any:
-        dataset = DATASETS.build(config) if isinstance(config, Mapping) else config
+        if isinstance(config, Mapping):
+            kind = config.get('type')
+            entry = DATASETS.get(kind) if isinstance(kind, str) else kind
+            if isinstance(entry, type) and issubclass(entry, BaseSegDataset):
+                raise TypeError(
+                    f'unlabeled: the dataset is a {entry.__name__}, which looks for masks; use '
+                    "type='UnlabeledDataset'"
+                )
+            config = DATASETS.build(config)
+        dataset = config
         for leaf in leaf_datasets(dataset):
             if not isinstance(leaf, UnlabeledDataset):
                 raise TypeError(
@@ -193,6 +205,13 @@ class SemiDataset(Dataset):
             except Exception as error:  # whatever a user's pipeline may raise
                 cause, reason = error, self._decode_error(source, path)
                 if reason is None:
+                    mask = _mask_error(info.get('seg_map_path'))
+                    if mask is not None:
+                        raise DataError(
+                            f'{source}: mask {info["seg_map_path"]} of image {path} can not be '
+                            f'read: {mask}. Replace it by a whole single-channel PNG of class '
+                            'numbers, or take the image out of the split.'
+                        ) from error
                     raise DataError(
                         f'{source}: a transform failed on {_name(info, index)}: '
                         f'{type(error).__name__}: {error}'
@@ -238,6 +257,18 @@ class SemiDataset(Dataset):
                 logger='current',
                 level=logging.WARNING,
             )
+
+
+def _mask_error(path: str | None) -> str | None:
+    """Why a local mask file can not be decoded, None when it can or there is none."""
+    if not path or not os.path.isfile(path):
+        return None
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:  # every decoder has errors of its own
+        return f'{type(error).__name__}: {error}'
+    return None
 
 
 def _is_deep(path: str) -> bool:

@@ -59,7 +59,8 @@ class SemiTrainLoop(IterBasedTrainLoop):
         dynamic_intervals: As in mmengine, in iterations.
 
     Raises:
-        ValueError: Both or none of ``max_iters`` and ``max_epochs``.
+        ValueError: Both or none of ``max_iters`` and ``max_epochs``, a number below 1, or a
+            parameter scheduler that counts epochs.
     """
 
     def __init__(
@@ -77,6 +78,11 @@ class SemiTrainLoop(IterBasedTrainLoop):
                 'train_cfg needs exactly one of max_iters and max_epochs, got '
                 f'max_iters={max_iters}, max_epochs={max_epochs}'
             )
+        given = dict(val_interval=val_interval, val_begin=val_begin)
+        given['max_iters' if max_epochs is None else 'max_epochs'] = max_iters or max_epochs
+        for name, value in given.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'train_cfg.{name} must be a whole number >= 1, got {value!r}')
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
         sampler = dataloader.sampler
@@ -101,6 +107,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Launch training from the runner's current iteration."""
+        self._check_schedulers()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         batches = self._batches()
@@ -121,6 +128,18 @@ class SemiTrainLoop(IterBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
+
+    def _check_schedulers(self) -> None:
+        schedulers = self.runner.param_schedulers or []
+        if isinstance(schedulers, dict):
+            schedulers = [one for several in schedulers.values() for one in several]
+        for scheduler in schedulers:
+            if scheduler.by_epoch:
+                raise ValueError(
+                    f'param_scheduler: {type(scheduler).__name__} has by_epoch=True, but '
+                    'SemiTrainLoop counts iterations and would never move it: set by_epoch=False '
+                    '(without `end` it lasts the whole run) or convert_to_iter_based=True'
+                )
 
     def _batches(self) -> Iterator[Any]:
         sampler = self.dataloader.sampler
@@ -150,6 +169,14 @@ class SemiTrainLoop(IterBasedTrainLoop):
             )
         except FloatingPointError as error:
             raise FloatingPointError(f'iteration {self._iter + 1}: {error}') from None
+        if not all(torch.isfinite(v).all() for k, v in outputs.items() if 'loss' in k):
+            # SemiSegmentor stops before the update; a plain segmentor is stopped after it.
+            raise FloatingPointError(
+                f'iteration {self._iter + 1}: loss is not finite: '
+                f'{ {k: float(v) for k, v in outputs.items() if "loss" in k} }. The last '
+                'checkpoint is kept; lower the learning rate or clip gradients '
+                '(optim_wrapper.clip_grad).'
+            )
         average_norm_statistics(self.runner.model)
         self.runner.call_hook(
             'after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs

@@ -37,13 +37,22 @@ def _known_types(base: type[Component]) -> list[str]:
     )
 
 
-def _hint(wrong: str, known: list[str]) -> str:
+def hint(wrong: str, known: list[str]) -> str:
+    """Suggest the known name that is closest, or nothing."""
     close = difflib.get_close_matches(wrong, known, n=1)
     return f" Did you mean '{close[0]}'?" if close else ''
 
 
-def check_arguments(owner: type, arguments: dict[str, Any], key: str) -> None:
+def check_arguments(
+    owner: type, arguments: dict[str, Any], key: str, complete: bool = True
+) -> None:
     """Refuse arguments that ``owner.__init__`` does not name, and missing ones.
+
+    Args:
+        owner: The class.
+        arguments: What it is given.
+        key: Config key, for messages.
+        complete: Whether these are all arguments, so that a missing one is an error.
 
     Raises:
         TypeError: Names the config key, the wrong argument and the known ones.
@@ -57,11 +66,11 @@ def check_arguments(owner: type, arguments: dict[str, Any], key: str) -> None:
     for name in arguments:
         if name not in known:
             raise TypeError(
-                f"{key}: {owner.__name__} has no argument '{name}'.{_hint(name, known)} "
-                f'Its arguments are: {", ".join(known)}.'
+                f"{key}: {owner.__name__} has no argument '{name}'.{hint(name, known)} "
+                f'Its arguments are: {", ".join(known) or "none"}.'
             )
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in arguments]
-    if missing:
+    if complete and missing:
         raise TypeError(f'{key}: {owner.__name__} needs the argument(s) {", ".join(missing)}.')
 
 
@@ -90,11 +99,14 @@ def build_component(cfg: Any, base: type[T], key: str) -> T:
     if not (inspect.isclass(entry) and issubclass(entry, base)):
         raise KeyError(
             f"{key}: '{name}' is not a known {base.__name__.replace('Base', '')}."
-            f'{_hint(name, known)} Known: {", ".join(known)}.'
+            f'{hint(name, known)} Known: {", ".join(known)}.'
         )
     arguments = {name: value for name, value in cfg.items() if name != 'type'}
     check_arguments(entry, arguments, f'{key} (type={name})')
-    return entry(**arguments)
+    try:
+        return entry(**arguments)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f'{key}: {error}') from error
 
 
 def build_components(cfgs: Optional[dict[str, Any]], base: type[T], key: str) -> nn.ModuleDict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
+
+from .config_checks import check_config
 
 
 def setup_distributed(cfg: Config, launcher: str) -> None:
@@ -44,11 +47,13 @@ def setup_distributed(cfg: Config, launcher: str) -> None:
 def finish_distributed() -> None:
     """Leave the process group together; does nothing in a single process.
 
-    A rank that simply exits takes gloo's threads down while they run, and now and then the process
-    is aborted after all work is done. Not for a run that failed: the other ranks would wait.
+    A process that exits with gloo's threads running is aborted now and then, after all work is
+    done. They end when the last owner of the group is gone, and the model's wrapper, which is one,
+    lives in a reference cycle. Not for a run that failed: the other ranks would wait.
     """
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
+        gc.collect()
         dist.destroy_process_group()
 
 
@@ -123,14 +128,20 @@ def set_work_dir(cfg: Config, work_dir: str | None, config_file: str) -> None:
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
-    """Read a config file and apply ``--cfg-options``.
+    """Read a config file, apply ``--cfg-options`` and check types and arguments.
 
     Raises:
         FileNotFoundError: There is no such file.
+        KeyError, TypeError: See ``check_config``.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'config file {path} does not exist')
     cfg = Config.fromfile(path)
     if options:
         cfg.merge_from_dict(options)
+    check_config(cfg)
+    for part in ('train', 'val', 'test'):
+        loader = cfg.get(f'{part}_dataloader') or {}
+        if loader.get('num_workers') == 0:  # with which torch refuses persistent workers
+            loader['persistent_workers'] = False
     return cfg

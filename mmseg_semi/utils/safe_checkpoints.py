@@ -65,6 +65,33 @@ def is_complete(path: Union[str, Path]) -> bool:
         return False
 
 
+def refuse_incomplete(path: str, option: str) -> None:
+    """Refuse a checkpoint file that is not there or was cut short.
+
+    Addresses and files of torch's old format, which show no end, are left to the loader.
+
+    Raises:
+        SystemExit: Names the option, the file and what to do.
+    """
+    if '://' in path:
+        return
+    if not osp.isfile(path):
+        problem = 'does not exist'
+    else:
+        with open(path, 'rb') as file:
+            start = file.read(2)
+        if start and (start != b'PK' or is_complete(path)):
+            return
+        problem = 'is cut short or no checkpoint'
+    raise SystemExit(f'{option} {path}: the file {problem}. Name another checkpoint.')
+
+
+def checkpoint_seed(path: str) -> Optional[int]:
+    """Seed of the run that wrote a checkpoint, None when it does not say."""
+    checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=is_complete(path))
+    return checkpoint.get('meta', {}).get('seed')
+
+
 def latest_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
     """Find the newest complete checkpoint of a run.
 

@@ -154,3 +154,35 @@ def test_check_annotations_of_val_and_test_learn_the_classes(runner, val):
         assert transform.num_classes is None
         getattr(hook, f'before_{stage}')(runner)
         assert transform.num_classes == 3
+
+
+def test_validation_data_that_would_fail_later_are_refused(runner, scenes, val):
+    (scenes.root / 'val/masks/v1.png').unlink()
+    with pytest.raises(ValueError, match=r'val_dataloader\.dataset: 1 of 2 .*no mask: .*v1\.png'):
+        check(runner)
+
+
+def test_broken_validation_images_are_named(runner, scenes, val):
+    path = scenes.root / 'val/images/v0.png'
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r'1 of 2 images can not be read: .*v0\.png .*too early'):
+        check(runner)
+
+
+def test_missing_masks_of_plain_training_data_are_refused(runner, scenes):
+    runner.train_dataloader = DataLoader(runner.train_dataloader.dataset.labeled)
+    scenes_mask = next(iter(sorted((scenes.root / 'masks').glob('*.png'))))
+    scenes_mask.unlink()
+    with pytest.raises(ValueError, match=r'train_dataloader\.dataset: 1 of 5 .*no mask'):
+        check(runner)
+
+
+def test_a_forgotten_collate_function_is_named(runner):
+    from mmengine.dataset import pseudo_collate
+
+    loader = runner.train_dataloader
+    runner.train_dataloader = DataLoader(
+        loader.dataset, 4, sampler=loader.sampler, collate_fn=pseudo_collate
+    )
+    with pytest.raises(ValueError, match="pseudo_collate.*type='semi_collate'"):
+        check(runner)

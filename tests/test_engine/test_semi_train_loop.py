@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tool_runs import load_checkpoint, text_log, train_scalars
+import re
+
+from tool_runs import SUPERVISED, load_checkpoint, text_log, train_scalars
 
 EPOCHS = dict(
     train_cfg=dict(max_iters=None, max_epochs=2, val_begin=2, val_interval=1),
@@ -29,3 +31,36 @@ def test_epochs_are_passes_over_the_unlabeled_images(train):
 def test_iterations_and_epochs_exclude_each_other(train):
     both = train(train_cfg=dict(max_epochs=2), code=1)
     assert 'exactly one of max_iters and max_epochs, got max_iters=8, max_epochs=2' in both.output
+
+
+def test_wrong_lengths_and_schedules_are_refused(train):
+    for changes, message in (
+        (dict(train_cfg=dict(val_interval=0)), 'train_cfg.val_interval must be a whole number'),
+        (dict(train_cfg=dict(max_iters='many')), "train_cfg.max_iters .* got 'many'"),
+        (
+            dict(param_scheduler=[dict(type='PolyLR', by_epoch=True, end=2)]),
+            'param_scheduler: PolyLR has by_epoch=True',
+        ),
+    ):
+        assert re.search(message, train(code=1, **changes).output)
+
+
+def test_a_best_checkpoint_is_replaced_only_by_a_finished_one(train):
+    """save_best names a metric that rises or falls; one best file is left, and it is whole."""
+    changes = dict(
+        train_cfg=dict(val_interval=1),
+        default_hooks=dict(checkpoint=dict(save_best='mIoU', interval=100)),
+    )
+    run = train(**changes)
+    (best,) = run.work_dir.glob('best_mIoU_iter_*.pth')
+    scores = re.findall(r'Iter\(val\).*mIoU: ([0-9.]+)', text_log(run.work_dir))
+    assert int(best.stem.split('_')[-1]) == scores.index(max(scores, key=float)) + 1
+    wrong = dict(default_hooks=dict(checkpoint=dict(save_best='miou')))
+    assert "there is no metric 'miou'; validation gave" in train(code=1, **wrong).output
+
+
+def test_a_plain_segmentor_with_a_loss_that_is_not_finite_is_stopped(train):
+    changes = dict(optim_wrapper=dict(optimizer=dict(lr=1e30)))
+    assert re.search(
+        r'iteration \d+: loss is not finite', train(SUPERVISED, code=1, **changes).output
+    )

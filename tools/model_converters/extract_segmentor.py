@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmseg.registry import MODELS, TRANSFORMS
 
 import mmseg_semi
@@ -46,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument('out', help='path of the checkpoint to write, ending in .pth')
     parser.add_argument('--which', choices=sorted(PREFIXES), default='student')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
     args = parser.parse_args()
     if not args.out.endswith('.pth'):
         parser.error(f'out must end in .pth, got {args.out}')
@@ -140,7 +141,7 @@ def main() -> None:
     args = parse_args()
     if not is_complete(args.checkpoint):
         raise SystemExit(f'checkpoint {args.checkpoint} does not exist or is cut short')
-    cfg = plain_config(load_config(args.config))
+    cfg = plain_config(load_config(args.config, args.cfg_options))
     checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
     plain = plain_checkpoint(checkpoint, args.which)
     folder = os.path.dirname(os.path.abspath(args.out))

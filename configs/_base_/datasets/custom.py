@@ -1,9 +1,10 @@
-# Your own images. The folders, relative to data_root (change any of them in your config):
+# Your own images. The folders, relative to data_root (each data_prefix can be changed):
 #   images/labeled    annotations/labeled    the few labeled images and their masks
 #   images/unlabeled                         many images, nested folders allowed, no masks
 #   images/val        annotations/val        for validation and test
 # A mask is a single-channel PNG of class numbers 0..K-1, 255 where nobody knows; mask and image
-# have the same name without suffix.
+# have the same name without suffix. Crop size and augmentation are inside the pipelines: to change
+# them, copy this file.
 data_root = 'data/custom/'
 metainfo = dict(classes=('background', 'object'))
 crop_size = (320, 320)
@@ -80,3 +81,19 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=(1280, 320), keep_ratio=True),
+                dict(type='Resize', scale=(1920, 480), keep_ratio=True),
+            ],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
+tta_model = dict(type='SegTTAModel')

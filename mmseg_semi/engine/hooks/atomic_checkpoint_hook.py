@@ -100,7 +100,35 @@ class AtomicCheckpointHook(CheckpointHook):
         return outdated
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
-        super()._save_best_checkpoint(_AtomicRunner(runner) if self._atomic else runner, metrics)
+        if not self._atomic or not self.save_best:
+            super()._save_best_checkpoint(runner, metrics)
+            return
+        for name in self.key_indicators:
+            if name != 'auto' and name not in metrics:
+                raise KeyError(
+                    f"default_hooks.checkpoint.save_best: there is no metric '{name}'; validation "
+                    f'gave {", ".join(metrics)}'
+                )
+        # mmengine removes the previous best file before it writes the new one; it is hidden from
+        # it and removed afterwards.
+        single = getattr(self, 'best_ckpt_path', None)
+        several = dict(getattr(self, 'best_ckpt_path_dict', {}))
+        self.best_ckpt_path = None
+        self.best_ckpt_path_dict = dict.fromkeys(several)
+        super()._save_best_checkpoint(_AtomicRunner(runner), metrics)
+        self.best_ckpt_path = _keep_newer(single, self.best_ckpt_path)
+        for name, path in several.items():
+            newer = self.best_ckpt_path_dict.get(name)
+            self.best_ckpt_path_dict[name] = _keep_newer(path, newer)
+
+
+def _keep_newer(old: Optional[str], new: Optional[str]) -> Optional[str]:
+    """Remove the old file when there is a new one; return the one that counts."""
+    if new is None:
+        return old
+    if old is not None and old != new and is_main_process() and osp.isfile(old):
+        os.remove(old)
+    return new
 
 
 def _write_pointer(path: str, target: str) -> None:

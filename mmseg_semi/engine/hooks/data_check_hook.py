@@ -15,8 +15,15 @@ from mmseg.registry import DATASETS, HOOKS
 from torch import nn
 
 from mmseg_semi.datasets.checks import check_overlap
-from mmseg_semi.datasets.dataset_tree import image_paths
-from mmseg_semi.datasets.labeled_checks import fill_num_classes
+from mmseg_semi.datasets.dataset_tree import (
+    image_paths,
+    is_local,
+    leaf_datasets,
+    pipeline_transforms,
+)
+from mmseg_semi.datasets.errors import DataError, name_some
+from mmseg_semi.datasets.image_files import unreadable_reason
+from mmseg_semi.datasets.labeled_checks import fill_num_classes, verify_labeled
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
 
@@ -56,7 +63,12 @@ class DataCheckHook(Hook):
         for key, dataset in datasets.items():
             fill_num_classes(dataset, key)
             _check_classes(runner.model, dataset, key)
+        if not semi:
+            verify_labeled(loader.dataset, train_key)
+        if heldout['val']:
+            _check_heldout(heldout['val'], 'val_dataloader.dataset')
         if semi:
+            _check_collate(loader)
             _check_images(loader.dataset, [dataset for dataset in heldout.values() if dataset])
             _log_summary(loader)
 
@@ -65,7 +77,8 @@ class DataCheckHook(Hook):
         fill_num_classes(runner.val_dataloader.dataset, 'val_dataloader.dataset')
 
     def before_test(self, runner: Any) -> None:
-        """Tell ``CheckAnnotations`` of the test pipeline the number of classes."""
+        """Check the test images; tell ``CheckAnnotations`` the number of classes."""
+        _check_heldout(runner.test_dataloader.dataset, 'test_dataloader.dataset')
         fill_num_classes(runner.test_dataloader.dataset, 'test_dataloader.dataset')
 
 
@@ -86,6 +99,31 @@ def _heldout_dataset(runner: Any, name: str) -> Any | None:
             level=logging.WARNING,
         )
         return None
+
+
+def _check_heldout(dataset: Any, key: str) -> None:
+    """Refuse validation or test data that would fail later, perhaps after hours of training."""
+    for leaf in leaf_datasets(dataset):
+        if not is_local(getattr(leaf, 'backend_args', None)):
+            continue
+        names = [type(transform).__name__ for transform in pipeline_transforms(leaf)]
+        verify_labeled(leaf, key, masks='LoadAnnotations' in names)
+        reasons = {path: unreadable_reason(path) for path in image_paths(leaf)}
+        broken = [f'{path} ({reason})' for path, reason in reasons.items() if reason]
+        if broken:
+            raise DataError(
+                f'{key}: {len(broken)} of {len(reasons)} images can not be read: '
+                f'{name_some(broken)}. Replace or remove them.'
+            )
+
+
+def _check_collate(loader: Any) -> None:
+    function = getattr(loader.collate_fn, 'func', loader.collate_fn)
+    if getattr(function, '__name__', '') in ('pseudo_collate', 'default_collate'):
+        raise ValueError(
+            f'train_dataloader.collate_fn is {function.__name__}, which cannot join labeled and '
+            "unlabeled samples: set collate_fn=dict(type='semi_collate')"
+        )
 
 
 def _attr(owner: Any, name: str) -> Any | None:

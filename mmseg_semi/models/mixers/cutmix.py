@@ -39,6 +39,9 @@ class CutMix(BaseMixer):
         aspect: tuple[float, float] = (0.3, 1 / 0.3),
     ) -> None:
         super().__init__()
+        for name, value in (('area', area), ('aspect', aspect)):
+            if not isinstance(value, (list, tuple)):
+                raise TypeError(f'CutMix.{name} must be (smallest, largest), got {value!r}')
         self.prob, self.area, self.aspect = prob, tuple(area), tuple(aspect)
         self._warned = False
         # Draws one box now, so that a wrong argument is refused when the model is built.

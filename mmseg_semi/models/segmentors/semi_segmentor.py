@@ -383,9 +383,9 @@ def _build_teacher(
 ) -> Optional[BaseSegmentor]:
     if teacher is None:
         return None
-    if dict(teacher) != dict(type='ema'):
+    if not isinstance(teacher, dict) or dict(teacher) != dict(type='ema'):
         raise ValueError(
-            f"model.teacher must be None or dict(type='ema'), got {dict(teacher)}. Momentum and "
+            f"model.teacher must be None or dict(type='ema'), got {teacher!r}. Momentum and "
             'buffers are arguments of MeanTeacherHook.'
         )
     built = MODELS.build(cfg)
