@@ -61,7 +61,7 @@ def run_command(
     command: Sequence[Any],
     cwd: Path,
     code: Optional[int] = 0,
-    timeout: float = 240,
+    timeout: float = 900,
     **env: str,
 ) -> Finished:
     """Run a command as a real, fresh process."""
@@ -112,7 +112,7 @@ class ForkServer:
         *args: Any,
         code: Optional[int] = 0,
         cwd: Optional[Path] = None,
-        timeout: float = 180,
+        timeout: float = 600,
         env: Optional[Mapping[str, str]] = None,
         unblock: Sequence[str] = (),
     ) -> Finished:
