@@ -37,10 +37,16 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             returns.
 
         Raises:
-            ValueError: Images are larger than ``size``.
+            ValueError: Images are larger than ``size``, a part is missing, or
+                ``batch_augments`` is set.
         """
         if 'labeled' not in data and 'unlabeled' not in data:
             return super().forward(data, training)
+        if self.batch_augments is not None:
+            raise ValueError(
+                'data_preprocessor.batch_augments does not know unlabeled images: remove it and '
+                'augment in the pipelines'
+            )
         data = self.cast_data(data)
         labeled, unlabeled = data.get('labeled'), data.get('unlabeled')
         if labeled is None or unlabeled is None:
@@ -85,7 +91,9 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         return torch.stack(out)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        if self.channel_conversion and images.shape[1] == 3:
+        # The attribute's name differs between mmseg and its maintained fork.
+        swap = getattr(self, 'channel_conversion', None)
+        if (self._channel_conversion if swap is None else swap) and images.shape[1] == 3:
             images = images.flip(1)
         images = images.float()
         if self._enable_normalize:
