@@ -202,8 +202,8 @@ def test_tta_is_the_mean_over_the_scales(test_with, ours, ema_run, digit_root):
 
 def test_missing_and_truncated_checkpoints_are_refused(server, ema_run, tmp_path):
     missing = server.run(TEST, ema_run.config, tmp_path / 'no.pth', code=1)
-    assert f'{tmp_path / "no.pth"} does not exist' in missing.output
+    assert f'{tmp_path / "no.pth"}: the file does not exist' in missing.output
     half = tmp_path / 'half.pth'
     half.write_bytes(ema_run.checkpoint.read_bytes()[:-2000])
     cut = server.run(TEST, ema_run.config, half, code=1)
-    assert f'{half} is cut short' in cut.output
+    assert f'{half}: the file is cut short' in cut.output
