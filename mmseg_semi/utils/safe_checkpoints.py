@@ -16,6 +16,7 @@ from typing import Any, Optional, Union
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint as mmengine_checkpoint
 
 _HISTORY_METHODS = ('current', 'max', 'mean', 'min')
 
@@ -52,6 +53,16 @@ def allow_mmengine_checkpoints() -> None:
     add = getattr(torch.serialization, 'add_safe_globals', None)
     if add is not None:  # torch < 2.4 has no safe globals and no safe default either
         add(_allowed_globals())
+    if hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        mmengine_checkpoint._safe_torch_load = _load_safely
+
+
+def _load_safely(file: Any, map_location: Any = None, weights_only: Optional[bool] = None) -> Any:
+    """Stand in for the fork's loader, which turns the safe one off when that refuses a file.
+
+    It also takes ``getattr`` and ``HistoryBuffer`` back from torch's list after each file.
+    """
+    return torch.load(file, map_location=map_location, weights_only=True)
 
 
 def is_complete(path: Union[str, Path]) -> bool:
