@@ -72,7 +72,9 @@ class AtomicCheckpointHook(CheckpointHook):
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = osp.join(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        _AtomicRunner(runner).save_checkpoint(
+        # mmengine saves the last checkpoint again from within _save_best_checkpoint.
+        runner = runner if isinstance(runner, _AtomicRunner) else _AtomicRunner(runner)
+        runner.save_checkpoint(
             self.out_dir,
             filename,
             self.file_client_args,
