@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DENOMINATORS = ('valid', 'selected', 'weight')
+CONSISTENCY_KINDS = ('kl', 'cross_entropy', 'cosine')
 
 
 def weighted_cross_entropy(
@@ -39,18 +40,25 @@ def weighted_cross_entropy(
     Raises:
         ValueError: ``denominator`` is unknown or the sizes differ.
     """
-    if denominator not in DENOMINATORS:
-        raise ValueError(f'denominator must be one of {DENOMINATORS}, got {denominator!r}')
     if logits.shape[0] != label.shape[0] or logits.shape[-2:] != label.shape[-2:]:
         raise ValueError(
             f'logits {tuple(logits.shape)} and label {tuple(label.shape)} differ in batch or size'
         )
     valid = valid & (label != 255)
     keep = valid if selected is None else valid & selected
-    factor = keep.float() if weight is None else torch.where(keep, weight.float(), 0.0)
     # Labels of dropped pixels are replaced: their loss must be finite for 0 * loss to be 0.
     target = torch.where(keep, label, torch.full_like(label, -100))
     loss = F.cross_entropy(logits.float(), target, reduction='none', ignore_index=-100)
+    return _masked_mean(loss, valid, keep, weight, denominator)
+
+
+def _masked_mean(
+    loss: Tensor, valid: Tensor, keep: Tensor, weight: Optional[Tensor], denominator: str
+) -> Tensor:
+    """Sum the weighted loss (B, H, W) over ``keep`` and divide as ``denominator`` says."""
+    if denominator not in DENOMINATORS:
+        raise ValueError(f'denominator must be one of {DENOMINATORS}, got {denominator!r}')
+    factor = keep.float() if weight is None else torch.where(keep, weight.float(), 0.0)
     if denominator == 'valid':
         count = valid.sum().clamp(min=1)
     elif denominator == 'selected':
@@ -59,3 +67,51 @@ def weighted_cross_entropy(
         total = factor.sum()
         count = torch.where(total > 0, total, torch.ones_like(total))
     return (loss * factor).sum() / count
+
+
+def soft_consistency(
+    logits: Tensor,
+    target_logits: Tensor,
+    valid: Tensor,
+    selected: Optional[Tensor] = None,
+    weight: Optional[Tensor] = None,
+    kind: str = 'kl',
+    denominator: str = 'valid',
+) -> Tensor:
+    r"""Distance of each selected pixel's class distribution to a target distribution.
+
+    CorrMatch's soft loss (Sun et al., CVPR 2024): :math:`KL(p_t || p)` with p the softmax of
+    ``logits`` and p_t that of ``target_logits``.
+
+    Args:
+        logits: (B, K, H, W), before softmax; computed in float32 at least.
+        target_logits: (B, K, H, W); no gradient flows into them.
+        valid: Bool (B, H, W), False on padding.
+        selected: Bool (B, H, W). Defaults to all valid pixels.
+        weight: Non-negative (B, H, W), without gradient. Defaults to 1.
+        kind: ``'kl'``; ``'cross_entropy'`` :math:`-\sum_k p_{t,k} \log p_k`; ``'cosine'``
+            :math:`1 - \cos(p_t, p)`.
+        denominator: As in :func:`weighted_cross_entropy`.
+
+    Returns:
+        0-dim loss. With an empty denominator it is 0 and still connected to the graph.
+
+    Raises:
+        ValueError: ``kind`` or ``denominator`` is unknown or the sizes differ.
+    """
+    if kind not in CONSISTENCY_KINDS:
+        raise ValueError(f'kind must be one of {CONSISTENCY_KINDS}, got {kind!r}')
+    if logits.shape != target_logits.shape or logits[:, 0].shape != valid.shape:
+        raise ValueError(
+            f'logits {tuple(logits.shape)}, target_logits {tuple(target_logits.shape)} and valid '
+            f'{tuple(valid.shape)} differ in batch, classes or size'
+        )
+    target = target_logits.detach().float().log_softmax(dim=1)
+    if kind == 'cosine':
+        loss = 1 - F.cosine_similarity(logits.float().softmax(dim=1), target.exp(), dim=1)
+    else:
+        own = logits.float().log_softmax(dim=1)
+        difference = target - own if kind == 'kl' else -own
+        loss = (target.exp() * difference).sum(dim=1)
+    keep = valid if selected is None else valid & selected
+    return _masked_mean(loss, valid, keep, weight, denominator)
