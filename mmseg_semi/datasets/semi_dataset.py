@@ -160,7 +160,8 @@ class SemiDataset(Dataset):
         Returns:
             What the pipeline of that part returns, and ``source``. Labeled: ``inputs`` uint8
             (3, H, W) BGR and ``data_samples``. Unlabeled: ``weak`` uint8 (3, H, W) BGR, ``strong``
-            a list of views of the same kind, and ``data_samples`` with ``valid``.
+            a list of views of the same kind, and ``data_samples`` with ``valid`` and, in their
+            meta information, the seed (``sample_seed``).
 
         Raises:
             DataError: Names the image (and mask) and what is wrong.
@@ -171,6 +172,8 @@ class SemiDataset(Dataset):
         for step in range(len(part)):
             item = self._load(source, (index + step) % len(part), seed)
             if item is not None:
+                if source == 'unlabeled' and seed is not None:
+                    item['data_samples'].set_metainfo(dict(sample_seed=seed))
                 return dict(item, source=source)
         raise DataError(
             f'{source}: none of the {len(part)} images can be read, so on_error={self.on_error!r} '

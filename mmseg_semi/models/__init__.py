@@ -1,11 +1,11 @@
 """Segmentors, refiners, mixers, perturbations, heads and losses of semi-supervised training."""
 
 from .data_preprocessors import SemiDataPreprocessor
-from .heads import BaseSemiHead
-from .losses import BaseSemiLoss, PseudoLabelCrossEntropy
+from .heads import BaseSemiHead, CorrelationHead
+from .losses import BaseSemiLoss, PseudoLabelCrossEntropy, SoftConsistencyLoss
 from .mixers import BaseMixer, CutMix
 from .perturbations import BasePerturbation, FeatureDropout
-from .refiners import BaseRefiner, ConfidenceThreshold
+from .refiners import BaseRefiner, ConfidenceThreshold, EMAThreshold, RegionPropagation
 from .segmentors import SemiSegmentor
 
 __all__ = [
@@ -15,9 +15,13 @@ __all__ = [
     'BaseSemiHead',
     'BaseSemiLoss',
     'ConfidenceThreshold',
+    'CorrelationHead',
     'CutMix',
+    'EMAThreshold',
     'FeatureDropout',
     'PseudoLabelCrossEntropy',
+    'RegionPropagation',
     'SemiDataPreprocessor',
     'SemiSegmentor',
+    'SoftConsistencyLoss',
 ]

@@ -8,7 +8,7 @@ from typing import Any, Optional, TypeVar
 
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 
 class Component(nn.Module):
@@ -19,11 +19,27 @@ class Component(nn.Module):
         pseudo_fields: ``'prob'`` and ``'logits'`` are mixed only for components that name them.
         required_hooks: Class names of hooks without which its state would stay frozen; training
             is refused when one is missing.
+        needs_weak: Whether it reads the student's outputs on the weak images.
     """
 
     taps: tuple[str, ...] = ()
     pseudo_fields: tuple[str, ...] = ()
     required_hooks: tuple[str, ...] = ()
+    needs_weak: bool = False
+
+    def attach(self, model: nn.Module) -> None:
+        """Get to know the finished ``SemiSegmentor``; called once, when it is built.
+
+        The place to look up other components, to build layers whose sizes depend on the
+        segmentor, and to refuse a combination that cannot work.
+
+        Raises:
+            ValueError: The combination cannot work; says why.
+        """
+
+    def log_values(self) -> dict[str, Tensor]:
+        """Return 0-dim figures of the present step for the log; no name may contain ``loss``."""
+        return {}
 
 
 T = TypeVar('T', bound=Component)

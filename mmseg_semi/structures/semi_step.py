@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional, Union
 
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -68,6 +68,11 @@ class SemiStep:
         perturbed: Student outputs on the weak images' perturbed features.
         iteration: Iterations that the run has done before this one.
         max_iters: Iterations of the whole run.
+        threshold: Confidence threshold of this step, a number or a 0-dim tensor; set by selection
+            refiners that have one.
+        observed: Whether somebody looks at this step when it is finished.
+        refined: The pseudo-label after each refiner by name; filled only when observed.
+        shared: What a component computes once and others read, by the component that owns it.
     """
 
     labeled_images: Tensor
@@ -85,6 +90,10 @@ class SemiStep:
     perturbed: Optional[SegOutputs] = None
     iteration: int = 0
     max_iters: int = 0
+    threshold: Optional[Union[float, Tensor]] = None
+    observed: bool = False
+    refined: dict[str, PseudoLabel] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def image_names(self) -> list[str]:

@@ -2,6 +2,16 @@
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .data_check_hook import DataCheckHook
+from .ema_threshold_hook import EMAThresholdHook
 from .mean_teacher_hook import MeanTeacherHook
+from .pseudo_label_stats_hook import PseudoLabelStatsHook
+from .pseudo_label_vis_hook import PseudoLabelVisHook
 
-__all__ = ['AtomicCheckpointHook', 'DataCheckHook', 'MeanTeacherHook']
+__all__ = [
+    'AtomicCheckpointHook',
+    'DataCheckHook',
+    'EMAThresholdHook',
+    'MeanTeacherHook',
+    'PseudoLabelStatsHook',
+    'PseudoLabelVisHook',
+]

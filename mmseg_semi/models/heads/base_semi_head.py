@@ -13,6 +13,10 @@ from mmseg_semi.structures import SemiStep
 class BaseSemiHead(Component):
     """Has parameters or state of its own and adds losses; nothing of it runs at inference."""
 
+    def supervised(self, step: SemiStep) -> dict[str, Tensor]:
+        """Return named values of the labeled images, as ``forward`` does; in the warm-up too."""
+        return {}
+
     @abstractmethod
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
         """Return named values; those whose name contains ``loss`` are summed and trained."""

@@ -2,5 +2,7 @@
 
 from .base_refiner import STAGES, BaseRefiner
 from .confidence_threshold import ConfidenceThreshold
+from .ema_threshold import EMAThreshold
+from .region_propagation import RegionPropagation
 
-__all__ = ['STAGES', 'BaseRefiner', 'ConfidenceThreshold']
+__all__ = ['STAGES', 'BaseRefiner', 'ConfidenceThreshold', 'EMAThreshold', 'RegionPropagation']

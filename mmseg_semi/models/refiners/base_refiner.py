@@ -23,9 +23,11 @@ class BaseRefiner(Component):
 
     Attributes:
         stage: One of ``STAGES``.
+        gives_threshold: Whether it sets ``step.threshold``, a threshold of the confidence.
     """
 
     stage: str = ''
+    gives_threshold: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -23,6 +23,7 @@ class ConfidenceThreshold(BaseRefiner):
     """
 
     stage = 'selection'
+    gives_threshold = True
 
     def __init__(self, threshold: float = 0.95) -> None:
         super().__init__()
@@ -32,6 +33,7 @@ class ConfidenceThreshold(BaseRefiner):
 
     def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
         """Narrow ``selected``."""
+        step.threshold = self.threshold
         return pseudo.update(selected=pseudo.selected & (pseudo.confidence >= self.threshold))
 
     def extra_repr(self) -> str:

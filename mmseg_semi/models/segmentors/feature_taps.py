@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-TAP_NAMES = ('encoder', 'aspp', 'penultimate')
+TAP_NAMES = ('encoder', 'aspp', 'penultimate', 'classifier')
 
 
 def _last_tensor(output: Any, name: str) -> Tensor:
@@ -29,6 +29,8 @@ def _locate(segmentor: nn.Module, name: str) -> tuple[nn.Module, bool]:
     if name == 'penultimate':
         # The classifier's input before the head's own dropout.
         return (head.dropout if head.dropout is not None else head.conv_seg), True
+    if name == 'classifier':
+        return head.conv_seg, False
     if name == 'aspp':
         if not (hasattr(head, 'aspp_modules') and hasattr(head, 'bottleneck')):
             raise ValueError(
@@ -51,8 +53,8 @@ class FeatureTaps:
 
     Args:
         names: ``'encoder'`` (the backbone's last map), ``'aspp'`` (the ASPP module's output),
-            ``'penultimate'`` (the input of the classifier layer), or the path of any module
-            inside the segmentor (its output).
+            ``'penultimate'`` (the input of the classifier layer), ``'classifier'`` (its output:
+            class logits), or the path of any module inside the segmentor (its output).
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from mmseg.models.segmentors.base import BaseSegmentor
@@ -125,6 +125,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         self.progress: Optional[tuple[int, int]] = None
         self.channels_last = channels_last
         self._check_streams()
+        self._attach_components()
         self.student_sees_weak = self._decide_weak(student_sees_weak)
         self.taps = FeatureTaps(tap for part in self._components() for tap in part.taps)
         self.taps.check(self.segmentor)
@@ -133,12 +134,24 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
         self._image_names: list[str] = []
         self._hooks_seen: set[str] = set()
+        self._observers: list[tuple[Callable[[SemiStep], None], Callable[[], bool]]] = []
 
     # ---------------------------------------------------------------- construction
 
     def _components(self) -> list[Component]:
         parts = [*self.refiners.values(), *self.losses.values(), *self.heads.values()]
         return parts + [part for part in (self.mixer, self.perturbation) if part is not None]
+
+    def _attach_components(self) -> None:
+        kinds = dict(refiners=self.refiners, losses=self.losses, heads=self.heads)
+        named = {f'{kind}.{n}': part for kind, parts in kinds.items() for n, part in parts.items()}
+        named.update(mixer=self.mixer, perturbation=self.perturbation)
+        for key, part in named.items():
+            if part is not None:
+                try:
+                    part.attach(self)
+                except ValueError as error:
+                    raise ValueError(f'model.{key}: {error}') from error
 
     def _check_streams(self) -> None:
         streams = {getattr(part, 'stream', None) for part in self.losses.values()}
@@ -160,14 +173,17 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             )
 
     def _decide_weak(self, wanted: Optional[bool]) -> bool:
-        needed = self.teacher is None or self.perturbation is not None
-        if wanted is False and needed:
-            reader = 'the student is its own teacher' if self.teacher is None else 'perturbation'
+        readers = [type(part).__name__ for part in self._components() if part.needs_weak]
+        if self.perturbation is not None:
+            readers.append('perturbation')
+        if self.teacher is None:
+            readers.append('the student is its own teacher')
+        if wanted is False and readers:
             raise ValueError(
-                f'model.student_sees_weak=False, but weak images are needed by it ({reader}); '
-                'remove the key'
+                'model.student_sees_weak=False, but weak images are needed by it '
+                f'({", ".join(readers)}); remove the key'
             )
-        return needed if wanted is None else wanted
+        return bool(readers) if wanted is None else wanted
 
     # ---------------------------------------------------------------- training step
 
@@ -194,6 +210,9 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         self.forward_views(step)
         losses.update(self.unsupervised(step))
         losses.update(self.diagnostics(step))
+        for observe, due in self._observers:
+            if due():
+                observe(step)
         return losses
 
     def begin_step(self, inputs: Any, data_samples: Any) -> SemiStep:
@@ -214,6 +233,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             unlabeled_samples=data_samples['unlabeled'],
         )
         step.iteration, step.max_iters = self._get_progress()
+        step.observed = any(due() for _, due in self._observers)
         self._image_names = step.image_names
         return step
 
@@ -232,12 +252,15 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         step.labeled, step.weak = outputs.split(sizes)
 
     def supervised(self, step: SemiStep) -> dict[str, Tensor]:
-        """Compute the segmentor's own losses on the labeled images."""
+        """Compute the segmentor's own losses and those of the heads on the labeled images."""
         losses = supervised_losses(self.segmentor, step.labeled, step.labeled_samples)
-        return {
+        values = {
             name: value * self.supervised_weight if 'loss' in name else value
             for name, value in losses.items()
         }
+        for name, head in self.heads.items():
+            values.update({f'{name}.{key}': v for key, v in head.supervised(step).items()})
+        return values
 
     @torch.no_grad()
     def make_pseudo_label(self, step: SemiStep) -> None:
@@ -252,8 +275,10 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
     def refine(self, step: SemiStep) -> None:
         """Run the refiners, stage by stage."""
         step.pseudo = step.raw_pseudo
-        for refiner in self.refiners.values():
+        for name, refiner in self.refiners.items():
             step.pseudo = refiner(step.pseudo, step)
+            if step.observed:
+                step.refined[name] = step.pseudo
 
     @torch.no_grad()
     def make_views(self, step: SemiStep) -> None:
@@ -293,10 +318,14 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
 
     @torch.no_grad()
     def diagnostics(self, step: SemiStep) -> dict[str, Tensor]:
-        """Give figures for the log: the share of selected pixels and the mean confidence."""
+        """Give figures for the log: the selected share, the mean confidence, the components'."""
         valid = step.pseudo.valid
         mean = (step.pseudo.confidence * valid).sum() / valid.sum().clamp(min=1)
-        return dict(selected=selected_ratio(step.pseudo.selected, valid), confidence=mean)
+        values = dict(selected=selected_ratio(step.pseudo.selected, valid), confidence=mean)
+        for parts in (self.refiners, self.losses, self.heads):
+            for name, part in parts.items():
+                values.update({f'{name}.{key}': v for key, v in part.log_values().items()})
+        return values
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the losses; stop before the update when one is not finite.
@@ -320,6 +349,18 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
     def hook_attached(self, name: str) -> None:
         """Tell the model that the hook ``name`` moves its state in this run."""
         self._hooks_seen.add(name)
+
+    def add_observer(
+        self, observe: Callable[[SemiStep], None], due: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Show the finished step of training iterations after the warm-up to ``observe``.
+
+        Args:
+            observe: Called with the step, which then also holds the pseudo-label after each
+                refiner (``step.refined``).
+            due: Asked before and after each step whether this one is to be shown.
+        """
+        self._observers.append((observe, due))
 
     def set_progress(self, iteration: int, max_iters: int) -> None:
         """Tell the model where the run is; ``SemiTrainLoop`` does it before each iteration.

@@ -1,0 +1,111 @@
+"""True masks of unlabeled images, for looking at pseudo-labels and never for training."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from .dataset_tree import leaf_datasets, pipeline_transforms
+from .errors import DataError, name_some
+from .seeding import seeded
+from .semi_dataset import SemiDataset
+from .transforms import InitValidMask, PackSemiInputs, StrongViews
+
+
+class AuditMasks:
+    """Gives the truth under the augmented crops of unlabeled images.
+
+    ``SemiDataset`` augments a sample by a seed that the sample carries. The geometric part of the
+    pipeline is run again with that seed, and with the mask in place of the valid map; the image
+    that comes out must be the one that was trained on.
+
+    Args:
+        dataset: The dataset that is trained on.
+        root: Folder with one single-channel mask an image, of the same relative name.
+        suffix: Suffix of the masks.
+
+    Raises:
+        FileNotFoundError: The folder or some of the masks are missing.
+        ValueError: The dataset is no ``SemiDataset``, or its unlabeled pipeline has no
+            ``InitValidMask``.
+    """
+
+    def __init__(self, dataset: SemiDataset, root: str, suffix: str = '.png') -> None:
+        if not isinstance(dataset, SemiDataset):
+            raise ValueError(
+                f'audit masks belong to a SemiDataset, not to {type(dataset).__name__}'
+            )
+        if not os.path.isdir(root):
+            raise FileNotFoundError(
+                f'audit_root: there is no folder {root} (looked for from {os.getcwd()}). Correct '
+                'it, or leave it out to go without audit masks.'
+            )
+        self.dataset, self.root, self.suffix = dataset, root, suffix
+        self._transforms: dict[str, list[Any]] = {}
+        self._masks: dict[str, str] = {}
+        for leaf in leaf_datasets(dataset.unlabeled):
+            transforms = pipeline_transforms(leaf)
+            if not any(isinstance(t, InitValidMask) for t in transforms):
+                raise ValueError('the unlabeled pipeline has no InitValidMask for audit masks')
+            folder = leaf.data_prefix.get('img_path') or '.'
+            for index in range(len(leaf)):
+                path = leaf.get_data_info(index)['img_path']
+                stem = os.path.splitext(os.path.relpath(path, folder))[0]
+                self._masks[path] = os.path.join(root, stem + suffix)
+                self._transforms[path] = transforms
+        missing = [mask for mask in self._masks.values() if not os.path.isfile(mask)]
+        if missing:
+            raise FileNotFoundError(
+                f'audit_root: {len(missing)} of {len(self._masks)} unlabeled images have no mask '
+                f'there: {name_some(sorted(missing))}. A mask has the name of its image, relative '
+                f'to data_prefix.img_path, with the suffix {suffix}.'
+            )
+
+    def load(self, sample: SegDataSample, weak: Tensor) -> Tensor:
+        """Return the truth under one augmented image.
+
+        Args:
+            sample: Data sample of the unlabeled image as ``SemiDataset`` made it.
+            weak: The image that was trained on, uint8 (3, H, W).
+
+        Returns:
+            uint8 (H, W), 255 where nobody knows.
+
+        Raises:
+            DataError: The mask cannot be read or has another size than the image, or running the
+                pipeline again gave another image.
+        """
+        path, seed = sample.img_path, sample.sample_seed
+        mask = cv2.imread(self._masks[path], cv2.IMREAD_UNCHANGED)
+        if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
+            raise DataError(
+                f'audit mask {self._masks[path]} is no single-channel 8-bit image of class numbers'
+            )
+        results: dict[str, Any] = dict(img_path=path, seg_fields=[])
+        with seeded(seed):
+            for transform in self._transforms[path]:
+                if isinstance(transform, (StrongViews, PackSemiInputs)):
+                    break
+                results = transform(results)
+                if isinstance(transform, InitValidMask):
+                    if mask.shape != results['gt_seg_map'].shape:
+                        raise DataError(
+                            f'audit mask {self._masks[path]} is {mask.shape}, its image '
+                            f'{results["gt_seg_map"].shape}; they must have one size'
+                        )
+                    results['gt_seg_map'] = mask
+        image = torch.from_numpy(np.ascontiguousarray(results['img'].transpose(2, 0, 1)))
+        if not torch.equal(image, weak.cpu()):
+            raise DataError(
+                f'{path}: running its pipeline again gave another image, so the audit mask would '
+                'not fit. A transform of the unlabeled pipeline looks at the mask (RandomCrop '
+                'with cat_max_ratio < 1) or has a random generator of its own; audit masks do '
+                'not work with it.'
+            )
+        return torch.from_numpy(np.ascontiguousarray(results['gt_seg_map']))

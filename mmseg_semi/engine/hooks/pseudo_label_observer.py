@@ -1,0 +1,79 @@
+"""What hooks that look at pseudo-labels share."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor
+
+from mmseg_semi.datasets.audit_masks import AuditMasks
+from mmseg_semi.structures import PseudoLabel, SemiStep
+
+
+class PseudoLabelObserver(Hook):
+    """Looks at every ``interval``-th training step; costs nothing in between.
+
+    Args:
+        interval: Iterations from one look to the next.
+        audit_root: Folder of true masks of the unlabeled images, read by this hook alone. None
+            for none.
+        audit_suffix: Suffix of these masks.
+
+    Raises:
+        ValueError: ``interval`` is no positive number; the model is no ``SemiSegmentor``.
+    """
+
+    def __init__(
+        self, interval: int = 50, audit_root: Optional[str] = None, audit_suffix: str = '.png'
+    ) -> None:
+        if not (isinstance(interval, int) and interval >= 1):
+            raise ValueError(
+                f'{type(self).__name__}.interval must be a whole number >= 1, got {interval!r}'
+            )
+        self.interval = interval
+        self.audit_root, self.audit_suffix = audit_root, audit_suffix
+        self.audit: Optional[AuditMasks] = None
+        self._seen: Optional[dict[str, PseudoLabel]] = None
+        self._due = False
+
+    def before_train(self, runner: Any) -> None:
+        """Start to observe."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not hasattr(model, 'add_observer'):
+            raise ValueError(
+                f'{type(self).__name__} looks at pseudo-labels, and the model is a plain '
+                f'{type(model).__name__} without any: remove the hook from custom_hooks'
+            )
+        if self.audit_root is not None:
+            dataset = runner.train_dataloader.dataset
+            self.audit = AuditMasks(dataset, self.audit_root, self.audit_suffix)
+        model.add_observer(self._observe, lambda: self._due)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Decide whether this step is looked at."""
+        self._due = (runner.iter + 1) % self.interval == 0
+        self._seen = None
+
+    def _observe(self, step: SemiStep) -> None:
+        # Only the pseudo-labels: the step holds the graph.
+        self._seen = dict(raw=step.raw_pseudo, **step.refined)
+
+    def truth(self, data_batch: Any, size: tuple[int, int]) -> Optional[Tensor]:
+        """Return the audit masks of the batch (B, H, W), 255 on padding; None without audit."""
+        if self.audit is None:
+            return None
+        unlabeled = data_batch['unlabeled']
+        maps = [
+            self.audit.load(sample, weak)
+            for sample, weak in zip(unlabeled['data_samples'], unlabeled['weak'])
+        ]
+        return torch.stack([_pad(one, size) for one in maps])
+
+
+def _pad(one: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = one.shape
+    return F.pad(one, (0, size[1] - width, 0, size[0] - height), value=255)

@@ -1,0 +1,227 @@
+"""CorrMatch's correlation head."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from mmseg_semi.functional import propagate_pixels, weighted_cross_entropy
+from mmseg_semi.functional.losses import DENOMINATORS
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
+
+from .base_semi_head import BaseSemiHead
+
+# Positions of the paper's Table 7 and the feature that each of them is.
+POSITIONS = dict(encoder='encoder', aspp='aspp', fusion='penultimate', classifier='classifier')
+SCALES = ('inside', 'outside')
+LABELED_LOSSES = ('decode_head', 'cross_entropy')
+Maps = tuple[Tensor, Tensor]
+
+
+@MODELS.register_module()
+class CorrelationHead(BaseSemiHead):
+    r"""Learns which positions belong together, and trains with logits propagated along that.
+
+    CorrMatch (Sun et al., CVPR 2024). Features go through a 3x3 convolution with BatchNorm, ReLU
+    and dropout, then through two 1x1 convolutions to :math:`w_1, w_2`; the student's detached
+    logits z are propagated by :math:`C = softmax_{rows}(w_1^T w_2 / \sqrt{D})`, resized to the
+    image and trained: on labeled images with the truth (:math:`L_s^c`), on unlabeled ones with
+    the pseudo-label within the selected pixels (:math:`L_u^c`, the mean of the weak view and the
+    strong views). It exists in training only.
+
+    Labeled and weak images go through it together, as through the network, and so do the strong
+    views.
+
+    Args:
+        position: Feature that correlates: ``'encoder'`` (the backbone's last map), ``'aspp'``,
+            ``'fusion'`` (the decoder's output, which the classifier takes), ``'classifier'`` (the
+            classifier's output), or the path of a module of the segmentor.
+        in_channels: Channels of that feature; found by itself unless it is a path.
+        hidden_channels: Channels after the 3x3 convolution.
+        channels: D. Defaults to the number of classes.
+        dropout: Probability of dropping a channel, in [0, 1).
+        norm_cfg: Normalisation. Defaults to the decode head's, or BatchNorm.
+        scale: Where :math:`\sqrt{D}` divides: ``'inside'`` the softmax, as the paper's results
+            were made, or ``'outside'``, as it prints.
+        labeled_loss: ``'decode_head'`` trains labeled images with the decode head's own criterion
+            (its losses, weights and pixel sampler, such as OHEM), ``'cross_entropy'`` with the
+            plain mean over labeled pixels.
+        labeled_weight: Factor of the labeled loss.
+        unlabeled_weight: Factor of the unlabeled loss; 0 leaves it out.
+        denominator: As in ``PseudoLabelCrossEntropy``.
+
+    Raises:
+        ValueError: An argument outside its values; when the model is built, a feature that the
+            segmentor does not have.
+    """
+
+    needs_weak = True
+
+    def __init__(
+        self,
+        position: str = 'encoder',
+        in_channels: Optional[int] = None,
+        hidden_channels: int = 256,
+        channels: Optional[int] = None,
+        dropout: float = 0.1,
+        norm_cfg: Optional[dict[str, Any]] = None,
+        scale: str = 'inside',
+        labeled_loss: str = 'decode_head',
+        labeled_weight: float = 0.25,
+        unlabeled_weight: float = 0.125,
+        denominator: str = 'valid',
+    ) -> None:
+        super().__init__()
+        choices = (
+            ('scale', scale, SCALES),
+            ('labeled_loss', labeled_loss, LABELED_LOSSES),
+            ('denominator', denominator, DENOMINATORS),
+        )
+        for name, value, allowed in choices:
+            if value not in allowed:
+                raise ValueError(f'CorrelationHead.{name} must be one of {allowed}, got {value!r}')
+        if not 0 <= dropout < 1:
+            raise ValueError(f'CorrelationHead.dropout must be in [0, 1), got {dropout}')
+        for name, value in (('labeled', labeled_weight), ('unlabeled', unlabeled_weight)):
+            if not value >= 0:
+                raise ValueError(f'CorrelationHead.{name}_weight must be >= 0, got {value}')
+        self.position = position
+        self.tap = POSITIONS.get(position, position)
+        self.taps = (self.tap,)
+        self.in_channels, self.hidden_channels, self.channels = (
+            in_channels,
+            hidden_channels,
+            channels,
+        )
+        self.dropout, self.norm_cfg, self.scale = dropout, norm_cfg, scale
+        self.labeled_loss, self.denominator = labeled_loss, denominator
+        self.labeled_weight, self.unlabeled_weight = labeled_weight, unlabeled_weight
+        self._decode_head: tuple[nn.Module, ...] = ()
+
+    # -------------------------------------------------------------------------------- layers
+
+    def attach(self, model: nn.Module) -> None:
+        """Build the layers, whose sizes follow the segmentor."""
+        head = model.segmentor.decode_head
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        self._decode_head = (head,)  # in a tuple, so that it is not a submodule twice
+        channels = self.channels or head.out_channels
+        norm_cfg = self.norm_cfg or head.norm_cfg or dict(type='BN')
+        self.project = nn.Sequential(
+            ConvModule(
+                self.in_channels or self._find_channels(head),
+                self.hidden_channels,
+                3,
+                padding=1,
+                norm_cfg=dict(norm_cfg),
+            ),
+            nn.Dropout2d(self.dropout),
+        )
+        self.w1 = nn.Conv2d(self.hidden_channels, channels, 1)
+        self.w2 = nn.Conv2d(self.hidden_channels, channels, 1)
+
+    def _find_channels(self, head: nn.Module) -> int:
+        if self.position == 'classifier':
+            return head.out_channels
+        if self.position in ('fusion', 'penultimate'):
+            return head.conv_seg.in_channels
+        if self.position == 'aspp':
+            return head.channels
+        if self.position == 'encoder':
+            widths = head.in_channels
+            return int(widths[-1] if isinstance(widths, (list, tuple)) else widths)
+        raise ValueError(
+            f"CorrelationHead.position is the module path '{self.position}': give its number of "
+            'channels too (in_channels=...)'
+        )
+
+    def _maps(self, features: Tensor) -> Maps:
+        if features.shape[1] != self.project[0].conv.in_channels:
+            raise ValueError(
+                f"CorrelationHead: the feature '{self.position}' has {features.shape[1]} channels, "
+                f'not {self.project[0].conv.in_channels}: set in_channels={features.shape[1]}'
+            )
+        hidden = self.project(features)
+        w1, w2 = self.w1(hidden), self.w2(hidden)
+        if self.scale == 'outside':
+            w1 = w1 * w1.shape[1] ** 0.5
+        return w1, w2
+
+    # ---------------------------------------------------------------------------------- step
+
+    def _first_pass(self, step: SemiStep) -> tuple[Maps, Optional[Maps]]:
+        """Maps of the labeled and of the weak images, computed once in a step."""
+        if self not in step.shared:
+            outputs = [step.labeled] + ([step.weak] if step.weak is not None else [])
+            features = [one.features[self.tap] for one in outputs]
+            with torch.enable_grad():  # a refiner may be the first to ask
+                w1, w2 = self._maps(torch.cat(features))
+            sizes = [len(one) for one in features]
+            pairs = list(zip(w1.split(sizes), w2.split(sizes)))
+            step.shared[self] = (pairs[0], pairs[1] if len(pairs) > 1 else None)
+        return step.shared[self]
+
+    def weak_maps(self, step: SemiStep) -> Maps:
+        """Return w1 and w2 (B, D, h, w) of the weak images, without gradient."""
+        w1, w2 = self._first_pass(step)[1]
+        return w1.detach(), w2.detach()
+
+    def _propagated(self, outputs: SegOutputs, maps: Maps, size: Optional[tuple] = None) -> Tensor:
+        """Propagate the outputs' logits; resized to ``size`` when it is given."""
+        corners = outputs.align_corners
+        logits = outputs.stages[-1].detach().float()
+        grid = tuple(maps[0].shape[-2:])
+        if tuple(logits.shape[-2:]) != grid:
+            logits = F.interpolate(logits, size=grid, mode='bilinear', align_corners=corners)
+        z = propagate_pixels(logits, *maps)
+        if self.scale == 'outside':
+            z = z * maps[0].shape[1] ** -0.5
+        if size is not None and tuple(size) != grid:
+            z = F.interpolate(z, size=tuple(size), mode='bilinear', align_corners=corners)
+        return z
+
+    def supervised(self, step: SemiStep) -> dict[str, Tensor]:
+        """Return the loss of the propagated logits on labeled images."""
+        maps = self._first_pass(step)[0]
+        if self.labeled_loss == 'decode_head':
+            z = self._propagated(step.labeled, maps)
+            values = self._decode_head[0].loss_by_feat(z, step.labeled_samples)
+        else:
+            truth = torch.cat([sample.gt_sem_seg.data for sample in step.labeled_samples])
+            truth = truth.to(maps[0].device)
+            z = self._propagated(step.labeled, maps, truth.shape[-2:])
+            values = dict(loss_ce=weighted_cross_entropy(z, truth, torch.ones_like(truth).bool()))
+        return {
+            f'labeled.{name}': value * self.labeled_weight if 'loss' in name else value
+            for name, value in values.items()
+        }
+
+    def forward(self, step: SemiStep) -> dict[str, Tensor]:
+        """Return the loss of the propagated logits on unlabeled images."""
+        if not self.unlabeled_weight:
+            return {}
+        weak = self._loss(step.weak, self._first_pass(step)[1], step.pseudo)
+        if not step.views:
+            return dict(loss=self.unlabeled_weight * weak)
+        w1, w2 = self._maps(torch.cat([view.outputs.features[self.tap] for view in step.views]))
+        number = len(step.views)
+        strong = [
+            self._loss(view.outputs, maps, view.pseudo)
+            for view, maps in zip(step.views, zip(w1.chunk(number), w2.chunk(number)))
+        ]
+        return dict(loss=self.unlabeled_weight * (weak + torch.stack(strong).mean()) / 2)
+
+    def _loss(self, outputs: SegOutputs, maps: Maps, pseudo: PseudoLabel) -> Tensor:
+        return weighted_cross_entropy(
+            self._propagated(outputs, maps, outputs.size),
+            pseudo.label,
+            pseudo.valid,
+            pseudo.selected,
+            pseudo.weight,
+            self.denominator,
+        )

@@ -1,0 +1,136 @@
+"""CorrMatch's dynamic confidence threshold."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from mmengine.dist import all_reduce
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from mmseg_semi.functional import mean_of_present, peaks_by_class
+from mmseg_semi.structures import PseudoLabel, SemiStep
+
+from .base_refiner import BaseRefiner
+
+UPDATES = ('presence', 'per_pixel', 'max', 'mean', 'per_class')
+
+
+@MODELS.register_module()
+class EMAThreshold(BaseRefiner):
+    r"""Keep the pixels whose confidence reaches a threshold that follows the model.
+
+    CorrMatch (Sun et al., CVPR 2024): :math:`\tau \leftarrow m \tau + (1 - m) \delta` after every
+    iteration, with :math:`\delta` from the weak prediction (before any refiner) of the global
+    batch, all ranks together; a batch without a valid pixel leaves it. ``EMAThresholdHook`` does
+    the update, so an iteration is filtered by what the iterations before it left.
+
+    Args:
+        initial: tau at the start, in [0, 1].
+        momentum: m, in [0, 1].
+        update: What delta is. ``'presence'``: the mean, over the classes that are predicted
+            somewhere, of the class's highest confidence (CorrMatch). The others are ablations:
+            ``'max'``: the highest confidence of all pixels; ``'mean'``: the mean over the present
+            classes of the class's mean confidence; ``'per_pixel'``: the mean confidence of all
+            pixels; ``'per_class'``: as ``'per_pixel'``, and besides, the threshold of each class
+            is tau times an EMA of the class's mean confidence, divided by the largest of these
+            (as in FreeMatch, Wang et al., ICLR 2023, Eq. 5 to 8; a class that is absent keeps its
+            value).
+
+    Raises:
+        ValueError: An argument outside its values.
+    """
+
+    stage = 'selection'
+    gives_threshold = True
+    required_hooks = ('EMAThresholdHook',)
+
+    def __init__(
+        self, initial: float = 0.85, momentum: float = 0.999, update: str = 'presence'
+    ) -> None:
+        super().__init__()
+        for name, number in (('initial', initial), ('momentum', momentum)):
+            if not 0 <= number <= 1:
+                raise ValueError(f'EMAThreshold.{name} must be in [0, 1], got {number}')
+        if update not in UPDATES:
+            raise ValueError(f'EMAThreshold.update must be one of {UPDATES}, got {update!r}')
+        self.initial, self.momentum, self.update = initial, momentum, update
+        # float64: with m = 0.999 the steps soon fall below float32's resolution.
+        self.register_buffer('value', torch.tensor(float(initial), dtype=torch.float64))
+        self._pending: Optional[Tensor] = None
+
+    def attach(self, model: nn.Module) -> None:
+        """Make room for a value per class."""
+        if self.update == 'per_class':
+            head = model.segmentor.decode_head
+            head = head[-1] if isinstance(head, nn.ModuleList) else head
+            start = torch.full((head.out_channels,), float(self.initial), dtype=torch.float64)
+            self.register_buffer('class_values', start)
+
+    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
+        """Narrow ``selected`` and note what the update needs of this batch."""
+        self._note(step.raw_pseudo)
+        step.threshold = self.value
+        threshold = self.value
+        if self.update == 'per_class':
+            threshold = (self.value * self.class_values / self.class_values.max())[pseudo.label]
+        return pseudo.update(selected=pseudo.selected & (pseudo.confidence >= threshold.float()))
+
+    @property
+    def _reduction(self) -> str:
+        return 'max' if self.update in ('presence', 'max') else 'sum'
+
+    @torch.no_grad()
+    def _note(self, pseudo: PseudoLabel) -> None:
+        classes = pseudo.prob.shape[1]
+        if self._reduction == 'max':
+            found = peaks_by_class(pseudo.confidence, pseudo.label, pseudo.valid, classes)
+        else:
+            found = _class_sums(pseudo, classes)
+        if self._pending is not None:  # several forward passes before one update
+            both = torch.stack([self._pending, found])
+            found = both.amax(0) if self._reduction == 'max' else both.sum(0)
+        self._pending = found
+
+    @torch.no_grad()
+    def update_state(self) -> None:
+        """Move the threshold by what has been noted since the last call, over all ranks."""
+        if self._pending is None:
+            return
+        found, self._pending = self._pending, None
+        all_reduce(found, op=self._reduction)
+        if self.update == 'presence':
+            delta = mean_of_present(found)
+        elif self.update == 'max':
+            delta = torch.where(torch.isfinite(found.amax()), found.amax(), torch.nan)
+        elif self.update == 'mean':
+            delta = mean_of_present(found[0] / found[1])
+        else:
+            delta = found[0].sum() / found[1].sum()
+        self.value.copy_(_moved(self.value, delta, self.momentum))
+        if self.update == 'per_class':
+            means = found[0] / found[1]
+            self.class_values.copy_(_moved(self.class_values, means, self.momentum))
+
+    def log_values(self) -> dict[str, Tensor]:
+        """Give the threshold that this step was filtered with."""
+        return dict(threshold=self.value.float())
+
+    def extra_repr(self) -> str:
+        """Show the constants in the model's printout."""
+        return f'initial={self.initial}, momentum={self.momentum}, update={self.update!r}'
+
+
+def _moved(value: Tensor, towards: Tensor, momentum: float) -> Tensor:
+    """Step of the moving average; entries of ``towards`` that are NaN leave the value."""
+    return torch.where(torch.isnan(towards), value, momentum * value + (1 - momentum) * towards)
+
+
+def _class_sums(pseudo: PseudoLabel, classes: int) -> Tensor:
+    """Sum of confidences and number of the valid pixels of each predicted class: (2, K)."""
+    label = torch.where(pseudo.valid, pseudo.label, classes).flatten()
+    sums = torch.zeros(2, classes + 1, dtype=torch.float64, device=label.device)
+    sums[0].scatter_add_(0, label, pseudo.confidence.double().flatten())
+    sums[1].scatter_add_(0, label, torch.ones_like(label, dtype=torch.float64))
+    return sums[:, :classes].contiguous()

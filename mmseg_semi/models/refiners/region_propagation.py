@@ -1,0 +1,111 @@
+"""CorrMatch's region propagation."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from mmseg_semi.functional import propagate_regions, sample_shapes
+from mmseg_semi.functional.correlation import SAMPLING_STRATEGIES
+from mmseg_semi.structures import PseudoLabel, SemiStep
+
+from .base_refiner import BaseRefiner
+
+#: Name in ``PseudoLabel.extras`` of ``selected`` as it was before any propagation.
+BEFORE_PROPAGATION = 'selected_before_propagation'
+
+
+@MODELS.register_module()
+class RegionPropagation(BaseRefiner):
+    """Give shapes found by correlation the class that prevails among their selected pixels.
+
+    CorrMatch (Sun et al., CVPR 2024, Algorithm 1); see ``functional.propagate_regions``. Shapes
+    are rows of the weak view's correlation map, so ``model.heads`` needs a ``CorrelationHead``.
+    The mask before propagation stays in ``extras['selected_before_propagation']``.
+
+    Args:
+        num_shapes: Shapes sampled in each image.
+        strategy: ``'random'``, or ``'uniform'`` for a regular grid.
+        threshold: Threshold of both ratios, in [0, 1]. None takes the confidence threshold of
+            the selection refiner.
+        head: Name of the ``CorrelationHead`` in ``model.heads``.
+
+    Raises:
+        ValueError: An argument outside its values; when the model is built, no such head, or no
+            refiner with a confidence threshold.
+    """
+
+    stage = 'propagation'
+    needs_weak = True
+
+    def __init__(
+        self,
+        num_shapes: int = 128,
+        strategy: str = 'random',
+        threshold: Optional[float] = None,
+        head: str = 'correlation',
+    ) -> None:
+        super().__init__()
+        if not (isinstance(num_shapes, int) and num_shapes >= 1):
+            raise ValueError(
+                f'RegionPropagation.num_shapes must be a whole number >= 1, got {num_shapes!r}'
+            )
+        if strategy not in SAMPLING_STRATEGIES:
+            raise ValueError(
+                f'RegionPropagation.strategy must be one of {SAMPLING_STRATEGIES}, got {strategy!r}'
+            )
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f'RegionPropagation.threshold must be in [0, 1], got {threshold}')
+        self.num_shapes, self.strategy = num_shapes, strategy
+        self.threshold, self.head = threshold, head
+        self._found: tuple[nn.Module, ...] = ()
+        self._ratio: Optional[Tensor] = None
+
+    def attach(self, model: nn.Module) -> None:
+        """Find the head and somebody who gives a threshold."""
+        head = dict(model.heads.items()).get(self.head)
+        if not hasattr(head, 'weak_maps'):
+            raise ValueError(
+                'RegionPropagation samples its shapes from a CorrelationHead, and model.heads has '
+                f"none named '{self.head}': add heads=dict({self.head}="
+                "dict(type='CorrelationHead')), or set RegionPropagation.head"
+            )
+        if self.threshold is None and not any(r.gives_threshold for r in model.refiners.values()):
+            raise ValueError(
+                'RegionPropagation has no threshold: no refiner of model.refiners has a '
+                'confidence threshold (ConfidenceThreshold, EMAThreshold). Add one, or set '
+                'RegionPropagation.threshold, for example 0.85'
+            )
+        self._found = (head,)  # in a tuple, so that it is not a submodule twice
+
+    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
+        """Change ``label`` and widen ``selected``."""
+        w1, w2 = self._found[0].weak_maps(step)
+        shapes = sample_shapes(
+            w1,
+            w2,
+            self.num_shapes,
+            tuple(pseudo.label.shape[-2:]),
+            self.strategy,
+            align_corners=step.weak.align_corners,
+        )
+        threshold = step.threshold if self.threshold is None else self.threshold
+        classes = step.weak.stages[-1].shape[1]
+        label, selected = propagate_regions(pseudo.label, pseudo.used, shapes, threshold, classes)
+        gained = selected & ~pseudo.used & pseudo.valid
+        self._ratio = gained.sum().float() / pseudo.valid.sum().clamp(min=1)
+        extras = {BEFORE_PROPAGATION: pseudo.selected, **pseudo.extras}
+        return pseudo.update(label=label, selected=pseudo.selected | selected, extras=extras)
+
+    def log_values(self) -> dict[str, Tensor]:
+        """Give the share of the valid pixels that propagation added to the selected ones."""
+        return {} if self._ratio is None else dict(gained=self._ratio)
+
+    def extra_repr(self) -> str:
+        """Show the constants in the model's printout."""
+        return (
+            f'num_shapes={self.num_shapes}, strategy={self.strategy!r}, '
+            f'threshold={self.threshold}, head={self.head!r}'
+        )
