@@ -52,7 +52,7 @@ def test_configs_are_found() -> None:
     assert len(NAMES) >= 3
     assert {Path(name).parts[0] for name in NAMES} == METHODS
     assert {'supervised', 'fixmatch', 'unimatch'} <= METHODS
-    assert all(path.name.startswith(f'{path.parent.name}_') for path in SHIPPED)
+    assert all(Path(name).name.startswith(f'{Path(name).parts[0]}_') for name in NAMES)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -1,0 +1,74 @@
+# Pascal VOC 2012 with the augmented masks of SBD, laid out as mmsegmentation documents it. The
+# split files (one image name a line, without suffix) are yours: copy the published ones there.
+data_root = 'data/VOCdevkit/VOC2012/'
+crop_size = (321, 321)
+weak_geometry = [
+    dict(type='RandomResize', scale=(500, 500), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='RandomFlip', prob=0.5),
+]
+strong_photometry = [
+    dict(type='RandomColorJitter', brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25),
+    dict(type='RandomGray', prob=0.2),
+    dict(type='RandomGaussianBlur', sigma=(0.1, 2.0), prob=0.5),
+]
+labeled_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='CheckAnnotations'),
+    *weak_geometry,
+    dict(type='PackSegInputs'),
+]
+unlabeled_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='InitValidMask'),
+    *weak_geometry,
+    dict(type='StrongViews', num_views=2, transforms=strong_photometry),
+    dict(type='PackSemiInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='CheckAnnotations'),
+    dict(type='PackSegInputs'),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='SemiSampler', ratio=(1, 1)),
+    collate_fn=dict(type='semi_collate'),
+    dataset=dict(
+        type='SemiDataset',
+        labeled=dict(
+            type='PascalVOCDataset',
+            data_root=data_root,
+            data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClassAug'),
+            ann_file='ImageSets/Segmentation/semi/92/labeled.txt',
+            pipeline=labeled_pipeline,
+        ),
+        unlabeled=dict(
+            type='UnlabeledDataset',
+            data_root=data_root,
+            data_prefix=dict(img_path='JPEGImages'),
+            ann_file='ImageSets/Segmentation/semi/92/unlabeled.txt',
+            pipeline=unlabeled_pipeline,
+        ),
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='PascalVOCDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
+        ann_file='ImageSets/Segmentation/val.txt',
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

@@ -1,0 +1,24 @@
+# CorrMatch (CVPR 2024) on UniMatch with one strong view.
+# L = 1/2 (L_s + L_u), L_s = 1/2 (L_s^h + L_s^c), L_u = 1/2 L_u^h + 1/4 L_u^s + 1/4 L_u^c, and
+# L_u^h is the mean of the strong view and of the feature-perturbed stream.
+_base_ = './unimatch.py'
+method = dict(
+    supervised_weight=0.25,
+    refiners=dict(
+        select=dict(_delete_=True, type='EMAThreshold', initial=0.85, momentum=0.999),
+        regions=dict(type='RegionPropagation', num_shapes=128, strategy='random'),
+    ),
+    losses=dict(
+        strong=dict(loss_weight=0.125),
+        perturbed=dict(loss_weight=0.125),
+        soft=dict(type='SoftConsistencyLoss', kind='kl', loss_weight=0.125),
+    ),
+    heads=dict(
+        correlation=dict(
+            type='CorrelationHead',
+            position='encoder',
+            labeled_weight=0.25,
+            unlabeled_weight=0.125,
+        )
+    ),
+)

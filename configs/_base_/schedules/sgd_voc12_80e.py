@@ -1,0 +1,13 @@
+# SGD, poly decay 0.9 every iteration, 80 passes over the unlabeled images; everything but the
+# backbone learns ten times as fast. The learning rate is for 4 GPUs (--auto-scale-lr scales it).
+head = dict(lr_mult=10.0)
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=1e-4),
+    paramwise_cfg=dict(custom_keys=dict(decode_head=head, auxiliary_head=head, heads=head)),
+)
+param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=False)]
+train_cfg = dict(type='SemiTrainLoop', max_epochs=80, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+auto_scale_lr = dict(enable=False, base_batch_size=32)

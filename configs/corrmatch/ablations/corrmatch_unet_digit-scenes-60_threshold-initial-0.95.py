@@ -1,0 +1,3 @@
+# Initial threshold 0.95.
+_base_ = '../corrmatch_unet_digit-scenes-60.py'
+model = dict(refiners=dict(select=dict(initial=0.95)))
