@@ -157,6 +157,8 @@ def _grid_rows(num: int, height: int, width: int) -> Tensor:
     """``num`` positions of a regular grid over h x w, spread evenly when the grid has more."""
     down = max(1, min(height, round((num * height / width) ** 0.5)))
     across = -(-num // down)
+    if across > width and num <= height * width:  # a narrow grid: spread over all positions
+        return ((torch.arange(num) + 0.5) * height * width / num).long()
     y = ((torch.arange(down) + 0.5) * height / down).long()
     x = ((torch.arange(across) + 0.5) * width / across).long()
     cells = (y[:, None] * width + x[None, :]).flatten()
