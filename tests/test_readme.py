@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmseg.registry import MODELS
+from mmseg.registry import HOOKS, MODELS
 
 import mmseg_semi  # noqa: F401
 
@@ -89,14 +89,17 @@ def test_config_snippets_build(tmp_path):
     init_default_scope('mmseg')
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     snippets = blocks(section('Using it'), 'python')
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for i, snippet in enumerate(snippets):
-        path = tmp_path / f'configs/unimatch/snippet_{i}.py'
+        base = re.search(r"_base_ = '\./(.*)'", snippet)
+        folder = base[1].split('_')[0] if base else 'unimatch'
+        path = tmp_path / f'configs/{folder}/snippet_{i}.py'
         path.write_text(snippet)
         cfg = Config.fromfile(path)
         cfg.model.segmentor.pop('pretrained', None)
         cfg.model.segmentor.backbone.pop('init_cfg', None)
         assert type(MODELS.build(cfg.model)).__name__ == 'SemiSegmentor'
+        assert all(HOOKS.build(hook) for hook in cfg.custom_hooks)
 
 
 def test_the_readme_names_only_files_that_exist():

@@ -32,8 +32,8 @@ class AuditMasks:
 
     Raises:
         FileNotFoundError: The folder or some of the masks are missing.
-        ValueError: The dataset is no ``SemiDataset``, or its unlabeled pipeline has no
-            ``InitValidMask``.
+        ValueError: The dataset is no ``SemiDataset``, its unlabeled pipeline has no
+            ``InitValidMask``, or two images would share a mask.
     """
 
     def __init__(self, dataset: SemiDataset, root: str, suffix: str = '.png') -> None:
@@ -59,6 +59,15 @@ class AuditMasks:
                 stem = os.path.splitext(os.path.relpath(path, folder))[0]
                 self._masks[path] = os.path.join(root, stem + suffix)
                 self._transforms[path] = transforms
+        if len(set(self._masks.values())) < len(self._masks):
+            seen: dict[str, list[str]] = {}
+            for path, mask in self._masks.items():
+                seen.setdefault(mask, []).append(path)
+            shared = [f'{" and ".join(p)} ({m})' for m, p in sorted(seen.items()) if len(p) > 1]
+            raise ValueError(
+                f'audit_root: {len(shared)} masks would belong to several unlabeled images: '
+                f'{name_some(shared)}. Images of several folders need different relative names.'
+            )
         missing = [mask for mask in self._masks.values() if not os.path.isfile(mask)]
         if missing:
             raise FileNotFoundError(
@@ -78,10 +87,15 @@ class AuditMasks:
             uint8 (H, W), 255 where nobody knows.
 
         Raises:
-            DataError: The mask cannot be read or has another size than the image, or running the
-                pipeline again gave another image.
+            DataError: The mask cannot be read or has another size than the image, the sample
+                lacks its path or seed, or running the pipeline again gave another image.
         """
-        path, seed = sample.img_path, sample.sample_seed
+        path, seed = sample.metainfo.get('img_path'), sample.metainfo.get('sample_seed')
+        if path not in self._masks or seed is None:
+            raise DataError(
+                f'audit masks need the image path and the seed of a sample, got {path!r} and '
+                f"{seed!r}: keep 'img_path' in PackSemiInputs.meta_keys, and use SemiSampler"
+            )
         mask = cv2.imread(self._masks[path], cv2.IMREAD_UNCHANGED)
         if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
             raise DataError(

@@ -48,6 +48,11 @@ class PseudoLabelObserver(Hook):
                 f'{type(self).__name__} looks at pseudo-labels, and the model is a plain '
                 f'{type(model).__name__} without any: remove the hook from custom_hooks'
             )
+        if 'raw' in getattr(model, 'refiners', {}):
+            raise ValueError(
+                f"{type(self).__name__} calls the teacher's own pseudo-label 'raw', and "
+                'model.refiners has a refiner of that name: give it another one'
+            )
         if self.audit_root is not None:
             dataset = runner.train_dataloader.dataset
             self.audit = AuditMasks(dataset, self.audit_root, self.audit_suffix)

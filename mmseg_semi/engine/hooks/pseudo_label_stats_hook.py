@@ -24,11 +24,12 @@ class PseudoLabelStatsHook(PseudoLabelObserver):
 
     - ``filter_ratio``: share of the valid pixels that are *not* selected;
     - with ``audit_root``, over the valid pixels of known truth: ``accuracy``, the share of the
-      selected pixels whose label is right (NaN, and not logged, when none is selected);
-      ``effective_ratio``, the share of all pixels that are selected and right; ``mining_ratio``,
-      the share of the pixels with a right label that are selected.
+      selected pixels whose label is right; ``effective_ratio``, the share of all pixels that are
+      selected and right; ``mining_ratio``, the share of the pixels with a right label that are
+      selected.
 
-    Figures are of the global batch of one iteration. ``raw`` selects every valid pixel.
+    Figures are of the global batch of one iteration; between two measurements the log repeats the
+    last one. A share of nothing is NaN. ``raw`` selects every valid pixel.
 
     Args:
         interval: Iterations from one measurement to the next.
@@ -78,10 +79,14 @@ def _count(pseudo: PseudoLabel, truth: Optional[Tensor]) -> Tensor:
 
 def _figures(counts: list[float], audited: bool) -> dict[str, float]:
     valid, used = counts[:2]
-    values = dict(filter_ratio=(1 - used / valid) if valid else None)
+    values = dict(filter_ratio=1 - _share(used, valid))
     if audited:
         known, right, known_used, right_used = counts[2:]
-        values['accuracy'] = right_used / known_used if known_used else None
-        values['effective_ratio'] = right_used / known if known else None
-        values['mining_ratio'] = right_used / right if right else None
-    return {name: value for name, value in values.items() if value is not None}
+        values['accuracy'] = _share(right_used, known_used)
+        values['effective_ratio'] = _share(right_used, known)
+        values['mining_ratio'] = _share(right_used, right)
+    return values
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else float('nan')

@@ -74,7 +74,8 @@ class EMAThreshold(BaseRefiner):
         step.threshold = self.value
         threshold = self.value
         if self.update == 'per_class':
-            threshold = (self.value * self.class_values / self.class_values.max())[pseudo.label]
+            largest = self.class_values.max().clamp(min=1e-12)
+            threshold = (self.value * self.class_values / largest)[pseudo.label]
         return pseudo.update(selected=pseudo.selected & (pseudo.confidence >= threshold.float()))
 
     @property
