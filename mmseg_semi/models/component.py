@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import numbers
 from typing import Any, Optional, TypeVar
 
 from mmengine.config import ConfigDict
@@ -20,12 +22,14 @@ class Component(nn.Module):
         required_hooks: Class names of hooks without which its state would stay frozen; training
             is refused when one is missing.
         needs_weak: Whether it reads the student's outputs on the weak images.
+        config_key: Where the config has it, for messages.
     """
 
     taps: tuple[str, ...] = ()
     pseudo_fields: tuple[str, ...] = ()
     required_hooks: tuple[str, ...] = ()
     needs_weak: bool = False
+    config_key: str = ''
 
     def attach(self, model: nn.Module) -> None:
         """Get to know the finished ``SemiSegmentor``; called once, when it is built.
@@ -40,6 +44,26 @@ class Component(nn.Module):
     def log_values(self) -> dict[str, Tensor]:
         """Return 0-dim figures of the present step for the log; no name may contain ``loss``."""
         return {}
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raise ValueError, naming the argument, unless ``value`` is a number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= value <= high:
+        allowed = f'>= {low}' if high == math.inf else f'in [{low}, {high}]'
+        raise ValueError(f'{name} must be a number {allowed}, got {value!r}')
+
+
+def check_whole(name: str, value: Any, low: int) -> None:
+    """Raise ValueError, naming the argument, unless ``value`` is a whole number >= low."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+        raise ValueError(f'{name} must be a whole number >= {low}, got {value!r}')
+
+
+def check_choice(name: str, value: Any, allowed: tuple) -> None:
+    """Raise ValueError, naming the argument, unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        suggestion = hint(str(value), [str(one) for one in allowed])
+        raise ValueError(f'{name} must be one of {allowed}, got {value!r}.{suggestion}')
 
 
 T = TypeVar('T', bound=Component)

@@ -17,6 +17,8 @@ from torch import nn
 
 from mmseg_semi.engine.hooks import EMAThresholdHook
 from mmseg_semi.functional import propagate_regions, sample_shapes, soft_consistency
+from mmseg_semi.models.heads import CorrelationHead
+from mmseg_semi.models.losses import SoftConsistencyLoss
 from mmseg_semi.models.refiners import EMAThreshold, RegionPropagation
 from mmseg_semi.models.refiners.region_propagation import BEFORE_PROPAGATION
 from mmseg_semi.structures import PseudoLabel
@@ -240,7 +242,10 @@ def test_channels_of_the_feature(corrmatch, batch):
     model = corrmatch(dict(COARSE, in_channels=6))
     with pytest.raises(ValueError, match='has 8 channels, not 6: set in_channels=8'):
         run(model, batch())
-    with pytest.raises(ValueError, match="'backbone.decodr' is neither"):
+    with pytest.raises(
+        ValueError,
+        match="model.heads.correlation: tap 'backbone.decodr'.*Did you mean 'backbone.decoder'",
+    ):
         corrmatch(dict(position='backbone.decodr', in_channels=6))
 
 
@@ -844,3 +849,58 @@ def test_the_shipped_method_is_the_papers_sum(batch):
     assert all(part > 1e-3 for part in (hard_s, hard_u, soft, correlation))
     total, _ = model.parse_losses(losses)
     torch.testing.assert_close(total, ((loss_s + loss_u) / 2).float())
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: EMAThreshold(initial='high'), r"EMAThreshold.initial .* in \[0, 1\], got 'high'"),
+        (lambda: EMAThreshold(momentum=None), 'EMAThreshold.momentum .* got None'),
+        (lambda: RegionPropagation(num_shapes=True), 'num_shapes .* whole number >= 1, got True'),
+        (lambda: RegionPropagation(threshold='x'), "RegionPropagation.threshold .* got 'x'"),
+        (lambda: CorrelationHead(channels=-4), 'CorrelationHead.channels .* >= 1, got -4'),
+        (lambda: CorrelationHead(channels=2.5), 'CorrelationHead.channels .* >= 1, got 2.5'),
+        (lambda: CorrelationHead(hidden_channels=0), 'hidden_channels .* >= 1, got 0'),
+        (lambda: CorrelationHead(norm_cfg=dict(type='BNN')), r"norm_cfg .* dict\(type='BN'\).*BNN"),
+        (lambda: CorrelationHead(norm_cfg='BN'), "norm_cfg .* got 'BN'"),
+        (lambda: SoftConsistencyLoss(loss_weight='x'), "loss_weight .* number >= 0, got 'x'"),
+        (lambda: SoftConsistencyLoss(kind='kll'), "kind .* got 'kll'. Did you mean 'kl'"),
+        (lambda: SoftConsistencyLoss(before_propagation='maybe'), "before_propagation .* 'maybe'"),
+    ],
+)
+def test_wrong_types_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_many_positions_are_warned_of_once(monkeypatch):
+    lines = []
+    name = 'mmseg_semi.models.heads.correlation_head.print_log'
+    monkeypatch.setattr(name, lambda text, **_: lines.append(text))
+    head = CorrelationHead()
+    head._warn_of_size(101, 101)
+    assert not lines
+    head._warn_of_size(160, 160)
+    head._warn_of_size(160, 160)
+    assert len(lines) == 1 and '160x160 = 25600 positions' in lines[0]
+
+
+def test_one_image_alone_in_a_pooled_branch_is_explained(build, batch):
+    model = build(
+        segmentor=dict(
+            SEGMENTOR,
+            decode_head=dict(
+                type='ASPPHead',
+                in_channels=4,
+                in_index=2,
+                channels=4,
+                dilations=(1, 2),
+                num_classes=3,
+                norm_cfg=dict(type='BN'),
+                loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
+            ),
+        )
+    )
+    data = model.data_preprocessor(batch(((32, 32),), ((32, 32),)), True)
+    with pytest.raises(ValueError, match='one image alone.*at least 2 labeled and 2 unlabeled'):
+        model.loss(**data)

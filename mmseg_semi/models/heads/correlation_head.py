@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
+from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_semi.functional import propagate_pixels, weighted_cross_entropy
 from mmseg_semi.functional.losses import DENOMINATORS
+from mmseg_semi.models.component import check_choice, check_number, check_whole
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_semi_head import BaseSemiHead
@@ -19,6 +22,8 @@ from .base_semi_head import BaseSemiHead
 # Positions of the paper's Table 7 and the feature that each of them is.
 POSITIONS = dict(encoder='encoder', aspp='aspp', fusion='penultimate', classifier='classifier')
 SCALES = ('inside', 'outside')
+# More positions than this make a step very slow: the cost grows with their square.
+_MANY_POSITIONS = 12000
 LABELED_LOSSES = ('decode_head', 'cross_entropy')
 Maps = tuple[Tensor, Tensor]
 
@@ -40,7 +45,8 @@ class CorrelationHead(BaseSemiHead):
     Args:
         position: Feature that correlates: ``'encoder'`` (the backbone's last map), ``'aspp'``,
             ``'fusion'`` (the decoder's output, which the classifier takes), ``'classifier'`` (the
-            classifier's output), or the path of a module of the segmentor.
+            classifier's output), or the path of a module of the segmentor. A stride of 8 is
+            usual; the cost grows with the square of the number of positions.
         in_channels: Channels of that feature; found by itself unless it is a path.
         hidden_channels: Channels after the 3x3 convolution.
         channels: D. Defaults to the number of classes.
@@ -77,22 +83,23 @@ class CorrelationHead(BaseSemiHead):
         denominator: str = 'valid',
     ) -> None:
         super().__init__()
-        choices = (
-            ('scale', scale, SCALES),
-            ('labeled_loss', labeled_loss, LABELED_LOSSES),
-            ('denominator', denominator, DENOMINATORS),
-        )
-        for name, value, allowed in choices:
-            if value not in allowed:
-                raise ValueError(f'CorrelationHead.{name} must be one of {allowed}, got {value!r}')
-        if not 0 <= dropout < 1:
+        check_choice('CorrelationHead.scale', scale, SCALES)
+        check_choice('CorrelationHead.labeled_loss', labeled_loss, LABELED_LOSSES)
+        check_choice('CorrelationHead.denominator', denominator, DENOMINATORS)
+        check_number('CorrelationHead.dropout', dropout, 0)
+        if dropout >= 1:
             raise ValueError(f'CorrelationHead.dropout must be in [0, 1), got {dropout}')
-        for name, value in (('labeled', labeled_weight), ('unlabeled', unlabeled_weight)):
-            if not value >= 0:
-                raise ValueError(f'CorrelationHead.{name}_weight must be >= 0, got {value}')
+        check_number('CorrelationHead.labeled_weight', labeled_weight, 0)
+        check_number('CorrelationHead.unlabeled_weight', unlabeled_weight, 0)
+        check_whole('CorrelationHead.hidden_channels', hidden_channels, 1)
+        for name, value in (('in_channels', in_channels), ('channels', channels)):
+            if value is not None:
+                check_whole(f'CorrelationHead.{name}', value, 1)
+        _check_norm(norm_cfg)
         self.position = position
         self.tap = POSITIONS.get(position, position)
         self.taps = (self.tap,)
+        self._warned = False
         self.in_channels, self.hidden_channels, self.channels = (
             in_channels,
             hidden_channels,
@@ -143,14 +150,28 @@ class CorrelationHead(BaseSemiHead):
     def _maps(self, features: Tensor) -> Maps:
         if features.shape[1] != self.project[0].conv.in_channels:
             raise ValueError(
-                f"CorrelationHead: the feature '{self.position}' has {features.shape[1]} channels, "
-                f'not {self.project[0].conv.in_channels}: set in_channels={features.shape[1]}'
+                f"{self.config_key} (CorrelationHead): the feature '{self.position}' has "
+                f'{features.shape[1]} channels, not {self.project[0].conv.in_channels}: set '
+                f'in_channels={features.shape[1]}'
             )
+        self._warn_of_size(*features.shape[-2:])
         hidden = self.project(features)
         w1, w2 = self.w1(hidden), self.w2(hidden)
         if self.scale == 'outside':
             w1 = w1 * w1.shape[1] ** 0.5
         return w1, w2
+
+    def _warn_of_size(self, height: int, width: int) -> None:
+        if height * width > _MANY_POSITIONS and not self._warned:
+            self._warned = True
+            print_log(
+                f"{self.config_key}: the feature '{self.position}' has {height}x{width} = "
+                f'{height * width} positions, and the cost of a step grows with their square. '
+                'Correlate a coarser feature (position; a stride of 8 is usual) or train on '
+                'smaller crops.',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     # ---------------------------------------------------------------------------------- step
 
@@ -224,4 +245,15 @@ class CorrelationHead(BaseSemiHead):
             pseudo.selected,
             pseudo.weight,
             self.denominator,
+        )
+
+
+def _check_norm(norm_cfg: Optional[dict[str, Any]]) -> None:
+    if norm_cfg is None:
+        return
+    known = isinstance(norm_cfg, dict) and MODELS.get(str(norm_cfg.get('type'))) is not None
+    if not known:
+        raise ValueError(
+            'CorrelationHead.norm_cfg must be None or the config of a normalisation, such as '
+            f"dict(type='BN') or dict(type='SyncBN'), got {norm_cfg!r}"
         )

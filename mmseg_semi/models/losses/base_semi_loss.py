@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmseg_semi.models.component import Component
+from mmseg_semi.models.component import Component, check_choice, check_number
 from mmseg_semi.structures import SemiStep
 
 STREAMS: tuple[str, ...] = ('strong', 'perturbed')
@@ -29,12 +29,8 @@ class BaseSemiLoss(Component):
 
     def __init__(self, stream: str = 'strong', loss_weight: float = 1.0) -> None:
         super().__init__()
-        if stream not in self.streams:
-            raise ValueError(
-                f'{type(self).__name__}.stream must be one of {self.streams}, got {stream!r}'
-            )
-        if not loss_weight >= 0:
-            raise ValueError(f'{type(self).__name__}.loss_weight must be >= 0, got {loss_weight}')
+        check_choice(f'{type(self).__name__}.stream', stream, self.streams)
+        check_number(f'{type(self).__name__}.loss_weight', loss_weight, 0)
         self.stream = stream
         self.loss_weight = loss_weight
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmseg_semi.functional import soft_consistency
 from mmseg_semi.functional.losses import CONSISTENCY_KINDS, DENOMINATORS
+from mmseg_semi.models.component import check_choice
 from mmseg_semi.models.refiners.region_propagation import BEFORE_PROPAGATION
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
@@ -46,12 +47,9 @@ class SoftConsistencyLoss(BaseSemiLoss):
         before_propagation: bool = True,
     ) -> None:
         super().__init__(stream, loss_weight)
-        choices = (('kind', kind, CONSISTENCY_KINDS), ('denominator', denominator, DENOMINATORS))
-        for name, value, allowed in choices:
-            if value not in allowed:
-                raise ValueError(
-                    f'SoftConsistencyLoss.{name} must be one of {allowed}, got {value!r}'
-                )
+        check_choice('SoftConsistencyLoss.kind', kind, CONSISTENCY_KINDS)
+        check_choice('SoftConsistencyLoss.denominator', denominator, DENOMINATORS)
+        check_choice('SoftConsistencyLoss.before_propagation', before_propagation, (True, False))
         self.kind, self.denominator = kind, denominator
         self.before_propagation = before_propagation
 

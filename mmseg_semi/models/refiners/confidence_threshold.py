@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmseg.registry import MODELS
 
+from mmseg_semi.models.component import check_number
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -27,8 +28,7 @@ class ConfidenceThreshold(BaseRefiner):
 
     def __init__(self, threshold: float = 0.95) -> None:
         super().__init__()
-        if not 0 <= threshold <= 1:
-            raise ValueError(f'ConfidenceThreshold.threshold must be in [0, 1], got {threshold}')
+        check_number('ConfidenceThreshold.threshold', threshold, 0, 1)
         self.threshold = threshold
 
     def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:

@@ -10,6 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_semi.functional import mean_of_present, peaks_by_class
+from mmseg_semi.models.component import check_choice, check_number
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -50,11 +51,9 @@ class EMAThreshold(BaseRefiner):
         self, initial: float = 0.85, momentum: float = 0.999, update: str = 'presence'
     ) -> None:
         super().__init__()
-        for name, number in (('initial', initial), ('momentum', momentum)):
-            if not 0 <= number <= 1:
-                raise ValueError(f'EMAThreshold.{name} must be in [0, 1], got {number}')
-        if update not in UPDATES:
-            raise ValueError(f'EMAThreshold.update must be one of {UPDATES}, got {update!r}')
+        check_number('EMAThreshold.initial', initial, 0, 1)
+        check_number('EMAThreshold.momentum', momentum, 0, 1)
+        check_choice('EMAThreshold.update', update, UPDATES)
         self.initial, self.momentum, self.update = initial, momentum, update
         # float64: with m = 0.999 the steps soon fall below float32's resolution.
         self.register_buffer('value', torch.tensor(float(initial), dtype=torch.float64))

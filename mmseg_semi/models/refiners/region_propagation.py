@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmseg_semi.functional import propagate_regions, sample_shapes
 from mmseg_semi.functional.correlation import SAMPLING_STRATEGIES
+from mmseg_semi.models.component import check_choice, check_number, check_whole
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -48,16 +49,10 @@ class RegionPropagation(BaseRefiner):
         head: str = 'correlation',
     ) -> None:
         super().__init__()
-        if not (isinstance(num_shapes, int) and num_shapes >= 1):
-            raise ValueError(
-                f'RegionPropagation.num_shapes must be a whole number >= 1, got {num_shapes!r}'
-            )
-        if strategy not in SAMPLING_STRATEGIES:
-            raise ValueError(
-                f'RegionPropagation.strategy must be one of {SAMPLING_STRATEGIES}, got {strategy!r}'
-            )
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f'RegionPropagation.threshold must be in [0, 1], got {threshold}')
+        check_whole('RegionPropagation.num_shapes', num_shapes, 1)
+        check_choice('RegionPropagation.strategy', strategy, SAMPLING_STRATEGIES)
+        if threshold is not None:
+            check_number('RegionPropagation.threshold', threshold, 0, 1)
         self.num_shapes, self.strategy = num_shapes, strategy
         self.threshold, self.head = threshold, head
         self._found: tuple[nn.Module, ...] = ()
@@ -69,8 +64,9 @@ class RegionPropagation(BaseRefiner):
         if not hasattr(head, 'weak_maps'):
             raise ValueError(
                 'RegionPropagation samples its shapes from a CorrelationHead, and model.heads has '
-                f"none named '{self.head}': add heads=dict({self.head}="
-                "dict(type='CorrelationHead')), or set RegionPropagation.head"
+                f"none named '{self.head}' (it has: {', '.join(model.heads) or 'nothing'}): add "
+                f"heads=dict({self.head}=dict(type='CorrelationHead')), set "
+                'RegionPropagation.head, or take the refiner out by setting it to None'
             )
         if self.threshold is None and not any(r.gives_threshold for r in model.refiners.values()):
             raise ValueError(

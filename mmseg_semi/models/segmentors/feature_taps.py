@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-TAP_NAMES = ('encoder', 'aspp', 'penultimate', 'classifier')
+from mmseg_semi.models.component import hint
+
+TAP_NAMES = ('encoder', 'aspp', 'fusion', 'penultimate', 'classifier')
 
 
 def _last_tensor(output: Any, name: str) -> Tensor:
@@ -26,7 +28,7 @@ def _locate(segmentor: nn.Module, name: str) -> tuple[nn.Module, bool]:
     head = head[-1] if isinstance(head, nn.ModuleList) else head
     if name == 'encoder':
         return segmentor.backbone, False
-    if name == 'penultimate':
+    if name in ('penultimate', 'fusion'):
         # The classifier's input before the head's own dropout.
         return (head.dropout if head.dropout is not None else head.conv_seg), True
     if name == 'classifier':
@@ -39,12 +41,13 @@ def _locate(segmentor: nn.Module, name: str) -> tuple[nn.Module, bool]:
             )
         return head.bottleneck, False
     try:
-        return segmentor.get_submodule(name), False
+        return segmentor.get_submodule(str(name)), False
     except AttributeError as error:
-        children = ', '.join(n for n, _ in segmentor.named_modules() if n.count('.') == 1)
+        modules = [n for n, _ in segmentor.named_modules() if n.count('.') == 1]
         raise ValueError(
-            f"tap '{name}' is neither one of {TAP_NAMES} nor a module of the segmentor. "
-            f'Modules: {children}'
+            f"tap '{name}': there is no such feature.{hint(str(name), [*TAP_NAMES, *modules])} "
+            f'Features: {", ".join(TAP_NAMES)}, or the path of a module of the segmentor. '
+            f'Modules: {", ".join(modules)}'
         ) from error
 
 
@@ -53,8 +56,9 @@ class FeatureTaps:
 
     Args:
         names: ``'encoder'`` (the backbone's last map), ``'aspp'`` (the ASPP module's output),
-            ``'penultimate'`` (the input of the classifier layer), ``'classifier'`` (its output:
-            class logits), or the path of any module inside the segmentor (its output).
+            ``'penultimate'`` or ``'fusion'`` (the input of the classifier layer, what the decoder
+            has put together), ``'classifier'`` (its output: class logits), or the path of any
+            module inside the segmentor (its output).
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:

@@ -128,7 +128,6 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         self._attach_components()
         self.student_sees_weak = self._decide_weak(student_sees_weak)
         self.taps = FeatureTaps(tap for part in self._components() for tap in part.taps)
-        self.taps.check(self.segmentor)
         self.mixed_fields = {f for part in self._components() for f in part.pseudo_fields}
         self.predict_with = self._check_predictor(test_cfg)
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
@@ -148,8 +147,10 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         named.update(mixer=self.mixer, perturbation=self.perturbation)
         for key, part in named.items():
             if part is not None:
+                part.config_key = f'model.{key}'
                 try:
                     part.attach(self)
+                    FeatureTaps(part.taps).check(self.segmentor)
                 except ValueError as error:
                     raise ValueError(f'model.{key}: {error}') from error
 
@@ -198,6 +199,19 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         Returns:
             Named 0-dim tensors; the sum of those whose name contains ``loss`` is trained.
         """
+        try:
+            return self._run_step(inputs, data_samples)
+        except ValueError as error:
+            if 'more than 1 value per channel' not in str(error):
+                raise
+            raise ValueError(
+                'a normalisation of the segmentor gets one image alone, pooled to one pixel (ASPP '
+                'and pyramid pooling do that), and cannot normalise it: train with at least 2 '
+                'labeled and 2 unlabeled images a rank (train_dataloader.batch_size, '
+                'sampler.ratio), or with SyncBN on several GPUs'
+            ) from error
+
+    def _run_step(self, inputs: Any, data_samples: Any) -> dict[str, Tensor]:
         step = self.begin_step(inputs, data_samples)
         if step.iteration < self.warmup_iters:
             step.labeled = self._run(self.segmentor, step.labeled_images)
@@ -387,10 +401,14 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             required.add('MeanTeacherHook')
         missing = sorted(required - self._hooks_seen)
         if missing:
+            remedy = (
+                'set model.teacher=None'
+                if missing[0] == 'MeanTeacherHook'
+                else 'remove the component that needs it'
+            )
             raise RuntimeError(
                 f'the model has state that only {", ".join(missing)} moves, and the config lacks '
-                f"it: add dict(type='{missing[0]}') to custom_hooks, or remove the component "
-                '(for MeanTeacherHook: model.teacher=None)'
+                f"it: add dict(type='{missing[0]}') to custom_hooks, or {remedy}"
             )
 
     def reset_teacher(self) -> None:

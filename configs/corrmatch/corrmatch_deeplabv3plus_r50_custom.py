@@ -1,0 +1,13 @@
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/custom.py',
+    '../_base_/models/deeplabv3plus_r50.py',
+    '../_base_/schedules/sgd_20k.py',
+    '../_base_/methods/corrmatch.py',
+]
+model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
+custom_hooks = [*_base_.custom_hooks, dict(type='EMAThresholdHook')]
+# CorrMatch has one strong view.
+unlabeled_pipeline = _base_.unlabeled_pipeline
+unlabeled_pipeline[-2]['num_views'] = 1
+train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
