@@ -28,7 +28,11 @@ def confidence_score(prob: Tensor, kind: str = 'margin') -> Tensor:
     if kind == 'margin':
         if prob.shape[1] < 2:
             raise ValueError(f'a margin needs at least 2 classes, got prob {tuple(prob.shape)}')
-        first, second = prob.topk(2, dim=1).values.unbind(dim=1)
+        # A running pair of maxima: topk would sort the classes of every pixel.
+        first, second = torch.maximum(prob[:, 0], prob[:, 1]), torch.minimum(prob[:, 0], prob[:, 1])
+        for value in prob.unbind(dim=1)[2:]:
+            second = torch.maximum(second, torch.minimum(first, value))
+            first = torch.maximum(first, value)
         return first - second
     if kind == 'entropy':
         return torch.special.entr(prob).sum(dim=1).neg()

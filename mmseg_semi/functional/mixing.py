@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+# Values of a feature map that are held at full resolution at once (64 MiB in float32).
+_MAX_ELEMENTS = 2**24
 
 
 def _check_range(name: str, value: tuple[float, float], low: float, high: float) -> None:
@@ -123,3 +127,41 @@ def mix(tensor: Tensor, mask: Tensor, partners: Tensor) -> Tensor:
     if tensor.dim() == 4:
         mask = mask[:, None]
     return torch.where(mask, tensor[partners], tensor)
+
+
+@torch.no_grad()
+def mix_features(
+    features: Tensor, mask: Tensor, partners: Tensor, align_corners: bool = False
+) -> Tensor:
+    """Mix feature maps as their images were mixed.
+
+    The features are resized to the image, mixed with its mask and resized back (bilinear), some
+    channels at a time, so that they describe the mixed image.
+
+    Args:
+        features: (B, C, h, w).
+        mask: Bool (B, H, W), as in :func:`mix`.
+        partners: int64 (B,).
+        align_corners: As in bilinear ``interpolate``; the segmentor's own.
+
+    Returns:
+        (B, C, h, w) of the same dtype, without gradient.
+
+    Raises:
+        ValueError: The batches differ.
+    """
+    if features.dim() != 4 or features.shape[0] != mask.shape[0]:
+        raise ValueError(
+            f'features {tuple(features.shape)} must be (B, C, h, w) of the batch of mask '
+            f'{tuple(mask.shape)}'
+        )
+    size, grid = tuple(mask.shape[-2:]), tuple(features.shape[-2:])
+    if size == grid:
+        return mix(features, mask, partners)
+    resize = dict(mode='bilinear', align_corners=align_corners)
+    channels = max(1, _MAX_ELEMENTS // mask.numel())
+    parts = []
+    for part in features.split(channels, dim=1):
+        full = mix(F.interpolate(part, size=size, **resize), mask, partners)
+        parts.append(F.interpolate(full, size=grid, **resize))
+    return torch.cat(parts, dim=1)

@@ -3,6 +3,16 @@
 from .base_refiner import STAGES, BaseRefiner
 from .confidence_threshold import ConfidenceThreshold
 from .ema_threshold import EMAThreshold
+from .neighborhood_refiner import NeighborhoodRefiner
+from .quantile_threshold import QuantileThreshold
 from .region_propagation import RegionPropagation
 
-__all__ = ['STAGES', 'BaseRefiner', 'ConfidenceThreshold', 'EMAThreshold', 'RegionPropagation']
+__all__ = [
+    'STAGES',
+    'BaseRefiner',
+    'ConfidenceThreshold',
+    'EMAThreshold',
+    'NeighborhoodRefiner',
+    'QuantileThreshold',
+    'RegionPropagation',
+]

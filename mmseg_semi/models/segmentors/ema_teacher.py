@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Callable, Optional
 
 import torch
 from torch import nn
 
 BUFFER_MODES = ('ema', 'copy')
+FORWARD_MODES = ('eval', 'train')
 
 
 class TeacherMixin:
@@ -72,6 +75,27 @@ class TeacherMixin:
             return
         missing_keys.extend(own + key for key in result.missing_keys)
         unexpected_keys.extend(own + key for key in result.unexpected_keys)
+
+
+@contextmanager
+def forward_mode(teacher: nn.Module, mode: str) -> Iterator[None]:
+    """Put the teacher into ``mode`` inside the block, without moving its buffers.
+
+    Args:
+        teacher: In eval mode before and after.
+        mode: ``'eval'`` or ``'train'``.
+    """
+    if mode == 'eval':
+        yield
+        return
+    buffers = {name: value.clone() for name, value in teacher.named_buffers()}
+    teacher.train()
+    try:
+        yield
+    finally:
+        teacher.eval()
+        for name, value in teacher.named_buffers():
+            value.copy_(buffers[name])
 
 
 def check_same_state(student: nn.Module, teacher: nn.Module) -> None:

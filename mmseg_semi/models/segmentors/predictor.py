@@ -19,10 +19,17 @@ class PredictorMixin:
     def _check_predictor(self, test_cfg: Optional[dict[str, Any]]) -> str:
         test_cfg = dict(test_cfg or {})
         predictor = test_cfg.pop('predict_with', 'student')
+        self.refine_at_test = bool(test_cfg.pop('refine', False))
         if test_cfg:
             raise ValueError(
-                f"model.test_cfg: unknown key(s) {sorted(test_cfg)}; only 'predict_with' belongs "
-                'here, the inference mode is in model.segmentor.test_cfg'
+                f"model.test_cfg: unknown key(s) {sorted(test_cfg)}; only 'predict_with' and "
+                "'refine' belong here, the inference mode is in model.segmentor.test_cfg"
+            )
+        if self.refine_at_test and not self._test_refiners():
+            raise ValueError(
+                'model.test_cfg.refine=True, but no refiner of model.refiners changes '
+                "probabilities: add one, for example dict(type='NeighborhoodRefiner'), or set "
+                'refine=False'
             )
         if predictor not in PREDICTORS:
             raise ValueError(
@@ -34,6 +41,9 @@ class PredictorMixin:
                 "model.teacher=dict(type='ema') or predict_with='student'"
             )
         return predictor
+
+    def _test_refiners(self) -> list[torch.nn.Module]:
+        return [refiner for refiner in self.refiners.values() if hasattr(refiner, 'refine')]
 
     @property
     def predictor(self) -> BaseSegmentor:
@@ -71,15 +81,25 @@ class PredictorMixin:
 
         Returns:
             Data samples with ``pred_sem_seg`` and ``seg_logits``, and ``teacher_pred_sem_seg``
-            when both predict.
+            when both predict. With ``test_cfg.refine`` the labels are those of the refined
+            probabilities; ``seg_logits`` are the network's.
         """
         if self.predict_with != 'both':
-            return self.predictor.predict(inputs, data_samples)
+            return self._refined(self.predictor.predict(inputs, data_samples))
         # Inference writes into the samples, so each predictor gets its own.
         own = copy.deepcopy(data_samples)
-        results = self.segmentor.predict(inputs, data_samples)
-        for result, other in zip(results, self.teacher.predict(inputs, own)):
+        results = self._refined(self.segmentor.predict(inputs, data_samples))
+        for result, other in zip(results, self._refined(self.teacher.predict(inputs, own))):
             result.set_data(dict(teacher_pred_sem_seg=other.pred_sem_seg))
+        return results
+
+    def _refined(self, results: list[SegDataSample]) -> list[SegDataSample]:
+        if self.refine_at_test:
+            for result in results:
+                prob = result.seg_logits.data[None].float().softmax(dim=1)
+                for refiner in self._test_refiners():
+                    prob = refiner.refine(prob)
+                result.pred_sem_seg.data = prob.argmax(dim=1)
         return results
 
     def extract_feat(self, inputs: Tensor) -> list[Tensor]:

@@ -24,7 +24,7 @@ from mmseg_semi.models.perturbations import BasePerturbation
 from mmseg_semi.models.refiners import STAGES, BaseRefiner
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, StrongView
 
-from .ema_teacher import TeacherMixin, update_teacher
+from .ema_teacher import FORWARD_MODES, TeacherMixin, forward_mode, update_teacher
 from .feature_taps import FeatureTaps
 from .predictor import PredictorMixin
 from .student import (
@@ -56,8 +56,10 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         mixer: ``BaseMixer`` config; None leaves the strong views unmixed.
         perturbation: ``BasePerturbation`` config for the feature-perturbed stream; None for none.
         heads: Named ``BaseSemiHead`` configs.
-        teacher: ``None`` for the student itself, or ``dict(type='ema')`` for an EMA teacher, which
-            ``MeanTeacherHook`` moves.
+        teacher: ``None`` for the student itself, or ``dict(type='ema', mode='eval')`` for an EMA
+            teacher, which ``MeanTeacherHook`` moves. ``mode='train'`` normalises the images it
+            labels by their own statistics and applies dropout, as some methods do; its state is
+            not touched by that.
         supervised_weight: Factor of the segmentor's own losses on labeled images.
         warmup_iters: Iterations at the start of a run that train on labeled images alone, for
             networks that start from scratch and have nothing to teach yet. Needs
@@ -68,8 +70,10 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             is faster for convolutions on CPUs and on tensor cores.
         data_preprocessor: ``SemiDataPreprocessor`` config. Defaults to the ``data_preprocessor``
             of ``segmentor``, whose arguments are the same.
-        test_cfg: ``dict(predict_with='student' | 'teacher' | 'both')``. With ``'both'`` the
-            student's result is ``pred_sem_seg`` and the teacher's ``teacher_pred_sem_seg``.
+        test_cfg: ``dict(predict_with='student' | 'teacher' | 'both', refine=False)``. With
+            ``'both'`` the student's result is ``pred_sem_seg`` and the teacher's
+            ``teacher_pred_sem_seg``. ``refine=True`` applies the refiners that change
+            probabilities to predictions too.
         train_cfg: Not used; accepted because mmseg configs carry it.
         init_cfg: Passed to ``BaseModule``.
 
@@ -105,7 +109,8 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             raise ValueError(f'model.supervised_weight must be >= 0, got {supervised_weight}')
         self.segmentor = MODELS.build(segmentor)
         check_segmentor(self.segmentor)
-        self._set_teacher(_build_teacher(segmentor, self.segmentor, teacher))
+        teacher, self.teacher_mode = _build_teacher(segmentor, self.segmentor, teacher)
+        self._set_teacher(teacher)
         refiners = build_components(refiners, BaseRefiner, 'model.refiners')
         self.refiners = _in_stage_order(refiners)
         self.losses = build_components(losses, BaseSemiLoss, 'model.losses')
@@ -280,7 +285,8 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
     def make_pseudo_label(self, step: SemiStep) -> None:
         """Ask the teacher about the weak images."""
         if self.teacher is not None:
-            step.teacher = self._run(self.teacher, step.weak_images)
+            with forward_mode(self.teacher, self.teacher_mode):
+                step.teacher = self._run(self.teacher, step.weak_images)
         else:
             step.teacher = step.weak
         step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid)
@@ -439,17 +445,18 @@ def _preprocessor_cfg(cfg: Any) -> Any:
 
 def _build_teacher(
     cfg: dict[str, Any], student: BaseSegmentor, teacher: Optional[dict[str, Any]]
-) -> Optional[BaseSegmentor]:
+) -> tuple[Optional[BaseSegmentor], str]:
     if teacher is None:
-        return None
-    if not isinstance(teacher, dict) or dict(teacher) != dict(type='ema'):
+        return None, 'eval'
+    mode = teacher.get('mode', 'eval') if isinstance(teacher, dict) else None
+    if mode not in FORWARD_MODES or {**teacher, 'mode': mode} != dict(type='ema', mode=mode):
         raise ValueError(
-            f"model.teacher must be None or dict(type='ema'), got {teacher!r}. Momentum and "
-            'buffers are arguments of MeanTeacherHook.'
+            f"model.teacher must be None or dict(type='ema', mode='eval' | 'train'), got "
+            f'{teacher!r}. Momentum and buffers are arguments of MeanTeacherHook.'
         )
     built = MODELS.build(cfg)
     update_teacher(built, student, momentum=0.0, buffers='copy')
-    return built
+    return built, mode
 
 
 def _in_stage_order(refiners: torch.nn.ModuleDict) -> torch.nn.ModuleDict:

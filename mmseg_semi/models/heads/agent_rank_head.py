@@ -1,0 +1,155 @@
+"""RankMatch's inter-pixel rank consistency."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from mmseg_semi.functional import (
+    agent_correlation,
+    gather_agents,
+    mix_features,
+    rank_consistency,
+    select_agents,
+)
+from mmseg_semi.functional.agents import AGENT_STRATEGIES
+from mmseg_semi.functional.ranking import CONSISTENCY_KINDS, MAX_RANKED
+from mmseg_semi.structures import SemiStep, StrongView
+
+from .base_semi_head import BaseSemiHead
+
+AGENT_SOURCES = ('view', 'weak')
+REDUCTIONS = ('sum', 'mean')
+
+
+@MODELS.register_module()
+class AgentRankHead(BaseSemiHead):
+    r"""Make strong views rank a few agent pixels as the weak view does.
+
+    RankMatch's :math:`L_{rank}` (Mai et al., CVPR 2024), the mean over the strong views. Agents are
+    chosen on the weak features and read off the strong features at the same pixels; each pixel's
+    correlations with them give a distribution over the orders of its ``top`` agents, and the
+    strong view's is pulled to the weak one's. The weak features are those of the network that
+    makes the pseudo-label, without gradient; when a view is mixed, they are mixed with its box at
+    full resolution. Padding does not count. The head has no parameters.
+
+    Args:
+        tap: The features: ``'aspp'`` (the paper), ``'encoder'``, ``'penultimate'`` or the path of
+            a module of the segmentor.
+        num_agents: N.
+        top: Agents that are ranked at each pixel.
+        strategy: How agents are chosen: ``'orthogonal'`` (the paper), ``'random'``, ``'top'`` (by
+            cumulative self-correlation) or ``'all'`` pixels.
+        consistency: ``'rank'``; ``'kl'``, ``'l2'`` or ``'ce'`` compare the correlations
+            themselves (ablations).
+        agents_from: ``'view'`` reads the strong view's agents off its own features, ``'weak'``
+            takes the weak view's for both.
+        reduction: ``'sum'`` over the permutations (the paper) or their ``'mean'`` (the authors'
+            program, 24 times smaller for 4).
+        loss_weight: lambda.
+
+    Raises:
+        ValueError: An argument outside its values; in the first step, fewer pixels than agents.
+    """
+
+    def __init__(
+        self,
+        tap: str = 'aspp',
+        num_agents: int = 128,
+        top: int = 4,
+        strategy: str = 'orthogonal',
+        consistency: str = 'rank',
+        agents_from: str = 'view',
+        reduction: str = 'sum',
+        loss_weight: float = 0.1,
+    ) -> None:
+        super().__init__()
+        choices = (
+            ('strategy', strategy, AGENT_STRATEGIES),
+            ('consistency', consistency, CONSISTENCY_KINDS),
+            ('agents_from', agents_from, AGENT_SOURCES),
+            ('reduction', reduction, REDUCTIONS),
+        )
+        for name, value, allowed in choices:
+            if value not in allowed:
+                raise ValueError(f'AgentRankHead.{name} must be one of {allowed}, got {value!r}')
+        if not (isinstance(top, int) and 1 <= top <= MAX_RANKED):
+            raise ValueError(
+                f'AgentRankHead.top must be a whole number in [1, {MAX_RANKED}], got {top!r}'
+            )
+        if not (isinstance(num_agents, int) and num_agents >= top):
+            raise ValueError(
+                f'AgentRankHead.num_agents must be a whole number >= top={top}, got {num_agents!r}'
+            )
+        if not loss_weight >= 0:
+            raise ValueError(f'AgentRankHead.loss_weight must be >= 0, got {loss_weight}')
+        self.tap, self.taps = tap, (tap,)
+        self.num_agents, self.top, self.strategy = num_agents, top, strategy
+        self.consistency, self.agents_from = consistency, agents_from
+        self.reduction, self.loss_weight = reduction, loss_weight
+
+    def forward(self, step: SemiStep) -> dict[str, Tensor]:
+        """Return ``dict(loss=...)``."""
+        if not step.views:
+            raise ValueError(
+                'AgentRankHead compares strong views with the weak one, but the batch has no '
+                'strong view: set StrongViews(num_views=...) to at least 1 in the unlabeled '
+                'pipeline'
+            )
+        weak = torch.cat([self.weak_features(step, view) for view in step.views])
+        strong = torch.cat([view.outputs.features[self.tap] for view in step.views])
+        index = self.choose(weak)
+        agents = gather_agents(weak, index)
+        own = gather_agents(strong, index) if self.agents_from == 'view' else agents
+        number = len(step.views)
+        pairs = zip(
+            agent_correlation(weak, agents).chunk(number),
+            agent_correlation(strong, own).chunk(number),
+            step.views,
+        )
+        losses = [
+            rank_consistency(
+                log_weak,
+                log_strong,
+                self.top,
+                self.consistency,
+                self.reduction,
+                _at_grid(view.pseudo.valid, log_weak.shape[-2:]),
+            )
+            for log_weak, log_strong, view in pairs
+        ]
+        return dict(loss=self.loss_weight * torch.stack(losses).mean())
+
+    @torch.no_grad()
+    def weak_features(self, step: SemiStep, view: StrongView) -> Tensor:
+        """Return the weak features (B, C, h, w) that belong to a view's pixels."""
+        weak = step.teacher.features[self.tap].detach()
+        if view.mix is None:
+            return weak
+        return mix_features(weak, view.mix.mask, view.mix.partners, step.teacher.align_corners)
+
+    def choose(self, weak: Tensor) -> Tensor:
+        """Return the pixel indices (B, N) of the agents of weak features (B, C, h, w)."""
+        pixels = weak.shape[-2] * weak.shape[-1]
+        if self.strategy != 'all' and pixels < self.num_agents:
+            raise ValueError(
+                f"AgentRankHead: the features '{self.tap}' have {weak.shape[-2]} x "
+                f'{weak.shape[-1]} = {pixels} pixels, fewer than num_agents={self.num_agents}: '
+                'lower num_agents, or choose a finer tap or a larger crop'
+            )
+        return select_agents(weak, self.num_agents, strategy=self.strategy)
+
+    def extra_repr(self) -> str:
+        """Show the constants in the model's printout."""
+        return (
+            f'tap={self.tap!r}, num_agents={self.num_agents}, top={self.top}, '
+            f'strategy={self.strategy!r}, consistency={self.consistency!r}, '
+            f'loss_weight={self.loss_weight}'
+        )
+
+
+def _at_grid(valid: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Valid mask (B, H, W) at the features' resolution: the nearest pixel's."""
+    return F.interpolate(valid[:, None].float(), size=tuple(grid), mode='nearest')[:, 0] > 0

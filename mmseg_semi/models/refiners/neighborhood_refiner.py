@@ -1,0 +1,127 @@
+"""S4MC's refinement of probabilities by their neighbourhood."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Optional, Union
+
+import torch
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from mmseg_semi.functional import refine_neighborhood
+from mmseg_semi.structures import PseudoLabel, SemiStep
+
+from .base_refiner import BaseRefiner
+
+JOINT_KEYS = ('per_class', 'overall')
+
+
+@MODELS.register_module()
+class NeighborhoodRefiner(BaseRefiner):
+    r"""Raise each class's probability by the neighbour that supports it most.
+
+    S4MC (Kimhi et al., TMLR 2024): :math:`\tilde p_c(x) = p_c(x) + \beta [p_c(n) - J]`; see
+    ``functional.refine_neighborhood``. The label is the argmax of the refined scores, which need
+    not sum to 1.
+
+    Args:
+        window: Side of the window in pixels: 3, 5 or 7 in the paper.
+        neighbors: Neighbours that are united with the pixel, one after the other.
+        criterion: ``'max'``, ``'min'``, ``'random'`` or ``'two_max'``.
+        joint: E of the joint probability: None for independent pixels, a number, one for each
+            class, or the JSON file that ``tools/analysis_tools/neighbor_agreement.py`` writes.
+        joint_key: Which of the file's tables: ``'per_class'`` or ``'overall'``.
+        beta: ``'distance'``, or a constant in [0, 1]; the authors' program has exp(-1/2) and
+            ``connectivity=4``.
+        connectivity: 8 or 4.
+
+    Raises:
+        ValueError: An argument outside its values; when the model is built, a table of another
+            number of classes.
+        FileNotFoundError: There is no such JSON file.
+    """
+
+    stage = 'probability'
+
+    def __init__(
+        self,
+        window: int = 3,
+        neighbors: int = 1,
+        criterion: str = 'max',
+        joint: Union[None, float, Sequence[float], str] = None,
+        joint_key: str = 'per_class',
+        beta: Union[str, float] = 'distance',
+        connectivity: int = 8,
+    ) -> None:
+        super().__init__()
+        if joint_key not in JOINT_KEYS:
+            raise ValueError(
+                f'NeighborhoodRefiner.joint_key must be one of {JOINT_KEYS}, got {joint_key!r}'
+            )
+        self.options = dict(
+            window=window,
+            neighbors=neighbors,
+            criterion=criterion,
+            beta=beta,
+            connectivity=connectivity,
+        )
+        table = _read_joint(joint, joint_key) if isinstance(joint, str) else joint
+        self.joint: Union[None, float, Tensor] = None
+        if isinstance(table, Sequence):
+            values = torch.tensor([float(value) for value in table])
+            if not ((values >= 0) & (values <= 1)).all():
+                raise ValueError(f'NeighborhoodRefiner.joint must be in [0, 1], got {table}')
+            self.register_buffer('joint_table', values, persistent=False)
+        else:
+            self.joint = table
+        # Refines one pixel now, so that a wrong argument is refused when the model is built.
+        try:
+            refine_neighborhood(torch.ones(1, 1, 1, 1), joint=self.joint, **self.options)
+        except ValueError as error:
+            raise ValueError(f'NeighborhoodRefiner: {error}') from error
+
+    def attach(self, model: nn.Module) -> None:
+        """Compare the table with the number of classes."""
+        table = getattr(self, 'joint_table', None)
+        if table is not None and len(table) != model.out_channels:
+            raise ValueError(
+                f'NeighborhoodRefiner.joint has {len(table)} entries, but the segmentor has '
+                f'{model.out_channels} classes: compute it from masks of these classes'
+            )
+
+    def refine(self, prob: Tensor) -> Tensor:
+        """Return the refined scores of probabilities (B, K, H, W)."""
+        joint = getattr(self, 'joint_table', self.joint)
+        return refine_neighborhood(prob, joint=joint, **self.options)
+
+    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
+        """Change ``prob``, ``label`` and ``confidence``."""
+        prob = self.refine(pseudo.prob)
+        confidence, label = prob.max(dim=1)
+        return pseudo.update(prob=prob, label=label, confidence=confidence)
+
+    def extra_repr(self) -> str:
+        """Show the constants in the model's printout."""
+        return ', '.join(f'{name}={value!r}' for name, value in self.options.items())
+
+
+def _read_joint(path: str, key: str) -> Union[float, list[float], Optional[float]]:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'NeighborhoodRefiner.joint: there is no file {path}; write it with '
+            'tools/analysis_tools/neighbor_agreement.py'
+        )
+    with open(path) as file:
+        try:
+            content = json.load(file)
+        except ValueError as error:
+            raise ValueError(f'NeighborhoodRefiner.joint: {path} is no JSON file') from error
+    if not isinstance(content, dict) or key not in content:
+        raise ValueError(
+            f"NeighborhoodRefiner.joint: {path} has no entry '{key}'; write it with "
+            'tools/analysis_tools/neighbor_agreement.py'
+        )
+    return content[key]
