@@ -1,0 +1,10 @@
+# S4MC (TMLR 2024) on CutMix-Seg: neighbours refine the teacher's probabilities; 40 % of the pixels
+# are left out at the start, none at the end; the loss is the mean over the selected pixels.
+_base_ = './cutmix_seg.py'
+method = dict(
+    refiners=dict(
+        context=dict(type='NeighborhoodRefiner', window=3, neighbors=1, criterion='max'),
+        select=dict(_delete_=True, type='QuantileThreshold', score='margin', alpha=0.4),
+    ),
+    losses=dict(strong=dict(denominator='selected')),
+)

@@ -1,0 +1,3 @@
+# 32 agents.
+_base_ = '../rankmatch_unet_digit-scenes-60.py'
+model = dict(heads=dict(rank=dict(num_agents=32)))

@@ -1,0 +1,3 @@
+# Agents drawn at random.
+_base_ = '../rankmatch_unet_digit-scenes-60.py'
+model = dict(heads=dict(rank=dict(strategy='random')))

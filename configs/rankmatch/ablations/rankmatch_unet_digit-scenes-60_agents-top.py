@@ -1,0 +1,3 @@
+# Agents of the largest cumulative self-correlation.
+_base_ = '../rankmatch_unet_digit-scenes-60.py'
+model = dict(heads=dict(rank=dict(strategy='top')))

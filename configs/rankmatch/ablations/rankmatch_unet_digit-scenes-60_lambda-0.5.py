@@ -1,0 +1,3 @@
+# lambda = 0.5.
+_base_ = '../rankmatch_unet_digit-scenes-60.py'
+model = dict(heads=dict(rank=dict(loss_weight=0.5)))

@@ -1,0 +1,3 @@
+# The smallest gain.
+_base_ = '../s4mc_unet_digit-scenes-60.py'
+model = dict(refiners=dict(context=dict(criterion='min')))

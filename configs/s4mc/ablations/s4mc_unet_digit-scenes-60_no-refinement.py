@@ -1,0 +1,3 @@
+# The dynamic threshold alone.
+_base_ = '../s4mc_unet_digit-scenes-60.py'
+model = dict(refiners=dict(context=None))

@@ -1,0 +1,3 @@
+# 5x5 neighbours.
+_base_ = '../s4mc_unet_digit-scenes-60.py'
+model = dict(refiners=dict(context=dict(window=5)))
