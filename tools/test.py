@@ -49,7 +49,7 @@ def choose_predictor(cfg: Config, predictor: str) -> None:
                 'has no teacher'
             )
         return
-    cfg.model.test_cfg = dict(predict_with=predictor)
+    cfg.model.test_cfg = {**(cfg.model.get('test_cfg') or {}), 'predict_with': predictor}
     evaluators = cfg.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     kinds = [evaluator['type'] for evaluator in evaluators]
@@ -90,6 +90,11 @@ def use_tta(cfg: Config) -> None:
         raise SystemExit('--tta needs tta_model and tta_pipeline in the config')
     if (cfg.model.get('test_cfg') or {}).get('predict_with') == 'both':
         raise SystemExit('--tta predicts with one network: use --predict-with student or teacher')
+    if (cfg.model.get('test_cfg') or {}).get('refine'):
+        raise SystemExit(
+            '--tta averages logits and would leave the refinement out: set '
+            'model.test_cfg.refine=False, or go without --tta'
+        )
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
