@@ -6,6 +6,6 @@ model = dict(
         select=dict(_delete_=True, type='QuantileThreshold', score='margin', alpha=0.4),
         regions=dict(threshold=0.85),
     ),
-    heads=dict(rank=dict(type='AgentRankHead', tap='backbone.decoder.1', loss_weight=0.1)),
+    heads=dict(rank=dict(type='AgentRankHead', tap='backbone.decoder.1', reduction='mean')),
 )
-custom_hooks = _base_.custom_hooks[:-1]
+custom_hooks = [hook for hook in _base_.custom_hooks if hook['type'] != 'EMAThresholdHook']

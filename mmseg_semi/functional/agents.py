@@ -24,6 +24,7 @@ def select_agents(
     start: Optional[Tensor] = None,
     strategy: str = 'orthogonal',
     generator: Optional[torch.Generator] = None,
+    valid: Optional[Tensor] = None,
 ) -> Tensor:
     r"""Choose the pixels that describe an image (RankMatch, Mai et al., CVPR 2024).
 
@@ -47,6 +48,8 @@ def select_agents(
         strategy: ``'orthogonal'``, ``'random'``, ``'top'`` or ``'all'``.
         generator: Source of randomness, on its own device. Defaults to torch's global one of
             the device of ``features``.
+        valid: Bool (B, h, w), False on padding: such pixels are taken when there are no others
+            left. ``'all'`` takes them too. Defaults to all.
 
     Returns:
         int64 pixel indices (B, N) in the order of choice, without repetition; (B, h * w) for
@@ -71,22 +74,34 @@ def select_agents(
             f'num must be in [1, {pixels}] for features of {tuple(features.shape[-2:])} pixels, '
             f'got {num}; take fewer agents or a finer feature grid'
         )
+    if valid is not None:
+        if valid.shape != features[:, 0].shape:
+            raise ValueError(
+                f'valid {tuple(valid.shape)} must be (B, h, w) of features {tuple(features.shape)}'
+            )
+        valid = valid.flatten(1)
     source = device if generator is None else generator.device
     if strategy == 'random':
-        draw = torch.rand(batch, pixels, generator=generator, device=source)
-        return draw.topk(num, dim=1).indices.to(device)
+        draw = torch.rand(batch, pixels, generator=generator, device=source).to(device)
+        return (draw if valid is None else draw + valid).topk(num, dim=1).indices
 
     unit = _unit_columns(features)
     with torch.autocast(device_type=device.type, enabled=False):
         if strategy == 'top':
-            total = unit.sum(dim=2)[:, None]
+            counted = unit[:, :, :pixels]
+            total = (counted if valid is None else counted * valid[:, None]).sum(dim=2)[:, None]
             score = torch.bmm(total, unit)[:, 0, :pixels]
+            if valid is not None:
+                score = score.masked_fill(~valid, float('-inf'))
             return score.sort(dim=1, descending=True, stable=True).indices[:, :num].clone()
-        if start is None:
+        if start is None and valid is not None:
+            draw = torch.rand(batch, pixels, generator=generator, device=source).to(device)
+            start = (draw + valid).argmax(dim=1)
+        elif start is None:
             start = torch.randint(pixels, (batch,), generator=generator, device=source)
         else:
             _check_start(start, batch, pixels)
-        return _spread(unit, pixels, num, start.to(device))
+        return _spread(unit, pixels, num, start.to(device), valid)
 
 
 def _check_start(start: Tensor, batch: int, pixels: int) -> None:
@@ -110,10 +125,12 @@ def _unit_columns(features: Tensor) -> Tensor:
     return unit.div_(length.clamp_(min=1e-12))
 
 
-def _spread(unit: Tensor, pixels: int, num: int, start: Tensor) -> Tensor:
+def _spread(unit: Tensor, pixels: int, num: int, start: Tensor, valid: Optional[Tensor]) -> Tensor:
     """The orthogonal choice; ``unit`` as from ``_unit_columns``."""
     chosen = [start[:, None]]
     nearest = unit.new_zeros(len(unit), pixels)
+    if valid is not None:
+        nearest.masked_fill_(~valid, 2.0)  # above every cosine
     while len(chosen) < num:
         index = chosen[-1][:, None].expand(-1, unit.shape[1], -1)
         agent = unit.gather(2, index).transpose(1, 2)

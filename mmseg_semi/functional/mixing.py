@@ -136,7 +136,8 @@ def mix_features(
     """Mix feature maps as their images were mixed.
 
     The features are resized to the image, mixed with its mask and resized back (bilinear), some
-    channels at a time, so that they describe the mixed image.
+    channels at a time, so that they describe the mixed image. Those of an image that takes nothing
+    from its partner stay as they are: resizing there and back would blur them.
 
     Args:
         features: (B, C, h, w).
@@ -164,4 +165,5 @@ def mix_features(
     for part in features.split(channels, dim=1):
         full = mix(F.interpolate(part, size=size, **resize), mask, partners)
         parts.append(F.interpolate(full, size=grid, **resize))
-    return torch.cat(parts, dim=1)
+    mixed = mask.flatten(1).any(dim=1)[:, None, None, None]
+    return torch.where(mixed, torch.cat(parts, dim=1), features)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from mmseg.registry import MODELS
@@ -16,6 +18,7 @@ from mmseg_semi.functional import (
 )
 from mmseg_semi.functional.agents import AGENT_STRATEGIES
 from mmseg_semi.functional.ranking import CONSISTENCY_KINDS, MAX_RANKED
+from mmseg_semi.models.component import check_choice, check_number, check_whole
 from mmseg_semi.structures import SemiStep, StrongView
 
 from .base_semi_head import BaseSemiHead
@@ -33,7 +36,8 @@ class AgentRankHead(BaseSemiHead):
     correlations with them give a distribution over the orders of its ``top`` agents, and the
     strong view's is pulled to the weak one's. The weak features are those of the network that
     makes the pseudo-label, without gradient; when a view is mixed, they are mixed with its box at
-    full resolution. Padding does not count. The head has no parameters.
+    full resolution. Padding does not count, and gives agents only to an image that has fewer other
+    pixels than agents. The head has no parameters.
 
     Args:
         tap: The features: ``'aspp'`` (the paper), ``'encoder'``, ``'penultimate'`` or the path of
@@ -66,25 +70,19 @@ class AgentRankHead(BaseSemiHead):
         loss_weight: float = 0.1,
     ) -> None:
         super().__init__()
-        choices = (
-            ('strategy', strategy, AGENT_STRATEGIES),
-            ('consistency', consistency, CONSISTENCY_KINDS),
-            ('agents_from', agents_from, AGENT_SOURCES),
-            ('reduction', reduction, REDUCTIONS),
-        )
-        for name, value, allowed in choices:
-            if value not in allowed:
-                raise ValueError(f'AgentRankHead.{name} must be one of {allowed}, got {value!r}')
-        if not (isinstance(top, int) and 1 <= top <= MAX_RANKED):
+        check_choice('AgentRankHead.strategy', strategy, AGENT_STRATEGIES)
+        check_choice('AgentRankHead.consistency', consistency, CONSISTENCY_KINDS)
+        check_choice('AgentRankHead.agents_from', agents_from, AGENT_SOURCES)
+        check_choice('AgentRankHead.reduction', reduction, REDUCTIONS)
+        check_whole('AgentRankHead.top', top, 1)
+        if top > MAX_RANKED:
+            raise ValueError(f'AgentRankHead.top must be at most {MAX_RANKED}, got {top}')
+        check_whole('AgentRankHead.num_agents', num_agents, 1)
+        if num_agents < top:
             raise ValueError(
-                f'AgentRankHead.top must be a whole number in [1, {MAX_RANKED}], got {top!r}'
+                f'AgentRankHead.num_agents must be a whole number >= top={top}, got {num_agents}'
             )
-        if not (isinstance(num_agents, int) and num_agents >= top):
-            raise ValueError(
-                f'AgentRankHead.num_agents must be a whole number >= top={top}, got {num_agents!r}'
-            )
-        if not loss_weight >= 0:
-            raise ValueError(f'AgentRankHead.loss_weight must be >= 0, got {loss_weight}')
+        check_number('AgentRankHead.loss_weight', loss_weight, 0)
         self.tap, self.taps = tap, (tap,)
         self.num_agents, self.top, self.strategy = num_agents, top, strategy
         self.consistency, self.agents_from = consistency, agents_from
@@ -100,14 +98,16 @@ class AgentRankHead(BaseSemiHead):
             )
         weak = torch.cat([self.weak_features(step, view) for view in step.views])
         strong = torch.cat([view.outputs.features[self.tap] for view in step.views])
-        index = self.choose(weak)
+        grid = tuple(weak.shape[-2:])
+        valid = [_at_grid(view.pseudo.valid, grid) for view in step.views]
+        index = self.choose(weak, torch.cat(valid))
         agents = gather_agents(weak, index)
         own = gather_agents(strong, index) if self.agents_from == 'view' else agents
         number = len(step.views)
         pairs = zip(
             agent_correlation(weak, agents).chunk(number),
             agent_correlation(strong, own).chunk(number),
-            step.views,
+            valid,
         )
         losses = [
             rank_consistency(
@@ -116,9 +116,9 @@ class AgentRankHead(BaseSemiHead):
                 self.top,
                 self.consistency,
                 self.reduction,
-                _at_grid(view.pseudo.valid, log_weak.shape[-2:]),
+                one,
             )
-            for log_weak, log_strong, view in pairs
+            for log_weak, log_strong, one in pairs
         ]
         return dict(loss=self.loss_weight * torch.stack(losses).mean())
 
@@ -130,8 +130,13 @@ class AgentRankHead(BaseSemiHead):
             return weak
         return mix_features(weak, view.mix.mask, view.mix.partners, step.teacher.align_corners)
 
-    def choose(self, weak: Tensor) -> Tensor:
-        """Return the pixel indices (B, N) of the agents of weak features (B, C, h, w)."""
+    def choose(self, weak: Tensor, valid: Optional[Tensor] = None) -> Tensor:
+        """Return the pixel indices (B, N) of the agents.
+
+        Args:
+            weak: Weak features (B, C, h, w).
+            valid: Bool (B, h, w), False on padding. Defaults to all pixels.
+        """
         pixels = weak.shape[-2] * weak.shape[-1]
         if self.strategy != 'all' and pixels < self.num_agents:
             raise ValueError(
@@ -139,7 +144,7 @@ class AgentRankHead(BaseSemiHead):
                 f'{weak.shape[-1]} = {pixels} pixels, fewer than num_agents={self.num_agents}: '
                 'lower num_agents, or choose a finer tap or a larger crop'
             )
-        return select_agents(weak, self.num_agents, strategy=self.strategy)
+        return select_agents(weak, self.num_agents, strategy=self.strategy, valid=valid)
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

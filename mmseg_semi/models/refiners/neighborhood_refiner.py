@@ -12,6 +12,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_semi.functional import refine_neighborhood
+from mmseg_semi.models.component import check_choice, check_number, check_whole
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -57,10 +58,9 @@ class NeighborhoodRefiner(BaseRefiner):
         connectivity: int = 8,
     ) -> None:
         super().__init__()
-        if joint_key not in JOINT_KEYS:
-            raise ValueError(
-                f'NeighborhoodRefiner.joint_key must be one of {JOINT_KEYS}, got {joint_key!r}'
-            )
+        check_choice('NeighborhoodRefiner.joint_key', joint_key, JOINT_KEYS)
+        check_whole('NeighborhoodRefiner.window', window, 3)
+        check_whole('NeighborhoodRefiner.neighbors', neighbors, 1)
         self.options = dict(
             window=window,
             neighbors=neighbors,
@@ -68,15 +68,19 @@ class NeighborhoodRefiner(BaseRefiner):
             beta=beta,
             connectivity=connectivity,
         )
-        table = _read_joint(joint, joint_key) if isinstance(joint, str) else joint
-        self.joint: Union[None, float, Tensor] = None
-        if isinstance(table, Sequence):
-            values = torch.tensor([float(value) for value in table])
-            if not ((values >= 0) & (values <= 1)).all():
-                raise ValueError(f'NeighborhoodRefiner.joint must be in [0, 1], got {table}')
-            self.register_buffer('joint_table', values, persistent=False)
-        else:
-            self.joint = table
+        name, table = 'NeighborhoodRefiner.joint', joint
+        if isinstance(joint, str):
+            name, table = f'{name} ({joint}: {joint_key})', _read_joint(joint, joint_key)
+        self.joint: Optional[float] = None
+        if hasattr(table, 'tolist'):
+            table = table.tolist()  # an array or a tensor
+        if isinstance(table, (list, tuple)):
+            for value in table:
+                check_number(name, value, 0, 1)
+            self.register_buffer('joint_table', torch.tensor(table).float(), persistent=False)
+        elif table is not None or isinstance(joint, str):
+            check_number(name, table, 0, 1)
+            self.joint = float(table)
         # Refines one pixel now, so that a wrong argument is refused when the model is built.
         try:
             refine_neighborhood(torch.ones(1, 1, 1, 1), joint=self.joint, **self.options)

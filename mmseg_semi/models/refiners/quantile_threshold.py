@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmseg_semi.functional import confidence_score, pack_scores, quantile_threshold
 from mmseg_semi.functional.confidence import CONFIDENCE_KINDS
+from mmseg_semi.models.component import check_choice, check_number
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -29,7 +30,8 @@ class QuantileThreshold(BaseRefiner):
     Args:
         alpha: Share of the pixels under the threshold at the start, in [0, 1].
         score: ``'margin'`` (largest minus second largest probability), ``'max'`` or
-            ``'entropy'`` (the negative one).
+            ``'entropy'`` (the negative one; refined scores do not sum to 1, so beside a
+            ``NeighborhoodRefiner`` it compares unlike things, as the formula says).
         decay: Whether the share falls linearly to 0 over the run; needs ``SemiTrainLoop``.
 
     Raises:
@@ -41,12 +43,8 @@ class QuantileThreshold(BaseRefiner):
 
     def __init__(self, alpha: float = 0.4, score: str = 'margin', decay: bool = True) -> None:
         super().__init__()
-        if not 0 <= alpha <= 1:
-            raise ValueError(f'QuantileThreshold.alpha must be in [0, 1], got {alpha}')
-        if score not in CONFIDENCE_KINDS:
-            raise ValueError(
-                f'QuantileThreshold.score must be one of {CONFIDENCE_KINDS}, got {score!r}'
-            )
+        check_number('QuantileThreshold.alpha', alpha, 0, 1)
+        check_choice('QuantileThreshold.score', score, CONFIDENCE_KINDS)
         self.alpha, self.score, self.decay = alpha, score, decay
         self._threshold: Optional[Tensor] = None
 
