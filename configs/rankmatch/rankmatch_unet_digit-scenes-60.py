@@ -6,8 +6,8 @@ _base_ = [
     '../_base_/methods/rankmatch.py',
 ]
 method = _base_.method
-# The UNet has no ASPP: its map at quarter resolution (16x16, 32 channels) takes that place. With
-# the sum over the permutations the loss flattens the features of a network that starts from scratch.
+# The UNet has no ASPP: its map at quarter resolution (16x16, 32 channels) takes that place. The
+# sum over the permutations flattens the features of a network that starts from scratch.
 method.heads.rank.update(tap='backbone.decoder.1', reduction='mean')
 model = dict(
     _delete_=True,

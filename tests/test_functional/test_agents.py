@@ -231,3 +231,24 @@ def test_correlation_reaches_both_sides_and_survives_low_precision():
 def test_correlation_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match='B, N, C'):
         agent_correlation(torch.zeros(2, 3, 4, 4), torch.zeros(shape))
+
+
+@pytest.mark.parametrize('strategy', ['orthogonal', 'random', 'top'])
+def test_padding_gives_agents_only_when_nothing_else_is_left(strategy):
+    source = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 5, 6, 7, generator=source)
+    features[..., 4:] *= 10
+    valid = torch.zeros(3, 6, 7, dtype=torch.bool)
+    valid[0, :4, :5], valid[1, 2, 3], valid[2] = True, True, True
+    for seed in range(20):
+        torch.manual_seed(seed)
+        index = select_agents(features, 12, strategy=strategy, valid=valid)
+        assert all(len(set(row)) == 12 for row in index.tolist())
+        taken = valid.flatten(1).gather(1, index)
+        assert taken[0].all() and taken[2].all()
+        assert taken[1].tolist() == [True] + [False] * 11
+
+
+def test_a_valid_mask_of_another_size_is_refused():
+    with pytest.raises(ValueError, match='valid .* must be'):
+        select_agents(torch.rand(1, 2, 4, 4), 2, valid=torch.ones(1, 4, 5, dtype=torch.bool))
