@@ -1,4 +1,4 @@
-"""The benchmark of CorrMatch, on tiny sizes."""
+"""The benchmarks of single methods, on tiny sizes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,56 @@ import pytest
 import torch
 from tool_runs import TOOLS
 
-from mmseg_semi.functional import correlation_map, propagate_pixels, propagate_regions
+from mmseg_semi.functional import (
+    correlation_map,
+    propagate_pixels,
+    propagate_regions,
+    quantile_threshold,
+    rank_consistency,
+    rank_log_prob,
+    refine_neighborhood,
+    select_agents,
+)
 
 
 @pytest.fixture(scope='module')
-def tool():
-    name = 'corrmatch_benchmark'
-    spec = importlib.util.spec_from_file_location(name, TOOLS / 'benchmarks' / 'corrmatch.py')
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[name]
+def load():
+    folder = str(TOOLS / 'benchmarks')
+    sys.path.insert(0, folder)  # as for a script
+    loaded = []
+
+    def load(name):
+        path = TOOLS / 'benchmarks' / f'{name}.py'
+        spec = importlib.util.spec_from_file_location(f'{name}_benchmark', path)
+        loaded.append(spec.name)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    sys.path.remove(folder)
+    for name in (*loaded, 'measuring'):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope='module')
+def tool(load):
+    return load('corrmatch')
+
+
+@pytest.fixture(scope='module')
+def rankmatch(load):
+    return load('rankmatch')
+
+
+@pytest.fixture(scope='module')
+def s4mc(load):
+    return load('s4mc')
+
+
+@pytest.fixture(scope='module')
+def measuring(tool):
+    return sys.modules['measuring']
 
 
 @pytest.fixture(autouse=True)
@@ -29,20 +68,53 @@ def global_settings():
     torch.backends.cudnn.benchmark = benchmark
 
 
-def test_the_table_has_all_benchmarks(tool, tmp_path, capsys):
+@pytest.fixture
+def thin(measuring, monkeypatch):
+    """Build networks of few channels."""
+    load_segmentor = measuring.load_segmentor
+
+    def load_thin():
+        segmentor = load_segmentor()
+        assert segmentor.backbone.depth == 50
+        segmentor.backbone.update(stem_channels=8, base_channels=8)
+        segmentor.decode_head.update(in_channels=256, channels=16, c1_in_channels=32, c1_channels=8)
+        return segmentor
+
+    monkeypatch.setattr(measuring, 'load_segmentor', load_thin)
+
+
+def table_of(tool, tmp_path, capsys, *sizes):
+    """Run all benchmarks of a tool once; return the cells of the table, row by row."""
     out = tmp_path / 'table.md'
-    sizes = ['--size', 40, '--shapes', 6, '--grid', 24, '--crop', 33]
-    counts = ['--repeats', 1, '--step-repeats', 1]
+    counts = ['--crop', 33, '--repeats', 1, '--step-repeats', 1]
     tool.main([str(one) for one in (*sizes, *counts, '--out', out)])
     text = out.read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     assert f'torch {torch.__version__}' in text
     table = [line.strip('| ').split(' | ') for line in text.splitlines() if line.startswith('| ')]
-    names = [cells[0].strip('`') for cells in table[2:]]
-    assert names == ['regions', 'pixels', 'pixels', 'step', 'step', 'step']
-    targets = [cells[5:] for cells in table[2:] if cells[5] != '-']
-    assert [target for target, _ in targets] == ['>= 5x', '<= 1.5', '<= 0.25', '<= 15 %']
-    assert {result for _, result in targets} <= {'PASS', 'above target', 'below target'}
+    rows = table[2:]
+    assert {cells[6] for cells in rows} <= {'PASS', 'above target', 'below target', '-'}
+    assert all((cells[5] == '-') == (cells[6] == '-') for cells in rows)
+    return rows
+
+
+def names_and_targets(rows):
+    return [(cells[0].strip('`'), cells[5]) for cells in rows]
+
+
+# ----------------------------------------------------------------------------------- CorrMatch
+
+
+def test_the_table_of_corrmatch(tool, thin, tmp_path, capsys):
+    rows = table_of(tool, tmp_path, capsys, '--size', 40, '--shapes', 6, '--grid', 24)
+    assert names_and_targets(rows) == [
+        ('regions', '>= 5x'),
+        ('pixels', '<= 1.5'),
+        ('pixels', '<= 0.25'),
+        ('step', '<= 15 %'),
+        ('step', '-'),
+        ('step', '-'),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +132,8 @@ def test_wrong_options_are_refused(tool, capsys, options, message):
     assert message in capsys.readouterr().err
 
 
-def test_results_follow_from_the_numbers(tool):
+def test_results_follow_from_the_numbers(measuring):
+    tool = measuring
     assert [tool.at_least(value, 5) for value in (4.9, 5, 6)] == ['below target', 'PASS', 'PASS']
     assert [tool.at_most(value, 5) for value in (4, 5, 5.1)] == ['PASS', 'PASS', 'above target']
     assert tool.at_most(float('nan'), 5) != 'PASS'
@@ -91,7 +164,8 @@ def test_the_reference_of_pixels_is_the_library(tool):
     logits, w1, w2, _ = inputs
     wanted = logits.flatten(2) @ correlation_map(w1, w2)
     torch.testing.assert_close(tool.reference_pixels(logits, w1, w2), wanted.view_as(logits))
-    torch.testing.assert_close(tool.own_pixels()(logits, w1, w2), propagate_pixels(logits, w1, w2))
+    own = tool.load_function('correlation', 'propagate_pixels')
+    torch.testing.assert_close(own(logits, w1, w2), propagate_pixels(logits, w1, w2))
 
 
 def test_a_difference_stops_the_tool(tool, monkeypatch):
@@ -101,3 +175,148 @@ def test_a_difference_stops_the_tool(tool, monkeypatch):
     monkeypatch.setattr(tool, 'reference_regions', lambda label, *_: (label, label > 0))
     with pytest.raises(AssertionError, match='propagate_regions and the reference differ'):
         tool.main(['--only', 'regions', '--size', '24', '--shapes', '4'])
+
+
+# ----------------------------------------------------------------------------------- RankMatch
+
+
+def test_the_table_of_rankmatch(rankmatch, thin, tmp_path, capsys):
+    sizes = ['--grid', 40, '--channels', 6, '--agents', 24]
+    rows = table_of(rankmatch, tmp_path, capsys, *sizes)
+    assert names_and_targets(rows) == [
+        ('agents', '>= 10x'),
+        ('rank', '-'),
+        ('rank', '<= 0.2'),
+        ('rank', '-'),
+        ('rank', '-'),
+        ('step', '<= 15 %'),
+        ('step', '-'),
+    ]
+    # The plain way holds the gradient of what it expands: 24 permutations, 2 images, float32.
+    plain = float(rows[2][3].split()[0])
+    assert plain >= 24 * 2 * 24 * 40**2 * 4 / 2**20
+    assert float(rows[2][2].split()[0]) < plain / 2
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--agents', '3'], '--agents must be at least 4, got 3'),
+        (['--agents', '10', '--grid', '3'], '--agents must be at most the 9 pixels, got 10'),
+        (['--peak-of', 'plain'], "invalid choice: 'plain'"),
+    ],
+)
+def test_wrong_options_of_rankmatch_are_refused(rankmatch, capsys, options, message):
+    with pytest.raises(SystemExit) as error:
+        rankmatch.main(options)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_reference_of_agents_is_the_library(rankmatch):
+    features, start = rankmatch.agent_inputs(9, 5)
+    exact = features.double()
+    wanted = select_agents(exact, 20, start)
+    assert torch.equal(rankmatch.reference_agents(exact, 20, start), wanted)
+    assert 0 < rankmatch.check_agents(features, 20, start) <= 1
+
+
+@pytest.mark.parametrize('side', ['reference_rank', 'lean_reference_rank'])
+def test_the_references_of_rank_are_the_library(rankmatch, side):
+    inputs = rankmatch.rank_inputs(6, 7, 'cpu')
+    assert rankmatch.check_rank(inputs) <= 1e-5
+    weak, strong = (one.double() for one in inputs)
+    indices = weak.topk(4, dim=1).indices
+    probability = rank_log_prob(weak, indices).exp()
+    difference = rank_log_prob(weak, indices) - rank_log_prob(strong, indices)
+    wanted = (probability * difference).sum(1).mean()
+    torch.testing.assert_close(getattr(rankmatch, side)(weak, strong), wanted)
+    own = rankmatch.load_function('ranking', 'rank_consistency')
+    torch.testing.assert_close(own(*inputs), rank_consistency(*inputs))
+
+
+def test_the_head_of_rankmatch_is_split_into_its_parts(rankmatch):
+    calls = []
+
+    class Head(torch.nn.Module):
+        tap = 'aspp'
+
+        def forward(self, step):
+            from mmseg_semi.models.heads import agent_rank_head as module
+
+            weak, strong = step.weak, step.views[0].outputs.features['aspp']
+            index = module.select_agents(weak, 4)
+            agents = module.gather_agents(strong, index)
+            calls.append(strong.requires_grad)
+            logs = [module.agent_correlation(one, agents) for one in (weak, strong)]
+            return dict(loss=module.rank_consistency(*logs))
+
+    from mmseg_semi.structures import SegOutputs
+
+    features = torch.randn(2, 5, 3, 3)
+    outputs = SegOutputs([features], (3, 3), True, features=dict(aspp=features))
+    view = type('View', (), dict(outputs=outputs))()
+    step = type('Step', (), dict(views=[view], weak=features))()
+    added = rankmatch.AddedHead(step, Head())
+    added.run()
+    parts = added.time_parts('cpu')
+    assert calls == [True, True]
+    assert list(parts) == [*rankmatch.HEAD_PARTS.values(), 'rest of the forward pass', 'backward']
+    assert parts.pop('mixing of weak features') == 0
+    assert all(seconds > 0 for seconds in parts.values())
+
+
+def test_a_difference_stops_the_tool_of_rankmatch(rankmatch, monkeypatch):
+    few = ['--grid', '5', '--agents', '6', '--channels', '4']
+    lean = rankmatch.lean_reference_rank
+    monkeypatch.setattr(rankmatch, 'reference_agents', lambda features, num, start: start[:, None])
+    with pytest.raises(AssertionError, match='select_agents and the reference differ'):
+        rankmatch.main(['--only', 'agents', *few])
+    for wrong in (  # a wrong value, and a wrong gradient alone
+        lambda weak, strong, top: 2 * lean(weak, strong),
+        lambda weak, strong, top: lean(weak, strong) + (strong - strong.detach()).mean(),
+    ):
+        monkeypatch.setattr(rankmatch, 'lean_reference_rank', wrong)
+        with pytest.raises(AssertionError, match='rank_consistency and the reference differ'):
+            rankmatch.main(['--only', 'rank', *few])
+
+
+# ---------------------------------------------------------------------------------------- S4MC
+
+
+def test_the_table_of_s4mc(s4mc, thin, tmp_path, capsys):
+    rows = table_of(s4mc, tmp_path, capsys, '--size', 16, '--values', 500)
+    names = ['refine', 'refine', 'quantile', 'step', 'step']
+    assert names_and_targets(rows) == list(zip(names, ['-', '-', '-', '<= 10 %', '-']))
+
+
+def test_wrong_options_of_s4mc_are_refused(s4mc, capsys):
+    with pytest.raises(SystemExit) as error:
+        s4mc.main(['--values', '1'])
+    assert error.value.code == 2
+    assert '--values must be at least 2, got 1' in capsys.readouterr().err
+
+
+def test_the_references_of_s4mc_are_the_library(s4mc):
+    prob = s4mc.refine_inputs(9, 'cpu', batch=2)
+    torch.testing.assert_close(prob.sum(1), torch.ones(2, 9, 9))
+    wanted = refine_neighborhood(prob)
+    torch.testing.assert_close(s4mc.reference_refine(prob), wanted)
+    torch.testing.assert_close(
+        s4mc.load_function('neighborhood', 'refine_neighborhood')(prob), wanted
+    )
+    assert s4mc.check_refine(prob) <= 1e-6
+    score, valid = s4mc.quantile_inputs(400, 'cpu')
+    assert valid.any() and not valid.all()
+    wanted = quantile_threshold(score, valid, s4mc.SHARE)
+    torch.testing.assert_close(s4mc.reference_quantile(score, valid), wanted)
+    assert s4mc.check_quantile(score, valid) <= 1e-6
+
+
+def test_a_difference_stops_the_tool_of_s4mc(s4mc, monkeypatch):
+    monkeypatch.setattr(s4mc, 'reference_refine', lambda prob: prob)
+    with pytest.raises(AssertionError, match='refine_neighborhood and the reference differ'):
+        s4mc.main(['--only', 'refine', '--size', '8'])
+    monkeypatch.setattr(s4mc, 'reference_quantile', lambda score, valid: score[valid].mean())
+    with pytest.raises(AssertionError, match='quantile_threshold and the reference differ'):
+        s4mc.main(['--only', 'quantile', '--values', '50'])

@@ -12,26 +12,51 @@ The ratio is the median over the turns, and so are the times.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import platform
-import resource
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Optional, Union
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from measuring import (
+    CLASSES,
+    Report,
+    Row,
+    TrainingStep,
+    added_rows,
+    at_least,
+    at_most,
+    build_model,
+    check_close,
+    confident_share,
+    differences_note,
+    duration,
+    in_turns,
+    leaf,
+    load_function,
+    load_method,
+    make_parser,
+    mebibytes,
+    median_ratio,
+    noise,
+    note_without_sync,
+    peak_in_own_process,
+    peak_of_call,
+    peak_ratio,
+    read_options,
+    run_network,
+    set_up,
+    split_of,
+    step_inputs,
+    step_turns,
+    tabulate,
+    timed,
+)
 from torch import Tensor
 
-REPO = Path(__file__).resolve().parents[2]
-CLASSES = 21
 # Targets by device type: speed-up of `regions` (at least), time and memory of `pixels` (at most),
 # percent that `step` adds beside network layers (at most).
 SPEED_UP = dict(cpu=5.0, cuda=20.0)
@@ -42,154 +67,16 @@ REGION_THRESHOLD = 0.85
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
-    parser.add_argument('--threads', type=int, help='CPU threads (default: what torch takes)')
-    parser.add_argument('--repeats', type=int, default=5, help='turns of each side')
-    parser.add_argument(
-        '--step-repeats', type=int, default=3, help='turns of `step`, whose calls are long'
-    )
-    parser.add_argument('--out', help='Markdown file to write (default: only print)')
-    parser.add_argument('--only', choices=tuple(BENCHMARKS), help='run one benchmark')
+    parser = make_parser(__doc__, BENCHMARKS)
     parser.add_argument('--size', type=int, default=321, help='regions: side of the images')
     parser.add_argument('--shapes', type=int, default=128, help='regions: shapes of an image')
     parser.add_argument('--grid', type=int, default=101, help='pixels: side of the feature map')
-    parser.add_argument('--crop', type=int, default=321, help='step: side of the crops')
-    parser.add_argument(
-        '--batch', type=int, default=2, help='step: labeled images, and as many unlabeled ones'
-    )
     parser.add_argument(
         '--peak-of',
         choices=('ours', 'reference'),
         help='only print the bytes that this side of `pixels` takes at its peak',
     )
-    args = parser.parse_args(argv)
-    # BatchNorm over images pooled to one pixel needs two of them.
-    smallest = dict(repeats=1, step_repeats=1, size=8, shapes=1, grid=1, crop=33, batch=2)
-    for name, least in smallest.items():
-        if getattr(args, name) < least:
-            option = name.replace('_', '-')
-            parser.error(f'--{option} must be at least {least}, got {getattr(args, name)}')
-    return args
-
-
-# ------------------------------------------------------------------------------------- results
-
-
-@dataclass
-class Row:
-    """A line of the table.
-
-    Attributes:
-        benchmark: Name of the benchmark.
-        measure: What is measured.
-        ours: Our side, with its unit.
-        reference: The other side.
-        ratio: The ratio of the two.
-        target: What the ratio should be.
-        result: Whether it is.
-    """
-
-    benchmark: str
-    measure: str
-    ours: str
-    reference: str
-    ratio: str
-    target: str = '-'
-    result: str = '-'
-
-
-@dataclass
-class Report:
-    """What a benchmark found: rows of the table and what was measured, in words."""
-
-    rows: list[Row] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def at_least(value: float, target: float) -> str:
-    """Compare a value that should be large."""
-    return 'PASS' if value >= target else 'below target'
-
-
-def at_most(value: float, target: float) -> str:
-    """Compare a value that should be small."""
-    return 'PASS' if value <= target else 'above target'
-
-
-def duration(seconds: float) -> str:
-    """Format a time."""
-    return f'{seconds:.2f} s' if abs(seconds) >= 1 else f'{seconds * 1e3:.3g} ms'
-
-
-def machine(device: str) -> str:
-    """Name what the figures were measured on."""
-    processor = platform.processor() or platform.machine()
-    with suppress(OSError):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                processor = line.split(':', 1)[1].strip()
-                break
-    text = f'{processor}, {torch.get_num_threads()} thread(s), torch {torch.__version__}'
-    return f'{torch.cuda.get_device_name()}, {text}' if device == 'cuda' else text
-
-
-def to_markdown(reports: list[Report], device: str) -> str:
-    """Format the table and the notes."""
-    lines = [
-        f'Measured on {machine(device)}.',
-        '',
-        '| benchmark | measure | ours | reference | ratio | target | result |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
-    ]
-    for report in reports:
-        for row in report.rows:
-            cells = (f'`{row.benchmark}`', row.measure, row.ours, row.reference)
-            lines.append(f'| {" | ".join((*cells, row.ratio, row.target, row.result))} |')
-    for report in reports:
-        lines += ['', *(f'- {note}' for note in report.notes)]
-    return '\n'.join(lines) + '\n'
-
-
-# -------------------------------------------------------------------------------------- timing
-
-
-def timed(function: Callable[[], Any], device: str) -> float:
-    """Return the seconds that a call takes, the device's work included."""
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def paired(
-    ours: Callable[[], Any], reference: Callable[[], Any], repeats: int, device: str
-) -> tuple[list[float], list[float]]:
-    """Time both in turns, after one call of each; every second turn the other one begins."""
-    ours(), reference()
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(repeats):
-        for side in (0, 1) if turn % 2 == 0 else (1, 0):
-            times[side].append(timed((ours, reference)[side], device))
-    return times
-
-
-def median_ratio(top: list[float], bottom: list[float]) -> float:
-    """Return the median of the ratios of the turns."""
-    return statistics.median(a / b for a, b in zip(top, bottom))
-
-
-def noise(
-    source: torch.Generator, count: int, channels: int, size: int, cells: int
-) -> Tensor:  # (count, channels, size, size)
-    """Draw smooth noise, whose blobs are about ``size / cells`` wide."""
-    coarse = torch.randn(count, channels, cells, cells, generator=source)
-    return F.interpolate(coarse, size=(size, size), mode='bicubic', align_corners=True)
+    return read_options(parser, argv, size=8, shapes=1, grid=1)
 
 
 # ------------------------------------------------------------------------------------- regions
@@ -290,18 +177,8 @@ def benchmark_regions(args: argparse.Namespace) -> Report:
         f'{(wanted[0] != label).float().mean():.1%} of the pixels. Results are equal bit by bit. '
         'The reference is a loop over shapes with `torch.unique`.'
     )
-    if args.device == 'cuda':
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode('error')
-        try:
-            ours()
-        finally:
-            torch.cuda.set_sync_debug_mode('default')
-        report.notes.append(
-            "`regions`: ours ran under `torch.cuda.set_sync_debug_mode('error')`; nothing "
-            'synchronised.'
-        )
-    own, plain = paired(ours, reference, args.repeats, args.device)
+    report.notes += note_without_sync('regions', ours, args.device)
+    own, plain = in_turns([ours, reference], args.repeats, args.device)
     faster, target = median_ratio(plain, own), SPEED_UP[args.device]
     report.rows.append(
         Row(
@@ -326,18 +203,6 @@ def reference_pixels(logits: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
     return (logits.flatten(2) @ scores.softmax(dim=-1)).view_as(logits)
 
 
-def own_pixels() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Load ``propagate_pixels`` without the rest of the package, which takes seconds to import."""
-    package = importlib.util.find_spec('mmseg_semi')
-    if package is None:
-        raise ModuleNotFoundError('mmseg_semi is not installed')
-    path = Path(package.origin).parent / 'functional' / 'correlation.py'
-    spec = importlib.util.spec_from_file_location('correlation', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.propagate_pixels
-
-
 def pixel_inputs(grid: int, device: str, batch: int = 2) -> list[Tensor]:
     """Draw logits, w1, w2 and the gradient of the result, (B, 21, grid, grid) each."""
     source = torch.Generator().manual_seed(0)
@@ -359,49 +224,11 @@ def pixel_pass(
 
 
 def peak_bytes(side: str, grid: int, device: str) -> int:
-    """Return the bytes that a forward and backward pass takes at its peak beyond its inputs.
-
-    On the CPU this is the peak of the process, which should do nothing else. The kernel's mark is
-    read from ``/proc`` where there is one: ``ru_maxrss`` starts at the size of the parent.
-    """
-    function = own_pixels() if side == 'ours' else reference_pixels
-    run = pixel_pass(function, pixel_inputs(grid, device))
-    # Libraries and the autograd engine's threads do not count.
-    pixel_pass(function, pixel_inputs(2, device))()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with suppress(OSError):
-        Path('/proc/self/clear_refs').write_text('5')  # the mark falls to the present size
-    before = _peak_of_process()
-    run()
-    return _peak_of_process() - before
-
-
-def _peak_of_process() -> int:
-    with suppress(OSError):
-        for line in Path('/proc/self/status').read_text().splitlines():
-            if line.startswith('VmHWM'):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def peak_in_own_process(side: str, args: argparse.Namespace) -> int:
-    """Return ``peak_bytes`` measured in a fresh process."""
-    options = dict(grid=args.grid, device=args.device, threads=torch.get_num_threads())
-    command = [sys.executable, str(Path(__file__).resolve()), '--peak-of', side]
-    command += [f'--{name}={value}' for name, value in options.items()]
-    return int(subprocess.check_output(command, text=True, cwd=REPO).split()[-1])
-
-
-def largest_difference(found: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference relative to the largest value."""
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()
+    """Return the bytes that a forward and backward pass takes at its peak beyond its inputs."""
+    ours = side == 'ours'
+    function = load_function('correlation', 'propagate_pixels') if ours else reference_pixels
+    run, warm_up = (pixel_pass(function, pixel_inputs(size, device)) for size in (grid, 2))
+    return peak_of_call(run, warm_up, device)
 
 
 def check_pixels(inputs: list[Tensor], tolerance: float = 1e-5) -> float:
@@ -413,10 +240,7 @@ def check_pixels(inputs: list[Tensor], tolerance: float = 1e-5) -> float:
         leaves = [one.clone().requires_grad_() for one in inputs[:3]]
         out = function(*leaves)
         results.append([out.detach(), *torch.autograd.grad(out, leaves, inputs[3])])
-    worst = max(largest_difference(a, b) for a, b in zip(*results))
-    if not worst <= tolerance:
-        raise AssertionError(f'propagate_pixels and the reference differ by {worst:.1e}')
-    return worst
+    return check_close('propagate_pixels', *results, tolerance)
 
 
 def benchmark_pixels(args: argparse.Namespace) -> Report:
@@ -425,16 +249,14 @@ def benchmark_pixels(args: argparse.Namespace) -> Report:
 
     inputs = pixel_inputs(args.grid, args.device)
     worst = check_pixels(inputs)
-    own, plain = paired(
-        pixel_pass(propagate_pixels, inputs),
-        pixel_pass(reference_pixels, inputs),
-        args.repeats,
-        args.device,
-    )
+    sides = [pixel_pass(function, inputs) for function in (propagate_pixels, reference_pixels)]
+    own, plain = in_turns(sides, args.repeats, args.device)
     ratio = median_ratio(own, plain)
-    peaks = [peak_in_own_process(side, args) for side in ('ours', 'reference')]
-    # A tiny grid may fit the memory that the process already has.
-    memory = peaks[0] / peaks[1] if peaks[1] > 0 else float('nan')
+    peaks = [
+        peak_in_own_process(__file__, side, args.device, grid=args.grid)
+        for side in ('ours', 'reference')
+    ]
+    memory = peak_ratio(*peaks)
     report = Report()
     report.rows += [
         Row(
@@ -449,7 +271,7 @@ def benchmark_pixels(args: argparse.Namespace) -> Report:
         Row(
             'pixels',
             'peak memory, forward and backward',
-            *(f'{peak / 2**20:.1f} MiB' for peak in peaks),
+            *map(mebibytes, peaks),
             f'{memory:.3f}',
             f'<= {PIXEL_MEMORY:g}',
             at_most(memory, PIXEL_MEMORY),
@@ -467,113 +289,15 @@ def benchmark_pixels(args: argparse.Namespace) -> Report:
 # ---------------------------------------------------------------------------------------- step
 
 
-def build_model(with_corrmatch: bool) -> torch.nn.Module:
-    """Build DeepLabV3+ R50 with CorrMatch, or what is left of the method without its parts."""
-    from mmengine.config import Config
-    from mmengine.registry import DefaultScope
-    from mmseg.registry import MODELS
-
-    import mmseg_semi  # noqa: F401  (registers the components)
-
-    base = REPO / 'configs' / '_base_'
-    segmentor = Config.fromfile(base / 'models' / 'deeplabv3plus_r50.py').model
-    segmentor.pretrained = None
-    segmentor.backbone.norm_cfg.type = segmentor.decode_head.norm_cfg.type = 'BN'
-    segmentor.decode_head.update(num_classes=CLASSES, align_corners=True)
-    method = Config.fromfile(base / 'methods' / 'corrmatch.py').method
+def build(with_corrmatch: bool) -> torch.nn.Module:
+    """Build CorrMatch, or what is left of the method without its parts."""
+    method = load_method('corrmatch')
     if not with_corrmatch:
         method.refiners.select = dict(type='ConfidenceThreshold', threshold=0.5)
         method.refiners.regions = None
         method.losses.soft = None
         method.heads.correlation = None
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        model = MODELS.build(dict(segmentor=segmentor, **method))
-    model.hook_attached('EMAThresholdHook')  # update_state is called here instead
-    return model.train()
-
-
-def step_inputs(model: torch.nn.Module, batch: int, crop: int) -> dict[str, Any]:
-    """Draw a batch of smooth images with one strong view, prepared for ``model.loss``."""
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    source = torch.Generator().manual_seed(0)
-
-    def images() -> list[Tensor]:
-        drawn = noise(source, batch, 3, crop, 8) * 50 + 120
-        drawn += torch.randn(drawn.shape, generator=source) * 10
-        return list(drawn.clamp(0, 255).to(torch.uint8))
-
-    def sample(**data: Tensor) -> SegDataSample:
-        size = (crop, crop)
-        out = SegDataSample(metainfo=dict(img_path='random', img_shape=size, ori_shape=size))
-        for name, value in data.items():
-            setattr(out, name, PixelData(data=value))
-        return out
-
-    truth = noise(source, batch, CLASSES, crop, 6).argmax(1, keepdim=True)
-    valid = torch.ones(1, crop, crop, dtype=torch.bool)
-    data = dict(
-        labeled=dict(inputs=images(), data_samples=[sample(gt_sem_seg=one) for one in truth]),
-        unlabeled=dict(
-            weak=images(),
-            strong=[images()],
-            data_samples=[sample(valid=valid.clone()) for _ in range(batch)],
-        ),
-    )
-    return model.data_preprocessor(data, True)
-
-
-class TrainingStep:
-    """A training step that can be repeated: the learning rate is 0 and the seed the same.
-
-    Args:
-        model: The ``SemiSegmentor``.
-        data: The prepared batch.
-        threshold: Confidence threshold that every step begins with.
-    """
-
-    def __init__(self, model: torch.nn.Module, data: dict[str, Any], threshold: float) -> None:
-        self.model, self.data, self.threshold = model, data, threshold
-        self.optimizer = torch.optim.SGD(
-            model.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-4
-        )
-
-    def prepare(self) -> None:
-        """Go back to the beginning of the step."""
-        torch.manual_seed(0)
-        select = self.model.refiners['select']
-        if isinstance(getattr(select, 'value', None), Tensor):
-            select.value.fill_(self.threshold)
-        else:
-            select.threshold = self.threshold
-
-    def __call__(self) -> None:
-        """Run forward, backward and update."""
-        losses = self.model.loss(**self.data)
-        total, _ = self.model.parse_losses(losses)
-        self.optimizer.zero_grad()
-        total.backward()
-        self.optimizer.step()
-        if hasattr(self.model.refiners['select'], 'update_state'):
-            self.model.refiners['select'].update_state()
-
-
-@torch.no_grad()
-def run_network(model: torch.nn.Module, data: dict[str, Any]) -> Any:
-    """Run the parts of a step up to the student's passes; return the ``SemiStep``."""
-    step = model.begin_step(**data)
-    model.forward_student(step)
-    model.make_pseudo_label(step)
-    model.refine(step)
-    model.make_views(step)
-    model.forward_views(step)
-    return step
-
-
-def leaf(tensor: Tensor) -> Tensor:
-    """Cut a tensor from whatever made it; gradients end here."""
-    return tensor.detach().clone().requires_grad_()
+    return build_model(method, hooks=['EMAThresholdHook'])
 
 
 class AddedParts:
@@ -666,13 +390,11 @@ def benchmark_step(args: argparse.Namespace) -> Report:
     torch.manual_seed(0)
     device = args.device
     torch.backends.cudnn.benchmark = True  # as in the shipped configs
-    model, plain = (build_model(on).to(device) for on in (True, False))
+    model, plain = (build(on).to(device) for on in (True, False))
     plain.segmentor.load_state_dict(model.segmentor.state_dict())
     data = step_inputs(model, args.batch, args.crop)
-    # An untrained network is sure of nothing: take the threshold that selects 60 % of the pixels.
-    torch.manual_seed(0)
-    threshold = torch.quantile(run_network(model, data).raw_pseudo.confidence.flatten(), 0.4)
-    steps = [TrainingStep(one, data, threshold.item()) for one in (model, plain)]
+    threshold = confident_share(model, data, 0.6)
+    steps = [TrainingStep(one, data, threshold) for one in (model, plain)]
     steps[0].prepare()
     step = run_network(model, data)
     share = step.pseudo.extras['selected_before_propagation'].float().mean()
@@ -681,63 +403,39 @@ def benchmark_step(args: argparse.Namespace) -> Report:
     pass_share = passing(added.selected.selected, shapes, threshold)
     del shapes
 
-    for one in steps:  # warm-up
-        one.prepare()
-        one()
-    added.time_parts(device), added.project()
-    whole: tuple[list[float], list[float]] = ([], [])
-    parts, projections = [], []
-    for turn in range(args.step_repeats):
-        for side in (0, 1) if turn % 2 == 0 else (1, 0):
-            steps[side].prepare()
-            whole[side].append(timed(steps[side], device))
-        steps[0].prepare()
-        parts.append(added.time_parts(device))
-        projections.append(timed(added.project, device))
+    whole, without, found = step_turns(
+        steps,
+        lambda: (added.time_parts(device), timed(added.project, device)),
+        args.step_repeats,
+        device,
+    )
+    parts, projections = zip(*found)
     sums = [sum(one.values()) for one in parts]
-    extra = [a - b for a, b in zip(*whole)]
-    without = statistics.median(whole[1])
-    percent = 100 * median_ratio(sums, whole[1])
-    target = STEP_PERCENT[device]
+    rows = added_rows(
+        'CorrMatch',
+        'all but the projection, by itself',
+        sums,
+        whole,
+        without,
+        STEP_PERCENT[device],
+    )
+    projection = Row(
+        'step',
+        'projection convolutions (network layers), by themselves',
+        duration(statistics.median(projections)),
+        duration(statistics.median(without)),
+        f'+{100 * median_ratio(projections, without):.1f} %',
+    )
     report = Report()
-    report.rows += [
-        Row(
-            'step',
-            'all but the projection, by itself',
-            duration(statistics.median(sums)),
-            f'{duration(without)} (step without CorrMatch)',
-            f'+{percent:.1f} %',
-            f'<= {target:g} %',
-            at_most(percent, target),
-        ),
-        Row(
-            'step',
-            'projection convolutions (network layers), by themselves',
-            duration(statistics.median(projections)),
-            duration(without),
-            f'+{100 * median_ratio(projections, whole[1]):.1f} %',
-        ),
-        Row(
-            'step',
-            'whole step with CorrMatch against without',
-            duration(statistics.median(whole[0])),
-            duration(without),
-            f'{100 * median_ratio(extra, whole[1]):+.1f} %',
-        ),
-    ]
+    report.rows += [rows[0], projection, rows[1]]
     report.notes += [
         f'`step`: DeepLabV3+ on ResNet-50, {CLASSES} classes, crops of {args.crop}, {args.batch} '
         f'labeled and {args.batch} unlabeled random images with one strong view, forward, '
         f'backward and SGD; {share:.0%} of the pixels are selected, {pass_share:.0%} of the shapes '
         f'pass the test of selected pixels. Without CorrMatch: the same configuration with a fixed '
         'threshold and no region propagation, correlation head and soft loss.',
-        '`step`, each part by itself: '
-        + ', '.join(
-            f'{name} {duration(statistics.median(one[name] for one in parts))}' for name in parts[0]
-        )
-        + '.',
-        '`step`, differences of the whole steps by turn, as noisy as the machine: '
-        f'{", ".join(map(duration, extra))}.',
+        f'`step`, each part by itself: {split_of(parts)}.',
+        differences_note(whole, without),
     ]
     return report
 
@@ -750,18 +448,11 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Report]] = dict(
 def main(argv: Optional[list[str]] = None) -> None:
     """Measure and tabulate."""
     args = parse_args(argv)
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise SystemExit('--device cuda: torch sees no GPU')
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    set_up(args)
     if args.peak_of:
         print(peak_bytes(args.peak_of, args.grid, args.device))
         return
-    names = [args.only] if args.only else list(BENCHMARKS)
-    text = to_markdown([BENCHMARKS[name](args) for name in names], args.device)
-    print(text)
-    if args.out:
-        Path(args.out).write_text(text)
+    tabulate(args, BENCHMARKS)
 
 
 if __name__ == '__main__':
