@@ -59,9 +59,18 @@ def check_whole(name: str, value: Any, low: int) -> None:
         raise ValueError(f'{name} must be a whole number >= {low}, got {value!r}')
 
 
+def check_feature(name: str, value: Any) -> None:
+    """Raise ValueError, naming the argument, unless ``value`` can be a feature's name."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(
+            f"{name} must be the name of a feature, such as 'encoder', or the path of a module, "
+            f'got {value!r}'
+        )
+
+
 def check_choice(name: str, value: Any, allowed: tuple) -> None:
     """Raise ValueError, naming the argument, unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
+    if not any(value is one or (type(value) is type(one) and value == one) for one in allowed):
         suggestion = hint(str(value), [str(one) for one in allowed])
         raise ValueError(f'{name} must be one of {allowed}, got {value!r}.{suggestion}')
 

@@ -39,3 +39,11 @@ def test_perturbation_touches_every_map_that_the_decoder_takes_and_no_other(buil
     perturbed = decode_perturbed(segmentor, outputs, perturb)
     assert len(touched) == 1 and touched[0] is outputs.maps[2]
     assert not torch.equal(perturbed.stages[-1], outputs.stages[-1])
+
+
+def test_a_module_that_does_not_run_is_no_feature(build):
+    segmentor = build().segmentor
+    with pytest.raises(ValueError, match="'decode_head.loss_decode'.*does not run this module"):
+        forward_segmentor(
+            segmentor, torch.randn(2, 3, 32, 32), FeatureTaps(['decode_head.loss_decode'])
+        )

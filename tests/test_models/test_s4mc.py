@@ -81,8 +81,11 @@ def test_refiner_changes_scores_label_and_confidence_and_nothing_else(options):
     valid[1, :, 6:] = False
     before = pseudo_of(noise(2, 4, 7, 9), valid)
     after = NeighborhoodRefiner(**options)(before, at(before))
-    expected = refine_neighborhood(before.prob, **options)
+    # Padding is outside the image, where every probability is zero.
+    expected = refine_neighborhood(before.prob * valid[:, None], **options)
     assert torch.equal(after.prob, expected)
+    unaware = refine_neighborhood(before.prob, **options)
+    assert not torch.equal(expected[1, :, :, 5], unaware[1, :, :, 5])
     assert torch.equal(after.confidence, expected.amax(1))
     assert torch.equal(after.label, expected.argmax(1))
     assert not torch.equal(after.prob, before.prob)
@@ -198,8 +201,8 @@ def test_a_missing_file_is_refused_with_the_tool_that_writes_it(build, tmp_path)
         (dict(neighbors=9), r'neighbors must be in \[1, 8\]'),
         (dict(neighbors=5, connectivity=4), r'neighbors must be in \[1, 4\]'),
         (dict(criterion='mean'), 'criterion must be one of'),
-        (dict(beta=1.5), 'beta must be'),
-        (dict(connectivity=6), 'connectivity must be 4 or 8'),
+        (dict(beta=1.5), 'beta, if not .* must be a number'),
+        (dict(connectivity=6), r'connectivity must be one of \(4, 8\)'),
     ],
 )
 def test_wrong_refiner_arguments_are_refused_when_the_model_is_built(build, wrong, message):
@@ -390,7 +393,7 @@ def test_two_ranks_have_the_threshold_of_the_whole_batch(server, tmp_path):
             alone = float(quantile_threshold(values, mask, 0.25))
             assert math.isnan(alone) or mask.sum() == torch.cat(valid).sum() or alone != gamma
         for (logits, mask), selected in zip(ranks, (first, second)):
-            refined = score(refine_neighborhood(logits.softmax(1)))
+            refined = score(refine_neighborhood(logits.softmax(1) * mask[:, None]))
             assert torch.equal(selected, mask & (refined > gamma))
 
 

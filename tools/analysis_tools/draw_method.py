@@ -23,6 +23,7 @@ from mmseg_semi.functional import confidence_score, select_agents
 from mmseg_semi.models.heads import AgentRankHead
 from mmseg_semi.models.segmentors.student import forward_segmentor
 from mmseg_semi.structures import SegOutputs
+from mmseg_semi.utils.config_checks import check_data_paths
 from mmseg_semi.utils.runner_setup import load_config
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
@@ -41,7 +42,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num', type=int, default=6, help='test images')
     parser.add_argument('--scale', type=int, default=2, help='factor of enlargement')
     parser.add_argument('--seed', type=int, default=0)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.out.endswith('.png'):
+        parser.error(f'out must end in .png, got {args.out}')
+    for name in ('num', 'scale'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
+    return args
 
 
 def colors(metainfo: dict[str, Any]) -> np.ndarray:
@@ -85,7 +92,12 @@ def load_model(cfg: Any, checkpoint: str) -> Any:
     if cfg.model.type != 'SemiSegmentor':
         raise SystemExit(f"the config's model is a {cfg.model.type}, not a 'SemiSegmentor'")
     model = MODELS.build(cfg.model)
-    load_checkpoint(model, checkpoint, map_location='cpu')
+    try:
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    except Exception as error:  # whatever a file that is no checkpoint makes of the loader
+        raise SystemExit(
+            f'{checkpoint} is no checkpoint of this config: {type(error).__name__}: {error}'
+        ) from error
     return model.eval()
 
 
@@ -95,7 +107,10 @@ class AgentTiles:
     def __init__(self, model: Any) -> None:
         heads = [head for head in model.heads.values() if isinstance(head, AgentRankHead)]
         if not heads:
-            raise SystemExit('the config has no AgentRankHead, so there are no agents to draw')
+            raise SystemExit(
+                'model.heads has no AgentRankHead, so there are no agents to draw: give a config '
+                'of configs/rankmatch, or one that adds the head'
+            )
         self.head, self.counts = heads[0], np.zeros(3, int)
 
     def draw(
@@ -122,7 +137,10 @@ class RefinementTiles:
     def __init__(self, model: Any) -> None:
         self.refiners = [one for one in model.refiners.values() if hasattr(one, 'refine')]
         if not self.refiners:
-            raise SystemExit('no refiner of the config changes probabilities: nothing to draw')
+            raise SystemExit(
+                'no refiner of model.refiners changes probabilities, so there is nothing to draw: '
+                'give a config of configs/s4mc, or one that adds a NeighborhoodRefiner'
+            )
         self.unsure, self.changed, self.pixels = np.zeros(2), 0, 0
 
     def draw(
@@ -166,6 +184,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
+    check_data_paths(cfg, ('test',))
     torch.manual_seed(args.seed)
     model = load_model(cfg, args.checkpoint)
     drawer = (AgentTiles if args.what == 'agents' else RefinementTiles)(model)

@@ -1,4 +1,5 @@
 # RankMatch (CVPR 2024): UniMatch and L = L_UniMatch + 0.1 L_rank, the mean over both strong views.
+# The authors' program averages over the 24 permutations (reduction='mean'); the paper sums.
 _base_ = './unimatch.py'
 method = dict(
     heads=dict(

@@ -18,7 +18,12 @@ from mmseg_semi.functional import (
 )
 from mmseg_semi.functional.agents import AGENT_STRATEGIES
 from mmseg_semi.functional.ranking import CONSISTENCY_KINDS, MAX_RANKED
-from mmseg_semi.models.component import check_choice, check_number, check_whole
+from mmseg_semi.models.component import (
+    check_choice,
+    check_feature,
+    check_number,
+    check_whole,
+)
 from mmseg_semi.structures import SemiStep, StrongView
 
 from .base_semi_head import BaseSemiHead
@@ -43,7 +48,7 @@ class AgentRankHead(BaseSemiHead):
         tap: The features: ``'aspp'`` (the paper), ``'encoder'``, ``'penultimate'`` or the path of
             a module of the segmentor.
         num_agents: N.
-        top: Agents that are ranked at each pixel.
+        top: Agents that are ranked at each pixel, at least 2; ``consistency='rank'`` alone uses it.
         strategy: How agents are chosen: ``'orthogonal'`` (the paper), ``'random'``, ``'top'`` (by
             cumulative self-correlation) or ``'all'`` pixels.
         consistency: ``'rank'``; ``'kl'``, ``'l2'`` or ``'ce'`` compare the correlations
@@ -70,15 +75,16 @@ class AgentRankHead(BaseSemiHead):
         loss_weight: float = 0.1,
     ) -> None:
         super().__init__()
+        check_feature('AgentRankHead.tap', tap)
         check_choice('AgentRankHead.strategy', strategy, AGENT_STRATEGIES)
         check_choice('AgentRankHead.consistency', consistency, CONSISTENCY_KINDS)
         check_choice('AgentRankHead.agents_from', agents_from, AGENT_SOURCES)
         check_choice('AgentRankHead.reduction', reduction, REDUCTIONS)
-        check_whole('AgentRankHead.top', top, 1)
+        check_whole('AgentRankHead.top', top, 2)
         if top > MAX_RANKED:
             raise ValueError(f'AgentRankHead.top must be at most {MAX_RANKED}, got {top}')
         check_whole('AgentRankHead.num_agents', num_agents, 1)
-        if num_agents < top:
+        if consistency == 'rank' and num_agents < top:
             raise ValueError(
                 f'AgentRankHead.num_agents must be a whole number >= top={top}, got {num_agents}'
             )

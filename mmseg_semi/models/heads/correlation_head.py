@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from mmseg_semi.functional import propagate_pixels, weighted_cross_entropy
 from mmseg_semi.functional.losses import DENOMINATORS
-from mmseg_semi.models.component import check_choice, check_number, check_whole
+from mmseg_semi.models.component import (
+    check_choice,
+    check_feature,
+    check_number,
+    check_whole,
+)
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_semi_head import BaseSemiHead
@@ -83,6 +88,7 @@ class CorrelationHead(BaseSemiHead):
         denominator: str = 'valid',
     ) -> None:
         super().__init__()
+        check_feature('CorrelationHead.position', position)
         check_choice('CorrelationHead.scale', scale, SCALES)
         check_choice('CorrelationHead.labeled_loss', labeled_loss, LABELED_LOSSES)
         check_choice('CorrelationHead.denominator', denominator, DENOMINATORS)

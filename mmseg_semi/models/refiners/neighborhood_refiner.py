@@ -60,7 +60,12 @@ class NeighborhoodRefiner(BaseRefiner):
         super().__init__()
         check_choice('NeighborhoodRefiner.joint_key', joint_key, JOINT_KEYS)
         check_whole('NeighborhoodRefiner.window', window, 3)
+        if window % 2 == 0:
+            raise ValueError(f'NeighborhoodRefiner.window must be odd, got {window}')
         check_whole('NeighborhoodRefiner.neighbors', neighbors, 1)
+        check_choice('NeighborhoodRefiner.connectivity', connectivity, (4, 8))
+        if beta != 'distance':
+            check_number("NeighborhoodRefiner.beta, if not 'distance',", beta, 0, 1)
         self.options = dict(
             window=window,
             neighbors=neighbors,
@@ -103,7 +108,8 @@ class NeighborhoodRefiner(BaseRefiner):
 
     def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
         """Change ``prob``, ``label`` and ``confidence``."""
-        prob = self.refine(pseudo.prob)
+        # Padding is outside the image: it supports no class.
+        prob = self.refine(pseudo.prob * pseudo.valid[:, None])
         confidence, label = prob.max(dim=1)
         return pseudo.update(prob=prob, label=label, confidence=confidence)
 

@@ -45,6 +45,7 @@ class QuantileThreshold(BaseRefiner):
         super().__init__()
         check_number('QuantileThreshold.alpha', alpha, 0, 1)
         check_choice('QuantileThreshold.score', score, CONFIDENCE_KINDS)
+        check_choice('QuantileThreshold.decay', decay, (True, False))
         self.alpha, self.score, self.decay = alpha, score, decay
         self._threshold: Optional[Tensor] = None
 

@@ -89,6 +89,12 @@ class FeatureTaps:
 
                     handles.append(module.register_forward_hook(hook))
             yield
+            for name in self.names:
+                if name not in into:
+                    raise ValueError(
+                        f"tap '{name}': the segmentor does not run this module when it predicts; "
+                        f'choose another one, or one of {TAP_NAMES}'
+                    )
         finally:
             for handle in handles:
                 handle.remove()

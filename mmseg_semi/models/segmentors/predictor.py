@@ -10,6 +10,8 @@ from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mmseg_semi.models.component import check_choice
+
 PREDICTORS = ('student', 'teacher', 'both')
 
 
@@ -17,9 +19,15 @@ class PredictorMixin:
     """Answers mmseg's inference calls with the wrapped segmentor or its teacher."""
 
     def _check_predictor(self, test_cfg: Optional[dict[str, Any]]) -> str:
+        if not isinstance(test_cfg, (dict, type(None))):
+            raise ValueError(
+                "model.test_cfg must be None or dict(predict_with='student' | 'teacher' | 'both', "
+                f'refine=False), got {test_cfg!r}'
+            )
         test_cfg = dict(test_cfg or {})
         predictor = test_cfg.pop('predict_with', 'student')
-        self.refine_at_test = bool(test_cfg.pop('refine', False))
+        self.refine_at_test = test_cfg.pop('refine', False)
+        check_choice('model.test_cfg.refine', self.refine_at_test, (True, False))
         if test_cfg:
             raise ValueError(
                 f"model.test_cfg: unknown key(s) {sorted(test_cfg)}; only 'predict_with' and "
