@@ -147,7 +147,7 @@ def reference_correlation(model, step, tap, corners=False, scale='inside'):
     ('head', 'tap', 'corners'),
     [
         (dict(position='encoder'), 'encoder', False),
-        (dict(position='fusion'), 'penultimate', True),
+        (dict(position='fusion'), 'fusion', True),
         (dict(position='classifier', channels=5), 'classifier', False),
         (COARSE, 'backbone.decoder.1', False),
         (COARSE, 'backbone.decoder.1', True),

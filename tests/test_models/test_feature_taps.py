@@ -7,14 +7,17 @@ from mmseg_semi.models.segmentors.student import decode_perturbed, forward_segme
 
 def test_named_features_are_recorded_and_hooks_removed(build):
     segmentor = build().segmentor
-    taps = FeatureTaps(['encoder', 'penultimate', 'decode_head.convs', 'encoder'])
-    assert taps.names == ['decode_head.convs', 'encoder', 'penultimate']
+    names = ['encoder', 'penultimate', 'decode_head.convs', 'encoder', 'fusion', 'classifier']
+    taps = FeatureTaps(names)
+    assert taps.names == sorted(set(names))
     outputs = forward_segmentor(segmentor, torch.randn(2, 3, 32, 32), taps)
     assert outputs.features['encoder'] is outputs.maps[-1]
     assert outputs.features['penultimate'] is outputs.features['decode_head.convs']
     torch.testing.assert_close(
         segmentor.decode_head.conv_seg(outputs.features['penultimate']), outputs.stages[-1]
     )
+    assert outputs.features['fusion'] is outputs.features['penultimate']
+    assert outputs.features['classifier'] is outputs.stages[-1]
     for module in segmentor.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
 

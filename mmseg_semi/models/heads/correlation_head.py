@@ -24,8 +24,6 @@ from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_semi_head import BaseSemiHead
 
-# Positions of the paper's Table 7 and the feature that each of them is.
-POSITIONS = dict(encoder='encoder', aspp='aspp', fusion='penultimate', classifier='classifier')
 SCALES = ('inside', 'outside')
 # More positions than this make a step very slow: the cost grows with their square.
 _MANY_POSITIONS = 12000
@@ -102,9 +100,8 @@ class CorrelationHead(BaseSemiHead):
             if value is not None:
                 check_whole(f'CorrelationHead.{name}', value, 1)
         _check_norm(norm_cfg)
-        self.position = position
-        self.tap = POSITIONS.get(position, position)
-        self.taps = (self.tap,)
+        self.position = self.tap = position
+        self.taps = (position,)
         self._warned = False
         self.in_channels, self.hidden_channels, self.channels = (
             in_channels,

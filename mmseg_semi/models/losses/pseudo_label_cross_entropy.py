@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmseg_semi.functional import weighted_cross_entropy
 from mmseg_semi.functional.losses import DENOMINATORS
+from mmseg_semi.models.component import check_choice
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_semi_loss import BaseSemiLoss
@@ -34,11 +35,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         self, stream: str = 'strong', loss_weight: float = 1.0, denominator: str = 'valid'
     ) -> None:
         super().__init__(stream, loss_weight)
-        if denominator not in DENOMINATORS:
-            raise ValueError(
-                f'PseudoLabelCrossEntropy.denominator must be one of {DENOMINATORS}, '
-                f'got {denominator!r}'
-            )
+        check_choice('PseudoLabelCrossEntropy.denominator', denominator, DENOMINATORS)
         self.denominator = denominator
 
     def forward(self, step: SemiStep) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmseg.registry import MODELS
@@ -118,7 +118,7 @@ class NeighborhoodRefiner(BaseRefiner):
         return ', '.join(f'{name}={value!r}' for name, value in self.options.items())
 
 
-def _read_joint(path: str, key: str) -> Union[float, list[float], Optional[float]]:
+def _read_joint(path: str, key: str) -> Any:
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f'NeighborhoodRefiner.joint: there is no file {path}; write it with '
