@@ -5,18 +5,22 @@ probabilities sum to 1 over dim 1, and 255 marks an ignored pixel.
 """
 
 from .agents import agent_correlation, gather_agents, select_agents
+from .boxes import box_agreement, pack_boxes
 from .confidence import confidence_score, selected_ratio
 from .correlation import correlation_map, propagate_pixels, sample_shapes
 from .losses import soft_consistency, weighted_cross_entropy
+from .memory import push_queues, sample_per_class
 from .mixing import cutmix_boxes, mix, mix_features, mix_partners
 from .neighborhood import refine_neighborhood
 from .quantile import pack_scores, quantile_threshold
+from .rank_statistics import prototype_similarity, rank_statistics_overlap, top_channels
 from .ranking import rank_consistency, rank_log_prob
 from .regions import propagate_regions
 from .thresholds import class_peaks, mean_of_present, peaks_by_class, presence_confidence
 
 __all__ = [
     'agent_correlation',
+    'box_agreement',
     'class_peaks',
     'confidence_score',
     'correlation_map',
@@ -26,18 +30,24 @@ __all__ = [
     'mix',
     'mix_features',
     'mix_partners',
+    'pack_boxes',
     'pack_scores',
     'peaks_by_class',
     'presence_confidence',
     'propagate_pixels',
     'propagate_regions',
+    'prototype_similarity',
+    'push_queues',
     'quantile_threshold',
     'rank_consistency',
     'rank_log_prob',
+    'rank_statistics_overlap',
     'refine_neighborhood',
+    'sample_per_class',
     'sample_shapes',
     'select_agents',
     'selected_ratio',
     'soft_consistency',
+    'top_channels',
     'weighted_cross_entropy',
 ]
