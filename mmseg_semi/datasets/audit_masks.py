@@ -15,7 +15,7 @@ from .dataset_tree import leaf_datasets, pipeline_transforms
 from .errors import DataError, name_some
 from .seeding import seeded
 from .semi_dataset import SemiDataset
-from .transforms import InitValidMask, PackSemiInputs, StrongViews
+from .transforms import InitValidMask, LoadDetections, PackSemiInputs, StrongViews
 
 
 class AuditMasks:
@@ -106,6 +106,8 @@ class AuditMasks:
             for transform in self._transforms[path]:
                 if isinstance(transform, (StrongViews, PackSemiInputs)):
                     break
+                if isinstance(transform, LoadDetections):
+                    continue  # its map stands where the mask does
                 results = transform(results)
                 if isinstance(transform, InitValidMask):
                     if mask.shape != results['gt_seg_map'].shape:

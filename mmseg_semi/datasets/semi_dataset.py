@@ -14,12 +14,19 @@ from mmseg.registry import DATASETS
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .dataset_tree import image_loaders, image_paths, is_local, leaf_datasets
+from .dataset_tree import (
+    image_loaders,
+    image_paths,
+    is_local,
+    leaf_datasets,
+    pipeline_transforms,
+)
 from .errors import DataError
 from .image_files import bit_depth, unreadable_reason
 from .labeled_checks import build_labeled, fill_num_classes
 from .seeding import seeded
 from .skip_counter import SkipCounter
+from .transforms import LoadDetections
 from .unlabeled_dataset import UnlabeledDataset
 
 SOURCES = ('labeled', 'unlabeled')
@@ -79,6 +86,7 @@ class SemiDataset(Dataset):
         self.labeled = build_labeled(labeled)
         self.unlabeled = self._build_unlabeled(unlabeled)
         fill_num_classes(self.labeled, 'labeled')
+        self._prepare_detections()
         for source in SOURCES:
             self._refuse_ignore_empty(source)
             self._warn_deep_images(source)
@@ -107,6 +115,12 @@ class SemiDataset(Dataset):
         if len(dataset) == 0:
             raise ValueError('unlabeled: the dataset has no sample. Check indices.')
         return dataset
+
+    def _prepare_detections(self) -> None:
+        for leaf in leaf_datasets(self.unlabeled):
+            for transform in pipeline_transforms(leaf):
+                if isinstance(transform, LoadDetections):
+                    transform.prepare(self.labeled.metainfo.get('classes'), image_paths(leaf))
 
     def _refuse_ignore_empty(self, source: str) -> None:
         if any(loader.ignore_empty for loader in image_loaders(self._part(source))):

@@ -8,6 +8,9 @@ from typing import Any, Callable, Optional
 import torch
 from torch import Tensor
 
+#: Name in ``PseudoLabel.extras`` of the packed map of detected classes.
+DETECTIONS = 'detections'
+
 
 @dataclass
 class PseudoLabel:

@@ -59,6 +59,8 @@ class SemiStep:
         strong_images: Strongly augmented views of the same crops, each (Bu, 3, H, W).
         valid: Bool (Bu, H, W), False on padding.
         unlabeled_samples: Data samples of the unlabeled images (meta information only).
+        detections: Packed map of the classes whose boxes cover each pixel of the weak images, uint8
+            (Bu, ceil(K/8), H, W); None without ``LoadDetections``.
         labeled: Student outputs on the labeled images.
         weak: Student outputs on the weak images; None when a method does not need them.
         teacher: Outputs that the pseudo-label is made from (EMA teacher, or ``weak``).
@@ -81,6 +83,7 @@ class SemiStep:
     strong_images: list[Tensor]
     valid: Tensor
     unlabeled_samples: list[SegDataSample]
+    detections: Optional[Tensor] = None
     labeled: Optional[SegOutputs] = None
     weak: Optional[SegOutputs] = None
     teacher: Optional[SegOutputs] = None

@@ -1,6 +1,11 @@
 # Cityscapes, laid out and converted as mmsegmentation documents it. The split files (one name a
 # line, such as aachen/aachen_000000_000019) are yours: copy the published ones there.
 data_root = 'data/cityscapes/'
+# Classes of which masks_to_coco.py makes boxes, as in Weighting Pseudo-Labels (ECCV 2024).
+detection_classes = (
+    *('person', 'rider', 'car', 'bicycle', 'motorcycle', 'train', 'truck', 'bus'),
+    *('traffic light', 'traffic sign'),
+)
 crop_size = (801, 801)
 weak_geometry = [
     dict(type='RandomResize', scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),

@@ -3,6 +3,8 @@ data_root = 'data/digit_scenes/'
 classes = ('background', 'zero', 'one', 'two', 'three', 'four')
 palette = [[0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25], [67, 99, 216], [245, 130, 49]]
 metainfo = dict(classes=classes, palette=palette)
+# Boxes of masks_to_coco.py: smaller parts of digits are dropped.
+detection_min_area = 20
 crop_size = (64, 64)
 weak_geometry = [
     dict(type='RandomResize', scale=crop_size, ratio_range=(0.9, 1.15), keep_ratio=True),

@@ -1,5 +1,6 @@
 from .check_annotations import CheckAnnotations
 from .init_valid_mask import InitValidMask
+from .load_detections import LoadDetections
 from .pack_semi_inputs import PackSemiInputs
 from .random_color_jitter import RandomColorJitter
 from .random_gaussian_blur import RandomGaussianBlur
@@ -9,6 +10,7 @@ from .strong_views import StrongViews
 __all__ = [
     'CheckAnnotations',
     'InitValidMask',
+    'LoadDetections',
     'PackSemiInputs',
     'RandomColorJitter',
     'RandomGaussianBlur',

@@ -14,6 +14,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..errors import DataError
+from .load_detections import OUTSIDE
 
 META_KEYS = (
     'img_path',
@@ -33,9 +34,11 @@ class PackSemiInputs(BaseTransform):
     """Pack weak image, strong views and valid map of an unlabeled image.
 
     Required Keys: ``img`` (H, W, 3) uint8, ``gt_seg_map`` of ``InitValidMask``, and optionally
-    ``strong_imgs``. Returns ``dict(weak, strong, data_samples)``: ``weak`` uint8 (3, H, W) BGR,
-    ``strong`` a list of the same kind (empty without ``StrongViews``), ``data_samples`` a
-    ``SegDataSample`` with ``valid.data`` bool (1, H, W).
+    ``strong_imgs`` and ``detection_sets`` of ``LoadDetections``. Returns ``dict(weak, strong,
+    data_samples)``: ``weak`` uint8 (3, H, W) BGR, ``strong`` a list of the same kind (empty
+    without ``StrongViews``), ``data_samples`` a ``SegDataSample`` with ``valid.data`` bool
+    (1, H, W), and with ``LoadDetections`` ``detections.data`` uint8 (ceil(K/8), H, W), packed as
+    ``functional.box_agreement`` reads it.
 
     Args:
         meta_keys: Keys to keep as meta information, as in ``PackSegInputs``.
@@ -56,7 +59,8 @@ class PackSemiInputs(BaseTransform):
                 f'{name} has no valid map: put InitValidMask directly after LoadImageFromFile in '
                 'the unlabeled pipeline'
             )
-        valid = results['gt_seg_map'] == 0
+        ids, sets = results['gt_seg_map'], results.get('detection_sets')
+        valid = ids == 0 if sets is None else (ids < len(sets)) & (ids != OUTSIDE)
         if valid.shape != results['img'].shape[:2]:
             raise DataError(
                 f'the valid map of {name} is {valid.shape}, the image {results["img"].shape[:2]}: '
@@ -65,6 +69,10 @@ class PackSemiInputs(BaseTransform):
             )
         sample = SegDataSample(metainfo={k: results[k] for k in self.meta_keys if k in results})
         sample.set_data(dict(valid=PixelData(data=torch.from_numpy(valid[None]))))
+        if sets is not None:
+            packed = sets[np.where(valid, ids, 0)].transpose(2, 0, 1)
+            packed = torch.from_numpy(np.ascontiguousarray(packed))
+            sample.set_data(dict(detections=PixelData(data=packed)))
         return dict(
             weak=_to_tensor(results['img']),
             strong=[_to_tensor(image) for image in results.get('strong_imgs', [])],

@@ -33,8 +33,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         Returns:
             For a semi-supervised batch ``dict(inputs=dict(labeled, weak, strong, valid),
             data_samples=dict(labeled, unlabeled))``: images (B, 3, H, W) float32, ``strong`` a
-            list of views, ``valid`` bool (Bu, H, W). Otherwise what ``SegDataPreProcessor``
-            returns.
+            list of views, ``valid`` bool (Bu, H, W), and ``detections`` uint8 (Bu, ceil(K/8), H,
+            W) with ``LoadDetections``. Otherwise what ``SegDataPreProcessor`` returns.
 
         Raises:
             ValueError: Images are larger than ``size``, a part is missing, or
@@ -59,8 +59,16 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             labeled=self._images(labeled['inputs'], size),
             weak=self._images(unlabeled['weak'], size),
             strong=[self._images(view, size) for view in unlabeled['strong']],
-            valid=self._valid(unlabeled['data_samples'], size),
+            valid=_stack('valid', unlabeled['data_samples'], size)[:, 0].bool(),
         )
+        marked = ['detections' in sample for sample in unlabeled['data_samples']]
+        if all(marked):
+            inputs['detections'] = _stack('detections', unlabeled['data_samples'], size)
+        elif any(marked):
+            raise ValueError(
+                'some unlabeled images have detections and some do not: every pipeline of the '
+                'unlabeled part needs LoadDetections, or none'
+            )
         self._pad_labels(labeled['data_samples'], size)
         samples = dict(labeled=labeled['data_samples'], unlabeled=unlabeled['data_samples'])
         return dict(inputs=inputs, data_samples=samples)
@@ -114,10 +122,9 @@ class SemiDataPreprocessor(SegDataPreProcessor):
                     dict(img_shape=tuple(data.shape[-2:]), pad_shape=size, padding_size=pad)
                 )
 
-    def _valid(self, samples: list[Any], size: tuple[int, int]) -> Tensor:
-        maps = []
-        for sample in samples:
-            valid = sample.valid.data[0].bool()
-            pad = (0, size[1] - valid.shape[-1], 0, size[0] - valid.shape[-2])
-            maps.append(F.pad(valid, pad, value=False))
-        return torch.stack(maps)
+
+def _stack(name: str, samples: list[Any], size: tuple[int, int]) -> Tensor:
+    """Stack maps (C, h, w) of the samples, padded with 0 to ``size``."""
+    maps = [sample.get(name).data for sample in samples]
+    pads = [(0, size[1] - one.shape[-1], 0, size[0] - one.shape[-2]) for one in maps]
+    return torch.stack([F.pad(one, pad, value=0) for one, pad in zip(maps, pads)])

@@ -22,7 +22,7 @@ from mmseg_semi.models.losses import BaseSemiLoss
 from mmseg_semi.models.mixers import BaseMixer
 from mmseg_semi.models.perturbations import BasePerturbation
 from mmseg_semi.models.refiners import STAGES, BaseRefiner
-from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, StrongView
+from mmseg_semi.structures import DETECTIONS, PseudoLabel, SegOutputs, SemiStep, StrongView
 
 from .ema_teacher import FORWARD_MODES, TeacherMixin, forward_mode, update_teacher
 from .feature_taps import FeatureTaps
@@ -198,7 +198,8 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
 
         Args:
             inputs: ``labeled`` (Bl, 3, H, W), ``weak`` (Bu, 3, H, W), ``strong`` (a list of
-                views like ``weak``), ``valid`` bool (Bu, H, W).
+                views like ``weak``), ``valid`` bool (Bu, H, W), and optionally ``detections``
+                uint8 (Bu, ceil(K/8), H, W).
             data_samples: ``labeled`` and ``unlabeled`` lists of ``SegDataSample``.
 
         Returns:
@@ -250,6 +251,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             strong_images=inputs['strong'],
             valid=inputs['valid'],
             unlabeled_samples=data_samples['unlabeled'],
+            detections=inputs.get('detections'),
         )
         step.iteration, step.max_iters = self._get_progress()
         step.observed = any(due() for _, due in self._observers)
@@ -290,6 +292,8 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         else:
             step.teacher = step.weak
         step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid)
+        if step.detections is not None:
+            step.raw_pseudo.extras[DETECTIONS] = step.detections
 
     @torch.no_grad()
     def refine(self, step: SemiStep) -> None:

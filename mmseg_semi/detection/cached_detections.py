@@ -1,0 +1,191 @@
+"""Boxes that a detector found on the unlabeled images, read from a COCO results file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+
+from mmseg_semi.datasets.errors import DataError, name_some
+from mmseg_semi.models.component import hint
+
+# A detector may place an edge this many pixels outside the image, by rounding.
+_TOLERANCE = 1.0
+_RESULT_KEYS = ('image_id', 'category_id', 'bbox', 'score')
+
+
+class CachedDetections:
+    """The boxes of a results file whose score is high enough.
+
+    Args:
+        results: COCO results file: a list of ``dict(image_id, category_id, bbox=[x, y, w, h],
+            score)`` in pixels of the original images.
+        images: COCO annotation file with ``images`` (id, file_name, width, height) and
+            ``categories`` (id, name): the one that the detector predicted on.
+        score_thr: Lowest score of a box that is kept.
+
+    Attributes:
+        names: Names of the categories by id.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        DataError: A file is no such file; results for images or categories that ``images`` does
+            not have; boxes outside their image.
+    """
+
+    def __init__(self, results: str, images: str, score_thr: float) -> None:
+        self.results_file, self.images_file, self.score_thr = results, images, score_thr
+        listed = _read(images, 'images', 'tools/dataset_converters/masks_to_coco.py writes it')
+        entries = _read(results, 'results', 'tools/test.py with a detection config writes it')
+        if not isinstance(listed, dict) or not {'images', 'categories'} <= set(listed):
+            raise DataError(
+                f'LoadDetections.images: {images} is no COCO annotation file with `images` and '
+                '`categories`'
+            )
+        if not isinstance(entries, list):
+            raise DataError(
+                f'LoadDetections.results: {results} must hold a list of results, each '
+                f'dict({", ".join(_RESULT_KEYS)}); it holds a {type(entries).__name__}. Did you '
+                'give the annotation file?'
+            )
+        self.names: dict[int, str] = {one['id']: one['name'] for one in listed['categories']}
+        self._images = [one['file_name'] for one in listed['images']]
+        self._sizes = np.array([[i['height'], i['width']] for i in listed['images']]).reshape(-1, 2)
+        self._index = {name: i for i, name in enumerate(self._images)}
+        rows = {one['id']: i for i, one in enumerate(listed['images'])}
+        self._keep(entries, rows)
+
+    def _keep(self, entries: list[dict[str, Any]], rows: dict[Any, int]) -> None:
+        """Check every result and keep those of high score, sorted by image."""
+        file = f'LoadDetections.results: {self.results_file}'
+        lacking = [one for one in entries if not set(_RESULT_KEYS) <= set(one)]
+        if lacking:
+            raise DataError(
+                f'{file}: {len(lacking)} of {len(entries)} results lack one of '
+                f'{", ".join(_RESULT_KEYS)}; the first is {lacking[0]}'
+            )
+        for key, known, what in (
+            ('image_id', rows, 'images'),
+            ('category_id', self.names, 'categories'),
+        ):
+            strange = sorted({str(one[key]) for one in entries if one[key] not in known})
+            if strange:
+                raise DataError(
+                    f'{file} has results for {len(strange)} {what} that {self.images_file} does '
+                    f'not have (id {name_some(strange)}): the files are of different data sets. '
+                    'Predict again on the images of that file.'
+                )
+        boxes = np.array([one['bbox'] for one in entries], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        image = np.array([rows[one['image_id']] for one in entries], np.int64)
+        height, width = self._sizes[image].T if len(image) else np.zeros((2, 0))
+        inside = np.isfinite(boxes).all(1) & (boxes[:, :2] >= -_TOLERANCE).all(1)
+        inside &= (boxes[:, 2] <= width + _TOLERANCE) & (boxes[:, 3] <= height + _TOLERANCE)
+        if not inside.all():
+            first = int(np.flatnonzero(~inside)[0])
+            raise DataError(
+                f'{file}: {int((~inside).sum())} of {len(boxes)} boxes are not inside their '
+                f'image; the first is {entries[first]["bbox"]} (x, y, width, height) in '
+                f'{self._images[image[first]]} of {int(width[first])} x {int(height[first])} '
+                'pixels (width x height). Boxes are in pixels of the original images; were these '
+                'predicted on images of another size?'
+            )
+        score = np.array([one['score'] for one in entries], np.float64)
+        category = np.array([one['category_id'] for one in entries], np.int64)
+        self.without_result = len(self._images) - len(np.unique(image))
+        kept = np.flatnonzero(score >= self.score_thr)
+        kept = kept[np.argsort(image[kept], kind='stable')]
+        self._boxes, self._category = boxes[kept], category[kept]
+        self._starts = np.searchsorted(image[kept], np.arange(len(self._images) + 1))
+
+    def __len__(self) -> int:
+        """Number of boxes that are kept."""
+        return len(self._boxes)
+
+    def find(self, path: str) -> int | None:
+        """Row of the image whose ``file_name`` is the longest end of ``path``, or None."""
+        parts = path.replace(os.sep, '/').split('/')
+        for first in range(len(parts)):
+            row = self._index.get('/'.join(parts[first:]))
+            if row is not None:
+                return row
+        return None
+
+    def size(self, row: int) -> tuple[int, int]:
+        """Height and width that the file gives for an image."""
+        return int(self._sizes[row, 0]), int(self._sizes[row, 1])
+
+    def boxes(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Kept boxes (n, 4) as x1, y1, x2, y2 and their category ids (n,)."""
+        part = slice(self._starts[row], self._starts[row + 1])
+        return self._boxes[part], self._category[part]
+
+    def class_numbers(self, classes: Sequence[str]) -> dict[int, int]:
+        """Class number of each category id.
+
+        Raises:
+            DataError: A category is no class of the data set.
+        """
+        strange = [name for name in self.names.values() if name not in classes]
+        if strange:
+            raise DataError(
+                f'LoadDetections.images: {self.images_file} has categories that are no class of '
+                f'the labeled part: {name_some(strange)}.{hint(strange[0], list(classes))} The '
+                f'classes are {name_some(list(classes), 30)}. The detector must be trained on '
+                'boxes of this data set.'
+            )
+        return {key: list(classes).index(name) for key, name in self.names.items()}
+
+    def check_images(self, paths: Sequence[str], allow_missing: bool) -> None:
+        """Check that the detector has seen the images, and tell the log what it found.
+
+        Raises:
+            DataError: Images that the file does not list, and ``allow_missing`` is False.
+        """
+        rows = [self.find(path) for path in paths]
+        missing = [path for path, row in zip(paths, rows) if row is None]
+        if missing and (not allow_missing or len(missing) == len(paths)):
+            raise DataError(
+                f'LoadDetections.images: {self.images_file} lacks {len(missing)} of {len(paths)} '
+                f'unlabeled images: {name_some(missing)}. Make the list again with '
+                'tools/dataset_converters/masks_to_coco.py and predict again, or set '
+                'allow_missing=True of LoadDetections to go on without boxes on these images '
+                '(some image must have one).'
+            )
+        counts = np.diff(self._starts)[[row for row in rows if row is not None]]
+        empty = [name for key, name in self.names.items() if not (self._category == key).any()]
+        text = (
+            f'{self.results_file}: {int(counts.sum())} boxes of score >= {self.score_thr} on '
+            f'{int((counts > 0).sum())} of {len(paths)} unlabeled images'
+        )
+        if missing:
+            text += f'; {len(missing)} images are not listed there'
+        if self.without_result:
+            text += f'; {self.without_result} images have no result of any score'
+        if not counts.sum():
+            text += (
+                '. No pixel of an unlabeled image will be reliable: prototypes come from labeled '
+                'pixels alone. Lower LoadDetections.score_thr or train the detector longer.'
+            )
+        elif empty:
+            text += f'. No box of: {name_some(empty)}; their unlabeled pixels are never reliable.'
+        quiet = counts.sum() and not empty and not missing
+        print_log(text, logger='current', level=logging.INFO if quiet else logging.WARNING)
+
+
+def _read(path: str, key: str, maker: str) -> Any:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'LoadDetections.{key}: there is no file {path} (looked for from {os.getcwd()}); '
+            f'{maker}'
+        )
+    try:
+        with open(path, encoding='utf-8') as file:
+            return json.load(file)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f'LoadDetections.{key}: {path} is no JSON file: {error}') from error
