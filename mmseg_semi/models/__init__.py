@@ -3,14 +3,17 @@
 from .data_preprocessors import SemiDataPreprocessor
 from .heads import AgentRankHead, BaseSemiHead, CorrelationHead
 from .losses import BaseSemiLoss, PseudoLabelCrossEntropy, SoftConsistencyLoss
+from .memories import FeatureMemoryBank
 from .mixers import BaseMixer, CutMix
 from .perturbations import BasePerturbation, FeatureDropout
 from .refiners import (
     BaseRefiner,
     ConfidenceThreshold,
+    DetectionAgreement,
     EMAThreshold,
     NeighborhoodRefiner,
     QuantileThreshold,
+    RankStatisticsWeight,
     RegionPropagation,
 )
 from .segmentors import SemiSegmentor
@@ -25,11 +28,14 @@ __all__ = [
     'ConfidenceThreshold',
     'CorrelationHead',
     'CutMix',
+    'DetectionAgreement',
     'EMAThreshold',
     'FeatureDropout',
+    'FeatureMemoryBank',
     'NeighborhoodRefiner',
     'PseudoLabelCrossEntropy',
     'QuantileThreshold',
+    'RankStatisticsWeight',
     'RegionPropagation',
     'SemiDataPreprocessor',
     'SemiSegmentor',

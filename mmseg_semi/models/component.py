@@ -68,6 +68,25 @@ def check_feature(name: str, value: Any) -> None:
         )
 
 
+def feature_channels(head: nn.Module, name: str) -> Optional[int]:
+    """Tell the number of channels of a feature that has a name; None for a module path.
+
+    Args:
+        head: The segmentor's (last) decode head.
+        name: As in ``FeatureTaps``.
+    """
+    if name == 'classifier':
+        return head.out_channels
+    if name in ('fusion', 'penultimate'):
+        return head.conv_seg.in_channels
+    if name == 'aspp':
+        return head.channels
+    if name == 'encoder':
+        widths = head.in_channels
+        return int(widths[-1] if isinstance(widths, (list, tuple)) else widths)
+    return None
+
+
 def check_choice(name: str, value: Any, allowed: tuple) -> None:
     """Raise ValueError, naming the argument, unless ``value`` is one of ``allowed``."""
     if not any(value is one or (type(value) is type(one) and value == one) for one in allowed):

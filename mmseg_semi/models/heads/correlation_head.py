@@ -19,6 +19,7 @@ from mmseg_semi.models.component import (
     check_feature,
     check_number,
     check_whole,
+    feature_channels,
 )
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
@@ -136,19 +137,13 @@ class CorrelationHead(BaseSemiHead):
         self.w2 = nn.Conv2d(self.hidden_channels, channels, 1)
 
     def _find_channels(self, head: nn.Module) -> int:
-        if self.position == 'classifier':
-            return head.out_channels
-        if self.position in ('fusion', 'penultimate'):
-            return head.conv_seg.in_channels
-        if self.position == 'aspp':
-            return head.channels
-        if self.position == 'encoder':
-            widths = head.in_channels
-            return int(widths[-1] if isinstance(widths, (list, tuple)) else widths)
-        raise ValueError(
-            f"CorrelationHead.position is the module path '{self.position}': give its number of "
-            'channels too (in_channels=...)'
-        )
+        channels = feature_channels(head, self.position)
+        if channels is None:
+            raise ValueError(
+                f"CorrelationHead.position is the module path '{self.position}': give its number "
+                'of channels too (in_channels=...)'
+            )
+        return channels
 
     def _maps(self, features: Tensor) -> Maps:
         if features.shape[1] != self.project[0].conv.in_channels:

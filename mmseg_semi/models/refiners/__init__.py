@@ -2,17 +2,21 @@
 
 from .base_refiner import STAGES, BaseRefiner
 from .confidence_threshold import ConfidenceThreshold
+from .detection_agreement import DetectionAgreement
 from .ema_threshold import EMAThreshold
 from .neighborhood_refiner import NeighborhoodRefiner
 from .quantile_threshold import QuantileThreshold
+from .rank_statistics_weight import RankStatisticsWeight
 from .region_propagation import RegionPropagation
 
 __all__ = [
     'STAGES',
     'BaseRefiner',
     'ConfidenceThreshold',
+    'DetectionAgreement',
     'EMAThreshold',
     'NeighborhoodRefiner',
     'QuantileThreshold',
+    'RankStatisticsWeight',
     'RegionPropagation',
 ]

@@ -1,0 +1,29 @@
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/digit_scenes.py',
+    '../_base_/models/unet_digit_scenes.py',
+    '../_base_/schedules/digit_scenes.py',
+    '../_base_/methods/weighting.py',
+]
+model = dict(
+    _delete_=True,
+    segmentor=_base_.model,
+    # The network starts from scratch: it must know the digits a little before it teaches itself.
+    warmup_iters=400,
+    channels_last=True,
+    **_base_.method,
+)
+custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
+# Boxes of configs/detection/faster-rcnn_r50_fpn_digit_scenes.py.
+detections = f'{_base_.data_root}detection/labeled_60/'
+unlabeled_pipeline = _base_.unlabeled_pipeline
+unlabeled_pipeline.insert(
+    2,
+    dict(
+        type='LoadDetections',
+        results=f'{detections}unlabeled.bbox.json',
+        images=f'{detections}unlabeled.json',
+        score_thr=0.85,
+    ),
+)
+train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
