@@ -5,13 +5,21 @@ _base_ = [
     '../_base_/schedules/digit_scenes.py',
     '../_base_/methods/weighting.py',
 ]
+method = _base_.method
+# A network from scratch lives on the unlabeled images: alpha = 0.4 and weights that shrink the loss
+# cost points here. So UniMatch's own balance, and weights 1 + s/k divided by their sum, as in the
+# authors' program (the formula as printed: ablations/*_paper.py).
+method.supervised_weight = 0.5
+method.refiners.weight.base_weight = 1.0
+for loss in method.losses.values():
+    loss.update(loss_weight=0.25, denominator='weight')
 model = dict(
     _delete_=True,
     segmentor=_base_.model,
     # The network starts from scratch: it must know the digits a little before it teaches itself.
     warmup_iters=400,
     channels_last=True,
-    **_base_.method,
+    **method,
 )
 custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
 # Boxes of configs/detection/faster-rcnn_r50_fpn_digit_scenes.py.

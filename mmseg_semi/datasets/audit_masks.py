@@ -76,6 +76,19 @@ class AuditMasks:
                 f'to data_prefix.img_path, with the suffix {suffix}.'
             )
 
+    def read(self, path: str) -> np.ndarray:
+        """Return the mask of an unlabeled image as it is stored, uint8 (H, W).
+
+        Raises:
+            DataError: It can not be read.
+        """
+        mask = cv2.imread(self._masks[path], cv2.IMREAD_UNCHANGED)
+        if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
+            raise DataError(
+                f'audit mask {self._masks[path]} is no single-channel 8-bit image of class numbers'
+            )
+        return mask
+
     def load(self, sample: SegDataSample, weak: Tensor) -> Tensor:
         """Return the truth under one augmented image.
 
@@ -96,11 +109,7 @@ class AuditMasks:
                 f'audit masks need the image path and the seed of a sample, got {path!r} and '
                 f"{seed!r}: keep 'img_path' in PackSemiInputs.meta_keys, and use SemiSampler"
             )
-        mask = cv2.imread(self._masks[path], cv2.IMREAD_UNCHANGED)
-        if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
-            raise DataError(
-                f'audit mask {self._masks[path]} is no single-channel 8-bit image of class numbers'
-            )
+        mask = self.read(path)
         results: dict[str, Any] = dict(img_path=path, seg_fields=[])
         with seeded(seed):
             for transform in self._transforms[path]:

@@ -24,6 +24,7 @@ class PseudoLabelVisHook(PseudoLabelObserver):
 
     One row an image: the image, the teacher's labels, the labels after each refiner with the
     pixels that are not selected in black, and the truth if audit masks are given (white: unknown).
+    A refiner that finds reliable pixels darkens the others, one that gives weights darkens by them.
     The runner's visualizer stores it as ``pseudo_labels`` (a PNG beside the log, an image in
     TensorBoard).
 
@@ -95,9 +96,11 @@ class PseudoLabelVisHook(PseudoLabelObserver):
             tile = np.zeros((height, width, 3), np.uint8)
             tile[: image.shape[1], : image.shape[2]] = image.permute(1, 2, 0).numpy()[..., ::-1]
             tiles = [tile]
+            before = seen['raw']
             for pseudo in seen.values():
-                used = pseudo.used[i].cpu().numpy()
-                tiles.append(colors[pseudo.label[i].cpu().numpy()] * used[..., None])
+                light = _light(pseudo, before, i)[..., None]
+                tiles.append((colors[pseudo.label[i].cpu().numpy()] * light).astype(np.uint8))
+                before = pseudo
             if truth is not None:
                 tiles.append(colors[truth[i].cpu().numpy()])
             gap = np.full((height, _GAP, 3), 255, np.uint8)
@@ -107,6 +110,16 @@ class PseudoLabelVisHook(PseudoLabelObserver):
         return cv2.resize(
             picture, None, fx=self.scale, fy=self.scale, interpolation=cv2.INTER_NEAREST
         )
+
+
+def _light(pseudo: PseudoLabel, before: PseudoLabel, i: int) -> np.ndarray:
+    """Brightness (H, W) in [0, 1] of an image's labels, by what the last refiner found out."""
+    light = pseudo.used[i].float()
+    if pseudo.reliable is not None and before.reliable is None:
+        light = light * (0.3 + 0.7 * pseudo.reliable[i].float())
+    if pseudo.weight is not None and before.weight is None:
+        light = light * pseudo.weight[i] / pseudo.weight[i].max().clamp(min=1)
+    return light.cpu().numpy()
 
 
 def _palette(palette: Optional[list]) -> np.ndarray:

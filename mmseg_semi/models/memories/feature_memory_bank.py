@@ -20,10 +20,11 @@ SOURCES = ('labeled', 'reliable')
 class FeatureMemoryBank(nn.Module):
     """First-in-first-out queues of the features of each class.
 
-    Each class has two, one of labeled and one of reliable unlabeled pixels: the memory bank of Weighting Pseudo-Labels (ECCV 2024). Labeled pixels enter when they are
-    predicted right with a confidence above ``min_confidence``; unlabeled ones when
-    ``PseudoLabel.reliable`` says so. In an iteration a random subset of a class's pixels is
-    pushed, from every rank, so all ranks hold the same bank. ``MemoryBankHook`` decides when.
+    The memory bank of Weighting Pseudo-Labels (ECCV 2024). Each class has a queue of labeled and
+    one of reliable unlabeled pixels. Labeled pixels enter when they are predicted right with a
+    confidence above ``min_confidence``; unlabeled ones when ``PseudoLabel.reliable`` says so. In
+    an iteration a random subset of a class's pixels is pushed, from every rank, so all ranks hold
+    the same bank. ``MemoryBankHook`` decides when.
 
     The buffers ``features`` (2, K, size, C) float32, ``counts`` and ``heads`` int64 (2, K) are
     part of the checkpoint: how many entries of a queue are filled, and where its next one goes.

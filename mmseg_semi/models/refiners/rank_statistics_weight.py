@@ -108,19 +108,22 @@ class RankStatisticsWeight(BaseRefiner):
                 f'{features.shape[1]} channels, not {self.bank.channels}: set '
                 f'in_channels={features.shape[1]}'
             )
-        prototypes, known = self.bank.prototypes()
-        if self.similarity == 'rank':
-            overlap = rank_statistics_overlap(features, pseudo.label, prototypes, known, self.k)
-            weight = overlap.float() / self.k
-        else:
-            weight = prototype_similarity(features, pseudo.label, prototypes, known).clamp(min=0)
-        if self.base_weight:
-            table = torch.cat([known * self.base_weight, known.new_zeros(1).float()])
-            weight = weight + table[pseudo.label.clamp(max=len(known))]
+        weight = self.weigh(features, pseudo.label)
         self._mean = (weight * pseudo.used).sum() / pseudo.used.sum().clamp(min=1)
-        self._known = known.sum().float()
+        self._known = self.bank.counts.any(0).sum().float()
         self.bank.note(step, pseudo, self.tap)
         return pseudo.update(weight=weight if pseudo.weight is None else pseudo.weight * weight)
+
+    @torch.no_grad()
+    def weigh(self, features: Tensor, label: Tensor) -> Tensor:
+        """Return the weights (B, H, W) of labels (B, H, W) with features (B, C, h, w)."""
+        prototypes, known = self.bank.prototypes()
+        if self.similarity == 'rank':
+            overlap = rank_statistics_overlap(features, label, prototypes, known, self.k)
+            weight = overlap.float() / self.k
+        else:
+            weight = prototype_similarity(features, label, prototypes, known).clamp(min=0)
+        return weight + (self.base_weight * known)[label] if self.base_weight else weight
 
     def log_values(self) -> dict[str, Tensor]:
         """Give the mean weight of the selected pixels and the number of classes with prototype."""
