@@ -1,0 +1,1 @@
+"""Object detection beside segmentation: what a detector learns from, and what it says."""
