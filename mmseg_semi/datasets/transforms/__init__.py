@@ -5,6 +5,7 @@ from .pack_semi_inputs import PackSemiInputs
 from .random_color_jitter import RandomColorJitter
 from .random_gaussian_blur import RandomGaussianBlur
 from .random_gray import RandomGray
+from .random_intensity_augment import RandomIntensityAugment
 from .strong_views import StrongViews
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     'RandomColorJitter',
     'RandomGaussianBlur',
     'RandomGray',
+    'RandomIntensityAugment',
     'StrongViews',
 ]
