@@ -31,7 +31,7 @@ unlabeled_pipeline.insert(
         type='LoadDetections',
         results=f'{detections}unlabeled.bbox.json',
         images=f'{detections}unlabeled.json',
-        score_thr=0.85,
+        score_thr=0.9,
     ),
 )
 train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
