@@ -26,7 +26,8 @@ from .image_files import bit_depth, unreadable_reason
 from .labeled_checks import build_labeled, fill_num_classes
 from .seeding import seeded
 from .skip_counter import SkipCounter
-from .transforms import LoadDetections
+from .transforms import InitValidMask, LoadDetections
+from .transforms.load_detections import WRONG_PLACE
 from .unlabeled_dataset import UnlabeledDataset
 
 SOURCES = ('labeled', 'unlabeled')
@@ -118,8 +119,11 @@ class SemiDataset(Dataset):
 
     def _prepare_detections(self) -> None:
         for leaf in leaf_datasets(self.unlabeled):
-            for transform in pipeline_transforms(leaf):
+            transforms = pipeline_transforms(leaf)
+            for before, transform in zip([None, *transforms], transforms):
                 if isinstance(transform, LoadDetections):
+                    if not isinstance(before, InitValidMask):
+                        raise DataError(WRONG_PLACE)
                     transform.prepare(self.labeled.metainfo.get('classes'), image_paths(leaf))
 
     def _refuse_ignore_empty(self, source: str) -> None:
@@ -175,7 +179,8 @@ class SemiDataset(Dataset):
             What the pipeline of that part returns, and ``source``. Labeled: ``inputs`` uint8
             (3, H, W) BGR and ``data_samples``. Unlabeled: ``weak`` uint8 (3, H, W) BGR, ``strong``
             a list of views of the same kind, and ``data_samples`` with ``valid`` and, in their
-            meta information, the seed (``sample_seed``).
+            meta information, the seed (``sample_seed``) and the place in the part
+            (``sample_index``).
 
         Raises:
             DataError: Names the image (and mask) and what is wrong.
@@ -184,10 +189,12 @@ class SemiDataset(Dataset):
         source, index, seed = self._resolve(key)
         part = self._part(source)
         for step in range(len(part)):
-            item = self._load(source, (index + step) % len(part), seed)
+            place = (index + step) % len(part)
+            item = self._load(source, place, seed)
             if item is not None:
                 if source == 'unlabeled' and seed is not None:
-                    item['data_samples'].set_metainfo(dict(sample_seed=seed))
+                    meta = dict(sample_seed=seed, sample_index=place)
+                    item['data_samples'].set_metainfo(meta)
                 return dict(item, source=source)
         raise DataError(
             f'{source}: none of the {len(part)} images can be read, so on_error={self.on_error!r} '

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import posixpath
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,8 +56,9 @@ class CachedDetections:
                 f'dict({", ".join(_RESULT_KEYS)}); it holds a {type(entries).__name__}. Did you '
                 'give the annotation file?'
             )
+        _check_listed(listed, images)
         self.names: dict[int, str] = {one['id']: one['name'] for one in listed['categories']}
-        self._images = [one['file_name'] for one in listed['images']]
+        self._images = [_plain(one['file_name']) for one in listed['images']]
         self._sizes = np.array([[i['height'], i['width']] for i in listed['images']]).reshape(-1, 2)
         self._index = {name: i for i, name in enumerate(self._images)}
         rows = {one['id']: i for i, one in enumerate(listed['images'])}
@@ -63,11 +67,12 @@ class CachedDetections:
     def _keep(self, entries: list[dict[str, Any]], rows: dict[Any, int]) -> None:
         """Check every result and keep those of high score, sorted by image."""
         file = f'LoadDetections.results: {self.results_file}'
-        lacking = [one for one in entries if not set(_RESULT_KEYS) <= set(one)]
-        if lacking:
+        wrong = [one for one in entries if not _is_result(one)]
+        if wrong:
             raise DataError(
-                f'{file}: {len(lacking)} of {len(entries)} results lack one of '
-                f'{", ".join(_RESULT_KEYS)}; the first is {lacking[0]}'
+                f'{file}: {len(wrong)} of {len(entries)} results are no dict of '
+                f'{", ".join(_RESULT_KEYS)} with bbox=[x, y, width, height] (width and height not '
+                f'negative) and score a number; the first is {wrong[0]}'
             )
         for key, known, what in (
             ('image_id', rows, 'images'),
@@ -109,7 +114,7 @@ class CachedDetections:
 
     def find(self, path: str) -> int | None:
         """Row of the image whose ``file_name`` is the longest end of ``path``, or None."""
-        parts = path.replace(os.sep, '/').split('/')
+        parts = _plain(path).split('/')
         for first in range(len(parts)):
             row = self._index.get('/'.join(parts[first:]))
             if row is not None:
@@ -157,6 +162,15 @@ class CachedDetections:
                 'allow_missing=True of LoadDetections to go on without boxes on these images '
                 '(some image must have one).'
             )
+        owner: dict[int, str] = {}
+        for path, row in zip(paths, rows):
+            if row is not None and owner.setdefault(row, path) != path:
+                raise DataError(
+                    f'LoadDetections.images: {self.images_file} lists {self._images[row]} once, '
+                    f'but the unlabeled images {owner[row]} and {path} both end with that name. '
+                    'List the images again with tools/dataset_converters/masks_to_coco.py, which '
+                    'names them with their folders.'
+                )
         counts = np.diff(self._starts)[[row for row in rows if row is not None]]
         empty = [name for key, name in self.names.items() if not (self._category == key).any()]
         text = (
@@ -176,6 +190,44 @@ class CachedDetections:
             text += f'. No box of: {name_some(empty)}; their unlabeled pixels are never reliable.'
         quiet = counts.sum() and not empty and not missing
         print_log(text, logger='current', level=logging.INFO if quiet else logging.WARNING)
+
+
+def _plain(path: str) -> str:
+    return posixpath.normpath(path.replace(os.sep, '/'))
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _is_result(one: Any) -> bool:
+    if not isinstance(one, dict) or not set(_RESULT_KEYS) <= set(one):
+        return False
+    box = one['bbox']
+    fits = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+    return fits and min(box[2:]) >= 0 and _is_number(one['score'])
+
+
+def _check_listed(listed: dict[str, Any], path: str) -> None:
+    for part, keys in (
+        ('images', ('id', 'file_name', 'width', 'height')),
+        ('categories', ('id', 'name')),
+    ):
+        for one in listed[part]:
+            if not isinstance(one, dict) or not set(keys) <= set(one):
+                raise DataError(
+                    f'LoadDetections.images: {path}: each of `{part}` must have '
+                    f'{", ".join(keys)}; one is {one}'
+                )
+        for key in keys[:2]:
+            counts = Counter(one[key] for one in listed[part])
+            twice = [str(value) for value, count in counts.items() if count > 1]
+            if twice:
+                raise DataError(
+                    f'LoadDetections.images: {path}: {part} have the same {key} more than once: '
+                    f'{name_some(twice)}'
+                )
 
 
 def _read(path: str, key: str, maker: str) -> Any:

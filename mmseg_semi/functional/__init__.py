@@ -6,11 +6,12 @@ probabilities sum to 1 over dim 1, and 255 marks an ignored pixel.
 
 from .agents import agent_correlation, gather_agents, select_agents
 from .boxes import box_agreement, pack_boxes
-from .confidence import confidence_score, selected_ratio
+from .components import masks_to_boxes
+from .confidence import confidence_score, instance_confidence, selected_ratio
 from .correlation import correlation_map, propagate_pixels, sample_shapes
 from .losses import soft_consistency, weighted_cross_entropy
 from .memory import push_queues, sample_per_class
-from .mixing import cutmix_boxes, mix, mix_features, mix_partners
+from .mixing import cutmix_boxes, mix, mix_features, mix_partners, ratio_boxes
 from .neighborhood import refine_neighborhood
 from .quantile import pack_scores, quantile_threshold
 from .rank_statistics import prototype_similarity, rank_statistics_overlap, top_channels
@@ -26,6 +27,8 @@ __all__ = [
     'correlation_map',
     'cutmix_boxes',
     'gather_agents',
+    'instance_confidence',
+    'masks_to_boxes',
     'mean_of_present',
     'mix',
     'mix_features',
@@ -42,6 +45,7 @@ __all__ = [
     'rank_consistency',
     'rank_log_prob',
     'rank_statistics_overlap',
+    'ratio_boxes',
     'refine_neighborhood',
     'sample_per_class',
     'sample_shapes',

@@ -29,8 +29,9 @@ def box_agreement(label: Tensor, boxes: Tensor) -> Tensor:
             f'label must be integers of shape {(boxes.shape[0], *boxes.shape[2:])}, got '
             f'{label.dtype} {tuple(label.shape)}'
         )
+    label = label.long()
     known = (label >= 0) & (label < 8 * boxes.shape[1])
-    label = torch.where(known, label, 0).long()
+    label = torch.where(known, label, 0)
     byte = boxes.gather(1, (label >> 3)[:, None])[:, 0]
     return known & ((byte >> (label & 7).to(torch.uint8)) & 1).bool()
 
@@ -49,10 +50,17 @@ def pack_boxes(boxes: Tensor, classes: Tensor, num_classes: int, size: tuple[int
 
     Returns:
         uint8 (ceil(K/8), H, W), as :func:`box_agreement` reads it for one image.
+
+    Raises:
+        ValueError: Not one class a box, or a class outside 0..K-1.
     """
+    if boxes.shape != (len(classes), 4):
+        raise ValueError(f'{len(classes)} classes need as many boxes, got {tuple(boxes.shape)}')
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+        raise ValueError(f'classes must be 0 to {num_classes - 1}, got {classes.tolist()}')
     packed = torch.zeros(-(-num_classes // 8), *size, dtype=torch.uint8)
     limits = torch.tensor([size[1], size[0], size[1], size[0]])
-    edges = (boxes.double() - 0.5).ceil().long().clamp(min=0).minimum(limits)
+    edges = (boxes.double() - 0.5).ceil().clamp(min=0).minimum(limits).long()
     for (x1, y1, x2, y2), one in zip(edges.tolist(), classes.tolist()):
         packed[one >> 3, y1:y2, x1:x2] |= 1 << (one & 7)
     return packed

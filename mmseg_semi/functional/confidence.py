@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -50,3 +52,25 @@ def selected_ratio(selected: Tensor, valid: Tensor) -> Tensor:
         0-dim float in [0, 1]; 0 when no pixel is valid.
     """
     return (selected & valid).sum().float() / valid.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def instance_confidence(prob: Tensor, valid: Tensor) -> Tensor:
+    r"""Tell how sure the prediction of each image is.
+
+    :math:`\rho = \frac{1}{N} \sum_x \max_k p_k(x) (1 - H(p(x)) / \log K)` over the valid pixels
+    (AugSeg, Zhao et al., CVPR 2023).
+
+    Args:
+        prob: Probabilities (B, K, H, W) of K >= 2 classes, summing to 1 over dim 1.
+        valid: Bool (B, H, W), False on padding.
+
+    Returns:
+        (B,), 0 to 1; 0 for an image without a valid pixel.
+    """
+    if prob.shape[1] < 2:
+        raise ValueError(f'the confidence of an image needs 2 classes, got {tuple(prob.shape)}')
+    surety = 1 + confidence_score(prob, 'entropy') / math.log(prob.shape[1])
+    values = torch.where(valid, prob.amax(dim=1) * surety, 0)
+    counts = valid.flatten(1).sum(1).clamp(min=1)
+    return (values.flatten(1).sum(1) / counts).clamp(0, 1)

@@ -66,7 +66,9 @@ def push_queues(
     source = torch.full((queues.shape[0], size + 1), -1, device=queues.device)
     numbers = torch.arange(items.shape[1], device=queues.device).expand_as(slot)
     source = source.scatter_(1, slot, numbers)[:, :size]
-    taken = items.gather(1, source.clamp(min=0)[..., None].expand(-1, -1, queues.shape[2]))
+    rows = torch.arange(len(queues), device=queues.device)[:, None] * items.shape[1]
+    rows = (rows + source.clamp(min=0)).flatten()
+    taken = items.flatten(0, 1).index_select(0, rows).view_as(queues)
     queues = torch.where((source >= 0)[..., None], taken.to(queues.dtype), queues)
     counts = (counts + arrived[:, 0]).clamp(max=size)
     return queues, counts, (heads + arrived[:, 0]) % size

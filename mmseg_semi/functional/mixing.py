@@ -82,6 +82,33 @@ def cutmix_boxes(
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
+def ratio_boxes(
+    ratio: Tensor, size: tuple[int, int], generator: Optional[torch.Generator] = None
+) -> Tensor:
+    """Draw a rectangle of given relative sides in each image, True inside.
+
+    CutMix's boxes (Yun et al., ICCV 2019): height and width are the same share of the image's,
+    the position is uniform over all places where the box lies inside the image.
+
+    Args:
+        ratio: (B,), side of the box over that of the image, 0 to 1; 0 gives no box.
+        size: Height and width ``(H, W)`` in pixels.
+        generator: Source of randomness, on its own device. Defaults to torch's global one.
+
+    Returns:
+        Bool mask (B, H, W) on the device of ``ratio``.
+    """
+    source = generator.device if generator is not None else torch.device('cpu')
+    draw = torch.rand(2, len(ratio), generator=generator, device=source).to(ratio.device)
+    inside = []
+    for length, place in zip(size, draw):
+        side = (ratio * length).round()
+        first = (place * (length - side + 1)).floor()[:, None]
+        points = torch.arange(length, device=ratio.device)
+        inside.append((points >= first) & (points < first + side[:, None]))
+    return inside[0][:, :, None] & inside[1][:, None, :]
+
+
 def mix_partners(batch: int, generator: Optional[torch.Generator] = None) -> Tensor:
     """Choose for each image another one of the batch to be mixed with.
 

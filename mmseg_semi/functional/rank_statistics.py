@@ -23,7 +23,8 @@ def top_channels(values: Tensor, k: int) -> Tensor:
     if not 1 <= k <= values.shape[1]:
         raise ValueError(f'k must be 1 to {values.shape[1]}, the number of channels; got {k}')
     # k rounds of max: topk breaks ties as it likes, and a whole sort takes several times as long.
-    rest, found = values.detach().float().clone(), []
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    rest, found = values.detach().to(dtype, copy=True), []
     for _ in range(k):
         found.append(rest.max(dim=1, keepdim=True)[1])  # the first of equals
         rest.scatter_(1, found[-1], float('-inf'))
@@ -80,7 +81,9 @@ def prototype_similarity(
     """
     _check(features, label, prototypes, has_prototype)
     features = F.normalize(features.detach().float(), dim=1)
-    cosine = torch.einsum('bchw,kc->bhwk', features, F.normalize(prototypes.float(), dim=1))
+    prototypes = F.normalize(prototypes.float(), dim=1)
+    with torch.autocast(features.device.type, enabled=False):
+        cosine = torch.einsum('bchw,kc->bhwk', features, prototypes)
     return _of_label(cosine.contiguous(), label, has_prototype, 1)
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 #: Name in ``PseudoLabel.extras`` of the packed map of detected classes.
 DETECTIONS = 'detections'
 
+# Logit of a class that is known; its softmax among zeros is 1 in float32.
+_SURE = 30.0
+
 
 @dataclass
 class PseudoLabel:
@@ -76,6 +79,42 @@ class PseudoLabel:
                 changes[item.name] = function(value)
             elif isinstance(value, dict):
                 changes[item.name] = {key: function(entry) for key, entry in value.items()}
+        return replace(self, **changes)
+
+    def paste(self, mask: Tensor, truth: Tensor) -> PseudoLabel:
+        """Return a copy in which the pixels of ``mask`` show a labeled image.
+
+        They have its class, confidence 1 and weight 1, are selected and reliable, and no detector
+        saw them: of the extras, masks become True and everything else 0.
+
+        Args:
+            mask: Bool (B, H, W).
+            truth: int64 (B, H, W), the classes; 255 is taken as padding.
+        """
+        known = truth != 255
+        label = torch.where(known, truth, 0)
+
+        def fill(old: Tensor, new: Any) -> Tensor:
+            inside = mask[:, None] if old.dim() == 4 else mask
+            return torch.where(inside, torch.as_tensor(new, dtype=old.dtype).to(old.device), old)
+
+        changes: dict[str, Any] = dict(
+            label=fill(self.label, label),
+            confidence=fill(self.confidence, 1.0),
+            valid=torch.where(mask, known, self.valid),
+            selected=fill(self.selected, True),
+            extras={
+                name: fill(value, value.dtype == torch.bool) for name, value in self.extras.items()
+            },
+        )
+        for name, value in (('weight', 1.0), ('reliable', True)):
+            if getattr(self, name) is not None:
+                changes[name] = fill(getattr(self, name), value)
+        for name, scale in (('prob', 1.0), ('logits', _SURE)):
+            old = getattr(self, name)
+            if old is not None:
+                classes = torch.arange(old.shape[1], device=old.device)[:, None, None]
+                changes[name] = fill(old, (label[:, None] == classes) * scale)
         return replace(self, **changes)
 
     @property

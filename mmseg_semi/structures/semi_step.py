@@ -21,10 +21,14 @@ class Mix:
     Attributes:
         mask: Bool (B, H, W), True where the partner's pixel is taken.
         partners: int64 (B,).
+        foreign: Bool (B, H, W), pixels of the mixed view that come from neither the image nor its
+            partner in the batch, but from a labeled image or from one that was loaded besides;
+            None when there are none.
     """
 
     mask: Tensor
     partners: Tensor
+    foreign: Optional[Tensor] = None
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """Mix a per-pixel tensor (B, H, W) or (B, C, H, W) at full resolution."""

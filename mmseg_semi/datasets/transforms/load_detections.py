@@ -15,6 +15,10 @@ from ..errors import DataError
 
 #: Value that geometric transforms give to pixels that are not of the image.
 OUTSIDE = 255
+WRONG_PLACE = (
+    'LoadDetections must stand directly after InitValidMask, before any geometric transform, once'
+)
+_MOST_SETS = 2**16
 
 
 @TRANSFORMS.register_module()
@@ -106,10 +110,7 @@ class LoadDetections(BaseTransform):
         detections, path = self._load(), str(results.get('img_path'))
         valid, size = results.get('gt_seg_map'), results['img'].shape[:2]
         if valid is None or valid.shape != size or valid.any() or 'detection_sets' in results:
-            raise DataError(
-                f'{path}: LoadDetections must stand directly after InitValidMask, before any '
-                'geometric transform, once'
-            )
+            raise DataError(f'{path}: {WRONG_PLACE}')
         row = detections.find(path)
         if row is None and not self.allow_missing:
             raise DataError(
@@ -126,7 +127,13 @@ class LoadDetections(BaseTransform):
                 )
             boxes, categories = detections.boxes(row)
         numbers = [self._numbers[int(one)] for one in categories]
-        ids, sets = draw_sets(boxes, numbers, len(self.classes or ()), size)
+        try:
+            ids, sets = draw_sets(boxes, numbers, len(self.classes or ()), size)
+        except OverflowError as error:
+            raise DataError(
+                f'{path}: its {len(boxes)} boxes overlap in more than {_MOST_SETS} ways; raise '
+                'LoadDetections.score_thr to keep fewer of them'
+            ) from error
         results['gt_seg_map'], results['detection_sets'] = ids, sets
         return results
 
@@ -151,6 +158,9 @@ def draw_sets(
     Returns:
         ``(ids, sets)``: the number of each pixel's set (H, W), never 255 and 0 where no box is,
         and the bits of each set, uint8 (M, ceil(K/8)).
+
+    Raises:
+        OverflowError: More than 65535 sets.
     """
     ids = np.zeros(size, np.uint16)
     sets, number = [0], {0: 0}
@@ -163,6 +173,8 @@ def draw_sets(
             wanted = sets[old] | 1 << one
             if wanted not in number:
                 sets.extend([0] * (len(sets) == OUTSIDE))  # 255 is no set
+                if len(sets) == _MOST_SETS:
+                    raise OverflowError(f'more than {_MOST_SETS} sets of classes')
                 number[wanted] = len(sets)
                 sets.append(wanted)
             table[old] = number[wanted]
