@@ -3,12 +3,18 @@
 
 import argparse
 import os
+from contextlib import nullcontext
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 import mmseg_semi  # noqa: F401  (registers the components)
 from mmseg_semi.utils.config_checks import check_data_paths
+from mmseg_semi.utils.detection_runs import (
+    check_checkpoint_classes,
+    complete_results,
+    is_detector,
+)
 from mmseg_semi.utils.runner_setup import (
     finish_distributed,
     load_config,
@@ -24,7 +30,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='folder for the log and the metrics')
-    parser.add_argument('--out', help='folder for the predicted label maps (PNG)')
+    parser.add_argument(
+        '--out',
+        help='folder for the predicted label maps (PNG); for a detector the .json file for its '
+        'boxes (otherwise test_evaluator.outfile_prefix with .bbox.json)',
+    )
     parser.add_argument('--show-dir', help='folder for pictures of the predictions')
     parser.add_argument(
         '--predict-with',
@@ -72,14 +82,17 @@ def write_predictions(cfg: Config, folder: str) -> None:
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:
-    """Let mmseg's visualization hook write pictures."""
+    """Let the visualization hook of mmseg or mmdet write pictures."""
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
+        kind = 'DetVisualizationHook' if is_detector(cfg) else 'SegVisualizationHook'
         raise SystemExit(
-            "--show-dir needs default_hooks.visualization=dict(type='SegVisualizationHook') in "
-            'the config'
+            f"--show-dir needs default_hooks.visualization=dict(type='{kind}') in the config"
         )
     hook['draw'] = True
+    if is_detector(cfg):
+        hook['test_out_dir'] = os.path.abspath(folder)  # a relative one goes below the work folder
+        return
     hook['interval'] = 1  # the hook counts batches; with mmseg's 50 small test sets get no picture
     cfg.visualizer['save_dir'] = folder
 
@@ -106,6 +119,8 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     refuse_incomplete(args.checkpoint, 'checkpoint')
     check_data_paths(cfg, ('test',))
+    if is_detector(cfg):
+        check_checkpoint_classes(cfg, args.checkpoint)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
     setup_distributed(cfg, args.launcher)
@@ -116,9 +131,10 @@ def main() -> None:
         draw_predictions(cfg, args.show_dir)
     if args.tta:
         use_tta(cfg)
-    if args.out:
+    if args.out and not is_detector(cfg):
         write_predictions(cfg, args.out)
-    Runner.from_cfg(cfg).test()
+    with complete_results(cfg, args.out) if is_detector(cfg) else nullcontext():
+        Runner.from_cfg(cfg).test()
     finish_distributed()
 
 

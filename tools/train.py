@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a config, with or without unlabeled images."""
+"""Train a config, with or without unlabeled images, or a detector of mmdet."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 import mmseg_semi  # noqa: F401  (registers the components)
 from mmseg_semi.utils.config_checks import check_data_paths
+from mmseg_semi.utils.detection_runs import is_detector
 from mmseg_semi.utils.runner_setup import (
     enable_amp,
     enable_auto_scale_lr,
@@ -96,7 +97,7 @@ def main() -> None:
         cfg.randomness.seed = args.seed
     if args.resume:
         set_resume(cfg, args.resume, args.seed)
-    check_data_paths(cfg, ('val',))
+    check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
     Runner.from_cfg(cfg).train()
     finish_distributed()
 

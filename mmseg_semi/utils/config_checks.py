@@ -6,41 +6,44 @@ registry is known; arguments where the class names all of its own (no ``**kwargs
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, DefaultScope, Registry
-from mmseg.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    HOOKS,
-    LOOPS,
-    METRICS,
-    MODELS,
-    OPTIM_WRAPPERS,
-    TRANSFORMS,
-)
 
 from mmseg_semi.datasets.labeled_checks import check_paths
 from mmseg_semi.models.component import check_arguments, hint
 
+from .detection_runs import check_detection_data, is_detector, require_mmdet
+
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
 _TAKEN_OUT = ('type', 'priority', '_scope_', '_delete_')
-_NETWORK_PARTS = ('backbone', 'neck', 'decode_head', 'auxiliary_head')
+_NETWORK_PARTS = (
+    *('backbone', 'neck', 'decode_head', 'auxiliary_head'),
+    *('rpn_head', 'roi_head', 'bbox_head', 'mask_head'),
+)
 
 
 def check_config(cfg: Config) -> None:
     """Refuse unknown types and arguments, naming the config key and what is known.
 
+    Types of a detector's config are looked up in mmdet's registries.
+
     Raises:
+        ModuleNotFoundError: A detector's config, and mmdet is not installed.
         KeyError: A ``type`` that is registered nowhere.
         TypeError: An argument that a class does not have.
     """
+    if is_detector(cfg):
+        require_mmdet("a config with default_scope='mmdet'")
+    registries = importlib.import_module(f'{"mmdet" if is_detector(cfg) else "mmseg"}.registry')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
-        for key, node, registry, arguments in _components(cfg):
+        for key, node, registry, arguments in _components(cfg, registries):
             kind = node['type']
             entry = registry.get(kind) if isinstance(kind, str) else kind
             if entry is None:
@@ -55,15 +58,20 @@ def check_config(cfg: Config) -> None:
 
 
 def check_data_paths(cfg: Config, parts: tuple[str, ...]) -> None:
-    """Refuse missing folders and split files of validation and test data.
+    """Refuse missing folders, split files and annotation files.
 
     Args:
         cfg: The config.
-        parts: ``'val'`` and ``'test'``, whichever is going to be read.
+        parts: ``'val'`` and ``'test'``, whichever is going to be read; ``'train'`` for a detector,
+            since a segmentor's training data are checked when they are built.
 
     Raises:
-        FileNotFoundError, ValueError: See ``check_paths``.
+        FileNotFoundError, ValueError: See ``check_paths``, and ``check_detection_data`` for a
+            detector.
     """
+    if is_detector(cfg):
+        check_detection_data(cfg, parts)
+        return
     for part in parts:
         dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
         if isinstance(dataset, Mapping):
@@ -85,28 +93,28 @@ def _takes_anything(entry: type) -> bool:
     return inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _components(cfg: Config) -> Found:
-    yield from _typed('model', cfg.get('model'), MODELS, False)
+def _components(cfg: Config, known: ModuleType) -> Found:
+    yield from _typed('model', cfg.get('model'), known.MODELS, False)
     model = cfg.get('model') or {}
     inner = model.get('segmentor')
     for prefix, owner in (('model', model), ('model.segmentor', inner)):
         if isinstance(owner, Mapping):
-            yield from _typed(prefix, owner, MODELS, False)
+            yield from _typed(prefix, owner, known.MODELS, False)
             for name in _NETWORK_PARTS:
-                yield from _typed(f'{prefix}.{name}', owner.get(name), MODELS, False)
+                yield from _typed(f'{prefix}.{name}', owner.get(name), known.MODELS, False)
     for part in ('train', 'val', 'test'):
         loader = cfg.get(f'{part}_dataloader') or {}
         key = f'{part}_dataloader'
-        yield from _typed(f'{key}.sampler', loader.get('sampler'), DATA_SAMPLERS)
-        yield from _typed(f'{key}.batch_sampler', loader.get('batch_sampler'), DATA_SAMPLERS)
+        yield from _typed(f'{key}.sampler', loader.get('sampler'), known.DATA_SAMPLERS)
+        yield from _typed(f'{key}.batch_sampler', loader.get('batch_sampler'), known.DATA_SAMPLERS)
         yield from _typed(f'{key}.collate_fn', loader.get('collate_fn'), FUNCTIONS, False)
-        yield from _datasets(f'{key}.dataset', loader.get('dataset'))
-        yield from _typed(f'{part}_cfg', cfg.get(f'{part}_cfg'), LOOPS)
-        yield from _typed(f'{part}_evaluator', cfg.get(f'{part}_evaluator'), METRICS)
+        yield from _datasets(f'{key}.dataset', loader.get('dataset'), known)
+        yield from _typed(f'{part}_cfg', cfg.get(f'{part}_cfg'), known.LOOPS)
+        yield from _typed(f'{part}_evaluator', cfg.get(f'{part}_evaluator'), known.METRICS)
     for name, hook in (cfg.get('default_hooks') or {}).items():
-        yield from _typed(f'default_hooks.{name}', hook, HOOKS)
-    yield from _typed('custom_hooks', cfg.get('custom_hooks'), HOOKS)
-    yield from _typed('optim_wrapper', cfg.get('optim_wrapper'), OPTIM_WRAPPERS, False)
+        yield from _typed(f'default_hooks.{name}', hook, known.HOOKS)
+    yield from _typed('custom_hooks', cfg.get('custom_hooks'), known.HOOKS)
+    yield from _typed('optim_wrapper', cfg.get('optim_wrapper'), known.OPTIM_WRAPPERS, False)
 
 
 def _typed(key: str, node: Any, registry: Registry, arguments: bool = True) -> Found:
@@ -117,21 +125,21 @@ def _typed(key: str, node: Any, registry: Registry, arguments: bool = True) -> F
         yield key, node, registry, arguments
 
 
-def _datasets(key: str, node: Any) -> Found:
+def _datasets(key: str, node: Any, known: ModuleType) -> Found:
     if isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
-            yield from _datasets(f'{key}[{i}]', value)
+            yield from _datasets(f'{key}[{i}]', value, known)
     elif isinstance(node, Mapping):
-        yield from _typed(key, node, DATASETS)
-        yield from _transforms(f'{key}.pipeline', node.get('pipeline'))
+        yield from _typed(key, node, known.DATASETS)
+        yield from _transforms(f'{key}.pipeline', node.get('pipeline'), known)
         for name in ('dataset', 'datasets', 'labeled', 'unlabeled'):
-            yield from _datasets(f'{key}.{name}', node.get(name))
+            yield from _datasets(f'{key}.{name}', node.get(name), known)
 
 
-def _transforms(key: str, node: Any) -> Found:
+def _transforms(key: str, node: Any, known: ModuleType) -> Found:
     if isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
-            yield from _transforms(f'{key}[{i}]', value)
+            yield from _transforms(f'{key}[{i}]', value, known)
     elif isinstance(node, Mapping):
-        yield from _typed(key, node, TRANSFORMS)
-        yield from _transforms(f'{key}.transforms', node.get('transforms'))
+        yield from _typed(key, node, known.TRANSFORMS)
+        yield from _transforms(f'{key}.transforms', node.get('transforms'), known)

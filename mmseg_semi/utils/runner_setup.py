@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from .config_checks import check_config
+from .detection_runs import is_detector, require_mmdet
 
 
 def setup_distributed(cfg: Config, launcher: str) -> None:
@@ -78,10 +79,11 @@ def enable_amp(cfg: Config) -> None:
     """Turn on mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU.
 
     Raises:
-        ValueError: The config uses an optimizer wrapper that cannot be replaced.
+        ValueError: The config uses an optimizer wrapper that cannot be replaced; a detector on a
+            CPU.
     """
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if wrapper in ('AmpOptimWrapper', 'CPUAmpOptimWrapper'):
+    if wrapper.split('.')[-1] in ('AmpOptimWrapper', 'CPUAmpOptimWrapper'):
         return
     if wrapper != 'OptimWrapper':
         raise ValueError(
@@ -90,6 +92,11 @@ def enable_amp(cfg: Config) -> None:
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    elif is_detector(cfg):
+        raise ValueError(
+            "--amp of a detector needs a GPU: on a CPU mmcv's NMS and RoIAlign do not take "
+            'bfloat16. Leave --amp out.'
+        )
     else:
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
 
@@ -127,16 +134,26 @@ def set_work_dir(cfg: Config, work_dir: str | None, config_file: str) -> None:
         cfg.work_dir = os.path.join('work_dirs', name)
 
 
+def _read_config(path: str) -> Config:
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # what mmengine says of a base `mmdet::...` depends on its version
+        if 'mmdet' in str(error):
+            require_mmdet(f'config file {path}')
+        raise
+
+
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config file, apply ``--cfg-options`` and check types and arguments.
 
     Raises:
         FileNotFoundError: There is no such file.
+        ModuleNotFoundError: A detector's config, and mmdet is not installed.
         KeyError, TypeError: See ``check_config``.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'config file {path} does not exist')
-    cfg = Config.fromfile(path)
+    cfg = _read_config(path)
     if options:
         cfg.merge_from_dict(options)
     check_config(cfg)
