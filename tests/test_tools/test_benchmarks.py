@@ -10,12 +10,14 @@ import torch
 from tool_runs import TOOLS
 
 from mmseg_semi.functional import (
+    box_agreement,
     correlation_map,
     propagate_pixels,
     propagate_regions,
     quantile_threshold,
     rank_consistency,
     rank_log_prob,
+    rank_statistics_overlap,
     refine_neighborhood,
     select_agents,
 )
@@ -54,6 +56,11 @@ def rankmatch(load):
 @pytest.fixture(scope='module')
 def s4mc(load):
     return load('s4mc')
+
+
+@pytest.fixture(scope='module')
+def weighting(load):
+    return load('weighting')
 
 
 @pytest.fixture(scope='module')
@@ -320,3 +327,94 @@ def test_a_difference_stops_the_tool_of_s4mc(s4mc, monkeypatch):
     monkeypatch.setattr(s4mc, 'reference_quantile', lambda score, valid: score[valid].mean())
     with pytest.raises(AssertionError, match='quantile_threshold and the reference differ'):
         s4mc.main(['--only', 'quantile', '--values', '50'])
+
+
+# ----------------------------------------------------------------------------------- Weighting
+
+
+def test_the_table_of_weighting(weighting, thin, tmp_path, capsys):
+    sizes = ['--size', 40, '--grid', 11, '--channels', 8]
+    rows = table_of(weighting, tmp_path, capsys, *sizes)
+    assert names_and_targets(rows) == [
+        ('overlap', '>= 30x'),
+        ('bank', '-'),
+        ('boxes', '-'),
+        ('boxes', '-'),
+        ('step', '<= 15 %'),
+        ('step', '-'),
+    ]
+    # 21 classes: 3 bytes of bits, or 21 bools.
+    assert [cell.split('(')[1] for cell in rows[3][2:4]] == ['3 B a pixel)', '21 B a pixel)']
+    assert rows[3][4] == '0.143'
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--channels', '4'], '--channels must be at least 5, got 4'),
+        (['--grid', '9', '--size', '8'], '--grid must be at most --size, which is 8, got 9'),
+        (['--only', 'box'], "invalid choice: 'box'"),
+    ],
+)
+def test_wrong_options_of_weighting_are_refused(weighting, capsys, options, message):
+    with pytest.raises(SystemExit) as error:
+        weighting.main(options)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_references_of_weighting_are_the_library(weighting):
+    inputs = weighting.overlap_inputs(7, 16, 9, 'cpu', batch=2)
+    weighting.check_overlap(inputs)
+    wanted = weighting.reference_overlap(*inputs, weighting.TOP, exact=True)
+    assert torch.equal(rank_statistics_overlap(*inputs, weighting.TOP), wanted)
+    assert len(wanted.unique()) > 2
+    features, label, state = weighting.bank_inputs(11, 6, 'cpu')
+    weighting.check_bank(features, label, state)
+    counts = label[label < weighting.CLASSES].bincount(minlength=weighting.CLASSES)
+    assert counts.min() < weighting.PUSHED < counts.max()
+    label, packed, planes = weighting.box_inputs(12, 'cpu')
+    weighting.check_boxes(label, packed, planes)
+    agreed = box_agreement(label, packed)
+    assert torch.equal(weighting.reference_agreement(label, planes), agreed)
+    assert agreed.any() and not agreed.all()
+
+
+def test_the_step_of_weighting_works_with_boxes_and_fills_the_bank(weighting, thin, monkeypatch):
+    steps = []
+
+    def turns(given, added, repeats, device):
+        steps.extend(given)
+        bank = given[0].model.refiners['weight'].bank
+        before = bank.features.clone()
+        given[0].prepare()
+        given[0]()
+        assert not torch.equal(bank.features, before)
+        parts = added()
+        assert all(seconds > 0 for seconds in parts.values())
+        return [2.0], [1.0], [parts]
+
+    monkeypatch.setattr(weighting, 'step_turns', turns)
+    report = weighting.benchmark_step(weighting.parse_args(['--crop', '33']))
+    model, plain = (one.model for one in steps)
+    assert sorted(model.refiners) == ['agreement', 'select', 'weight']
+    assert list(plain.refiners) == ['select'] and 'detections' not in steps[1].data['inputs']
+    assert steps[0].data['inputs']['detections'].shape == (2, 3, 33, 33)
+    own, other = (dict(one.segmentor.named_parameters()) for one in (model, plain))
+    assert all(torch.equal(own[name], other[name]) for name in other)
+    assert ' 0% reliable' not in report.notes[0] and ' 0 classes' not in report.notes[0]
+
+
+def test_a_difference_stops_the_tool_of_weighting(weighting, monkeypatch):
+    few = ['--size', '12', '--grid', '5', '--channels', '6']
+    wrong = [
+        ('overlap', 'rank_statistics_overlap', 'reference_overlap', lambda *a, **_: a[1] * 0),
+        ('bank', 'push_queues', 'reference_push', lambda queues, items: queues),
+        ('bank', 'sample_per_class', 'reference_sample', lambda label, num: [label[:0]] * 21),
+        ('boxes', 'box_agreement', 'reference_agreement', lambda label, planes: label < 9),
+    ]
+    for benchmark, name, reference, other in wrong:
+        with monkeypatch.context() as patch:
+            patch.setattr(weighting, reference, other)
+            with pytest.raises(AssertionError, match=f'{name} and the reference differ'):
+                weighting.main(['--only', benchmark, *few])
