@@ -8,7 +8,10 @@ from .agents import agent_correlation, gather_agents, select_agents
 from .boxes import box_agreement, pack_boxes
 from .components import masks_to_boxes
 from .confidence import confidence_score, instance_confidence, selected_ratio
+from .contrast import class_ranks, contrast_loss
 from .correlation import correlation_map, propagate_pixels, sample_shapes
+from .equalization import class_confidence_sums, equalization_mask, sampling_weights
+from .grids import to_grid
 from .losses import soft_consistency, weighted_cross_entropy
 from .memory import push_queues, sample_per_class
 from .mixing import cutmix_boxes, mix, mix_features, mix_partners, ratio_boxes
@@ -23,7 +26,12 @@ __all__ = [
     'agent_correlation',
     'box_agreement',
     'class_peaks',
+    'class_confidence_sums',
+    'class_ranks',
     'confidence_score',
+    'contrast_loss',
+    'equalization_mask',
+    'sampling_weights',
     'correlation_map',
     'cutmix_boxes',
     'gather_agents',
@@ -52,6 +60,7 @@ __all__ = [
     'select_agents',
     'selected_ratio',
     'soft_consistency',
+    'to_grid',
     'top_channels',
     'weighted_cross_entropy',
 ]

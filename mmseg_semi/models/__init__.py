@@ -1,10 +1,10 @@
 """Segmentors, refiners, mixers, perturbations, heads and losses of semi-supervised training."""
 
 from .data_preprocessors import SemiDataPreprocessor
-from .heads import AgentRankHead, BaseSemiHead, CorrelationHead
+from .heads import AgentRankHead, BaseSemiHead, ClassConfidence, ContrastHead, CorrelationHead
 from .losses import BaseSemiLoss, PseudoLabelCrossEntropy, SoftConsistencyLoss
-from .memories import FeatureMemoryBank
-from .mixers import BaseMixer, CutMix
+from .memories import BaseMemory, FeatureMemoryBank, NegativeQueues
+from .mixers import AdaptiveCutMix, BaseLabeledMixer, BaseMixer, ClassAwareCutMix, CopyPaste, CutMix
 from .perturbations import BasePerturbation, FeatureDropout
 from .refiners import (
     BaseRefiner,
@@ -19,19 +19,27 @@ from .refiners import (
 from .segmentors import SemiSegmentor
 
 __all__ = [
+    'AdaptiveCutMix',
     'AgentRankHead',
+    'BaseLabeledMixer',
+    'BaseMemory',
     'BaseMixer',
     'BasePerturbation',
     'BaseRefiner',
     'BaseSemiHead',
     'BaseSemiLoss',
+    'ClassAwareCutMix',
+    'ClassConfidence',
     'ConfidenceThreshold',
+    'ContrastHead',
+    'CopyPaste',
     'CorrelationHead',
     'CutMix',
     'DetectionAgreement',
     'EMAThreshold',
     'FeatureDropout',
     'FeatureMemoryBank',
+    'NegativeQueues',
     'NeighborhoodRefiner',
     'PseudoLabelCrossEntropy',
     'QuantileThreshold',

@@ -51,6 +51,13 @@ class StrongView:
     mix: Optional[Mix] = None
     outputs: Optional[SegOutputs] = None
 
+    @property
+    def own_valid(self) -> Tensor:
+        """Bool (B, H, W): pixels of the unlabeled images of the batch, without padding."""
+        if self.mix is None or self.mix.foreign is None:
+            return self.pseudo.valid
+        return self.pseudo.valid & ~self.mix.foreign
+
 
 @dataclass
 class SemiStep:

@@ -1,8 +1,10 @@
 """Hooks decide when state moves; the modules own the state."""
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .class_confidence_hook import ClassConfidenceHook
 from .data_check_hook import DataCheckHook
 from .ema_threshold_hook import EMAThresholdHook
+from .image_bank_hook import ImageBankHook
 from .mean_teacher_hook import MeanTeacherHook
 from .memory_bank_hook import MemoryBankHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
@@ -10,8 +12,10 @@ from .pseudo_label_vis_hook import PseudoLabelVisHook
 
 __all__ = [
     'AtomicCheckpointHook',
+    'ClassConfidenceHook',
     'DataCheckHook',
     'EMAThresholdHook',
+    'ImageBankHook',
     'MeanTeacherHook',
     'MemoryBankHook',
     'PseudoLabelStatsHook',

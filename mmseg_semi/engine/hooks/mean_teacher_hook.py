@@ -17,13 +17,14 @@ from mmseg_semi.models.segmentors.ema_teacher import (
 
 @HOOKS.register_module()
 class MeanTeacherHook(Hook):
-    """Move ``SemiSegmentor``'s EMA teacher after every iteration.
+    """Move ``SemiSegmentor``'s EMA teacher, and those of its heads, after every iteration.
 
     Mean Teacher (Tarvainen and Valpola, NeurIPS 2017): ``teacher = m_t teacher + (1 - m_t)
     student`` with ``m_t = min(1 - 1 / (t + 1), momentum)``, t counted from 0, so the teacher is
     the student after the first iteration.
 
-    At the start of a run that is not resumed the teacher is made a copy of the student.
+    At the start of a run that is not resumed the teacher is made a copy of the student. The same
+    goes for the ``teacher_pairs()`` of the model's heads.
 
     Args:
         momentum: In [0, 1).
@@ -57,8 +58,11 @@ class MeanTeacherHook(Hook):
                 "model.teacher=dict(type='ema') or remove the hook from custom_hooks"
             )
         check_same_state(model.segmentor, model.teacher)
+        self.head_pairs = [pair for head in model.heads.values() for pair in head.teacher_pairs()]
         if runner.iter == 0:
             model.reset_teacher()
+            for teacher, student in self.head_pairs:
+                update_teacher(teacher, student, momentum=0.0, buffers='copy')
         model.hook_attached(type(self).__name__)
         self.model = model
 
@@ -75,10 +79,7 @@ class MeanTeacherHook(Hook):
         data_batch: Any = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Update the teacher."""
-        update_teacher(
-            self.model.teacher,
-            self.model.segmentor,
-            self.momentum_at(runner.iter),
-            self.buffers,
-        )
+        """Update the teachers."""
+        momentum = self.momentum_at(runner.iter)
+        for teacher, student in ((self.model.teacher, self.model.segmentor), *self.head_pairs):
+            update_teacher(teacher, student, momentum, self.buffers)

@@ -8,15 +8,15 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
-from mmseg_semi.models.memories import FeatureMemoryBank
+from mmseg_semi.models.memories import BaseMemory
 
 
 @HOOKS.register_module()
 class MemoryBankHook(Hook):
-    """Push the features of an iteration into every ``FeatureMemoryBank`` of the model.
+    """Push the features of an iteration into every memory (``BaseMemory``) of the model.
 
-    How long the queues are and which features enter are arguments of the bank, and its content is
-    in buffers of the model, so it is in every checkpoint.
+    How long the queues are and which features enter are arguments of the memory, and its content
+    is in buffers of the model, so it is in every checkpoint.
 
     Args:
         start: First iteration, counted from 0, whose features are pushed. Before
@@ -40,11 +40,12 @@ class MemoryBankHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Find the banks."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.banks = [part for part in model.modules() if isinstance(part, FeatureMemoryBank)]
+        self.banks = [part for part in model.modules() if isinstance(part, BaseMemory)]
         if not self.banks:
             raise ValueError(
                 'MemoryBankHook needs a component with a memory bank: add '
-                "refiners=dict(weight=dict(type='RankStatisticsWeight')) or remove the hook from "
+                "refiners=dict(weight=dict(type='RankStatisticsWeight')) or "
+                "heads=dict(contrast=dict(type='ContrastHead')), or remove the hook from "
                 'custom_hooks'
             )
         model.hook_attached(type(self).__name__)

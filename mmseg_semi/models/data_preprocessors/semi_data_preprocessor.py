@@ -56,9 +56,9 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             )
         size = self._common_size([*labeled['inputs'], *unlabeled['weak']])
         inputs = dict(
-            labeled=self._images(labeled['inputs'], size),
-            weak=self._images(unlabeled['weak'], size),
-            strong=[self._images(view, size) for view in unlabeled['strong']],
+            labeled=self.prepare_images(labeled['inputs'], size),
+            weak=self.prepare_images(unlabeled['weak'], size),
+            strong=[self.prepare_images(view, size) for view in unlabeled['strong']],
             valid=_stack('valid', unlabeled['data_samples'], size)[:, 0].bool(),
         )
         marked = ['detections' in sample for sample in unlabeled['data_samples']]
@@ -87,7 +87,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         divisor = self.size_divisor or 1
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
-    def _images(self, images: list[Tensor], size: tuple[int, int]) -> Tensor:
+    def prepare_images(self, images: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Normalise uint8 images (3, h, w), pad them to ``size`` and stack them."""
         # Normalised in one pass over the batch; padding is pad_val after normalisation, as in
         # SegDataPreProcessor.
         if all(tuple(image.shape[-2:]) == size for image in images):

@@ -2,6 +2,8 @@
 
 from .agent_rank_head import AgentRankHead
 from .base_semi_head import BaseSemiHead
+from .class_confidence import ClassConfidence
+from .contrast_head import ContrastHead
 from .correlation_head import CorrelationHead
 
-__all__ = ['AgentRankHead', 'BaseSemiHead', 'CorrelationHead']
+__all__ = ['AgentRankHead', 'BaseSemiHead', 'ClassConfidence', 'ContrastHead', 'CorrelationHead']

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Optional
 
 import torch
-import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from mmseg_semi.functional import (
     mix_features,
     rank_consistency,
     select_agents,
+    to_grid,
 )
 from mmseg_semi.functional.agents import AGENT_STRATEGIES
 from mmseg_semi.functional.ranking import CONSISTENCY_KINDS, MAX_RANKED
@@ -105,7 +105,7 @@ class AgentRankHead(BaseSemiHead):
         weak = torch.cat([self.weak_features(step, view) for view in step.views])
         strong = torch.cat([view.outputs.features[self.tap] for view in step.views])
         grid = tuple(weak.shape[-2:])
-        valid = [_at_grid(view.pseudo.valid, grid) for view in step.views]
+        valid = [to_grid(view.own_valid, grid) for view in step.views]
         index = self.choose(weak, torch.cat(valid))
         agents = gather_agents(weak, index)
         own = gather_agents(strong, index) if self.agents_from == 'view' else agents
@@ -159,8 +159,3 @@ class AgentRankHead(BaseSemiHead):
             f'strategy={self.strategy!r}, consistency={self.consistency!r}, '
             f'loss_weight={self.loss_weight}'
         )
-
-
-def _at_grid(valid: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Valid mask (B, H, W) at the features' resolution: the nearest pixel's."""
-    return F.interpolate(valid[:, None].float(), size=tuple(grid), mode='nearest')[:, 0] > 0

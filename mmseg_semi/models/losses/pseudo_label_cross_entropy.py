@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, Optional
+
 import torch
 from mmseg.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseg_semi.functional import weighted_cross_entropy
+from mmseg_semi.functional.equalization import equalization_mask
 from mmseg_semi.functional.losses import DENOMINATORS
-from mmseg_semi.models.component import check_choice
+from mmseg_semi.models.component import check_choice, check_number
+from mmseg_semi.models.heads.class_confidence import find_class_confidence
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_semi_loss import BaseSemiLoss
@@ -21,22 +25,52 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
     FixMatch's unsupervised loss (Sohn et al., NeurIPS 2020, Eq. 4) per pixel. With several strong
     views it is the mean over them, so UniMatch's 1/4 + 1/4 of two views is one ``loss_weight``.
 
+    ``equalize`` and ``gamma`` are AEL's adaptive equalization sampling and dynamic re-weighting
+    (Hu et al., NeurIPS 2021; gamma = 2 there).
+
     Args:
         stream: ``'strong'`` or ``'perturbed'``.
         loss_weight: Factor of the loss.
         denominator: ``'valid'`` divides by the number of valid pixels (FixMatch, UniMatch),
             ``'selected'`` by that of the selected ones, ``'weight'`` by the sum of their weights.
+        equalize: Name of the ``ClassConfidence`` in ``model.heads`` by which pixels of well learnt
+            classes are left out at random (``functional.equalization_mask``), as if they were not
+            selected. None leaves none out.
+        gamma: Each pixel's weight is multiplied by its confidence to the power of gamma, >= 0;
+            needs ``denominator='weight'``. None for no such factor.
 
     Raises:
-        ValueError: An argument outside its allowed values.
+        ValueError: An argument outside its allowed values; there is no such head.
     """
 
     def __init__(
-        self, stream: str = 'strong', loss_weight: float = 1.0, denominator: str = 'valid'
+        self,
+        stream: str = 'strong',
+        loss_weight: float = 1.0,
+        denominator: str = 'valid',
+        equalize: Optional[str] = None,
+        gamma: Optional[float] = None,
     ) -> None:
         super().__init__(stream, loss_weight)
         check_choice('PseudoLabelCrossEntropy.denominator', denominator, DENOMINATORS)
-        self.denominator = denominator
+        if gamma is not None:
+            check_number('PseudoLabelCrossEntropy.gamma', gamma, 0)
+            if denominator != 'weight':
+                raise ValueError(
+                    'PseudoLabelCrossEntropy.gamma weighs each pixel against the others, so the '
+                    "loss is divided by the sum of the weights: set denominator='weight' (got "
+                    f"'{denominator}', with which the whole loss would follow the confidence) or "
+                    'gamma=None'
+                )
+        self.denominator, self.equalize, self.gamma = denominator, equalize, gamma
+        self._found: tuple[Any, ...] = ()
+
+    def attach(self, model: nn.Module) -> None:
+        """Find the class confidences."""
+        if self.equalize is not None:
+            self._found = find_class_confidence(
+                model, self.equalize, type(self).__name__, 'equalize'
+            )
 
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
         """Return ``dict(loss=...)``."""
@@ -47,11 +81,17 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         return dict(loss=self.loss_weight * torch.stack(losses).mean())
 
     def _loss(self, outputs: SegOutputs, pseudo: PseudoLabel) -> Tensor:
+        selected, weight = pseudo.selected, pseudo.weight
+        if self._found:
+            selected = selected & equalization_mask(pseudo.label, self._found[0].values)
+        if self.gamma is not None:
+            factor = pseudo.confidence.float() ** self.gamma
+            weight = factor if weight is None else weight * factor
         return weighted_cross_entropy(
             outputs.logits,
             pseudo.label,
             pseudo.valid,
-            pseudo.selected,
-            pseudo.weight,
+            selected,
+            weight,
             self.denominator,
         )

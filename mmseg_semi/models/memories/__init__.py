@@ -1,5 +1,7 @@
 """Memories of features that outlive an iteration."""
 
+from .base_memory import BaseMemory
 from .feature_memory_bank import FeatureMemoryBank
+from .negative_queues import ClassPrototypes, NegativeQueues
 
-__all__ = ['FeatureMemoryBank']
+__all__ = ['BaseMemory', 'ClassPrototypes', 'FeatureMemoryBank', 'NegativeQueues']

@@ -7,17 +7,19 @@ from typing import Any, Optional
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmseg_semi.functional import push_queues, sample_per_class
+from mmseg_semi.functional import push_queues, sample_per_class, to_grid
 from mmseg_semi.models.component import check_number, check_whole
 from mmseg_semi.structures import PseudoLabel, SemiStep
+
+from .base_memory import BaseMemory
 
 #: The two queues of each class.
 SOURCES = ('labeled', 'reliable')
 
 
-class FeatureMemoryBank(nn.Module):
+class FeatureMemoryBank(BaseMemory):
     """First-in-first-out queues of the features of each class.
 
     The memory bank of Weighting Pseudo-Labels (ECCV 2024). Each class has a queue of labeled and
@@ -85,7 +87,7 @@ class FeatureMemoryBank(nn.Module):
         if pseudo.reliable is not None:
             weak = step.teacher.features[tap].detach()
             label = torch.where(pseudo.reliable, pseudo.label, self.num_classes)
-            self._pending.append((weak, _at_grid(label, tuple(weak.shape[-2:]))))
+            self._pending.append((weak, to_grid(label, tuple(weak.shape[-2:]))))
 
     def _right_class(self, step: SemiStep, grid: tuple[int, int]) -> Tensor:
         """Class of the labeled pixels that are predicted right and surely, else K: (B, h, w)."""
@@ -96,7 +98,7 @@ class FeatureMemoryBank(nn.Module):
             )
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
         truth = torch.stack([sample.gt_sem_seg.data[0] for sample in step.labeled_samples])
-        truth = _at_grid(truth.to(logits.device), grid)
+        truth = to_grid(truth.to(logits.device), grid)
         right = (predicted == truth) & (confidence > self.min_confidence)
         return torch.where(right, truth, self.num_classes)
 
@@ -148,11 +150,3 @@ class FeatureMemoryBank(nn.Module):
             f'num_classes={self.num_classes}, channels={self.channels}, size={self.size}, '
             f'num_push={self.num_push}, min_confidence={self.min_confidence}'
         )
-
-
-def _at_grid(label: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Labels (B, H, W) at the features' resolution: the nearest pixel's, int64."""
-    if tuple(label.shape[-2:]) == grid:
-        return label
-    # float32 holds class numbers exactly.
-    return F.interpolate(label[:, None].float(), size=grid, mode='nearest')[:, 0].long()

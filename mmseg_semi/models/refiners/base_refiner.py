@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from mmseg_semi.models.component import Component
-from mmseg_semi.structures import PseudoLabel, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 STAGES: tuple[str, ...] = (
     'probability',
@@ -24,10 +24,12 @@ class BaseRefiner(Component):
     Attributes:
         stage: One of ``STAGES``.
         gives_threshold: Whether it sets ``step.threshold``, a threshold of the confidence.
+        handles_more: Whether it has a ``refine_more``.
     """
 
     stage: str = ''
     gives_threshold: bool = False
+    handles_more: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -42,3 +44,12 @@ class BaseRefiner(Component):
             pseudo: What the earlier refiners left.
             step: The training step; ``step.raw_pseudo`` is the pseudo-label before any refiner.
         """
+
+    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
+        """Refine further images that a mixer loaded, after ``forward`` and without a trace.
+
+        Args:
+            pseudo: Their pseudo-label as the earlier refiners left it.
+            outputs: What the network that labels says about them.
+        """
+        raise NotImplementedError(f'{type(self).__name__} refines the images of the batch alone')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmseg.registry import MODELS
 
 from mmseg_semi.models.component import check_number
-from mmseg_semi.structures import PseudoLabel, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
 
@@ -25,6 +25,7 @@ class ConfidenceThreshold(BaseRefiner):
 
     stage = 'selection'
     gives_threshold = True
+    handles_more = True
 
     def __init__(self, threshold: float = 0.95) -> None:
         super().__init__()
@@ -34,6 +35,13 @@ class ConfidenceThreshold(BaseRefiner):
     def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
         """Narrow ``selected``."""
         step.threshold = self.threshold
+        return self._refine(pseudo)
+
+    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
+        """Narrow ``selected`` of any images."""
+        return self._refine(pseudo)
+
+    def _refine(self, pseudo: PseudoLabel) -> PseudoLabel:
         return pseudo.update(selected=pseudo.selected & (pseudo.confidence >= self.threshold))
 
     def extra_repr(self) -> str:

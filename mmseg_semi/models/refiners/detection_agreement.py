@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmseg_semi.functional import box_agreement, selected_ratio
 from mmseg_semi.models.component import check_choice, check_number, check_whole
-from mmseg_semi.structures import DETECTIONS, PseudoLabel, SemiStep
+from mmseg_semi.structures import DETECTIONS, PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
 
@@ -36,6 +36,7 @@ class DetectionAgreement(BaseRefiner):
     """
 
     stage = 'reliability'
+    handles_more = True
 
     def __init__(
         self, min_confidence: float = 0.95, restrict: bool = False, exempt: Sequence[int] = ()
@@ -68,6 +69,15 @@ class DetectionAgreement(BaseRefiner):
 
     def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
         """Set ``reliable``, and narrow ``selected`` if asked to."""
+        pseudo = self._refine(pseudo)
+        self._ratio = selected_ratio(pseudo.reliable, pseudo.valid)
+        return pseudo
+
+    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
+        """Set ``reliable`` of any images, and narrow ``selected`` if asked to."""
+        return self._refine(pseudo)
+
+    def _refine(self, pseudo: PseudoLabel) -> PseudoLabel:
         boxes = pseudo.extras.get(DETECTIONS)
         if boxes is None:
             raise ValueError(
@@ -77,7 +87,6 @@ class DetectionAgreement(BaseRefiner):
             )
         agreed = box_agreement(pseudo.label, boxes) & pseudo.valid
         reliable = agreed & (pseudo.confidence > self.min_confidence)
-        self._ratio = selected_ratio(reliable, pseudo.valid)
         if not self.restrict:
             return pseudo.update(reliable=reliable)
         kept = agreed

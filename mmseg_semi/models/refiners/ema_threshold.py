@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmseg_semi.functional import mean_of_present, peaks_by_class
 from mmseg_semi.models.component import check_choice, check_number
-from mmseg_semi.structures import PseudoLabel, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
 
@@ -45,6 +45,7 @@ class EMAThreshold(BaseRefiner):
 
     stage = 'selection'
     gives_threshold = True
+    handles_more = True
     required_hooks = ('EMAThresholdHook',)
 
     def __init__(
@@ -71,6 +72,13 @@ class EMAThreshold(BaseRefiner):
         """Narrow ``selected`` and note what the update needs of this batch."""
         self._note(step.raw_pseudo)
         step.threshold = self.value
+        return self._refine(pseudo)
+
+    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
+        """Narrow ``selected`` of any images."""
+        return self._refine(pseudo)
+
+    def _refine(self, pseudo: PseudoLabel) -> PseudoLabel:
         threshold = self.value
         if self.update == 'per_class':
             largest = self.class_values.max().clamp(min=1e-12)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmseg_semi.functional import refine_neighborhood
 from mmseg_semi.models.component import check_choice, check_number, check_whole
-from mmseg_semi.structures import PseudoLabel, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
 
@@ -46,6 +46,7 @@ class NeighborhoodRefiner(BaseRefiner):
     """
 
     stage = 'probability'
+    handles_more = True
 
     def __init__(
         self,
@@ -108,6 +109,13 @@ class NeighborhoodRefiner(BaseRefiner):
 
     def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
         """Change ``prob``, ``label`` and ``confidence``."""
+        return self._refine(pseudo)
+
+    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
+        """Change ``prob``, ``label`` and ``confidence`` of any images."""
+        return self._refine(pseudo)
+
+    def _refine(self, pseudo: PseudoLabel) -> PseudoLabel:
         # Padding is outside the image: it supports no class.
         prob = self.refine(pseudo.prob * pseudo.valid[:, None])
         confidence, label = prob.max(dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmseg_semi.functional import confidence_score, pack_scores, quantile_threshold
 from mmseg_semi.functional.confidence import CONFIDENCE_KINDS
 from mmseg_semi.models.component import check_choice, check_number
-from mmseg_semi.structures import PseudoLabel, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
 
@@ -40,6 +40,7 @@ class QuantileThreshold(BaseRefiner):
     """
 
     stage = 'selection'
+    handles_more = True
 
     def __init__(self, alpha: float = 0.4, score: str = 'margin', decay: bool = True) -> None:
         super().__init__()
@@ -72,6 +73,11 @@ class QuantileThreshold(BaseRefiner):
     def log_values(self) -> dict[str, Tensor]:
         """Give the threshold of this step."""
         return {} if self._threshold is None else dict(threshold=self._threshold)
+
+    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
+        """Narrow ``selected`` by the threshold of the batch."""
+        score = confidence_score(pseudo.prob, self.score)
+        return pseudo.update(selected=pseudo.selected & (score > self._threshold))
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

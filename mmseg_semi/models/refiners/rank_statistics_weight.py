@@ -18,7 +18,7 @@ from mmseg_semi.models.component import (
     feature_channels,
 )
 from mmseg_semi.models.memories import FeatureMemoryBank
-from mmseg_semi.structures import PseudoLabel, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
 
@@ -52,6 +52,7 @@ class RankStatisticsWeight(BaseRefiner):
     """
 
     stage = 'weighting'
+    handles_more = True
     required_hooks = ('MemoryBankHook',)
 
     def __init__(
@@ -101,7 +102,7 @@ class RankStatisticsWeight(BaseRefiner):
 
     def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
         """Set ``weight``, or multiply the one that is there, and note what the bank needs."""
-        features = step.teacher.features[self.tap].detach()
+        features = step.teacher.features[self.tap]
         if features.shape[1] != self.bank.channels:
             raise ValueError(
                 f"{self.config_key} (RankStatisticsWeight): the features '{self.tap}' have "
@@ -112,7 +113,11 @@ class RankStatisticsWeight(BaseRefiner):
         self._mean = (weight * pseudo.used).sum() / pseudo.used.sum().clamp(min=1)
         self._known = self.bank.counts.any(0).sum().float()
         self.bank.note(step, pseudo, self.tap)
-        return pseudo.update(weight=weight if pseudo.weight is None else pseudo.weight * weight)
+        return _weighted(pseudo, weight)
+
+    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
+        """Set ``weight`` of any images, or multiply the one that is there."""
+        return _weighted(pseudo, self.weigh(outputs.features[self.tap], pseudo.label))
 
     @torch.no_grad()
     def weigh(self, features: Tensor, label: Tensor) -> Tensor:
@@ -137,3 +142,7 @@ class RankStatisticsWeight(BaseRefiner):
             f'k={self.k}, base_weight={self.base_weight}, similarity={self.similarity!r}, '
             f'tap={self.tap!r}'
         )
+
+
+def _weighted(pseudo: PseudoLabel, weight: Tensor) -> PseudoLabel:
+    return pseudo.update(weight=weight if pseudo.weight is None else pseudo.weight * weight)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmseg_semi.functional import propagate_regions, sample_shapes
 from mmseg_semi.functional.correlation import SAMPLING_STRATEGIES
 from mmseg_semi.models.component import check_choice, check_number, check_whole
-from mmseg_semi.structures import PseudoLabel, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
 
@@ -39,6 +39,7 @@ class RegionPropagation(BaseRefiner):
     """
 
     stage = 'propagation'
+    handles_more = True
     needs_weak = True
 
     def __init__(
@@ -98,6 +99,11 @@ class RegionPropagation(BaseRefiner):
     def log_values(self) -> dict[str, Tensor]:
         """Give the share of the valid pixels that propagation added to the selected ones."""
         return {} if self._ratio is None else dict(gained=self._ratio)
+
+    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
+        """Leave the labels: correlation maps are of the batch alone."""
+        extras = {BEFORE_PROPAGATION: pseudo.selected, **pseudo.extras}
+        return pseudo.update(extras=extras)
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

@@ -6,6 +6,7 @@ import copy
 from typing import Any, Callable, Optional
 
 import torch
+from mmengine.structures import PixelData
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -19,7 +20,7 @@ from mmseg_semi.models.component import (
 )
 from mmseg_semi.models.heads import BaseSemiHead
 from mmseg_semi.models.losses import BaseSemiLoss
-from mmseg_semi.models.mixers import BaseMixer
+from mmseg_semi.models.mixers import BaseLabeledMixer, BaseMixer
 from mmseg_semi.models.perturbations import BasePerturbation
 from mmseg_semi.models.refiners import STAGES, BaseRefiner
 from mmseg_semi.structures import DETECTIONS, PseudoLabel, SegOutputs, SemiStep, StrongView
@@ -54,6 +55,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         losses: Named ``BaseSemiLoss`` configs.
         refiners: Named ``BaseRefiner`` configs; a component set to None is left out.
         mixer: ``BaseMixer`` config; None leaves the strong views unmixed.
+        labeled_mixer: ``BaseLabeledMixer`` config; None leaves the labeled images unmixed.
         perturbation: ``BasePerturbation`` config for the feature-perturbed stream; None for none.
         heads: Named ``BaseSemiHead`` configs.
         teacher: ``None`` for the student itself, or ``dict(type='ema', mode='eval')`` for an EMA
@@ -87,6 +89,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         losses: Optional[dict[str, Any]] = None,
         refiners: Optional[dict[str, Any]] = None,
         mixer: Optional[dict[str, Any]] = None,
+        labeled_mixer: Optional[dict[str, Any]] = None,
         perturbation: Optional[dict[str, Any]] = None,
         heads: Optional[dict[str, Any]] = None,
         teacher: Optional[dict[str, Any]] = None,
@@ -116,6 +119,11 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         self.losses = build_components(losses, BaseSemiLoss, 'model.losses')
         self.heads = build_components(heads, BaseSemiHead, 'model.heads')
         self.mixer = build_component(mixer, BaseMixer, 'model.mixer') if mixer else None
+        self.labeled_mixer = (
+            build_component(labeled_mixer, BaseLabeledMixer, 'model.labeled_mixer')
+            if labeled_mixer
+            else None
+        )
         self.perturbation = (
             build_component(perturbation, BasePerturbation, 'model.perturbation')
             if perturbation
@@ -144,12 +152,14 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
 
     def _components(self) -> list[Component]:
         parts = [*self.refiners.values(), *self.losses.values(), *self.heads.values()]
-        return parts + [part for part in (self.mixer, self.perturbation) if part is not None]
+        single = (self.mixer, self.labeled_mixer, self.perturbation)
+        return parts + [part for part in single if part is not None]
 
     def _attach_components(self) -> None:
         kinds = dict(refiners=self.refiners, losses=self.losses, heads=self.heads)
         named = {f'{kind}.{n}': part for kind, parts in kinds.items() for n, part in parts.items()}
-        named.update(mixer=self.mixer, perturbation=self.perturbation)
+        named.update(mixer=self.mixer, labeled_mixer=self.labeled_mixer)
+        named.update(perturbation=self.perturbation)
         for key, part in named.items():
             if part is not None:
                 part.config_key = f'model.{key}'
@@ -219,6 +229,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
 
     def _run_step(self, inputs: Any, data_samples: Any) -> dict[str, Tensor]:
         step = self.begin_step(inputs, data_samples)
+        self.mix_labeled(step)
         if step.iteration < self.warmup_iters:
             step.labeled = self._run(self.segmentor, step.labeled_images)
             return self.supervised(step)
@@ -258,6 +269,22 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         self._image_names = step.image_names
         return step
 
+    @torch.no_grad()
+    def mix_labeled(self, step: SemiStep) -> None:
+        """Mix the labeled images together with their ground truth."""
+        if self.labeled_mixer is None:
+            return
+        truth = torch.stack([sample.gt_sem_seg.data[0] for sample in step.labeled_samples])
+        images, truth = self.labeled_mixer(
+            step.labeled_images, truth.to(step.labeled_images.device), step
+        )
+        step.labeled_images, samples = images, []
+        for sample, one in zip(step.labeled_samples, truth):
+            sample = sample.clone()
+            sample.gt_sem_seg = PixelData(data=one[None])
+            samples.append(sample)
+        step.labeled_samples = samples
+
     def _run(self, network: BaseSegmentor, images: Tensor) -> SegOutputs:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -287,13 +314,18 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
     def make_pseudo_label(self, step: SemiStep) -> None:
         """Ask the teacher about the weak images."""
         if self.teacher is not None:
-            with forward_mode(self.teacher, self.teacher_mode):
-                step.teacher = self._run(self.teacher, step.weak_images)
+            step.teacher = self.ask_teacher(step.weak_images)
         else:
             step.teacher = step.weak
         step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid)
         if step.detections is not None:
             step.raw_pseudo.extras[DETECTIONS] = step.detections
+
+    @torch.no_grad()
+    def ask_teacher(self, images: Tensor) -> SegOutputs:
+        """Run the EMA teacher on normalised images (B, 3, H, W)."""
+        with forward_mode(self.teacher, self.teacher_mode):
+            return self._run(self.teacher, images)
 
     @torch.no_grad()
     def refine(self, step: SemiStep) -> None:
@@ -346,9 +378,11 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         valid = step.pseudo.valid
         mean = (step.pseudo.confidence * valid).sum() / valid.sum().clamp(min=1)
         values = dict(selected=selected_ratio(step.pseudo.selected, valid), confidence=mean)
-        for parts in (self.refiners, self.losses, self.heads):
+        mixers = dict(mixer=self.mixer, labeled_mixer=self.labeled_mixer)
+        for parts in (self.refiners, self.losses, self.heads, mixers):
             for name, part in parts.items():
-                values.update({f'{name}.{key}': v for key, v in part.log_values().items()})
+                if part is not None:
+                    values.update({f'{name}.{key}': v for key, v in part.log_values().items()})
         return values
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

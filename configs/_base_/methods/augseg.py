@@ -1,0 +1,12 @@
+# AugSeg (CVPR 2023): an EMA teacher of momentum 0.999 (MeanTeacherHook in the leaf config), one
+# strong view by RandomIntensityAugment (leaf config), and CutMix that pastes labeled boxes onto
+# unsure images. The student sees the weak view too, for its BatchNorm.
+method = dict(
+    type='SemiSegmentor',
+    teacher=dict(type='ema'),
+    student_sees_weak=True,
+    supervised_weight=1.0,
+    refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.95)),
+    mixer=dict(type='AdaptiveCutMix'),
+    losses=dict(strong=dict(type='PseudoLabelCrossEntropy', stream='strong', loss_weight=1.0)),
+)

@@ -1,0 +1,23 @@
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/digit_scenes.py',
+    '../_base_/models/unet_digit_scenes.py',
+    '../_base_/schedules/digit_scenes.py',
+    '../_base_/methods/augseg.py',
+]
+model = dict(
+    _delete_=True,
+    segmentor=_base_.model,
+    # The network starts from scratch: it must know the digits a little before it teaches itself.
+    warmup_iters=400,
+    channels_last=True,
+    **_base_.method,
+)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='MeanTeacherHook', momentum=0.999, buffers='ema'),
+]
+# One strong view of one to three random intensity operations.
+unlabeled_pipeline = _base_.unlabeled_pipeline
+unlabeled_pipeline[-2].update(num_views=1, transforms=[dict(type='RandomIntensityAugment')])
+train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

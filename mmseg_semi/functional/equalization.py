@@ -1,0 +1,170 @@
+"""Adaptive equalization learning: what badly learnt classes get more of."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def class_confidence_sums(logits: Tensor, label: Tensor) -> Tensor:
+    """Sum the probability of the true class over the pixels of each class.
+
+    Args:
+        logits: (B, K, H, W), before softmax.
+        label: int (B, H, W), the true classes; 255 does not count.
+
+    Returns:
+        float64 (2, K): the sums, and the numbers of pixels. Those of two parts of a batch add up
+        to those of the whole.
+
+    Raises:
+        ValueError: The sizes differ.
+    """
+    if logits.dim() != 4 or label.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(
+            f'logits {tuple(logits.shape)} must be (B, K, H, W) and label {tuple(label.shape)} '
+            '(B, H, W) of the same batch and size'
+        )
+    classes, width = logits.shape[1], logits.shape[-1]
+    known, logits = label != 255, logits.float()
+    target = torch.where(known, label, 0).long()
+    prob = (logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(dim=1)).exp().double()
+    # One counter for each class and column, so that few pixels meet in the same one.
+    place = target * width + torch.arange(width, device=label.device)
+    sums = prob.new_zeros(2, classes * width)
+    sums[0].scatter_add_(0, place.flatten(), torch.where(known, prob, 0).flatten())
+    sums[1].scatter_add_(0, place.flatten(), known.double().flatten())
+    return sums.view(2, classes, width).sum(dim=2)
+
+
+@torch.no_grad()
+def sampling_weights(confidence: Tensor, power: float = 1.0) -> Tensor:
+    r"""Give the probability with which each class is drawn: :math:`softmax((1 - c)^{power})`.
+
+    Args:
+        confidence: c, (K,), 0 to 1.
+        power: Exponent, >= 0; below 1 it brings the classes closer together.
+
+    Returns:
+        (K,), summing to 1, of the same dtype.
+    """
+    return (1 - confidence).clamp(0, 1).pow(power).softmax(dim=0)
+
+
+@torch.no_grad()
+def draw_classes(
+    weights: Tensor, times: int, number: int = 1, generator: Optional[torch.Generator] = None
+) -> Tensor:
+    """Draw classes without replacement, several times.
+
+    Args:
+        weights: Positive (K,), probabilities of the first draw; they need not sum to 1.
+        times: How often to draw afresh.
+        number: Draws each time, at most K.
+        generator: Source of randomness, on its own device. Defaults to torch's global one.
+
+    Returns:
+        int64 (times, number), in the order drawn.
+    """
+    source = generator.device if generator is not None else torch.device('cpu')
+    waits = torch.empty(times, len(weights), dtype=torch.float64, device=source)
+    waits.exponential_(generator=generator)
+    # Who waits shortest for an event of rate w was drawn with probability w / sum(w), the next one
+    # likewise among the others.
+    return (weights / waits.to(weights.device)).topk(number, dim=1).indices
+
+
+@torch.no_grad()
+def draw_true(mask: Tensor, generator: Optional[torch.Generator] = None) -> tuple[Tensor, Tensor]:
+    """Draw one of the True places of each row, all with the same probability.
+
+    Args:
+        mask: Bool (..., N).
+        generator: Source of randomness, on its own device. Defaults to torch's global one.
+
+    Returns:
+        int64 (...), the place, and bool (...), whether there is one; where there is none, the
+        place is 0.
+    """
+    source = generator.device if generator is not None else torch.device('cpu')
+    draw = torch.rand(mask.shape[:-1], generator=generator, device=source, dtype=torch.float64)
+    count = mask.sum(dim=-1)
+    order = (draw.to(mask.device) * count).floor()[..., None]
+    place = (mask.cumsum(dim=-1) <= order).sum(dim=-1)
+    return torch.where(count > 0, place, 0), count > 0
+
+
+@torch.no_grad()
+def equalization_mask(
+    label: Tensor, confidence: Tensor, generator: Optional[torch.Generator] = None
+) -> Tensor:
+    r"""Keep pixels of class k with probability :math:`(1 - c_k) / \max_j (1 - c_j)`.
+
+    AEL's adaptive equalization sampling (Hu et al., NeurIPS 2021). When every class is perfectly
+    known, all pixels are kept.
+
+    Args:
+        label: int (B, H, W), predicted classes; pixels of 255 are decided somehow.
+        confidence: c, (K,), 0 to 1.
+        generator: Source of randomness on the device of ``label``. Defaults to torch's global one
+            there.
+
+    Returns:
+        Bool (B, H, W).
+    """
+    gap = (1 - confidence).clamp(0, 1)
+    rate = torch.where(gap.amax() > 0, gap / gap.amax().clamp(min=1e-12), 1.0).float()
+    draw = torch.rand(label.shape, generator=generator, device=label.device)
+    return draw < rate[torch.where(label < len(rate), label, 0).long()]
+
+
+@torch.no_grad()
+def class_boxes(
+    target: Tensor, max_area: float, generator: Optional[torch.Generator] = None
+) -> Tensor:
+    """Box the True pixels of each image, or a part of them when the box would be large.
+
+    Args:
+        target: Bool (B, H, W).
+        max_area: Largest area as a share of the image. A larger bounding box is replaced by a
+            window inside it, of at most this area and about its shape, around a random True pixel
+            (a window of at least one pixel).
+        generator: Source of randomness, on its own device. Defaults to torch's global one.
+
+    Returns:
+        Bool (B, H, W), True inside the box; an image without a True pixel has none.
+    """
+    height, width = target.shape[-2:]
+    place, found = draw_true(target.flatten(1), generator)
+    top, bottom = _extent(target.any(dim=2))
+    left, right = _extent(target.any(dim=1))
+    rows, columns = bottom - top, right - left
+    limit = max_area * height * width
+    # The shape is kept: both sides are cut alike, then rounding is made up for by the width.
+    share = (limit / (rows * columns).clamp(min=1).double()).clamp(max=1).sqrt()
+    high = (rows * share).floor().clamp(max=limit // 1).clamp(min=1)
+    wide = torch.minimum((limit / high).floor().clamp(min=1), columns)
+    large = rows * columns > limit
+    top = torch.where(large, _around(place // width, high, top, bottom), top)
+    left = torch.where(large, _around(place % width, wide, left, right), left)
+    bottom = torch.where(large, top + high, bottom)
+    right = torch.where(large, left + wide, right)
+    y = torch.arange(height, device=target.device)
+    x = torch.arange(width, device=target.device)
+    in_rows = (y >= top[:, None]) & (y < bottom[:, None])
+    in_columns = (x >= left[:, None]) & (x < right[:, None])
+    return in_rows[:, :, None] & in_columns[:, None, :] & found[:, None, None]
+
+
+def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
+    """First True place of each row of (B, N), and one past the last."""
+    line = line.int()
+    return line.argmax(dim=1), line.shape[1] - line.flip(1).argmax(dim=1)
+
+
+def _around(point: Tensor, length: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Start of a segment around a point, moved to lie in [low, high)."""
+    return torch.maximum(torch.minimum(point - length // 2, high - length), low)

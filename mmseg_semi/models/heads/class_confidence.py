@@ -1,0 +1,117 @@
+"""AEL's confidence bank: how well each class is learnt."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from mmengine.dist import all_reduce
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from mmseg_semi.functional.equalization import class_confidence_sums
+from mmseg_semi.models.component import check_choice, check_number
+from mmseg_semi.structures import SemiStep
+
+from .base_semi_head import BaseSemiHead
+
+ABSENT = ('skip', 'zero')
+
+
+@MODELS.register_module()
+class ClassConfidence(BaseSemiHead):
+    r"""Follow the student's confidence in the true class on labeled pixels, class by class.
+
+    AEL (Hu et al., NeurIPS 2021): :math:`c_k \leftarrow m c_k + (1 - m) \bar p_k` after every
+    iteration, with :math:`\bar p_k` the mean probability of class k over the labeled pixels of
+    class k of the global batch, all ranks together, as the student saw them (after
+    ``model.labeled_mixer``); in the warm-up too. ``ClassConfidenceHook`` does the update, so an
+    iteration reads what the iterations before it left. It has no losses; ``CopyPaste``,
+    ``ClassAwareCutMix`` and ``PseudoLabelCrossEntropy(equalize=...)`` find it by its name.
+
+    The buffer ``values``, float64 (K,), is part of the checkpoint.
+
+    Args:
+        momentum: m, in [0, 1].
+        absent: What a class without a labeled pixel does: ``'skip'`` keeps its value, ``'zero'``
+            counts a mean of 0 (the authors' program).
+
+    Raises:
+        ValueError: An argument outside its values.
+    """
+
+    required_hooks = ('ClassConfidenceHook',)
+
+    def __init__(self, momentum: float = 0.999, absent: str = 'skip') -> None:
+        super().__init__()
+        check_number('ClassConfidence.momentum', momentum, 0, 1)
+        check_choice('ClassConfidence.absent', absent, ABSENT)
+        self.momentum, self.absent = momentum, absent
+        self._pending: Optional[Tensor] = None
+
+    def attach(self, model: nn.Module) -> None:
+        """Make room for a value per class."""
+        head = model.segmentor.decode_head
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        # float64: with m = 0.999 the steps soon fall below float32's resolution.
+        self.register_buffer('values', torch.zeros(head.out_channels, dtype=torch.float64))
+
+    def supervised(self, step: SemiStep) -> dict[str, Tensor]:
+        """Note the labeled pixels; there is no loss."""
+        truth = torch.stack([sample.gt_sem_seg.data[0] for sample in step.labeled_samples])
+        logits = step.labeled.logits.detach()
+        found = class_confidence_sums(logits, truth.to(logits.device))
+        self._pending = found if self._pending is None else self._pending + found
+        return {}
+
+    def forward(self, step: SemiStep) -> dict[str, Tensor]:
+        """Return nothing: there is no loss."""
+        return {}
+
+    @torch.no_grad()
+    def update_state(self) -> None:
+        """Move the values by what has been noted since the last call, over all ranks."""
+        if self._pending is None:
+            return
+        found, self._pending = self._pending, None
+        all_reduce(found, op='sum')
+        sums, counts = found
+        moved = self.momentum * self.values + (1 - self.momentum) * sums / counts.clamp(min=1)
+        keep = (counts == 0) & (self.absent == 'skip')
+        self.values.copy_(torch.where(keep, self.values, moved))
+
+    def log_values(self) -> dict[str, Tensor]:
+        """Give the smallest and the mean confidence that this step read."""
+        return dict(min=self.values.min().float(), mean=self.values.mean().float())
+
+    def extra_repr(self) -> str:
+        """Show the constants in the model's printout."""
+        return f'momentum={self.momentum}, absent={self.absent!r}'
+
+
+def find_class_confidence(
+    model: nn.Module, name: str, reader: str, argument: str
+) -> tuple[ClassConfidence]:
+    """Find the ``ClassConfidence`` of a model.
+
+    Args:
+        model: The ``SemiSegmentor``.
+        name: Its name in ``model.heads``.
+        reader: Class that needs it, for messages.
+        argument: The reader's argument that names it, for messages.
+
+    Returns:
+        It, in a tuple: held so, it does not become a submodule of the reader.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    head = dict(model.heads.items()).get(name)
+    if not isinstance(head, ClassConfidence):
+        raise ValueError(
+            f"{reader} reads a ClassConfidence, and model.heads has none named '{name}' (it has: "
+            f'{", ".join(model.heads) or "nothing"}): add '
+            f"heads=dict({name}=dict(type='ClassConfidence')) and dict(type='ClassConfidenceHook') "
+            f'in custom_hooks, or set {reader}.{argument} to the name of one'
+        )
+    return (head,)
