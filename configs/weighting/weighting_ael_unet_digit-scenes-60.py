@@ -1,0 +1,21 @@
+# Weights 1 + s/k, divided by their sum.
+_base_ = '../ael/ael_unet_digit-scenes-60.py'
+model = dict(
+    refiners=dict(
+        agreement=dict(type='DetectionAgreement', min_confidence=0.95),
+        weight=dict(type='RankStatisticsWeight', k=5, base_weight=1.0),
+    ),
+)
+custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
+detections = f'{_base_.data_root}detection/labeled_60/'
+unlabeled_pipeline = _base_.unlabeled_pipeline
+unlabeled_pipeline.insert(
+    2,
+    dict(
+        type='LoadDetections',
+        results=f'{detections}unlabeled.bbox.json',
+        images=f'{detections}unlabeled.json',
+        score_thr=0.9,
+    ),
+)
+train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
