@@ -410,7 +410,7 @@ def test_two_iterations_train(build_u2pl, batch):
     hooks = [MeanTeacherHook(), MemoryBankHook()]
     for hook in hooks:
         hook.before_train(runner)
-    assert hooks[1].banks == [head.queues, head.prototypes]
+    assert hooks[1].parts == [head.queues, head.prototypes]
     weights = [p for p in model.parameters() if p.requires_grad]
     assert not {id(p) for p in head.teacher_project.parameters()} & {id(p) for p in weights}
     optimizer = torch.optim.SGD(weights, lr=0.1)

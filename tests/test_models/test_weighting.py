@@ -732,7 +732,7 @@ def run(rank):
     torch.manual_seed(rank)
     bank = FeatureMemoryBank(4, 3, size=7, num_push=4, min_confidence=0.5)
     hook = MemoryBankHook(start=1)
-    hook.banks = [bank]
+    hook.parts = [bank]
     states = []
     for iteration, one in enumerate(torch.load('inputs.pt')[rank]):
         truth = [Space(gt_sem_seg=Space(data=t[None])) for t in one['truth']]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
 from mmseg_semi.models.memories import BaseMemory
 
+from .state_hook import StateHook
+
 
 @HOOKS.register_module()
-class MemoryBankHook(Hook):
+class MemoryBankHook(StateHook):
     """Push the features of an iteration into every memory (``BaseMemory``) of the model.
 
-    How long the queues are and which features enter are arguments of the memory, and its content
-    is in buffers of the model, so it is in every checkpoint.
+    How long the queues are and which features enter are arguments of the memory.
 
     Args:
         start: First iteration, counted from 0, whose features are pushed. Before
@@ -24,10 +23,15 @@ class MemoryBankHook(Hook):
         interval: Iterations from one push to the next.
 
     Raises:
-        ValueError: An argument is not a whole number of its range; the model has no bank.
+        ValueError: An argument is not a whole number of its range; the model has no memory.
     """
 
-    priority = 'ABOVE_NORMAL'  # before checkpoints are written
+    kind = BaseMemory
+    remedy = (
+        'a component with a memory bank: add '
+        "refiners=dict(weight=dict(type='RankStatisticsWeight')) or "
+        "heads=dict(contrast=dict(type='ContrastHead'))"
+    )
 
     def __init__(self, start: int = 0, interval: int = 1) -> None:
         for name, value, low in (('start', start, 0), ('interval', interval, 1)):
@@ -36,19 +40,6 @@ class MemoryBankHook(Hook):
                     f'MemoryBankHook.{name} must be a whole number >= {low}, got {value!r}'
                 )
         self.start, self.interval = start, interval
-
-    def before_train(self, runner: Any) -> None:
-        """Find the banks."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.banks = [part for part in model.modules() if isinstance(part, BaseMemory)]
-        if not self.banks:
-            raise ValueError(
-                'MemoryBankHook needs a component with a memory bank: add '
-                "refiners=dict(weight=dict(type='RankStatisticsWeight')) or "
-                "heads=dict(contrast=dict(type='ContrastHead')), or remove the hook from "
-                'custom_hooks'
-            )
-        model.hook_attached(type(self).__name__)
 
     def after_train_iter(
         self,
@@ -59,9 +50,8 @@ class MemoryBankHook(Hook):
     ) -> None:
         """Push, or forget what this iteration noted."""
         past = runner.iter - self.start
-        due = past >= 0 and past % self.interval == 0
-        for bank in self.banks:
-            if due:
-                bank.update_state()
-            else:
-                bank.discard()
+        if past >= 0 and past % self.interval == 0:
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)
+            return
+        for memory in self.parts:
+            memory.discard()
