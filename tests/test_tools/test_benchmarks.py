@@ -64,6 +64,11 @@ def weighting(load):
 
 
 @pytest.fixture(scope='module')
+def frameworks(load):
+    return load('frameworks')
+
+
+@pytest.fixture(scope='module')
 def measuring(tool):
     return sys.modules['measuring']
 
@@ -418,3 +423,131 @@ def test_a_difference_stops_the_tool_of_weighting(weighting, monkeypatch):
             patch.setattr(weighting, reference, other)
             with pytest.raises(AssertionError, match=f'{name} and the reference differ'):
                 weighting.main(['--only', benchmark, *few])
+
+
+# ---------------------------------------------------------------------------------- Frameworks
+
+# Images per labeled image, as the methods describe their steps: through the encoder with and
+# without gradient, and decoded besides.
+PASSES = dict(
+    supervised=(1, 0, 0),
+    fixmatch=(3, 0, 0),  # labeled, weak and strong; the student is its own teacher
+    unimatch=(4, 0, 1),  # a second strong view and perturbed features
+    mean_teacher=(2, 1, 0),  # labeled and strong; weak by the teacher
+    cutmix_seg=(2, 1, 0),
+    augseg=(3, 1, 0),  # the student sees weak images too
+    ael=(2, 1, 0),
+    u2pl=(2, 2, 0),  # the teacher sees labeled images too
+    corrmatch=(3, 0, 1),
+    rankmatch=(4, 0, 1),
+    s4mc=(2, 1, 0),
+)
+
+
+def framework_rows(text):
+    table = [line.strip('| ').split(' | ') for line in text.splitlines() if line.startswith('| ')]
+    return {cells[0].strip('`'): cells[1:] for cells in table[2:]}
+
+
+def test_the_table_of_frameworks(frameworks, tmp_path, capsys):
+    out = tmp_path / 'table.md'
+    sizes = ['--batch', '2', '--repeats', '1', '--warm-up', '1']
+    frameworks.main([*sizes, '--out', str(out)])
+    text = out.read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    assert [path.name for path in tmp_path.iterdir()] == ['table.md']
+    rows = framework_rows(text)
+    assert list(rows) == list(frameworks.FRAMEWORKS) == list(PASSES)
+    share = float(text.split(' of that, its measured share')[0].split()[-1].rstrip('%')) / 100
+    assert 0 < share < 1
+    for name, (grad, no_grad, decoder) in PASSES.items():
+        assert [float(cell) for cell in rows[name][1:4]] == [grad, no_grad, decoder], name
+        expected = grad + no_grad / 3 + share * decoder
+        assert float(rows[name][4]) == pytest.approx(expected, abs=0.01)
+        assert float(rows[name][6]) > 0
+    assert rows['supervised'][4] == rows['supervised'][6] == '1.00'
+    assert rows['u2pl'][0] == 'student 2 + 2, teacher 2 + 2'
+    assert rows['unimatch'][0] == 'student 4 + 4, decoder 2'
+
+
+def test_frameworks_on_another_network(frameworks, thin, capsys):
+    options = ['--network', 'deeplabv3plus_r50', '--crop', '33', '--batch', '2', '--repeats', '1']
+    frameworks.main([*options, '--warm-up', '1', '--frameworks', 's4mc', 'unimatch'])
+    rows = framework_rows(capsys.readouterr().out)
+    assert list(rows) == ['supervised', 'unimatch', 's4mc']
+    for name, cells in rows.items():
+        assert [float(cell) for cell in cells[1:4]] == list(PASSES[name])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--batch', '1'], '--batch must be at least 2, got 1'),
+        (['--crop', '40'], '--crop must be a multiple of 16 for unet, got 40'),
+        (['--crop', '16'], '--crop must be at least 32, got 16'),
+        (['--frameworks', 'fixmatsch'], "invalid choice: 'fixmatsch'"),
+        (['--frameworks', 'supervised'], '--frameworks needs one beside supervised'),
+        (['--out', 'no/such/folder/table.md'], 'its folder does not exist'),
+    ],
+)
+def test_wrong_options_of_frameworks_are_refused(frameworks, capsys, options, message):
+    with pytest.raises(SystemExit) as error:
+        frameworks.main(options)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_passes_are_counted_by_hand(frameworks):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = torch.nn.Conv2d(3, 4, 1)
+            self.decode_head = torch.nn.Conv2d(4, 2, 1)
+
+    student, teacher = Network(), Network().requires_grad_(False)
+
+    def run():
+        maps = student.backbone(torch.ones(5, 3, 2, 2))
+        student.decode_head.forward(maps)  # without the module's hooks
+        student.decode_head(maps[:3])
+        teacher.decode_head(teacher.backbone(torch.ones(4, 3, 2, 2)))
+        with torch.no_grad():
+            student.decode_head(student.backbone(torch.ones(2, 3, 2, 2)))
+
+    passes = frameworks.count_passes(run, student, teacher)
+    assert (passes.encoder_images(True), passes.encoder_images(False)) == (5, 4 + 2)
+    assert (passes.decoder_only(True), passes.decoder_only(False)) == (3, 0)
+    assert passes.in_words() == 'student 5 + 2, teacher 4, decoder 3'
+    assert passes.work(0.5) == 3 * (5 + 0.5 * 3) + 6
+    assert not any('forward' in vars(one) for one in student.modules())
+
+
+def test_a_step_does_the_work_of_the_hooks(frameworks):
+    def step_of(name):
+        step = frameworks.Step(frameworks.load_config(name, 'unet', 64), 'cpu')
+        step.set_data(frameworks.make_data(step.model, 2, 64))
+        return step
+
+    step = step_of('u2pl')
+    weight, before = (
+        dict(one.named_parameters())['decode_head.conv_seg.bias']
+        for one in (step.student, step.teacher)
+    )
+    weight.data += 1
+    old, moved = before.clone(), weight.detach().clone()
+    step()
+    assert torch.equal(weight, moved)  # the learning rate is 0
+    torch.testing.assert_close(before, 0.99 * old + 0.01 * moved)
+    assert step.model.heads['contrast'].queues.counts.sum() > 0
+
+    step = step_of('corrmatch')
+    before = step.model.refiners['select'].value.clone()
+    step()
+    assert step.model.refiners['select'].value != before
+
+    step = step_of('ael')
+    step.model.mixer.min_pixels = 1
+    step()
+    assert step.model.heads['class_confidence'].values.max() > 0
+    bank = step.model.mixer.bank
+    assert len(bank) == frameworks.BANK_SIZE and bank[:2].any() and not bank[2:].any()
