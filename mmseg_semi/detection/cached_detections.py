@@ -72,7 +72,7 @@ class CachedDetections:
             raise DataError(
                 f'{file}: {len(wrong)} of {len(entries)} results are no dict of '
                 f'{", ".join(_RESULT_KEYS)} with bbox=[x, y, width, height] (width and height not '
-                f'negative) and score a number; the first is {wrong[0]}'
+                f'negative) and score in [0, 1]; the first is {wrong[0]}'
             )
         for key, known, what in (
             ('image_id', rows, 'images'),
@@ -87,6 +87,12 @@ class CachedDetections:
                 )
         boxes = np.array([one['bbox'] for one in entries], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        if len(boxes) and boxes.max() <= 1:
+            raise DataError(
+                f'{file}: no box reaches beyond the first pixel of its image, as if they were '
+                f'shares of its sides; the first is {entries[0]["bbox"]}. Boxes are [x, y, width, '
+                'height] in pixels of the original images.'
+            )
         image = np.array([rows[one['image_id']] for one in entries], np.int64)
         height, width = self._sizes[image].T if len(image) else np.zeros((2, 0))
         inside = np.isfinite(boxes).all(1) & (boxes[:, :2] >= -_TOLERANCE).all(1)
@@ -206,7 +212,7 @@ def _is_result(one: Any) -> bool:
         return False
     box = one['bbox']
     fits = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
-    return fits and min(box[2:]) >= 0 and _is_number(one['score'])
+    return fits and min(box[2:]) >= 0 and _is_number(one['score']) and 0 <= one['score'] <= 1
 
 
 def _check_listed(listed: dict[str, Any], path: str) -> None:

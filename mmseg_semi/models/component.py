@@ -21,6 +21,7 @@ class Component(nn.Module):
         pseudo_fields: ``'prob'`` and ``'logits'`` are mixed only for components that name them.
         required_hooks: Class names of hooks without which its state would stay frozen; training
             is refused when one is missing.
+        reads_detections: Whether it reads the boxes of ``LoadDetections``.
         needs_weak: Whether it reads the student's outputs on the weak images.
         config_key: Where the config has it, for messages.
     """
@@ -28,6 +29,7 @@ class Component(nn.Module):
     taps: tuple[str, ...] = ()
     pseudo_fields: tuple[str, ...] = ()
     required_hooks: tuple[str, ...] = ()
+    reads_detections: bool = False
     needs_weak: bool = False
     config_key: str = ''
 
@@ -39,6 +41,16 @@ class Component(nn.Module):
 
         Raises:
             ValueError: The combination cannot work; says why.
+        """
+
+    def check_batch(self, step: Any) -> None:
+        """Refuse a batch that lacks what this component reads; called in the warm-up too.
+
+        Args:
+            step: The ``SemiStep`` of the batch, before any forward pass.
+
+        Raises:
+            ValueError: Says what is missing and what to do.
         """
 
     def log_values(self) -> dict[str, Tensor]:

@@ -175,11 +175,19 @@ def test_results_without_a_part(tmp_path, key):
         dict(bbox=[0, 0, float('inf'), 3]),
         dict(bbox=[5, 5, -2, 3]),
         dict(score=None),
+        dict(score=95.0),
+        dict(score=-0.1),
         dict(score=float('nan')),
     ],
 )
 def test_results_of_wrong_values(tmp_path, change):
     refused(tmp_path, [FINE] * 2, NO_RESULT, lambda results: results[1].update(change))
+
+
+def test_boxes_that_are_shares_of_the_image(tmp_path):
+    found = [('c.jpg', 0, (0.1, 0.2, 0.5, 0.8), 0.9), ('a/1.png', 1, (0, 0, 1, 1), 0.1)]
+    found = [one for one in found if one[0] in SIZES]
+    refused(tmp_path, found, 'no box reaches beyond the first pixel of its image, as if they were')
 
 
 def test_results_that_are_no_dict(tmp_path):

@@ -20,6 +20,7 @@ from mmseg.registry import MODELS
 from mmseg_semi.engine.hooks import MemoryBankHook
 from mmseg_semi.models.memories import FeatureMemoryBank, feature_memory_bank
 from mmseg_semi.models.refiners import BaseRefiner, DetectionAgreement, RankStatisticsWeight
+from mmseg_semi.models.segmentors import semi_segmentor
 
 from .conftest import SEGMENTOR, UNIMATCH
 from .test_architectures import PREPROCESSOR, ocrnet, segformer
@@ -586,10 +587,30 @@ def test_a_batch_without_detections_is_refused(weighting, batch, boxed):
     message = r'model\.refiners\.agreement \(DetectionAgreement\): .*no detections.*LoadDetections'
     with pytest.raises(ValueError, match=message):
         run(model, batch())
+    late = weighting(warmup_iters=3)  # not after the warm-up, but at the start
+    hook_of(late)
+    late.set_progress(0, 10)
+    with pytest.raises(ValueError, match=message):
+        run(late, batch())
     mixed = boxed()
     del mixed['unlabeled']['data_samples'][1].detections
     with pytest.raises(ValueError, match='some unlabeled images have detections and some do not'):
         run(model, mixed)
+
+
+def test_boxes_that_nobody_reads_are_said_once(build, boxed, monkeypatch):
+    texts = []
+    monkeypatch.setattr(semi_segmentor, 'print_log', lambda text, **_: texts.append(text))
+    model = build(refiners=dict(select=SELECT)).train()
+    for _ in range(2):
+        run(model, boxed())
+    assert len(texts) == 1 and 'no component reads them' in texts[0]
+
+
+def test_a_hook_twice_is_refused(weighting):
+    hooks = [MemoryBankHook(), MemoryBankHook(interval=2)]
+    with pytest.raises(ValueError, match='custom_hooks has MemoryBankHook more than once'):
+        hooks[0].before_train(SimpleNamespace(model=weighting(), hooks=hooks))
 
 
 @pytest.mark.parametrize(

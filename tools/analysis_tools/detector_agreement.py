@@ -4,6 +4,8 @@
 Prints how many of the kept boxes are right, and for each class how accurate the pseudo-labels are
 that confidence selects: all of them, those inside a box of their class, and those outside
 (Weighting Pseudo-Labels, ECCV 2024, supplementary Table 1). Training never reads these masks.
+The picture: images with the kept boxes, truth, pseudo-label, its pixels inside a box of their
+class, and, with a config of configs/weighting, the weight (bright: low).
 """
 
 import argparse
@@ -17,7 +19,6 @@ import torch
 from draw_method import colors, heat, load_model, stack
 from mmcv.transforms import Compose
 from mmengine.registry import init_default_scope
-from mmengine.utils import track_iter_progress
 from mmseg.registry import DATASETS, TRANSFORMS
 
 from mmseg_semi.datasets.audit_masks import AuditMasks
@@ -26,6 +27,7 @@ from mmseg_semi.detection.cached_detections import CachedDetections
 from mmseg_semi.functional import box_agreement, masks_to_boxes, pack_boxes
 from mmseg_semi.models.refiners import RankStatisticsWeight
 from mmseg_semi.models.segmentors.student import forward_segmentor
+from mmseg_semi.utils.progress import track
 from mmseg_semi.utils.runner_setup import load_config
 
 
@@ -193,6 +195,8 @@ def main() -> None:
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     detections = find_detections(cfg, args)
     model = load_model(cfg, args.checkpoint)
+    unlabeled = cfg.train_dataloader.dataset.unlabeled
+    unlabeled.pipeline = [t for t in unlabeled.pipeline if t['type'] != 'LoadDetections']
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     masks = AuditMasks(dataset, args.audit_root, args.audit_suffix)
     classes = list(dataset.metainfo['classes'])
@@ -202,7 +206,7 @@ def main() -> None:
     pipeline = Compose([TRANSFORMS.build(step) for step in steps])
     audit = Audit(classes, set(numbers.values()), args.min_confidence)
     rows: list[list[np.ndarray]] = []
-    for path in track_iter_progress(image_paths(dataset.unlabeled)):
+    for path in track(image_paths(dataset.unlabeled)):
         truth, row = masks.read(path), detections.find(path)
         boxes = np.zeros((0, 4)), np.zeros(0, np.int64)
         if row is not None:

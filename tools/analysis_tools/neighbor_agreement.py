@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.registry import init_default_scope
-from mmengine.utils import track_iter_progress
 
 from mmseg_semi.datasets.dataset_tree import data_infos, leaf_datasets
 from mmseg_semi.datasets.labeled_checks import build_labeled
+from mmseg_semi.utils.progress import track
 from mmseg_semi.utils.runner_setup import load_config
 
 
@@ -80,7 +80,7 @@ def main() -> None:
             f'{args.config}: train_dataloader.dataset has no labeled masks, or its metainfo no '
             'classes, so there is nothing to measure'
         )
-    for info, load in track_iter_progress(samples):
+    for info, load in track(samples):
         mask = load.transform(dict(info))['gt_seg_map']
         pairs, found = count_pairs(mask, len(names), args.window, args.connectivity)
         total, same = total + pairs, same + found

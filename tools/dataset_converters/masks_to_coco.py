@@ -19,7 +19,6 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
-from mmengine.utils import track_iter_progress
 from mmseg.registry import DATASETS
 
 from mmseg_semi.datasets.dataset_tree import (
@@ -40,6 +39,7 @@ from mmseg_semi.detection.coco import (
 )
 from mmseg_semi.functional.components import masks_to_boxes
 from mmseg_semi.models.component import hint
+from mmseg_semi.utils.progress import track
 from mmseg_semi.utils.runner_setup import load_config
 
 LOADING = ('LoadImageFromFile', 'LoadAnnotations')
@@ -278,7 +278,7 @@ def read_boxes(
 ) -> tuple[dict[str, tuple[int, int]], list[list[Box]]]:
     """Sizes of the labeled images by file name, and the boxes of each."""
     sizes, boxes = {}, []
-    for name, (leaf, info) in track_iter_progress(list(samples.items())):
+    for name, (leaf, info) in track(list(samples.items())):
         mask, size = read_mask(leaf, info), read_size(leaf, info['img_path'])
         if mask.shape[::-1] != size:
             raise SystemExit(
@@ -332,7 +332,7 @@ def main() -> None:
         )
     other_sizes = {
         name: read_size(leaf, info['img_path'])
-        for name, (leaf, info) in track_iter_progress(list(others.items()))
+        for name, (leaf, info) in track(list(others.items()))
     }
     print()
     categories, files = coco_categories(classes), {}

@@ -34,6 +34,11 @@ class StateHook(Hook):
             raise ValueError(
                 f'{type(self).__name__} needs {self.remedy}, or remove the hook from custom_hooks'
             )
+        if sum(type(hook) is type(self) for hook in getattr(runner, 'hooks', ())) > 1:
+            raise ValueError(
+                f'custom_hooks has {type(self).__name__} more than once, which would move the '
+                'state more than once in an iteration: leave one of them'
+            )
         model.hook_attached(type(self).__name__)
 
     def after_train_iter(

@@ -36,6 +36,7 @@ class DetectionAgreement(BaseRefiner):
     """
 
     stage = 'reliability'
+    reads_detections = True
     handles_more = True
 
     def __init__(
@@ -67,6 +68,15 @@ class DetectionAgreement(BaseRefiner):
                 f'its classes are 0 to {classes - 1}'
             )
 
+    def check_batch(self, step: SemiStep) -> None:
+        """Refuse a batch without boxes."""
+        if step.detections is None:
+            raise ValueError(
+                f'{self.config_key} (DetectionAgreement): the batch has no detections. Add '
+                "dict(type='LoadDetections', results=..., images=...) after InitValidMask in the "
+                'unlabeled pipeline, or take the refiner out by setting it to None'
+            )
+
     def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
         """Set ``reliable``, and narrow ``selected`` if asked to."""
         pseudo = self._refine(pseudo)
@@ -78,14 +88,7 @@ class DetectionAgreement(BaseRefiner):
         return self._refine(pseudo)
 
     def _refine(self, pseudo: PseudoLabel) -> PseudoLabel:
-        boxes = pseudo.extras.get(DETECTIONS)
-        if boxes is None:
-            raise ValueError(
-                f'{self.config_key} (DetectionAgreement): the batch has no detections. Add '
-                "dict(type='LoadDetections', results=..., images=...) after InitValidMask in the "
-                'unlabeled pipeline, or take the refiner out by setting it to None'
-            )
-        agreed = box_agreement(pseudo.label, boxes) & pseudo.valid
+        agreed = box_agreement(pseudo.label, pseudo.extras[DETECTIONS]) & pseudo.valid
         reliable = agreed & (pseudo.confidence > self.min_confidence)
         if not self.restrict:
             return pseudo.update(reliable=reliable)

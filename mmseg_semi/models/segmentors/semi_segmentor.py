@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any, Callable, Optional
 
 import torch
+from mmengine.logging import print_log
 from mmengine.structures import PixelData
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
@@ -144,6 +146,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         self.mixed_fields = {f for part in self._components() for f in part.pseudo_fields}
         self.predict_with = self._check_predictor(test_cfg)
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
+        self._reads_detections = any(part.reads_detections for part in self._components())
         self._image_names: list[str] = []
         self._hooks_seen: set[str] = set()
         self._observers: list[tuple[Callable[[SemiStep], None], Callable[[], bool]]] = []
@@ -264,10 +267,23 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             unlabeled_samples=data_samples['unlabeled'],
             detections=inputs.get('detections'),
         )
+        for part in self._components():
+            part.check_batch(step)
+        if step.detections is not None and not self._reads_detections:
+            self._warn_of_detections()
         step.iteration, step.max_iters = self._get_progress()
         step.observed = any(due() for _, due in self._observers)
         self._image_names = step.image_names
         return step
+
+    def _warn_of_detections(self) -> None:
+        self._reads_detections = True  # once is enough
+        print_log(
+            'LoadDetections gives boxes, but no component reads them: add refiners=dict(agreement='
+            "dict(type='DetectionAgreement')), or take LoadDetections out of the pipeline",
+            logger='current',
+            level=logging.WARNING,
+        )
 
     @torch.no_grad()
     def mix_labeled(self, step: SemiStep) -> None:
