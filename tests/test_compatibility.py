@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ from tool_runs import TOOLS
 from torch import nn
 
 from mmseg_semi.functional import mix
+
+# What the OpenMMLab stack says of its own calls, a hundred times.
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 
 TOOL = TOOLS / 'analysis_tools' / 'compatibility.py'
 TRIED_WITH = re.compile(r'^Tried with .*\.$', re.M)
@@ -284,8 +286,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tool.make_data(folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with tool.working_in(folder), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with tool.working_in(folder):
         yield folder
     torch.set_num_threads(threads)
 

@@ -11,6 +11,8 @@ from mmseg.registry import HOOKS
 from mmseg_semi.datasets.semi_dataset import SampleKey, SemiDataset
 from mmseg_semi.models.mixers import ClassAwareCutMix
 
+from .state_hook import refuse_second
+
 
 @HOOKS.register_module()
 class ImageBankHook(Hook):
@@ -35,6 +37,7 @@ class ImageBankHook(Hook):
                 'ImageBankHook needs a ClassAwareCutMix that loads images: set '
                 "model.mixer=dict(type='ClassAwareCutMix') or remove the hook from custom_hooks"
             )
+        refuse_second(self, runner)
         dataset = runner.train_dataloader.dataset
         if not isinstance(dataset, SemiDataset):
             raise ValueError(

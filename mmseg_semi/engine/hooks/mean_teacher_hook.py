@@ -14,6 +14,8 @@ from mmseg_semi.models.segmentors.ema_teacher import (
     update_teacher,
 )
 
+from .state_hook import refuse_second
+
 
 @HOOKS.register_module()
 class MeanTeacherHook(Hook):
@@ -57,6 +59,7 @@ class MeanTeacherHook(Hook):
                 'MeanTeacherHook needs a model with an EMA teacher: set '
                 "model.teacher=dict(type='ema') or remove the hook from custom_hooks"
             )
+        refuse_second(self, runner)
         check_same_state(model.segmentor, model.teacher)
         self.head_pairs = [pair for head in model.heads.values() for pair in head.teacher_pairs()]
         if runner.iter == 0:

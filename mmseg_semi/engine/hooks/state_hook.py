@@ -9,6 +9,15 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 
+def refuse_second(hook: Hook, runner: Any) -> None:
+    """Raise ValueError when the runner has another hook of the same class."""
+    if sum(type(one) is type(hook) for one in getattr(runner, 'hooks', ())) > 1:
+        raise ValueError(
+            f'custom_hooks has {type(hook).__name__} more than once, which would move the state '
+            'more than once in an iteration: leave one of them'
+        )
+
+
 class StateHook(Hook):
     """Calls ``update_state`` of every component of one kind after each iteration.
 
@@ -34,11 +43,7 @@ class StateHook(Hook):
             raise ValueError(
                 f'{type(self).__name__} needs {self.remedy}, or remove the hook from custom_hooks'
             )
-        if sum(type(hook) is type(self) for hook in getattr(runner, 'hooks', ())) > 1:
-            raise ValueError(
-                f'custom_hooks has {type(self).__name__} more than once, which would move the '
-                'state more than once in an iteration: leave one of them'
-            )
+        refuse_second(self, runner)
         model.hook_attached(type(self).__name__)
 
     def after_train_iter(
