@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,11 +113,6 @@ def test_classes_of_detectors_are_in_the_order_of_the_masks(name: str) -> None:
     labeled = masks.train_dataloader.dataset.labeled
     meta = DATASETS.get(labeled.type)._load_metainfo(labeled.get('metainfo'))
     boxed = masks.get('detection_classes') or [c for c in meta['classes'] if c != 'background']
-    detector = ast.parse((CONFIGS / name).read_text())
-    (value,) = [
-        node.value.keywords[0].value
-        for node in detector.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == 'metainfo'
-    ]
-    classes = eval(compile(ast.Expression(value), name, 'eval'))
+    detector = Config.fromfile(str(CONFIGS / name))
+    classes = detector.train_dataloader.dataset.metainfo.classes
     assert list(classes) == [c for c in meta['classes'] if c in set(boxed)]
