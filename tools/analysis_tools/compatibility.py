@@ -141,7 +141,8 @@ DESCRIPTIONS = {
     'own threshold': 'For region propagation beside a selection that has no confidence threshold.',
     'rank loss': "RankMatch's loss on agents. `tap` is for the small UNet; the default is `aspp`.",
     'weighting': 'Weighting Pseudo-Labels: boxes of a detector say which pixels are reliable, and '
-    'features weigh each pixel.',
+    'features weigh each pixel. The two files come from `masks_to_coco.py` and a detector first, '
+    'see `configs/weighting/README.md`.',
 }
 
 #: Combinations besides the table that make no sense: what, framework, lines.

@@ -30,8 +30,8 @@ class CopyPaste(BaseLabeledMixer):
     once. The paper fixes neither the number of classes nor ``prob``.
 
     Args:
-        num_classes: Classes drawn for an image, without replacement; all of them where the
-            segmentor has fewer.
+        num_classes: Classes drawn for an image, without replacement; with more than the segmentor
+            has, every class of the other image is pasted.
         prob: Probability that an image is pasted into at all.
         power: Exponent of 1 - c.
         head: Name of the ``ClassConfidence`` in ``model.heads``.

@@ -267,6 +267,13 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             unlabeled_samples=data_samples['unlabeled'],
             detections=inputs.get('detections'),
         )
+        needs_views = any(loss.stream == 'strong' for loss in self.losses.values())
+        if needs_views and not step.strong_images:
+            raise ValueError(
+                "a loss reads stream 'strong' but the batch has no strong view: add "
+                "dict(type='StrongViews', num_views=..., transforms=...) to the unlabeled "
+                'pipeline, with num_views at least 1'
+            )
         for part in self._components():
             part.check_batch(step)
         if step.detections is not None and not self._reads_detections:
@@ -377,12 +384,6 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
 
     def unsupervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Collect the losses on unlabeled images and of the heads, prefixed by their names."""
-        needs_views = any(loss.stream == 'strong' for loss in self.losses.values())
-        if needs_views and not step.views:
-            raise ValueError(
-                "a loss reads stream 'strong' but the batch has no strong view: set "
-                'StrongViews(num_views=...) to at least 1 in the unlabeled pipeline'
-            )
         values: dict[str, Tensor] = {}
         for name, part in [*self.losses.items(), *self.heads.items()]:
             values.update({f'{name}.{key}': value for key, value in part(step).items()})
