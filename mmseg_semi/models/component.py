@@ -80,6 +80,12 @@ def check_feature(name: str, value: Any) -> None:
         )
 
 
+def last_head(segmentor: nn.Module) -> nn.Module:
+    """Return the decode head that predicts: the only one, or the last of a cascade."""
+    head = segmentor.decode_head
+    return head[-1] if isinstance(head, nn.ModuleList) else head
+
+
 def feature_channels(head: nn.Module, name: str) -> Optional[int]:
     """Tell the number of channels of a feature that has a name; None for a module path.
 

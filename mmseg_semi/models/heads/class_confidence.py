@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_semi.functional.equalization import class_confidence_sums
-from mmseg_semi.models.component import check_choice, check_number
+from mmseg_semi.models.component import check_choice, check_number, last_head
 from mmseg_semi.structures import SemiStep
 
 from .base_semi_head import BaseSemiHead
@@ -51,8 +51,7 @@ class ClassConfidence(BaseSemiHead):
 
     def attach(self, model: nn.Module) -> None:
         """Make room for a value per class."""
-        head = model.segmentor.decode_head
-        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        head = last_head(model.segmentor)
         # float64: with m = 0.999 the steps soon fall below float32's resolution.
         self.register_buffer('values', torch.zeros(head.out_channels, dtype=torch.float64))
 

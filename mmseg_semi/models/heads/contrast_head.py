@@ -35,6 +35,7 @@ from mmseg_semi.models.component import (
     check_number,
     check_whole,
     feature_channels,
+    last_head,
 )
 from mmseg_semi.models.memories import ClassPrototypes, NegativeQueues
 from mmseg_semi.structures import SemiStep
@@ -193,8 +194,7 @@ class ContrastHead(BaseSemiHead):
                 "none: set model.teacher=dict(type='ema') and add MeanTeacherHook to custom_hooks"
             )
         self._model = (model,)  # in a tuple, so that it is not a submodule
-        head = model.segmentor.decode_head
-        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        head = last_head(model.segmentor)
         self.num_classes = head.out_channels
         self.low_rank, self.high_rank = rank_bounds(self.num_classes, self.low_rank, self.high_rank)
         width = self.in_channels or feature_channels(head, self.tap)

@@ -20,6 +20,7 @@ from mmseg_semi.models.component import (
     check_number,
     check_whole,
     feature_channels,
+    last_head,
 )
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
@@ -118,8 +119,7 @@ class CorrelationHead(BaseSemiHead):
 
     def attach(self, model: nn.Module) -> None:
         """Build the layers, whose sizes follow the segmentor."""
-        head = model.segmentor.decode_head
-        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        head = last_head(model.segmentor)
         self._decode_head = (head,)  # in a tuple, so that it is not a submodule twice
         channels = self.channels or head.out_channels
         norm_cfg = self.norm_cfg or head.norm_cfg or dict(type='BN')

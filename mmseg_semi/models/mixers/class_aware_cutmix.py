@@ -20,7 +20,7 @@ from mmseg_semi.functional.equalization import (
     draw_true,
     sampling_weights,
 )
-from mmseg_semi.models.component import check_choice, check_number, check_whole
+from mmseg_semi.models.component import check_choice, check_number, check_whole, last_head
 from mmseg_semi.models.heads.class_confidence import find_class_confidence
 from mmseg_semi.structures import DETECTIONS, Mix, PseudoLabel, SemiStep, StrongView
 
@@ -142,8 +142,7 @@ class ClassAwareCutMix(BaseMixer):
                 'cannot refine them (it has no refine_more): take it out '
                 f'({others[0]}=None), or set ClassAwareCutMix.extra_loads=False'
             )
-        head = model.segmentor.decode_head
-        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        head = last_head(model.segmentor)
         self.register_buffer('bank', torch.zeros(0, head.out_channels, dtype=torch.uint8))
 
     def set_bank_size(self, number: int, keep: bool) -> None:

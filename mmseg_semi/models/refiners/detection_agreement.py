@@ -9,7 +9,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_semi.functional import box_agreement, selected_ratio
-from mmseg_semi.models.component import check_choice, check_number, check_whole
+from mmseg_semi.models.component import check_choice, check_number, check_whole, last_head
 from mmseg_semi.structures import DETECTIONS, PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -60,8 +60,7 @@ class DetectionAgreement(BaseRefiner):
 
     def attach(self, model: nn.Module) -> None:
         """Refuse classes that do not exist."""
-        head = model.segmentor.decode_head
-        classes = (head[-1] if isinstance(head, nn.ModuleList) else head).out_channels
+        classes = last_head(model.segmentor).out_channels
         if any(one >= classes for one in self.exempt):
             raise ValueError(
                 f'DetectionAgreement.exempt={self.exempt} has a class that the segmentor has not; '

@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_semi.functional import mean_of_present, peaks_by_class
-from mmseg_semi.models.component import check_choice, check_number
+from mmseg_semi.models.component import check_choice, check_number, last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -63,8 +63,7 @@ class EMAThreshold(BaseRefiner):
     def attach(self, model: nn.Module) -> None:
         """Make room for a value per class."""
         if self.update == 'per_class':
-            head = model.segmentor.decode_head
-            head = head[-1] if isinstance(head, nn.ModuleList) else head
+            head = last_head(model.segmentor)
             start = torch.full((head.out_channels,), float(self.initial), dtype=torch.float64)
             self.register_buffer('class_values', start)
 

@@ -16,6 +16,7 @@ from mmseg_semi.models.component import (
     check_number,
     check_whole,
     feature_channels,
+    last_head,
 )
 from mmseg_semi.models.memories import FeatureMemoryBank
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
@@ -82,8 +83,7 @@ class RankStatisticsWeight(BaseRefiner):
 
     def attach(self, model: nn.Module) -> None:
         """Build the bank, whose size follows the segmentor."""
-        head = model.segmentor.decode_head
-        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        head = last_head(model.segmentor)
         channels = self.in_channels or feature_channels(head, self.tap)
         if channels is None:
             raise ValueError(

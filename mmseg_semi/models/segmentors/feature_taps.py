@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmseg_semi.models.component import hint
+from mmseg_semi.models.component import hint, last_head
 
 TAP_NAMES = ('encoder', 'aspp', 'fusion', 'penultimate', 'classifier')
 
@@ -24,8 +24,7 @@ def _last_tensor(output: Any, name: str) -> Tensor:
 
 def _locate(segmentor: nn.Module, name: str) -> tuple[nn.Module, bool]:
     """Return the tapped module and whether its input (else its output) is read."""
-    head = segmentor.decode_head
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    head = last_head(segmentor)
     if name == 'encoder':
         return segmentor.backbone, False
     if name in ('penultimate', 'fusion'):
