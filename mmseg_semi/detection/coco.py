@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
+from mmseg_semi.utils.files import write_files
+
 PARTS = ('images', 'annotations', 'categories')
 _ORIENTATION = 0x0112
 _HEADER_FORMATS = ('BMP', 'JPEG', 'PNG', 'WEBP')
@@ -82,16 +84,7 @@ def write_coco_files(files: Mapping[str | Path, Mapping[str, Any]]) -> None:
         files: Content by path: ``info``, ``images``, ``annotations`` and ``categories``. Folders
             are made as needed.
     """
-    parts = {Path(path): Path(f'{path}.part') for path in files}
-    try:
-        for (path, part), content in zip(parts.items(), files.values()):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(content) + '\n', encoding='utf-8')
-        for path, part in parts.items():
-            os.replace(part, path)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+    write_files({path: json.dumps(content) + '\n' for path, content in files.items()})
 
 
 # ----------------------------------------------------------------------------------------- reading
