@@ -161,7 +161,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
         model = self.runner.model
         model = model.module if is_model_wrapper(model) else model
         if hasattr(model, 'set_progress'):
-            model.set_progress(self._iter, self._max_iters)
+            model.set_progress(self._iter, self._max_iters, self.iters_per_epoch)
         self.runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
         try:
             outputs = self.runner.model.train_step(

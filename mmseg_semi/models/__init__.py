@@ -1,6 +1,8 @@
 """Segmentors, refiners, mixers, perturbations, heads and losses of semi-supervised training."""
 
+from .backbones import Xception65
 from .data_preprocessors import SemiDataPreprocessor
+from .decode_heads import DeepLabV3PlusHead
 from .heads import AgentRankHead, BaseSemiHead, ClassConfidence, ContrastHead, CorrelationHead
 from .losses import BaseSemiLoss, PseudoLabelCrossEntropy, SoftConsistencyLoss
 from .memories import BaseMemory, FeatureMemoryBank, NegativeQueues
@@ -16,7 +18,8 @@ from .refiners import (
     RankStatisticsWeight,
     RegionPropagation,
 )
-from .segmentors import SemiSegmentor
+from .samplers import MeanOHEMPixelSampler
+from .segmentors import SemiSegmentor, SlidingEncoderDecoder
 
 __all__ = [
     'AdaptiveCutMix',
@@ -35,10 +38,12 @@ __all__ = [
     'CopyPaste',
     'CorrelationHead',
     'CutMix',
+    'DeepLabV3PlusHead',
     'DetectionAgreement',
     'EMAThreshold',
     'FeatureDropout',
     'FeatureMemoryBank',
+    'MeanOHEMPixelSampler',
     'NegativeQueues',
     'NeighborhoodRefiner',
     'PseudoLabelCrossEntropy',
@@ -47,5 +52,7 @@ __all__ = [
     'RegionPropagation',
     'SemiDataPreprocessor',
     'SemiSegmentor',
+    'SlidingEncoderDecoder',
     'SoftConsistencyLoss',
+    'Xception65',
 ]

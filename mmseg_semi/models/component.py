@@ -98,7 +98,7 @@ def feature_channels(head: nn.Module, name: str) -> Optional[int]:
     if name in ('fusion', 'penultimate'):
         return head.conv_seg.in_channels
     if name == 'aspp':
-        return head.channels
+        return getattr(head, 'aspp_channels', head.channels)
     if name == 'encoder':
         widths = head.in_channels
         return int(widths[-1] if isinstance(widths, (list, tuple)) else widths)

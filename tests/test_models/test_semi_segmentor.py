@@ -317,6 +317,26 @@ def test_warm_up_trains_on_labeled_images_alone(build, batch):
     assert 'strong.loss' in model(**data, mode='loss')
 
 
+def test_warm_up_in_epochs_is_that_many_passes_over_the_unlabeled_images(build, batch):
+    model = build(warmup_epochs=2)
+    data = model.data_preprocessor(batch(), True)
+    with pytest.raises(RuntimeError, match='model.warmup_epochs=2 .*SemiTrainLoop'):
+        model(**data, mode='loss')
+    model.set_progress(0, 10)
+    with pytest.raises(RuntimeError, match='how long an epoch is'):
+        model(**data, mode='loss')
+    for iteration, warm in ((5, True), (6, False)):
+        model.set_progress(iteration, 10, iters_per_epoch=3)
+        assert ('strong.loss' in model(**data, mode='loss')) != warm
+
+
+def test_the_warm_up_is_given_once(build):
+    with pytest.raises(ValueError, match='warmup_iters=3 and model.warmup_epochs=1 are both'):
+        build(warmup_iters=3, warmup_epochs=1)
+    with pytest.raises(ValueError, match=r'model.warmup_epochs must be .* got -1'):
+        build(warmup_epochs=-1)
+
+
 def test_channels_last_changes_speed_only(build, batch):
     losses = []
     for channels_last in (False, True):

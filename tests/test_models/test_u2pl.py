@@ -346,8 +346,10 @@ def test_a_class_that_nobody_has_does_not_count(build_u2pl, batch, capture):
     assert loss.isfinite() and loss > 0
 
 
-def test_the_warm_up_trains_nothing_but_moves_the_statistics(build_u2pl, batch):
-    model = build_u2pl(model=dict(warmup_iters=30))
+@pytest.mark.parametrize('warm_up', [dict(warmup_iters=30), dict(warmup_epochs=3)])
+def test_the_warm_up_trains_nothing_but_moves_the_statistics(build_u2pl, batch, warm_up):
+    model = build_u2pl(model=warm_up)
+    model.iters_per_epoch = 10
     head = model.heads['contrast']
     losses = model(**model.data_preprocessor(batch(), True), mode='loss')
     assert losses['contrast.loss'] == 0 and 'strong.loss' not in losses
@@ -355,7 +357,7 @@ def test_the_warm_up_trains_nothing_but_moves_the_statistics(build_u2pl, batch):
     total.backward()
     assert all(p.grad is not None and not p.grad.any() for p in head.project.parameters())
     assert head.project[0].bn.running_mean.any() and not head.queues.counts.any()
-    model.set_progress(30, 100)
+    model.set_progress(30, 100, iters_per_epoch=10)
     losses = model(**model.data_preprocessor(batch(), True), mode='loss')
     assert 'strong.loss' in losses and 'contrast.loss' in losses
 

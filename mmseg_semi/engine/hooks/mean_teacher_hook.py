@@ -19,11 +19,15 @@ from .state_hook import refuse_second
 
 @HOOKS.register_module()
 class MeanTeacherHook(Hook):
-    """Move ``SemiSegmentor``'s EMA teacher, and those of its heads, after every iteration.
+    """Move ``SemiSegmentor``'s EMA teacher, and those of its heads, after every update.
 
     Mean Teacher (Tarvainen and Valpola, NeurIPS 2017): ``teacher = m_t teacher + (1 - m_t)
     student`` with ``m_t = min(1 - 1 / (t + 1), momentum)``, t counted from 0, so the teacher is
-    the student after the first iteration.
+    the student after the first update.
+
+    An update is an iteration, or, when gradients are accumulated
+    (``optim_wrapper.accumulative_counts``), the iterations whose gradients the optimizer applies
+    together: the teacher then rests, and t stands, in the iterations between.
 
     At the start of a run that is not resumed the teacher is made a copy of the student. The same
     goes for the ``teacher_pairs()`` of the model's heads.
@@ -69,11 +73,11 @@ class MeanTeacherHook(Hook):
         model.hook_attached(type(self).__name__)
         self.model = model
 
-    def momentum_at(self, iteration: int) -> float:
-        """Momentum of the update after ``iteration`` (from 0)."""
+    def momentum_at(self, update: int) -> float:
+        """Momentum of the move after the optimizer's ``update`` (from 0)."""
         if not self.warm_up:
             return self.momentum
-        return min(1 - 1 / (iteration + 1), self.momentum)
+        return min(1 - 1 / (update + 1), self.momentum)
 
     def after_train_iter(
         self,
@@ -82,7 +86,12 @@ class MeanTeacherHook(Hook):
         data_batch: Any = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Update the teachers."""
-        momentum = self.momentum_at(runner.iter)
+        """Update the teachers, if the optimizer has just updated the student."""
+        wrapper, iterations = getattr(runner, 'optim_wrapper', None), 1
+        if wrapper is not None:
+            if not wrapper.should_update():
+                return
+            iterations = wrapper._accumulative_counts  # of an update; only the last may have fewer
+        momentum = self.momentum_at(runner.iter // iterations)
         for teacher, student in ((self.model.teacher, self.model.segmentor), *self.head_pairs):
             update_teacher(teacher, student, momentum, self.buffers)

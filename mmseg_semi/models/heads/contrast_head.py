@@ -239,7 +239,7 @@ class ContrastHead(BaseSemiHead):
 
         After it :meth:`forward` projects labeled and unlabeled features together.
         """
-        if step.iteration >= self._model[0].warmup_iters:
+        if step.iteration >= self._model[0].warmup_length:
             return {}
         features = self._checked(step.labeled.features[self.tap].detach())
         return dict(loss=0 * self.project(features).float().mean())

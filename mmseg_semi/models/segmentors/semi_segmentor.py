@@ -68,6 +68,8 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         warmup_iters: Iterations at the start of a run that train on labeled images alone, for
             networks that start from scratch and have nothing to teach yet. Needs
             ``SemiTrainLoop``, which tells the model where the run is.
+        warmup_epochs: The same in passes over the unlabeled images, whatever their number and the
+            batch size; one of the two.
         student_sees_weak: Whether weak images are part of the student's first forward pass (they
             then count for its BatchNorm statistics). None: only if something reads them.
         channels_last: Whether training passes run in torch's channels-last memory format, which
@@ -97,6 +99,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         teacher: Optional[dict[str, Any]] = None,
         supervised_weight: float = 1.0,
         warmup_iters: int = 0,
+        warmup_epochs: int = 0,
         student_sees_weak: Optional[bool] = None,
         channels_last: bool = False,
         data_preprocessor: Optional[dict[str, Any]] = None,
@@ -131,13 +134,10 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             if perturbation
             else None
         )
-        if not (isinstance(warmup_iters, int) and warmup_iters >= 0):
-            raise ValueError(
-                f'model.warmup_iters must be a whole number >= 0, got {warmup_iters!r}'
-            )
+        self.warmup_iters, self.warmup_epochs = _check_warmup(warmup_iters, warmup_epochs)
         self.supervised_weight = supervised_weight
-        self.warmup_iters = warmup_iters
         self.progress: Optional[tuple[int, int]] = None
+        self.iters_per_epoch = 0
         self.channels_last = channels_last
         self._check_streams()
         self._attach_components()
@@ -233,7 +233,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
     def _run_step(self, inputs: Any, data_samples: Any) -> dict[str, Tensor]:
         step = self.begin_step(inputs, data_samples)
         self.mix_labeled(step)
-        if step.iteration < self.warmup_iters:
+        if step.iteration < self.warmup_length:
             step.labeled = self._run(self.segmentor, step.labeled_images)
             return self.supervised(step)
         self.forward_student(step)
@@ -437,23 +437,37 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
         """
         self._observers.append((observe, due))
 
-    def set_progress(self, iteration: int, max_iters: int) -> None:
+    def set_progress(self, iteration: int, max_iters: int, iters_per_epoch: int = 0) -> None:
         """Tell the model where the run is; ``SemiTrainLoop`` does it before each iteration.
 
         Args:
             iteration: Iterations done so far.
             max_iters: Iterations of the whole run.
+            iters_per_epoch: Iterations of one pass over the unlabeled images.
         """
         self.progress = (iteration, max_iters)
+        self.iters_per_epoch = iters_per_epoch
+
+    @property
+    def warmup_length(self) -> int:
+        """Iterations at the start of the run that train on labeled images alone."""
+        return self.warmup_iters or self.warmup_epochs * self.iters_per_epoch
 
     def _get_progress(self) -> tuple[int, int]:
         if self.progress is None:
-            if self.warmup_iters:
-                raise RuntimeError(
-                    f'model.warmup_iters={self.warmup_iters} needs to know the iteration: train '
-                    "with train_cfg=dict(type='SemiTrainLoop', ...)"
-                )
+            for name in ('warmup_iters', 'warmup_epochs'):
+                if getattr(self, name):
+                    raise RuntimeError(
+                        f'model.{name}={getattr(self, name)} needs to know the iteration: train '
+                        "with train_cfg=dict(type='SemiTrainLoop', ...)"
+                    )
             return 0, 0
+        if self.warmup_epochs and self.iters_per_epoch < 1:
+            raise RuntimeError(
+                f'model.warmup_epochs={self.warmup_epochs} needs to know how long an epoch is: '
+                'give set_progress the iterations of one pass over the unlabeled images, or use '
+                'warmup_iters'
+            )
         return self.progress
 
     def _check_hooks(self) -> None:
@@ -488,6 +502,18 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
                     state_dict[f'{prefix}teacher.{key[len(prefix) :]}'] = value
                 del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _check_warmup(warmup_iters: int, warmup_epochs: int) -> tuple[int, int]:
+    for name, value in (('warmup_iters', warmup_iters), ('warmup_epochs', warmup_epochs)):
+        if not (isinstance(value, int) and value >= 0):
+            raise ValueError(f'model.{name} must be a whole number >= 0, got {value!r}')
+    if warmup_iters and warmup_epochs:
+        raise ValueError(
+            f'model.warmup_iters={warmup_iters} and model.warmup_epochs={warmup_epochs} are both '
+            'given: set one of them to 0'
+        )
+    return warmup_iters, warmup_epochs
 
 
 def _preprocessor_cfg(cfg: Any) -> Any:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmseg_semi.structures import SegOutputs
 
 from .feature_taps import FeatureTaps
+from .sliding_encoder_decoder import WINDOW_KEYS, SlidingEncoderDecoder
 
 # Heads whose forward() returns several maps in training although loss() and predict() are the
 # standard ones.
@@ -39,7 +40,8 @@ def check_segmentor(segmentor: nn.Module) -> None:
     Raises:
         TypeError: Not an ``EncoderDecoder``, or a head that predicts in another way (queries,
             points, several maps).
-        ValueError: A head with a single sigmoid output.
+        ValueError: A head with a single sigmoid output, or a key of ``test_cfg`` that only
+            ``SlidingEncoderDecoder`` reads.
     """
     name = type(segmentor).__name__
     if not isinstance(segmentor, EncoderDecoder):
@@ -47,6 +49,12 @@ def check_segmentor(segmentor: nn.Module) -> None:
             f"model.segmentor: '{name}' is not an mmseg EncoderDecoder (or a subclass such as "
             'CascadeEncoderDecoder). Pseudo-labels need one map of class logits per image; choose '
             'a segmentor with a backbone and a decode head.'
+        )
+    ignored = [key for key in WINDOW_KEYS if key in (segmentor.test_cfg or {})]
+    if ignored and not isinstance(segmentor, SlidingEncoderDecoder):
+        raise ValueError(
+            f"model.segmentor.test_cfg: '{name}' does not know {', '.join(ignored)}: use "
+            "model.segmentor.type='SlidingEncoderDecoder', or remove the key(s)"
         )
     for head in decode_heads(segmentor):
         kind = type(head).__name__
@@ -118,6 +126,8 @@ def decode_perturbed(
         index = head.in_index
         count = len(outputs.maps)
         used.update(i % count for i in (index if isinstance(index, (list, tuple)) else [index]))
+        if getattr(head, 'c1_bottleneck', None) is not None:
+            used.add(0)  # mmseg's DeepLabV3+ heads read it without naming it in in_index
     maps = [perturb(m) if i in used else m for i, m in enumerate(outputs.maps)]
     return SegOutputs(_decode(segmentor, maps), outputs.size, outputs.align_corners, maps)
 

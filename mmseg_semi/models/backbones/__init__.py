@@ -1,0 +1,5 @@
+"""Backbones."""
+
+from .xception65 import Xception65
+
+__all__ = ['Xception65']
