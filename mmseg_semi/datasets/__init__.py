@@ -1,6 +1,8 @@
 from .checks import check_overlap, find_copies
+from .coco81_dataset import COCO81Dataset
 from .collate import semi_collate
 from .errors import DataError
+from .lucchi_dataset import LucchiDataset
 from .samplers import SemiSampler
 from .semi_dataset import SampleKey, SemiDataset
 from .transforms import (
@@ -15,9 +17,11 @@ from .transforms import (
 from .unlabeled_dataset import UnlabeledDataset
 
 __all__ = [
+    'COCO81Dataset',
     'CheckAnnotations',
     'DataError',
     'InitValidMask',
+    'LucchiDataset',
     'PackSemiInputs',
     'RandomColorJitter',
     'RandomGaussianBlur',

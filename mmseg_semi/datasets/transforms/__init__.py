@@ -6,6 +6,7 @@ from .random_color_jitter import RandomColorJitter
 from .random_gaussian_blur import RandomGaussianBlur
 from .random_gray import RandomGray
 from .random_intensity_augment import RandomIntensityAugment
+from .random_relative_resize import RandomRelativeResize
 from .strong_views import StrongViews
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     'RandomGaussianBlur',
     'RandomGray',
     'RandomIntensityAugment',
+    'RandomRelativeResize',
     'StrongViews',
 ]
