@@ -74,9 +74,10 @@ def set_resume(cfg: Config, resume: str, seed: Optional[int]) -> None:
     # Samplers and data workers are seeded when they are built, before mmengine reads the file.
     written = checkpoint_seed(checkpoint)
     if written is not None:
-        if seed not in (None, written):
-            print_log(f'--seed {seed} is not used: the run to be resumed has seed {written}')
         cfg.setdefault('randomness', {})
+        asked = f'--seed {seed}' if seed is not None else 'randomness.seed of the config'
+        if cfg.randomness.get('seed') not in (None, written):
+            print_log(f'{asked} is not used: the run to be resumed has seed {written}')
         cfg.randomness.seed = written
 
 

@@ -18,5 +18,6 @@ default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=2000, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
+    record=dict(type='RunRecordHook'),
 )
 custom_hooks = [dict(type='DataCheckHook')]

@@ -15,6 +15,7 @@ from mmengine.config import Config, DictAction
 from mmseg.registry import MODELS, TRANSFORMS
 
 import mmseg_semi
+from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.utils.runner_setup import load_config
 from mmseg_semi.utils.safe_checkpoints import is_complete
 
@@ -131,9 +132,14 @@ def plain_checkpoint(checkpoint: dict[str, Any], which: str) -> dict[str, Any]:
         raise SystemExit(
             f"the checkpoint has no '{prefix}*' weights: it was trained without a {which}"
         )
-    meta = dict(checkpoint.get('meta', {}).get('dataset_meta') or {})
-    dataset_meta = {key: meta[key] for key in ('classes', 'palette') if meta.get(key) is not None}
-    return dict(meta=dict(dataset_meta=dataset_meta), state_dict=state)
+    meta = checkpoint.get('meta', {})
+    data = dict(meta.get('dataset_meta') or {})
+    kept = dict(
+        dataset_meta={key: data[key] for key in ('classes', 'palette') if data.get(key) is not None}
+    )
+    if meta.get(RECORD_KEY) is not None:  # split, batch and seed of the run
+        kept[RECORD_KEY] = meta[RECORD_KEY]
+    return dict(meta=kept, state_dict=state)
 
 
 def main() -> None:

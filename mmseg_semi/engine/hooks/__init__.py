@@ -9,6 +9,7 @@ from .mean_teacher_hook import MeanTeacherHook
 from .memory_bank_hook import MemoryBankHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .pseudo_label_vis_hook import PseudoLabelVisHook
+from .run_record_hook import RunRecordHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -20,4 +21,5 @@ __all__ = [
     'MemoryBankHook',
     'PseudoLabelStatsHook',
     'PseudoLabelVisHook',
+    'RunRecordHook',
 ]
