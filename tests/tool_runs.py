@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -31,6 +32,16 @@ def environment(**extra: str) -> dict[str, str]:
         str(part) for part in (REPO, TESTS, os.environ.get('PYTHONPATH')) if part
     )
     return {**os.environ, **ONE_THREAD, 'PYTHONPATH': path, **extra}
+
+
+def load_tool(name: str) -> Any:
+    """Import a script below ``tools/``, once."""
+    module = f'tools_{Path(name).stem}'
+    if module not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module, TOOLS / name)
+        sys.modules[module] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[module])
+    return sys.modules[module]
 
 
 # ------------------------------------------------------------------------------- processes

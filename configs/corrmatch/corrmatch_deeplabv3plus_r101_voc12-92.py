@@ -1,14 +1,5 @@
-# The paper's constants: 16 labeled and 16 unlabeled images a batch on 4 GPUs.
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/voc12.py',
-    '../_base_/models/deeplabv3plus_r101_voc12.py',
-    '../_base_/schedules/sgd_voc12_80e.py',
-    '../_base_/methods/corrmatch.py',
-]
-model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
-custom_hooks = [*_base_.custom_hooks, dict(type='EMAThresholdHook')]
-# CorrMatch has one strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
+_base_ = '../_base_/benchmarks/corrmatch_voc12.py'
+split = 'ImageSets/Segmentation/semi/92'
+labeled = dict(ann_file=f'{split}/labeled.txt')
+unlabeled = dict(ann_file=f'{split}/unlabeled.txt')
+train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))

@@ -1,18 +1,5 @@
-# CutMix-Seg: 3 labeled and 3 unlabeled images a batch on one GPU, as S4MC has it.
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/voc12_513.py',
-    '../_base_/models/deeplabv3plus_r101_voc12_513.py',
-    '../_base_/schedules/sgd_voc12_80e.py',
-    '../_base_/methods/cutmix_seg.py',
-]
-model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='MeanTeacherHook', momentum=0.99, buffers='ema'),
-]
-auto_scale_lr = dict(base_batch_size=6)
-# One strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(batch_size=6, dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
+_base_ = '../_base_/benchmarks/cutmix_seg_voc12.py'
+split = 'ImageSets/Segmentation/semi/92'
+labeled = dict(ann_file=f'{split}/labeled.txt')
+unlabeled = dict(ann_file=f'{split}/unlabeled.txt')
+train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))

@@ -1,6 +1,6 @@
 # Boxes for Cityscapes, learnt from the masks of the 186 labeled images.
 _base_ = './faster-rcnn_r50_fpn_voc12.py'
-data_root = 'data/cityscapes/'
+data_root = '{{$CITYSCAPES_ROOT:data/cityscapes}}/'
 split = 'detection/186/'
 metainfo = dict(
     classes=(

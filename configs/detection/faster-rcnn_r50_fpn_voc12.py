@@ -1,6 +1,6 @@
 # Boxes for Pascal VOC 2012, learnt from the masks of the 92 labeled images.
 _base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', '../_base_/detection_runtime.py']
-data_root = 'data/VOCdevkit/VOC2012/'
+data_root = '{{$VOC12_ROOT:data/VOCdevkit/VOC2012}}/'
 split = 'detection/92/'
 metainfo = dict(
     classes=(

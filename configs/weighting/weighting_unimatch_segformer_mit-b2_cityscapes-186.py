@@ -1,52 +1,8 @@
-# A transformer: SegFormer-B2, which starts from downloaded ImageNet weights, with UniMatch and
-# weighting. Boxes of configs/detection/faster-rcnn_r50_fpn_cityscapes.py.
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/cityscapes.py',
-    'mmseg::_base_/models/segformer_mit-b0.py',
-    '../_base_/schedules/sgd_cityscapes_240e.py',
-    '../_base_/methods/weighting.py',
-]
-segmentor = _base_.model
-segmentor.data_preprocessor.size = (801, 801)
-segmentor.backbone.update(
-    embed_dims=64,
-    num_layers=[3, 4, 6, 3],
-    init_cfg=dict(
-        type='Pretrained',
-        checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer/'
-        'mit_b2_20220624-66e8bf70.pth',
-    ),
-)
-segmentor.decode_head.in_channels = [64, 128, 320, 512]
-segmentor.decode_head.loss_decode.avg_non_ignore = True
-segmentor.test_cfg = dict(mode='slide', crop_size=(801, 801), stride=(534, 534))
-method = _base_.method
-method.refiners.select.threshold = 0.0
-model = dict(_delete_=True, segmentor=segmentor, **method)
-# SegFormer's own optimizer.
-optim_wrapper = dict(
-    _delete_=True,
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    paramwise_cfg=dict(
-        custom_keys=dict(
-            pos_block=dict(decay_mult=0.0),
-            norm=dict(decay_mult=0.0),
-            decode_head=dict(lr_mult=10.0),
-        )
-    ),
-)
-custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
-detections = f'{_base_.data_root}detection/186/'
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline.insert(
-    2,
-    dict(
-        type='LoadDetections',
-        results=f'{detections}unlabeled.bbox.json',
-        images=f'{detections}unlabeled.json',
-        score_thr=0.95,
-    ),
-)
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
+_base_ = '../_base_/benchmarks/weighting_unimatch_segformer_cityscapes.py'
+split = 'semi/186'
+labeled = dict(ann_file=f'{split}/labeled.txt')
+boxes = f'{_base_.data_root}/detection/186/unlabeled'
+pipeline = _base_.unlabeled_pipeline
+pipeline[2].update(results=f'{boxes}.bbox.json', images=f'{boxes}.json')
+unlabeled = dict(ann_file=f'{split}/unlabeled.txt', pipeline=pipeline)
+train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))

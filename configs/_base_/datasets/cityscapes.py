@@ -1,6 +1,7 @@
-# Cityscapes, laid out and converted as mmsegmentation documents it. The split files (one name a
-# line, such as aachen/aachen_000000_000019) are yours: copy the published ones there.
-data_root = 'data/cityscapes/'
+# Cityscapes with train ids (tools/dataset_converters/cityscapes_train_ids.py) and the published
+# splits (tools/dataset_converters/import_splits.py). The environment variable CITYSCAPES_ROOT says
+# where the data are, if not in data/cityscapes.
+data_root = '{{$CITYSCAPES_ROOT:data/cityscapes}}'
 # Classes of which masks_to_coco.py makes boxes, as in Weighting Pseudo-Labels (ECCV 2024).
 detection_classes = (
     *('person', 'rider', 'car', 'bicycle', 'motorcycle', 'train', 'truck', 'bus'),
@@ -8,7 +9,7 @@ detection_classes = (
 )
 crop_size = (801, 801)
 weak_geometry = [
-    dict(type='RandomResize', scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomRelativeResize', ratio_range=(0.5, 2.0)),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
 ]
@@ -77,3 +78,19 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale_factor=ratio, keep_ratio=True)
+                for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+            ],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
+tta_model = dict(type='SegTTAModel')

@@ -1,9 +1,10 @@
-# Pascal VOC 2012 with the augmented masks of SBD, laid out as mmsegmentation documents it. The
-# split files (one image name a line, without suffix) are yours: copy the published ones there.
-data_root = 'data/VOCdevkit/VOC2012/'
+# Pascal VOC 2012 with the masks of SBD (tools/dataset_converters/voc_sbd.py) and the published
+# splits (tools/dataset_converters/import_splits.py), images at their own size in validation. The
+# environment variable VOC12_ROOT says where the data are, if not in data/VOCdevkit/VOC2012.
+data_root = '{{$VOC12_ROOT:data/VOCdevkit/VOC2012}}'
 crop_size = (321, 321)
 weak_geometry = [
-    dict(type='RandomResize', scale=(500, 500), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomRelativeResize', ratio_range=(0.5, 2.0)),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
 ]
@@ -72,3 +73,19 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale_factor=ratio, keep_ratio=True)
+                for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+            ],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
+tta_model = dict(type='SegTTAModel')

@@ -1,0 +1,19 @@
+# AEL on VOC.
+_base_ = ['../settings/voc12_513-d8.py', '../methods/ael.py']
+model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='MeanTeacherHook', momentum=0.99, buffers='ema'),
+    dict(type='ClassConfidenceHook'),
+    dict(type='ImageBankHook'),
+]
+# One learning rate for backbone and heads.
+head = dict(lr_mult=1.0)
+optim_wrapper = dict(
+    optimizer=dict(lr=0.01),
+    paramwise_cfg=dict(custom_keys=dict(decode_head=head, auxiliary_head=head, heads=head)),
+)
+# One strong view.
+unlabeled_pipeline = _base_.unlabeled_pipeline
+unlabeled_pipeline[-2]['num_views'] = 1
+train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

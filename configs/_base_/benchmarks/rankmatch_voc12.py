@@ -1,0 +1,3 @@
+# RankMatch on VOC, crop 513.
+_base_ = ['../settings/voc12_513-d16.py', '../methods/rankmatch.py']
+model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)

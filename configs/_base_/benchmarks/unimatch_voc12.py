@@ -1,0 +1,3 @@
+# UniMatch on VOC, crop 321.
+_base_ = ['../settings/voc12_321-d16.py', '../methods/unimatch.py']
+model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)

@@ -1,7 +1,0 @@
-# DeepLabV3+ on ResNet-101 for Cityscapes with crops of 769, labeled images without OHEM.
-_base_ = './deeplabv3plus_r101_cityscapes.py'
-model = dict(
-    data_preprocessor=dict(size=(769, 769)),
-    decode_head=dict(sampler=None),
-    test_cfg=dict(crop_size=(769, 769), stride=(513, 513)),
-)

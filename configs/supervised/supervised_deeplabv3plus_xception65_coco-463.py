@@ -1,0 +1,5 @@
+_base_ = '../_base_/benchmarks/supervised_coco.py'
+train_dataloader = dict(dataset=dict(ann_file='semi/463/labeled.txt'))
+# As many iterations as the semi-supervised runs.
+loop = dict(_delete_=True, type='SemiTrainLoop')
+train_cfg = dict(loop, max_iters=441840, val_interval=11046)

@@ -1,0 +1,5 @@
+_base_ = '../_base_/benchmarks/u2pl_cityscapes.py'
+split = 'semi/u2pl_744'
+labeled = dict(ann_file=f'{split}/labeled.txt')
+unlabeled = dict(ann_file=f'{split}/unlabeled.txt')
+train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))
