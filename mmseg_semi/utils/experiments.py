@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import socket
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
+from mmengine.config import Config
+
+from .files import write_file
 from .safe_checkpoints import latest_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
@@ -31,6 +38,9 @@ class Experiment:
         seed: Seed of the run.
         options: ``--cfg-options`` of training and testing, as ``key=value``.
         threads: CPU threads; None leaves it to the environment.
+        processes: Processes (GPUs) of training and testing.
+        train_args: Further arguments of tools/train.py, such as ``--amp``.
+        keep_predictions: Whether the predicted label maps are kept, in ``predictions``.
     """
 
     config: str
@@ -38,6 +48,9 @@ class Experiment:
     seed: int = 0
     options: list[str] = field(default_factory=list)
     threads: Optional[int] = None
+    processes: int = 1
+    train_args: list[str] = field(default_factory=list)
+    keep_predictions: bool = True
 
     @property
     def result_path(self) -> Path:
@@ -46,8 +59,10 @@ class Experiment:
 
     def settings(self) -> dict[str, object]:
         """What a kept result must agree with to be taken for this run's."""
-        text = Path(self.config).read_text()
-        return dict(config=self.config, seed=self.seed, options=self.options, config_text=text)
+        # Not pretty_text, which takes seconds.
+        text = json.dumps(Config.fromfile(self.config).to_dict(), default=repr)
+        named = dict(config=self.config, seed=self.seed, options=self.options)
+        return dict(named, train_args=self.train_args, config_text=text)
 
     def result(self) -> Optional[dict[str, float]]:
         """Return the kept metrics, or None when the run is not finished."""
@@ -55,6 +70,25 @@ class Experiment:
             return None
         kept = json.loads(self.result_path.read_text())
         return kept['metrics'] if kept['settings'] == self.settings() else None
+
+    def train_command(self) -> list[str]:
+        """The command that trains, or resumes."""
+        rest = ['--work-dir', self.work_dir, '--seed', str(self.seed), '--resume']
+        return self._command('train', [self.config], [*rest, *self.train_args])
+
+    def test_command(self, checkpoint: str) -> list[str]:
+        """The command that tests a checkpoint."""
+        rest = ['--work-dir', os.path.join(self.work_dir, 'test')]
+        if self.keep_predictions:
+            rest += ['--out', os.path.join(self.work_dir, 'predictions')]
+        return self._command('test', [self.config, checkpoint], rest)
+
+    def _command(self, tool: str, files: list[str], rest: list[str]) -> list[str]:
+        options = ['--cfg-options', *self.options] if self.options else []
+        if self.processes == 1:
+            return [sys.executable, str(TOOLS / f'{tool}.py'), *files, *rest, *options]
+        script = str(TOOLS / f'dist_{tool}.sh')
+        return ['bash', script, *files, str(self.processes), *rest, *options]
 
     def run(self) -> dict[str, float]:
         """Train (or resume), test, keep and return the metrics.
@@ -66,46 +100,101 @@ class Experiment:
         if kept is not None:
             return kept
         os.makedirs(self.work_dir, exist_ok=True)
-        options = ['--cfg-options', *self.options] if self.options else []
         start = time.time()
-        self._call(
-            'train.py',
-            [self.config, '--work-dir', self.work_dir, '--seed', str(self.seed), '--resume'],
-            options,
-        )
+        self._call('train', self.train_command())
         minutes = (time.time() - start) / 60
-        checkpoint = latest_checkpoint(self.work_dir)
-        out = os.path.join(self.work_dir, 'predictions')
-        test_dir = os.path.join(self.work_dir, 'test')
-        self._call(
-            'test.py', [self.config, checkpoint, '--work-dir', test_dir, '--out', out], options
-        )
-        metrics = newest_metrics(test_dir)
+        self._call('test', self.test_command(latest_checkpoint(self.work_dir)))
+        metrics = newest_metrics(os.path.join(self.work_dir, 'test'))
         metrics['train_minutes'] = round(minutes, 2)
-        text = json.dumps(dict(settings=self.settings(), metrics=metrics), indent=1)
-        part = self.result_path.with_suffix('.part')
-        part.write_text(text)
-        os.replace(part, self.result_path)
+        content = dict(settings=self.settings(), metrics=metrics)
+        write_file(self.result_path, json.dumps(content, indent=1))
         return metrics
 
-    def _call(self, tool: str, arguments: Sequence[str], options: Sequence[str]) -> None:
-        env = dict(os.environ)
-        root = str(TOOLS.parent)
-        env['PYTHONPATH'] = os.pathsep.join(p for p in (root, env.get('PYTHONPATH')) if p)
-        if self.threads is not None:
-            for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-                env[name] = str(self.threads)
-        log = os.path.join(self.work_dir, f'{Path(tool).stem}.log')
-        with open(log, 'ab') as output:
-            code = subprocess.call(
-                [sys.executable, str(TOOLS / tool), *arguments, *options],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=env,
-            )
-        if code:
-            tail = Path(log).read_text(errors='replace').splitlines()[-15:]
-            raise RuntimeError(f'{tool} {self.config} failed, see {log}:\n' + '\n'.join(tail))
+    def _call(self, step: str, command: Sequence[str]) -> None:
+        log = os.path.join(self.work_dir, f'{step}.log')
+        call(command, log, self.threads, self.config)
+
+
+def call(command: Sequence[str], log: str, threads: Optional[int], what: str) -> None:
+    """Run a command, appending what it prints to a log file.
+
+    Args:
+        command: Program and arguments.
+        log: Log file.
+        threads: CPU threads; None leaves it to the environment.
+        what: What it is for, named by the error.
+
+    Raises:
+        RuntimeError: It failed; names the log file.
+    """
+    env = dict(os.environ, PYTHON=sys.executable, PORT=str(_free_port()))
+    root = str(TOOLS.parent)
+    env['PYTHONPATH'] = os.pathsep.join(p for p in (root, env.get('PYTHONPATH')) if p)
+    if threads is not None:
+        for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+            env[name] = str(threads)
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    with open(log, 'ab') as output:
+        code = subprocess.call(list(command), stdout=output, stderr=subprocess.STDOUT, env=env)
+    if code:
+        tail = Path(log).read_text(errors='replace').splitlines()[-15:]
+        raise RuntimeError(f'{Path(command[1]).name} {what} failed, see {log}:\n' + '\n'.join(tail))
+
+
+def _free_port() -> int:
+    """A port that no other run of this machine uses for its processes."""
+    with socket.socket() as one:
+        one.bind(('127.0.0.1', 0))
+        return one.getsockname()[1]
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command as a user types it in the folder of the checkout."""
+    root, python = f'{TOOLS.parent}{os.sep}', sys.executable
+    words = ['python' if word == python else word.replace(root, '') for word in command]
+    return shlex.join(words)
+
+
+def run_experiments(
+    experiments: Sequence[Experiment],
+    jobs: int = 1,
+    report: Callable[[Experiment, dict[str, float]], None] = lambda experiment, metrics: None,
+) -> list[dict[str, float]]:
+    """Run experiments, several at a time, and return their metrics in the same order.
+
+    Args:
+        experiments: What to run.
+        jobs: How many run at a time.
+        report: Called when one is finished.
+    """
+
+    def run(experiment: Experiment) -> dict[str, float]:
+        metrics = experiment.run()
+        report(experiment, metrics)
+        return metrics
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(run, experiments))
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Format mean and sample standard deviation."""
+    deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.2f}{deviation}'
+
+
+def checkout_commit() -> str:
+    """Return the commit of the checkout, marked when files are changed."""
+    try:
+        text = subprocess.check_output(
+            ['git', 'describe', '--always', '--dirty'],
+            text=True,
+            stderr=subprocess.DEVNULL,
+            cwd=TOOLS.parent,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+    return text.strip()
 
 
 def newest_metrics(folder: str) -> dict[str, float]:

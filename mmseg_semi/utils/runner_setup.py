@@ -104,6 +104,9 @@ def enable_amp(cfg: Config) -> None:
 def enable_auto_scale_lr(cfg: Config) -> None:
     """Turn on the scaling of the learning rate with the batch size.
 
+    With accumulated gradients the batch is that of all iterations of an update, while mmengine
+    counts the images of one.
+
     Raises:
         ValueError: The config does not say for which batch size its learning rate is.
     """
@@ -114,6 +117,7 @@ def enable_auto_scale_lr(cfg: Config) -> None:
             'number of images per iteration, over all GPUs, that the learning rate is for'
         )
     cfg.auto_scale_lr.enable = True
+    cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
 def enable_tensorboard(cfg: Config) -> None:

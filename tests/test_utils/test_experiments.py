@@ -1,8 +1,16 @@
 import json
+import sys
 
 import pytest
 
-from mmseg_semi.utils.experiments import Experiment, newest_metrics
+from mmseg_semi.utils.experiments import (
+    TOOLS,
+    Experiment,
+    mean_and_spread,
+    newest_metrics,
+    run_experiments,
+    shown,
+)
 
 
 @pytest.fixture
@@ -13,9 +21,9 @@ def experiment(tmp_path, monkeypatch):
     made = Experiment(str(config), str(tmp_path / 'work'), seed=3, options=['x=1'])
     calls = []
 
-    def call(tool, arguments, options):
-        calls.append([tool, *map(str, arguments), *options])
-        if tool == 'test.py':
+    def call(step, command):
+        calls.append(list(command))
+        if step == 'test':
             folder = tmp_path / 'work/test/20260101_000000'
             folder.mkdir(parents=True, exist_ok=True)
             (folder / 'x.json').write_text(json.dumps(dict(mIoU=50.5, step=4)))
@@ -32,9 +40,11 @@ def test_trains_resuming_then_tests_and_keeps_the_result(experiment, tmp_path):
     metrics = experiment.run()
     assert metrics['mIoU'] == 50.5 and 'step' not in metrics and metrics['train_minutes'] >= 0
     train, test = experiment.calls
-    assert train[0] == 'train.py' and '--resume' in train and train[-2:] == ['--cfg-options', 'x=1']
+    assert train[:3] == [sys.executable, str(TOOLS / 'train.py'), experiment.config]
+    assert '--resume' in train and train[-2:] == ['--cfg-options', 'x=1']
     assert train[train.index('--seed') + 1] == '3'
-    assert test[0] == 'test.py' and test[2].endswith('work/iter_4.pth') and test[-1] == 'x=1'
+    assert test[1] == str(TOOLS / 'test.py') and test[3].endswith('work/iter_4.pth')
+    assert test[-1] == 'x=1' and '--out' in test
     assert experiment.run() == metrics and len(experiment.calls) == 2, 'not run again'
 
 
@@ -46,13 +56,48 @@ def test_a_result_of_other_settings_does_not_count(experiment, tmp_path):
     assert experiment.result() is not None
     experiment.seed = 4
     assert experiment.result() is None
+    experiment.seed, experiment.train_args = 3, ['--amp']
+    assert experiment.result() is None
+
+
+def test_a_result_of_another_base_config_does_not_count(experiment, tmp_path):
+    (tmp_path / 'base.py').write_text('b = 1\n')
+    (tmp_path / 'config.py').write_text("_base_ = './base.py'\n")
+    experiment.run()
+    assert experiment.result() is not None
+    (tmp_path / 'base.py').write_text('b = 2\n')
+    assert experiment.result() is None
+
+
+def test_several_processes_are_those_of_the_distributed_scripts(experiment):
+    experiment.processes, experiment.keep_predictions = 4, False
+    experiment.train_args = ['--amp']
+    train, test = experiment.train_command(), experiment.test_command('x.pth')
+    assert train[:4] == ['bash', str(TOOLS / 'dist_train.sh'), experiment.config, '4']
+    assert '--amp' in train and '--amp' not in test and '--out' not in test
+    assert test[:5] == ['bash', str(TOOLS / 'dist_test.sh'), experiment.config, 'x.pth', '4']
+    assert shown(train).startswith(f'bash tools/dist_train.sh {experiment.config} 4 --work-dir')
+    experiment.processes = 1
+    assert shown(experiment.train_command()).startswith('python tools/train.py ')
+
+
+def test_experiments_run_in_their_order_and_are_reported(experiment):
+    seen = []
+    other = Experiment(experiment.config, experiment.work_dir + '2', seed=1)
+    other.run = lambda: dict(mIoU=1.0)
+    found = run_experiments([other, experiment], 2, lambda one, metrics: seen.append(one.seed))
+    assert [metrics['mIoU'] for metrics in found] == [1.0, 50.5] and sorted(seen) == [1, 3]
+
+
+def test_mean_and_spread():
+    assert mean_and_spread([1.0, 2.0, 4.0]) == '2.33 ± 1.53' and mean_and_spread([2.0]) == '2.00'
 
 
 def test_a_failing_tool_is_an_error_with_the_log(tmp_path):
     made = Experiment(str(tmp_path / 'missing.py'), str(tmp_path / 'work'))
     (tmp_path / 'work').mkdir()
     with pytest.raises(RuntimeError, match=r'(?s)train\.log.*missing\.py does not exist'):
-        made._call('train.py', [made.config], [])
+        made._call('train', made.train_command())
 
 
 def test_newest_metrics(tmp_path):

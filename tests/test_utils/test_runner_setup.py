@@ -1,6 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 
 from mmseg_semi.utils import runner_setup
 
@@ -39,11 +43,28 @@ def test_amp_follows_the_device(monkeypatch, cuda, wrapper):
 
 
 def test_auto_scale_lr_needs_the_batch_size():
-    cfg = Config(dict(auto_scale_lr=dict(enable=False, base_batch_size=16)))
+    cfg = Config(dict(auto_scale_lr=dict(enable=False, base_batch_size=16), optim_wrapper={}))
     runner_setup.enable_auto_scale_lr(cfg)
-    assert cfg.auto_scale_lr.enable is True
+    assert cfg.auto_scale_lr.enable is True and cfg.auto_scale_lr.base_batch_size == 16
     with pytest.raises(ValueError, match='base_batch_size'):
         runner_setup.enable_auto_scale_lr(Config(dict()))
+
+
+def test_auto_scale_lr_counts_accumulated_batches():
+    """4 images an iteration and 4 iterations an update: the batch that 16 is compared with."""
+    auto = dict(enable=False, base_batch_size=16)
+    cfg = Config(dict(auto_scale_lr=auto, optim_wrapper=dict(accumulative_counts=4)))
+    runner_setup.enable_auto_scale_lr(cfg)
+    runner = SimpleNamespace(
+        _train_dataloader=dict(batch_size=4),
+        world_size=1,
+        logger=SimpleNamespace(info=lambda text: None),
+        _param_schedulers=None,
+        param_schedulers=None,
+    )
+    wrapper = OptimWrapper(torch.optim.SGD([torch.zeros(1)], lr=0.5))
+    Runner.scale_lr(runner, wrapper, cfg.auto_scale_lr)
+    assert wrapper.param_groups[0]['lr'] == 0.5
 
 
 def test_tensorboard_is_added_once_and_only_when_installed(monkeypatch):

@@ -7,11 +7,14 @@ given again until the table is complete.
 
 import argparse
 import statistics
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmseg_semi.utils.experiments import Experiment
+from mmseg_semi.utils.experiments import (
+    Experiment,
+    checkout_commit,
+    mean_and_spread,
+    run_experiments,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,23 +29,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def commit() -> str:
-    """Return the commit of the checkout, marked when files are changed."""
-    try:
-        text = subprocess.check_output(
-            ['git', 'describe', '--always', '--dirty'], text=True, stderr=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return 'unknown'
-    return text.strip()
-
-
-def spread(values: list[float]) -> str:
-    """Format mean and sample standard deviation."""
-    deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.2f}{deviation}'
-
-
 def table(results: dict[str, list[tuple[int, dict[str, float]]]]) -> str:
     """Format the rows."""
     lines = [
@@ -53,7 +39,7 @@ def table(results: dict[str, list[tuple[int, dict[str, float]]]]) -> str:
         scores = [metrics['mIoU'] for _, metrics in rows]
         each = ', '.join(f'{seed}: {metrics["mIoU"]:.2f}' for seed, metrics in rows)
         minutes = statistics.mean(metrics['train_minutes'] for _, metrics in rows)
-        lines.append(f'| `{config}` | {spread(scores)} | {each} | {minutes:.1f} |')
+        lines.append(f'| `{config}` | {mean_and_spread(scores)} | {each} | {minutes:.1f} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -61,33 +47,25 @@ def main() -> None:
     """Run and tabulate."""
     args = parse_args()
     runs = [
-        (
+        Experiment(
             config,
+            str(Path(args.work_dir, Path(config).stem, f'seed{seed}')),
             seed,
-            Experiment(
-                config,
-                str(Path(args.work_dir, Path(config).stem, f'seed{seed}')),
-                seed,
-                threads=args.threads,
-            ),
+            threads=args.threads,
         )
         for seed in args.seeds
         for config in args.configs
     ]
 
-    def run(entry: tuple[str, int, Experiment]) -> tuple[str, int, dict[str, float]]:
-        config, seed, experiment = entry
-        metrics = experiment.run()
-        print(f'{config} seed {seed}: mIoU {metrics["mIoU"]:.2f}', flush=True)
-        return config, seed, metrics
+    def report(run: Experiment, metrics: dict[str, float]) -> None:
+        print(f'{run.config} seed {run.seed}: mIoU {metrics["mIoU"]:.2f}', flush=True)
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        finished = list(pool.map(run, runs))
+    finished = list(zip(runs, run_experiments(runs, args.jobs, report)))
     results = {
-        config: [(seed, metrics) for name, seed, metrics in finished if name == config]
+        config: [(run.seed, metrics) for run, metrics in finished if run.config == config]
         for config in args.configs
     }
-    text = f'Commit {commit()}, seeds {args.seeds}.\n\n{table(results)}'
+    text = f'Commit {checkout_commit()}, seeds {args.seeds}.\n\n{table(results)}'
     print(text)
     if args.out:
         Path(args.out).write_text(text)
