@@ -60,7 +60,9 @@ class NegativeQueues(BaseMemory):
         lengths = torch.tensor([first_size] + [size] * (num_classes - 1))
         self.register_buffer('lengths', lengths, persistent=False)
         self.register_buffer('starts', lengths.cumsum(0) - lengths, persistent=False)
-        self.register_buffer('features', torch.zeros(first_size + size * (num_classes - 1), channels))
+        self.register_buffer(
+            'features', torch.zeros(first_size + size * (num_classes - 1), channels)
+        )
         self.register_buffer('counts', torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer('heads', torch.zeros(num_classes, dtype=torch.int64))
         self._pending: Optional[tuple[Tensor, Tensor]] = None
