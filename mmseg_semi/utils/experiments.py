@@ -25,7 +25,7 @@ from .files import write_file
 from .safe_checkpoints import latest_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-RESULT_FILE = 'result.json'
+RESULT_FILE, SETTINGS_FILE = 'result.json', 'settings.json'
 
 
 @dataclass
@@ -58,11 +58,24 @@ class Experiment:
         return Path(self.work_dir) / RESULT_FILE
 
     def settings(self) -> dict[str, object]:
-        """What a kept result must agree with to be taken for this run's."""
-        # Not pretty_text, which takes seconds.
-        text = json.dumps(Config.fromfile(self.config).to_dict(), default=repr)
-        named = dict(config=self.config, seed=self.seed, options=self.options)
-        return dict(named, train_args=self.train_args, config_text=text)
+        """What a kept result or checkpoint must agree with to be taken for this run's.
+
+        Where data and checkout are does not count.
+        """
+        config = Config.fromfile(self.config).to_dict()
+        text = json.dumps(config, default=repr)  # not pretty_text, which takes seconds
+        for root in sorted(_data_roots(config), key=len, reverse=True):
+            text = text.replace(root, 'DATA_ROOT')
+        path = Path(self.config).resolve()
+        inside = TOOLS.parent in path.parents
+        return dict(
+            config=str(path.relative_to(TOOLS.parent) if inside else path),
+            seed=self.seed,
+            options=self.options,
+            processes=self.processes,
+            train_args=self.train_args,
+            config_text=text,
+        )
 
     def result(self) -> Optional[dict[str, float]]:
         """Return the kept metrics, or None when the run is not finished."""
@@ -94,12 +107,13 @@ class Experiment:
         """Train (or resume), test, keep and return the metrics.
 
         Raises:
-            RuntimeError: Training or testing failed; names the log file.
+            RuntimeError: Training or testing failed; names the log file. The folder has checkpoints
+                of other settings, which would be taken up.
         """
         kept = self.result()
         if kept is not None:
             return kept
-        os.makedirs(self.work_dir, exist_ok=True)
+        self._claim_folder()
         start = time.time()
         self._call('train', self.train_command())
         minutes = (time.time() - start) / 60
@@ -110,9 +124,34 @@ class Experiment:
         write_file(self.result_path, json.dumps(content, indent=1))
         return metrics
 
+    def _claim_folder(self) -> None:
+        """Note the settings of the run, before it leaves any checkpoint."""
+        path, settings = Path(self.work_dir, SETTINGS_FILE), self.settings()
+        earlier = json.loads(path.read_text()) if path.is_file() else settings
+        changed = [key for key in settings if earlier.get(key) != settings[key]]
+        if changed and latest_checkpoint(self.work_dir) is not None:
+            raise RuntimeError(
+                f'{self.work_dir} has checkpoints of {self.config} with other settings '
+                f'({", ".join(changed)}), and training would go on from them. Give another work '
+                'folder, or remove that one.'
+            )
+        write_file(path, json.dumps(settings, indent=1))
+
     def _call(self, step: str, command: Sequence[str]) -> None:
         log = os.path.join(self.work_dir, f'{step}.log')
         call(command, log, self.threads, self.config)
+
+
+def _data_roots(node: object) -> set[str]:
+    """Every ``data_root`` in a config."""
+    found: set[str] = set()
+    if isinstance(node, dict):
+        root = node.get('data_root')
+        found.update([root] if isinstance(root, str) and root else [])
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        found.update(*(_data_roots(child) for child in node))
+    return found
 
 
 def call(command: Sequence[str], log: str, threads: Optional[int], what: str) -> None:

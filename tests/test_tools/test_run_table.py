@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tool_runs import CONFIGS, TOOLS, load_tool
 
+from mmseg_semi.detection.coco import coco_images, write_coco
 from mmseg_semi.utils.experiments import Experiment
 from mmseg_semi.utils.paper_tables import baseline_rows, find_table, load_methods
 
@@ -133,6 +134,7 @@ def test_baselines_have_the_networks_and_splits_of_the_table():
     table = find_table(METHODS, 'rankmatch/table-1')
     rows = baseline_rows(METHODS, table)
     assert {row.method for row in rows} == {'supervised', 'unimatch'}
+    assert [tool.crop_of(row) for row in (rows[0], table.rows[0])] == ['321', '513']
     assert len(rows) == 20 and {row.split for row in rows} == {row.split for row in table.rows}
 
 
@@ -148,13 +150,13 @@ def test_runs_are_made_once_and_the_table_has_mean_and_spread(run, calls, tmp_pa
         for labels in (92, 183)
         for step in ('train', 'test')
     ]
-    row = f'| {short}92 | 92 + 10490 | 71.6 | 61.42 ± 0.71 | 0: 60.92, 1: 61.92 |'
+    row = f'| {short}92 | 513 | 92 + 10490 | 71.6 | 61.42 ± 0.71 | 0: 60.92, 1: 61.92 |'
     assert row in text and row in Path('table.md').read_text()
     assert f'{short}183 seed 1: mIoU 62.83' in text
     calls.clear()
     text = run(*args, '--seeds', 0, 1, 2)
     assert {call[2] for call in calls} == {'2'}, 'only the new seed'
-    assert f'| {short}183 | 183 + 10399 | 74.6 | 62.83 ± 1.00 |' in text
+    assert f'| {short}183 | 513 | 183 + 10399 | 74.6 | 62.83 ± 1.00 |' in text
     assert ': finished, mIoU 60.92' in run(*args, '--seeds', 0, '--dry-run')
 
 
@@ -195,6 +197,34 @@ def test_boxes_are_made_first_once_for_all_frameworks_and_only_when_missing(run,
     boxes.parent.mkdir(parents=True)
     boxes.write_text('[]')
     assert '0 detectors to train first' in run(*args, '--dry-run')
+
+
+def test_boxes_of_other_images_are_made_anew_by_another_detector(run, tmp_path):
+    args = ['weighting/voc12-classic', '--only', 'unimatch.*-92$', '--seeds', 0, '--dry-run']
+    make_splits(tmp_path, '92')
+    lists = tmp_path / 'data/VOCdevkit/VOC2012/ImageSets/Segmentation/semi/92'
+    (lists / 'unlabeled.txt').write_text('2007_000039\n2007_000063\n')
+    folder = tmp_path / 'data/VOCdevkit/VOC2012/detection/92'
+    folder.mkdir(parents=True)
+    (folder / 'unlabeled.bbox.json').write_text('[]')
+
+    def images(part: str, *names: str) -> None:
+        sizes = {f'{name}.jpg': (4, 3) for name in names}
+        write_coco(folder / f'{part}.json', coco_images(sizes), [], [], {})
+
+    assert '1 detectors to train first' in run(*args), 'nothing says what they are of'
+    images('labeled', '2007_000032')
+    images('unlabeled', '2007_000063', '2007_000039')
+    assert '0 detectors to train first' in run(*args)
+    images('unlabeled', '2007_000063', '2007_000068')
+    first = run(*args)
+    assert '1 detectors to train first' in first
+    (lists / 'unlabeled.txt').write_text('2007_000039\n')
+    second = run(*args)
+    folders = [
+        re.findall(r'--work-dir (\S+faster-rcnn\S+?)(?:/test)?$', t, re.M) for t in (first, second)
+    ]
+    assert len(set(folders[0])) == len(set(folders[1])) == 1 and folders[0] != folders[1]
 
 
 def test_every_weighting_row_has_a_detector_and_every_row_a_remedy():

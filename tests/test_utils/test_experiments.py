@@ -2,6 +2,7 @@ import json
 import sys
 
 import pytest
+from mmengine.config import Config
 
 from mmseg_semi.utils.experiments import (
     TOOLS,
@@ -29,9 +30,12 @@ def experiment(tmp_path, monkeypatch):
             (folder / 'x.json').write_text(json.dumps(dict(mIoU=50.5, step=4)))
 
     made._call, made.calls = call, calls
-    monkeypatch.setattr(
-        'mmseg_semi.utils.experiments.latest_checkpoint', lambda folder: f'{folder}/iter_4.pth'
-    )
+
+    def latest(folder):
+        trained = any(one[1].endswith('train.py') for one in calls)
+        return f'{folder}/iter_4.pth' if trained else None
+
+    monkeypatch.setattr('mmseg_semi.utils.experiments.latest_checkpoint', latest)
     return made
 
 
@@ -67,6 +71,45 @@ def test_a_result_of_another_base_config_does_not_count(experiment, tmp_path):
     assert experiment.result() is not None
     (tmp_path / 'base.py').write_text('b = 2\n')
     assert experiment.result() is None
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(options=['x=2']),
+        dict(train_args=['--amp']),
+        dict(processes=4),
+        dict(seed=4),
+    ],
+)
+def test_checkpoints_of_other_settings_are_not_taken_up(experiment, change):
+    experiment.run()
+    calls = len(experiment.calls)
+    for name, value in change.items():
+        setattr(experiment, name, value)
+    (key,) = change
+    with pytest.raises(RuntimeError, match=rf'other settings \({key}\).*another work folder'):
+        experiment.run()
+    assert len(experiment.calls) == calls and experiment.result() is None
+    experiment.calls.clear()  # as if the folder had no checkpoint
+    assert experiment.run()['mIoU'] == 50.5
+
+
+def test_where_data_and_checkout_are_does_not_count(tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        "a = dict(data_root='{{$SOME_ROOT:data/x}}', other='{{$SOME_ROOT:data/x}}/y')\n"
+    )
+    made = Experiment(str(config), str(tmp_path / 'work'))
+    first = made.settings()
+    monkeypatch.setenv('SOME_ROOT', '/elsewhere/x')
+    assert made.settings() == first
+    config.write_text("a = dict(data_root='data/x', other='data/z')\n")
+    assert made.settings() != first
+    inside = Experiment(str(TOOLS.parent / 'configs' / 'x.py'), 'w')
+    inside_path = inside.config
+    monkeypatch.setattr('mmseg_semi.utils.experiments.Config.fromfile', lambda path: Config())
+    assert inside.settings()['config'] == 'configs/x.py' != inside_path
 
 
 def test_several_processes_are_those_of_the_distributed_scripts(experiment):

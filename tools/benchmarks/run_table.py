@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 from mmengine.config import Config
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
+from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
+from mmseg_semi.detection.coco import read_coco
 from mmseg_semi.utils.experiments import (
     TOOLS,
     Experiment,
@@ -115,6 +117,34 @@ def experiment(row: Row, seed: int, args: argparse.Namespace) -> Experiment:
 
 
 # -------------------------------------------------------------------------------------------- boxes
+def labeled_list(row: Row) -> Path:
+    """The list of a row's labeled images."""
+    train = Config.fromfile(str(CONFIGS / row.config)).train_dataloader.dataset
+    labeled = train.get('labeled', train)
+    return Path(labeled.data_root, labeled.ann_file)
+
+
+def hash_of_lists(row: Row) -> str | None:
+    """Hash of a row's split as its lists have it; None when one of them is not there."""
+    lists = [labeled_list(row).with_name(f'{part}.txt') for part in PARTS]
+    if not all(path.is_file() for path in lists):
+        return None
+    return split_hash(*([name for _, name in read_lines(path)] for path in lists))
+
+
+def hash_of_boxes(row: Row, boxes: Path) -> str | None:
+    """Hash of the split that boxes were learnt and found on, which their image lists tell."""
+    suffix = BENCHMARK_LAYOUTS[row.dataset].img_suffix
+    try:
+        names = [
+            [image['file_name'] for image in read_coco(boxes.with_name(f'{p}.json'))['images']]
+            for p in PARTS
+        ]
+    except (FileNotFoundError, ValueError):
+        return None
+    return split_hash(*([name.removesuffix(suffix) for name in part] for part in names))
+
+
 def box_steps(row: Row, args: argparse.Namespace) -> tuple[Path, list[list[str]]]:
     """Where the boxes of a row are, and the commands that make them, one after the other."""
     if row.dataset == DIGIT_SCENES:
@@ -123,7 +153,9 @@ def box_steps(row: Row, args: argparse.Namespace) -> tuple[Path, list[list[str]]
         split = row.split.replace('_', '-')
         name = f'detection/faster-rcnn_r50_fpn_{row.dataset}-{split}.py'
     detector = str(CONFIGS / name)
-    work_dir = str(Path(args.work_dir, Path(name).stem))
+    # Another split of the same name must not resume from the detector of the first.
+    lists = hash_of_lists(row)
+    work_dir = str(Path(args.work_dir, Path(name).stem + (f'-{lists}' if lists else '')))
     cfg = Config.fromfile(detector)
     boxes = Path(f'{cfg.test_evaluator.outfile_prefix}.bbox.json')
     last = f'{work_dir}/iter_{cfg.train_cfg.max_iters}.pth'
@@ -136,9 +168,15 @@ def box_steps(row: Row, args: argparse.Namespace) -> tuple[Path, list[list[str]]
 
 
 def missing_boxes(rows: Sequence[Row], args: argparse.Namespace) -> dict[Path, list[list[str]]]:
-    """The commands for every file of boxes that is needed and not there."""
-    steps = dict(box_steps(row, args) for row in rows if row.method == 'weighting')
-    return {boxes: commands for boxes, commands in steps.items() if not boxes.is_file()}
+    """The commands for every file of boxes that is needed and not there, or is of other images."""
+    missing = {}
+    for row in rows:
+        if row.method == 'weighting':
+            boxes, commands = box_steps(row, args)
+            lists = hash_of_lists(row)
+            if not boxes.is_file() or (lists and hash_of_boxes(row, boxes) != lists):
+                missing[boxes] = commands
+    return missing
 
 
 # --------------------------------------------------------------------------------------------- data
@@ -146,9 +184,7 @@ def missing_data(rows: Sequence[Row]) -> list[str]:
     """Split files that are not there, with what makes them."""
     missing = []
     for row in rows:
-        train = Config.fromfile(str(CONFIGS / row.config)).train_dataloader.dataset
-        labeled = train.get('labeled', train)
-        path = Path(labeled.data_root, labeled.ann_file)
+        path = labeled_list(row)
         if not path.is_file():
             missing.append(f'{path} ({remedy(row)})')
     return list(dict.fromkeys(missing))
@@ -164,18 +200,24 @@ def remedy(row: Row) -> str:
 
 
 # -------------------------------------------------------------------------------------------- table
+def crop_of(row: Row) -> str:
+    """Side of the crops of a row's config."""
+    model = Config.fromfile(str(CONFIGS / row.config)).model
+    return str(model.get('segmentor', model).data_preprocessor.size[0])
+
+
 def table_text(rows: Sequence[Row], results: dict[str, dict[int, float]]) -> str:
     """The table: the paper's figure beside mean and spread of the seeds that are finished."""
     lines = [
-        "| config | labeled + unlabeled | the paper's mIoU | our mIoU | seeds |",
-        '| --- | --- | --- | --- | --- |',
+        "| config | crop | labeled + unlabeled | the paper's mIoU | our mIoU | seeds |",
+        '| --- | --- | --- | --- | --- | --- |',
     ]
     for row in rows:
         found = results.get(row.stem) or {}
         mean = mean_and_spread(list(found.values())) if found else ''
         each = ', '.join(f'{seed}: {value:.2f}' for seed, value in found.items())
         paper = '' if row.paper is None else str(float(row.paper))
-        cells = (row.stem, f'{row.labeled} + {row.unlabeled}', paper, mean, each)
+        cells = (row.stem, crop_of(row), f'{row.labeled} + {row.unlabeled}', paper, mean, each)
         lines.append('|' + '|'.join(f' {cell} ' if cell else ' ' for cell in cells) + '|')
     return '\n'.join(lines) + '\n'
 
@@ -236,13 +278,16 @@ def main() -> None:
         )
     for commands in missing_boxes(rows, args).values():
         for command in commands:
-            print(shlex.join(['#', shown(command)]), flush=True)
+            print('#', shown(command), flush=True)
             call(command, str(Path(args.work_dir, 'boxes.log')), args.threads, command[2])
 
+    writing = Lock()
+
     def report(run: Experiment, metrics: dict[str, float]) -> None:
-        name = Path(run.config).stem
-        print(f'{name} seed {run.seed}: mIoU {metrics["mIoU"]:.2f}', flush=True)
-        write_out()
+        with writing:  # several runs may end together
+            name = Path(run.config).stem
+            print(f'{name} seed {run.seed}: mIoU {metrics["mIoU"]:.2f}', flush=True)
+            write_out()
 
     def write_out() -> str:
         text = f'Commit {checkout_commit()}, seeds {args.seeds}.\n\n'

@@ -1,5 +1,6 @@
-# AEL on VOC.
+# AEL on VOC, with OHEM.
 _base_ = ['../settings/voc12_513-d8.py', '../methods/ael.py']
+_base_.model.decode_head.sampler = dict(type='MeanOHEMPixelSampler', thresh=0.7, min_kept=100000)
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
 custom_hooks = [
     *_base_.custom_hooks,

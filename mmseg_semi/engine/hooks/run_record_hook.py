@@ -58,7 +58,7 @@ class RunRecordHook(Hook):
         self.record = make_record(runner)
         if self._loaded is not None and runner.iter > 0:  # 0 after load_from
             self._compare(self._loaded, self.record)
-        runner.message_hub.update_info(RECORD_KEY, dict(self.record), resumed=False)
+        runner.message_hub.update_info(RECORD_KEY, dict(self.record))
         print_log(record_line(self.record), logger='current')
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
