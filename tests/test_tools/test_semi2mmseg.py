@@ -203,7 +203,7 @@ def test_a_backbone_goes_into_init_cfg(run, network):
             low, *_, high = model(images)
             wanted = network.backbone(images)
         torch.testing.assert_close((low, high), wanted, rtol=1e-4, atol=1e-4)
-        assert f"init_cfg=dict(type='Pretrained', checkpoint={str(done.path)!r})" in done.printed
+        assert f'segmentor: pretrained={str(done.path)!r}' in done.printed
         assert 'DeepLabV3PlusHead' not in done.printed
     with pytest.raises(SystemExit, match='--what model: .*in.pth has no key backbone'):
         run(backbone.state_dict(), '--what', 'model')

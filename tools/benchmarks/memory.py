@@ -3,9 +3,9 @@
 
 On a CPU every tensor of a real step is counted while it lives, at two small crops; the peak grows
 with the pixels of the batch, so a line through both gives it for the config's own crop and any
-batch. The share of the images and the weights, gradients, momenta, teachers and banks are in it;
-the context of the driver and the work space of convolutions are not, for which --reserve is taken
-off a card. With --device cuda the step is run as it is and torch's own peak is printed.
+batch. Weights, gradients, momenta, teachers and banks are in it; the context of the driver, the
+work space of convolutions and what a GPU's own code paths take more are not, for which --reserve is
+taken off a card. With --device cuda the step is run as it is and torch's own peak is printed.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 IN.pth is a DeepLabV3+ on ResNet-50 or 101 with a deep stem (64, 64, 128 channels), or such a
 backbone alone (ImageNet weights). OUT.pth holds an EncoderDecoder of ResNetV1c and
 DeepLabV3PlusHead, which load_from takes for it and for a SemiSegmentor around it, or the backbone
-for init_cfg=dict(type='Pretrained', checkpoint=OUT.pth). The config lines that fit are printed.
+for the segmentor's pretrained=OUT.pth. The config lines that fit are printed.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ def report(facts: Mapping[str, int], part: str, out: str) -> None:
     for stride, (lines, _) in STRIDES.items():
         print(f'    output stride {stride}: {lines}')
     if part == 'backbone':
-        print(f"    init_cfg=dict(type='Pretrained', checkpoint={out!r})")
+        print(f'  segmentor: pretrained={out!r}')
         return
     print(f"  decode_head: type='DeepLabV3PlusHead', num_classes={facts['num_classes']},")
     for stride, (_, dilations) in STRIDES.items():
