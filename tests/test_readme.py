@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import HOOKS, MODELS
@@ -100,6 +101,35 @@ def test_config_snippets_build(tmp_path):
         cfg.model.segmentor.backbone.pop('init_cfg', None)
         assert type(MODELS.build(cfg.model)).__name__ == 'SemiSegmentor'
         assert all(HOOKS.build(hook) for hook in cfg.custom_hooks)
+
+
+DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / 'docs').glob('*.md'))}
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_documents_name_only_files_that_exist_and_hold_no_placeholder(name):
+    text = DOCUMENTS[name]
+    paths = set(re.findall(r'(?:tools|configs|docs|tests)/[\w./-]+\.(?:py|sh|md|png)', text))
+    assert not {path for path in paths if not (ROOT / path).exists()}
+    assert not re.findall(r'\b[A-Z]+_TABLE\b|TODO|FIXME', text)
+    links = re.findall(r'\]\((?!http)([^)#]+)', text)
+    assert not [link for link in links if not (ROOT / 'docs' / link).exists()]
+
+
+def test_the_variant_of_a_benchmark_config_builds(tmp_path):
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    (snippet,) = blocks(DOCUMENTS['reproduce.md'], 'python')
+    path = tmp_path / 'configs/unimatch/variant.py'
+    path.write_text(snippet)
+    cfg = Config.fromfile(path)
+    parts = cfg.train_dataloader.dataset
+    crops = [
+        step.crop_size
+        for part in (parts.labeled, parts.unlabeled)
+        for step in part.pipeline
+        if step.type == 'RandomCrop'
+    ]
+    assert crops == [(401, 401)] * 2 == [cfg.model.segmentor.data_preprocessor.size] * 2
 
 
 def test_the_readme_names_only_files_that_exist():

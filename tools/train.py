@@ -26,6 +26,7 @@ from mmseg_semi.utils.safe_checkpoints import (
     latest_checkpoint,
     refuse_incomplete,
 )
+from mmseg_semi.utils.weight_checks import check_pretrained
 
 
 def parse_args() -> argparse.Namespace:
@@ -99,6 +100,8 @@ def main() -> None:
     if args.resume:
         set_resume(cfg, args.resume, args.seed)
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
+    if not is_detector(cfg):
+        check_pretrained(cfg)
     Runner.from_cfg(cfg).train()
     finish_distributed()
 

@@ -6,6 +6,7 @@ A split of a data set is a folder ``<data_root>/<split_dir>/<name>`` with ``labe
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from .errors import DataError
@@ -87,6 +88,15 @@ class BenchmarkLayout:
     val_seg_map_dir: str = ''
     names_are_unique: bool = True
     published: tuple[PublishedSplit, ...] = ()
+
+    @property
+    def root_variable(self) -> str:
+        """The environment variable that says where the data are, as in the configs."""
+        return f'{self.name.upper()}_ROOT'
+
+    def default_root(self) -> str:
+        """Where the data are: what the environment says, else their usual place."""
+        return os.environ.get(self.root_variable) or self.data_root
 
     def find_published(
         self, folder: str, style: str, partition: str | None = None

@@ -76,7 +76,8 @@ class SemiTrainLoop(IterBasedTrainLoop):
         if (max_iters is None) == (max_epochs is None):
             raise ValueError(
                 'train_cfg needs exactly one of max_iters and max_epochs, got '
-                f'max_iters={max_iters}, max_epochs={max_epochs}'
+                f'max_iters={max_iters}, max_epochs={max_epochs}. Set the other one to None, for '
+                'example --cfg-options train_cfg.max_epochs=None train_cfg.max_iters=100.'
             )
         given = dict(val_interval=val_interval, val_begin=val_begin)
         given['max_iters' if max_epochs is None else 'max_epochs'] = max_iters or max_epochs

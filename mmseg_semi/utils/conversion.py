@@ -245,6 +245,11 @@ def convert(
         raise SystemExit(
             f'a file cannot be written: {error}. Put this right and run it again.'
         ) from error
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f'stopped; {counts.written} {what} were written and {counts.kept} kept so far. Run the '
+            'same again to go on.'
+        ) from None
     except BrokenProcessPool as error:
         raise SystemExit(
             'a worker process was killed, perhaps for memory. What is finished is kept: run the '

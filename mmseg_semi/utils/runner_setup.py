@@ -117,7 +117,14 @@ def enable_auto_scale_lr(cfg: Config) -> None:
             'number of images per iteration, over all GPUs, that the learning rate is for'
         )
     cfg.auto_scale_lr.enable = True
-    cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
+    steps = cfg.optim_wrapper.get('accumulative_counts', 1)
+    if steps > 1:
+        base = cfg.auto_scale_lr.base_batch_size
+        print_log(
+            f'--auto-scale-lr: the learning rate is for {base} images an update, which are '
+            f'{base / steps:g} an iteration with accumulative_counts={steps}'
+        )
+        cfg.auto_scale_lr.base_batch_size = base / steps
 
 
 def enable_tensorboard(cfg: Config) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -550,6 +551,48 @@ def test_lucchi_stacks_with_the_other_suffix_and_values(lucchi):
     truth.unlink()
     lucchi.run()
     assert lucchi.contents() == expected
+
+
+@pytest.mark.parametrize(
+    'change, share',
+    [(lambda page: page, None), (lambda page: 255 - page, '8'), (np.zeros_like, '0')],
+)
+def test_lucchi_says_how_much_is_mitochondria_and_doubts_what_can_not_be(lucchi, change, share):
+    truth = lucchi.root / 'training_groundtruth.tif'
+    save_stack(truth, [change(page) for page in pages(truth)])
+    printed = '\n'.join(lucchi.run())
+    assert re.search(rf'training_groundtruth.tif: {share or ""}[0-9.]*% of the pixels', printed)
+    assert ('training_groundtruth.tif: that is not plausible' in printed) == (share is not None)
+
+
+def test_voc_lists_that_can_not_be(voc):
+    lists = voc.voc / 'ImageSets' / 'Segmentation'
+    train = (lists / 'train.txt').read_text()
+    (lists / 'train.txt').write_text(train + '2007_000033\n')
+    assert 'train.txt and val.txt: 1 images are in both: 2007_000033' in voc.refused()
+    (lists / 'train.txt').write_text('')
+    assert 'no name was found in one of them' in voc.refused()
+
+
+def test_the_environment_says_where_the_data_are(lucchi, monkeypatch):
+    monkeypatch.setenv('LUCCHI_ROOT', str(lucchi.root))
+    lucchi.main(['--partial'])
+    assert (lucchi.root / 'images' / 'train' / 'slice_000.png').is_file()
+
+
+def test_a_stopped_conversion_says_how_to_go_on(lucchi, monkeypatch):
+    written = []
+
+    def stop_at_the_third(path, content):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        files.write_file(path, content)
+
+    monkeypatch.setattr('mmseg_semi.utils.conversion.write_file', stop_at_the_third)
+    assert 'stopped; 2 slices were written and 0 kept so far. Run the same' in lucchi.refused()
+    monkeypatch.undo()
+    assert '2 kept' in lucchi.run()[-1]
 
 
 @pytest.mark.parametrize(

@@ -190,11 +190,19 @@ def test_balanced_reads_the_masks(tool, tmp_path, capsys):
     run(tool, 'lucchi', '--sizes', 2, 4, '--balanced', '--data-root', root)
     output = capsys.readouterr().out
     assert '12 of 12 masks' in output
-    labeled, _ = names_in(root / 'semi' / '4-seed0')
+    assert not (root / 'semi' / '4-seed0').exists(), 'the name of splits that are not balanced'
+    labeled, _ = names_in(root / 'semi' / '4-seed0-balanced')
     assert labeled[0] in ('slice_004', 'slice_009'), 'the rarest class comes first'
     assert {'slice_004', 'slice_009'} < set(labeled)
-    assert names_in(root / 'semi' / '2-seed0')[0] == labeled[:2]
+    assert names_in(root / 'semi' / '2-seed0-balanced')[0] == labeled[:2]
     assert len({'slice_004', 'slice_009'} & set(labeled[:2])) == 1
+
+
+def test_the_environment_says_where_the_data_are(tool, tmp_path, monkeypatch, capsys):
+    root = make_lucchi(tmp_path)
+    monkeypatch.setenv('LUCCHI_ROOT', str(root))
+    run(tool, 'lucchi', '--sizes', 2)
+    assert len(names_in(root / 'semi' / '2-seed0')[0]) == 2
 
 
 @pytest.mark.parametrize('kind', ['class', 'colour', 'broken', 'missing'])

@@ -76,8 +76,9 @@ def test_a_dry_run_prints_every_command_of_rankmatchs_table_1(run, calls, tmp_pa
         for split in (92, 183, 366, 732, 1464)
     }
     name, rest = train[0]
+    assert f'{name}/seed0/iter_104960.pth 4' in text, '80 passes of 10490 images, 8 at a time'
     assert rest == f'--work-dir work_dirs/tables/{name}/seed0 --seed 0 --resume'
-    assert len(re.findall(r'^bash tools/dist_test.sh \S+ \S+/iter_LAST.pth 4 ', text, re.M)) == 30
+    assert len(re.findall(r'^bash tools/dist_test.sh \S+ \S+/iter_\d+.pth 4 ', text, re.M)) == 30
     missing = re.findall(r'^# missing: \S+/semi/(\d+)/labeled.txt \((\S+) imports it\)', text, re.M)
     assert [split for split, _ in missing] == ['92', '183', '366', '732', '1464']
     assert {by for _, by in missing} == {'tools/dataset_converters/import_splits.py'}
@@ -106,6 +107,7 @@ def test_options_reach_the_commands(run):
     assert '--seed 5 --resume --amp --auto-scale-lr --cfg-options optim_wrapper.acc' in train
     (test,) = re.findall(r'^python tools/test.py .*$', text, re.M)
     assert test.endswith('--cfg-options optim_wrapper.accumulative_counts=4')
+    assert 'iter_LAST.pth' in test
 
 
 def test_all_tables_are_listed(run):
@@ -152,6 +154,7 @@ def test_runs_are_made_once_and_the_table_has_mean_and_spread(run, calls, tmp_pa
     ]
     row = f'| {short}92 | 513 | 92 + 10490 | 71.6 | 61.42 ± 0.71 | 0: 60.92, 1: 61.92 |'
     assert row in text and row in Path('table.md').read_text()
+    assert 'seeds [0, 1], as many GPUs as the configs are for.' in text
     assert f'{short}183 seed 1: mIoU 62.83' in text
     calls.clear()
     text = run(*args, '--seeds', 0, 1, 2)

@@ -185,6 +185,15 @@ def test_counters_of_norms_may_be_missing_and_halves_become_floats(run, network)
     assert torch.equal(weight, state['classifier.weight'].float())
 
 
+def test_counters_of_half_precision_become_whole_and_what_is_not_finite_is_refused(run, network):
+    state = {key: value.half() for key, value in network.state_dict().items()}
+    found = run(state).loaded['state_dict']
+    assert {value.dtype for value in found.values()} == {torch.float32, torch.int64}
+    state['fuse.0.weight'][3, 2, 1, 0] = torch.nan
+    with pytest.raises(SystemExit, match=r'1 tensors hold NaN .*decode_head.fuse.0.conv.weight'):
+        run(state)
+
+
 def test_a_backbone_goes_into_init_cfg(run, network):
     backbone = ResNet(50, 16, fc=True)
     backbone.load_state_dict(network.backbone.state_dict(), strict=False)

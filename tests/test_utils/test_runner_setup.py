@@ -50,11 +50,13 @@ def test_auto_scale_lr_needs_the_batch_size():
         runner_setup.enable_auto_scale_lr(Config(dict()))
 
 
-def test_auto_scale_lr_counts_accumulated_batches():
+def test_auto_scale_lr_counts_accumulated_batches(capsys):
     """4 images an iteration and 4 iterations an update: the batch that 16 is compared with."""
     auto = dict(enable=False, base_batch_size=16)
     cfg = Config(dict(auto_scale_lr=auto, optim_wrapper=dict(accumulative_counts=4)))
     runner_setup.enable_auto_scale_lr(cfg)
+    said = 'for 16 images an update, which are 4 an iteration with accumulative_counts=4'
+    assert said in ''.join(capsys.readouterr())
     runner = SimpleNamespace(
         _train_dataloader=dict(batch_size=4),
         world_size=1,

@@ -20,6 +20,7 @@ from typing import Any, Optional
 import torch
 from frameworks import Step, make_data
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -255,6 +256,7 @@ def table(lines: Sequence[Line], reserve: float) -> str:
 def main() -> None:
     """Measure the configs and print the table."""
     args = parse_args()
+    MMLogger.get_instance('mmengine', log_level='WARNING')  # optimizers report every parameter
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == 'cuda':

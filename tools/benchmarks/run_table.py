@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
 from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
@@ -222,6 +223,24 @@ def table_text(rows: Sequence[Row], results: dict[str, dict[int, float]]) -> str
     return '\n'.join(lines) + '\n'
 
 
+def said_options(args: argparse.Namespace) -> str:
+    """What the runs had besides their configs."""
+    said = [f'{args.gpus} GPUs' if args.gpus else 'as many GPUs as the configs are for']
+    said += ['mixed precision'] * args.amp + ['scaled learning rate'] * args.auto_scale_lr
+    return ''.join(f', {one}' for one in [*said, *args.cfg_options])
+
+
+def last_iteration(row: Row, args: argparse.Namespace) -> str:
+    """Number in the name of a run's last checkpoint; LAST where options may change it."""
+    if args.gpus or args.cfg_options:
+        return 'LAST'
+    cfg = Config.fromfile(str(CONFIGS / row.config))
+    if 'max_iters' in cfg.train_cfg:
+        return str(cfg.train_cfg.max_iters)
+    batch = cfg.auto_scale_lr.base_batch_size // 2
+    return str(cfg.train_cfg.max_epochs * -(-row.unlabeled // batch))
+
+
 def finished_results(runs: Sequence[tuple[Row, Experiment]]) -> dict[str, dict[int, float]]:
     """mIoU of the finished runs, by config and seed."""
     found: dict[str, dict[int, float]] = {}
@@ -244,7 +263,8 @@ def print_plan(rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args
         state = f': finished, mIoU {kept["mIoU"]:.2f}' if kept else ''
         print(f'# {row.stem}, seed {run.seed}{state}')
         if not kept:
-            last = latest_checkpoint(run.work_dir) or f'{run.work_dir}/iter_LAST.pth'
+            last = latest_checkpoint(run.work_dir)
+            last = last or f'{run.work_dir}/iter_{last_iteration(row, args)}.pth'
             print(shown(run.train_command()))
             print(shown(run.test_command(last)))
     left = sum(kept is None for kept in done.values())
@@ -259,6 +279,7 @@ def print_plan(rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args
 def main() -> None:
     """Run or print."""
     args = parse_args()
+    MMLogger.get_instance('mmengine', log_level='WARNING')  # it reports each variable it reads
     methods = load_methods(CONFIGS)
     if args.list:
         for method in methods.values():
@@ -290,7 +311,7 @@ def main() -> None:
             write_out()
 
     def write_out() -> str:
-        text = f'Commit {checkout_commit()}, seeds {args.seeds}.\n\n'
+        text = f'Commit {checkout_commit()}, seeds {args.seeds}{said_options(args)}.\n\n'
         text += table_text(rows, finished_results(runs))
         if args.out:
             write_file(args.out, text)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmseg_semi.datasets.benchmark_layouts import CITYSCAPES
 from mmseg_semi.utils.conversion import (
     Task,
     check_count,
@@ -45,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'root',
         nargs='?',
-        default='data/cityscapes',
+        default=CITYSCAPES.default_root(),
         help='the folder of leftImg8bit and gtFine (default: %(default)s)',
     )
     return parser.parse_args(argv)

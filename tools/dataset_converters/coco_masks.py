@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmseg_semi.datasets.benchmark_layouts import COCO
 from mmseg_semi.datasets.coco81_dataset import COCO81Dataset
 from mmseg_semi.datasets.errors import DataError
 from mmseg_semi.utils.conversion import (
@@ -64,7 +65,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'root',
         nargs='?',
-        default='data/coco',
+        default=COCO.default_root(),
         help='the folder of train2017, val2017 and annotations (default: %(default)s)',
     )
     parser.add_argument(

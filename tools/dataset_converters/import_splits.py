@@ -236,7 +236,7 @@ def import_splits(
     layout: BenchmarkLayout, args: argparse.Namespace
 ) -> tuple[list[Split], Mapping[str, str]]:
     """Read, verify and write."""
-    root, top = Path(args.data_root or layout.data_root), Path(os.path.abspath(args.source))
+    root, top = Path(args.data_root or layout.default_root()), Path(os.path.abspath(args.source))
     splits = read_splits(find_sources(top), layout, args)
     files = None if args.skip_files else find_data(layout, root)
     unknown = []

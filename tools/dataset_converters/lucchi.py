@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmseg_semi.datasets.benchmark_layouts import LUCCHI
 from mmseg_semi.datasets.errors import DataError
 from mmseg_semi.utils.conversion import (
     Task,
@@ -25,6 +26,7 @@ from mmseg_semi.utils.conversion import (
 )
 from mmseg_semi.utils.label_maps import opened
 
+MOST_MITOCHONDRIA = 0.5  # they are about a twentieth
 COMPLETE = 165
 PARTS = {'training': 'train', 'testing': 'val'}
 SUFFIXES = ('.tif', '.tiff')
@@ -38,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'root',
         nargs='?',
-        default='data/lucchi',
+        default=LUCCHI.default_root(),
         help='the folder of the four stacks (default: %(default)s)',
     )
     return parser.parse_args(argv)
@@ -89,6 +91,10 @@ def make_tasks(root: Path, part: str, partly: bool) -> list[Task]:
     images, masks = read_stack(image), read_stack(truth)
     check_pair(image, images, truth, masks)
     check_count(image, 'slices', len(images), COMPLETE, partly)
+    share = float((masks > 0).mean())
+    print(f'{truth}: {share:.1%} of the pixels are mitochondria')
+    if not 0 < share < MOST_MITOCHONDRIA:
+        print(f'WARNING: {truth}: that is not plausible. Are the values swapped, or the stacks?')
     tasks = []
     for kind, path, stack in (
         ('images', image, images),

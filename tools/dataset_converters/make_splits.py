@@ -50,11 +50,16 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
         '--balanced',
         action='store_true',
         help='the next image is drawn among those that contain the class which the images drawn '
-        'before contain least often; give such splits a --name of their own',
+        'before contain least often',
     )
-    parser.add_argument('--data-root', help="folder of the data set; default: the config's")
     parser.add_argument(
-        '--name', default='{size}-seed{seed}', help='names of the splits; default: %(default)s'
+        '--data-root',
+        help="folder of the data set; default: the config's, such as data/coco, or what COCO_ROOT, "
+        'VOC12_ROOT, ... say',
+    )
+    parser.add_argument(
+        '--name',
+        help='names of the splits; default: {size}-seed{seed}, for balanced ones with -balanced',
     )
     parser.add_argument(
         '--partial', action='store_true', help='go on when the data set is not complete'
@@ -66,7 +71,10 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
     custom.add_argument('--img-suffix', metavar='SUFFIX', help='default: .png')
     custom.add_argument('--seg-map-suffix', metavar='SUFFIX', help='default: .png')
     custom.add_argument('--split-dir', metavar='FOLDER', help='where splits go; default: semi')
-    return parser.parse_args(args)
+    parsed = parser.parse_args(args)
+    if parsed.name is None:
+        parsed.name = '{size}-seed{seed}' + ('-balanced' if parsed.balanced else '')
+    return parsed
 
 
 # ---------------------------------------------------------------------------------------- arguments
@@ -220,7 +228,7 @@ def make_splits(args: argparse.Namespace) -> tuple[list[Split], Mapping[str, str
     layout = choose_layout(args)
     if args.seed < 0:
         raise DataError(f'--seed {args.seed}: it must not be negative')
-    root = Path(args.data_root or layout.data_root)
+    root = Path(args.data_root or layout.default_root())
     files = find_data(layout, root, need_train=True)
     names = training_images(layout, files, args.balanced)
     sizes = [parse_size(text, len(names)) for text in args.sizes]

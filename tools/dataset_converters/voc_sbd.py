@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmseg_semi.datasets.errors import DataError
+from mmseg_semi.datasets.benchmark_layouts import VOC12
+from mmseg_semi.datasets.errors import DataError, name_some
 from mmseg_semi.utils.conversion import (
     Task,
     check_count,
@@ -47,7 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'voc',
         nargs='?',
-        default='data/VOCdevkit/VOC2012',
+        default=VOC12.default_root(),
         help='the folder VOC2012, or VOCdevkit above it (default: %(default)s)',
     )
     parser.add_argument(
@@ -87,6 +88,12 @@ def read_label(path: Path) -> np.ndarray:
 def list_labels(voc: Path, sbd: Path) -> tuple[dict[str, Path], list[str], str]:
     """Mask of every image, the images of train_aug.txt, and what was found in words."""
     train, val = (read_names(voc / LISTS / f'{part}.txt') for part in ('train', 'val'))
+    both = sorted({*train} & {*val})
+    if both or not train or not val:
+        what = 'no name was found in one of them'
+        if both:
+            what = f'{len(both)} images are in both: {name_some(both)}'
+        raise SystemExit(f'{voc / LISTS}/train.txt and val.txt: {what}. Unpack VOC 2012 anew.')
     others = [name for part in ('train', 'val') for name in read_names(sbd / f'{part}.txt')]
     labels = {name: sbd / 'cls' / f'{name}.mat' for name in others}
     labels.update({name: voc / 'SegmentationClass' / f'{name}.png' for name in (*train, *val)})

@@ -172,6 +172,9 @@ def take_state(content: Any, which: str, path: str) -> dict[str, Tensor]:
         found = holders[0] if holders else None
     if found is None:
         held = ', '.join(map(str, content)) if isinstance(content, Mapping) else type(content)
+        values = content.values() if isinstance(content, Mapping) else ()
+        if not any(isinstance(value, Tensor) for value in values):
+            held = f'{held or "nothing"} (no tensors at the top)'
         if is_state(content):
             held = 'a plain state dict'
         raise SystemExit(
@@ -274,8 +277,14 @@ def convert(
         wanted, counters = layout(model_layers(facts['depth']), classes)
     refuse_differences(state, wanted, counters, path)
     out = {target: state[source].float().clone() for source, (target, _) in wanted.items()}
+    broken = [name for name, value in out.items() if not value.isfinite().all()]
+    if broken:
+        raise SystemExit(
+            f'{path}: {len(broken)} tensors hold NaN or infinity: {listed(broken)} (names of the '
+            'output). The training that wrote it had diverged; give an earlier checkpoint.'
+        )
     for source, target in counters.items():
-        out[target] = state.get(source, torch.zeros((), dtype=torch.long)).clone()
+        out[target] = state.get(source, torch.zeros(())).long().clone()
     return out, facts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmseg.registry import DATASETS, HOOKS
 from torch import nn
 
@@ -26,6 +26,7 @@ from mmseg_semi.datasets.image_files import unreadable_reason
 from mmseg_semi.datasets.labeled_checks import fill_num_classes, verify_labeled
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
+from mmseg_semi.utils.weight_checks import check_checkpoint
 
 
 @HOOKS.register_module()
@@ -36,8 +37,14 @@ class DataCheckHook(Hook):
     many as those of the model's heads; no validation or test image is among the unlabeled ones
     (labeled ones there are a warning with their number). Then one line says what is trained on.
     Before validation and test, ``CheckAnnotations`` in their pipelines is told the number of
-    classes. Plain supervised training has fewer things to check and works with this hook too.
+    classes. A checkpoint that does not fit the network is refused. Plain supervised training has
+    fewer things to check and works with this hook too.
     """
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that mmengine would load in part, see ``check_checkpoint``."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_checkpoint(model, checkpoint, isinstance(runner._train_loop, BaseLoop))
 
     def before_train(self, runner: Any) -> None:
         """Check everything once.

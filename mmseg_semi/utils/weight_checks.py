@@ -1,0 +1,141 @@
+"""Do weights from a file fit the network? Of those that do not, mmengine only warns.
+
+A network that is random in part gives wrong results without an error: a backbone whose stem has
+another width, a checkpoint of another config.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmseg.registry import MODELS
+from torch import nn
+
+from mmseg_semi.datasets.errors import name_some
+
+COUNTER = 'num_batches_tracked'
+STEM_HINT = (
+    ' Weights of the UniMatch family have a wider stem: set model.segmentor.backbone.stem_channels='
+    '128 (model.backbone.stem_channels for a plain segmentor).'
+)
+
+
+def wrong_shapes(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Tensors of a file that have another shape than the network's, described.
+
+    Args:
+        state: Tensors of the file.
+        wanted: Tensors of the network.
+    """
+    return [
+        f'{name} is {tuple(state[name].shape)}, the network has {tuple(value.shape)}'
+        for name, value in wanted.items()
+        if isinstance(state.get(name), torch.Tensor) and state[name].shape != value.shape
+    ]
+
+
+def state_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a checkpoint, without ``module.`` before their names."""
+    state = checkpoint.get('state_dict', checkpoint)
+    return {name.removeprefix('module.'): value for name, value in state.items()}
+
+
+def check_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], training: bool) -> None:
+    """Refuse a checkpoint that a network would be loaded from in part.
+
+    In training, where another number of classes is a usual thing to begin with, only the backbone
+    must fit. In a test everything that predicts must be there and fit.
+
+    Args:
+        model: A ``SemiSegmentor`` or a plain segmentor.
+        checkpoint: What was read from the file; for a ``SemiSegmentor`` that of the plain
+            segmentor too.
+        training: Whether it is going to be trained.
+
+    Raises:
+        ValueError: Names some of the tensors.
+    """
+    state, own = state_of(checkpoint), model.state_dict()
+    inner = 'segmentor.' if hasattr(model, 'segmentor') else ''
+    if inner and not any(name.startswith(inner) for name in state):
+        state = {inner + name: value for name, value in state.items()}
+    wrong = wrong_shapes(state, own)
+    if training:
+        wrong = [text for text in wrong if text.startswith(f'{inner}backbone.')]
+    else:
+        predicts = [name for name in own if name.startswith(inner) and not name.endswith(COUNTER)]
+        own_parts = ('auxiliary_head.', 'data_preprocessor.')
+        predicts = [n for n in predicts if not n[len(inner) :].startswith(own_parts)]
+        wrong += [f'{name} is missing' for name in predicts if name not in state]
+    if wrong:
+        hint = STEM_HINT if any('backbone.stem.' in text for text in wrong) else ''
+        raise ValueError(
+            f'the checkpoint does not fit the network that the config builds, {len(wrong)} tensors '
+            f'of {len(own)}: {name_some(wrong, 3)}. Give the config that it was trained with, or '
+            f'another checkpoint.{hint}'
+        )
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Refuse a backbone's weights in a local file that is missing or does not fit.
+
+    Args:
+        cfg: A segmentor's config; ``pretrained`` and ``backbone.init_cfg`` are looked at.
+
+    Raises:
+        FileNotFoundError, ValueError: Name the config key and the file.
+    """
+    for key, path, start, backbone in _pretrained_files(cfg.model):
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f'{key}: there is no file {path} (looked for from {os.getcwd()}). Correct it, or '
+                'set it to None to start from scratch.'
+            )
+        content = torch.load(path, map_location='cpu', weights_only=True)
+        state = state_of(content)
+        state = {n[len(start) :]: value for n, value in state.items() if n.startswith(start)}
+        wanted = _build(backbone).state_dict()
+        wrong = wrong_shapes(state, wanted)
+        if not wrong and not set(state) & set(wanted):
+            wrong = ['none of the weights has a name of the backbone']
+        if wrong:
+            hint = STEM_HINT if any(text.startswith('stem.') for text in wrong) else ''
+            raise ValueError(
+                f'{key}: {path} does not fit the backbone {backbone["type"]}: '
+                f'{name_some(wrong, 3)}. Correct the backbone or give other weights.{hint}'
+            )
+
+
+def _pretrained_files(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    prefix, inner = 'model', model
+    if 'segmentor' in model:
+        prefix, inner = 'model.segmentor', model['segmentor']
+    backbone = inner.get('backbone')
+    if not isinstance(backbone, Mapping):
+        return
+    init = backbone.get('init_cfg')
+    init = init if isinstance(init, Mapping) and init.get('type') == 'Pretrained' else {}
+    for key, path, start in (
+        (f'{prefix}.pretrained', inner.get('pretrained'), ''),
+        (f'{prefix}.backbone.init_cfg.checkpoint', init.get('checkpoint'), init.get('prefix')),
+    ):
+        if isinstance(path, str) and '://' not in path:
+            start = f'{start}.' if start and not start.endswith('.') else start or ''
+            yield key, path, start, {**copy.deepcopy(dict(backbone)), 'init_cfg': None}
+
+
+def _build(backbone: dict[str, Any]) -> nn.Module:
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        try:
+            with torch.device('meta'):  # shapes are enough
+                return MODELS.build(copy.deepcopy(backbone))
+        except RuntimeError as error:
+            if 'meta tensors' not in str(error):
+                raise
+        return MODELS.build(backbone)

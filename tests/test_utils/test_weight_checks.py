@@ -1,0 +1,140 @@
+"""Weights that do not fit are refused before anything is trained or tested with them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.registry import MODELS
+from tool_runs import TOOLS, load_checkpoint
+from torch import nn
+
+from mmseg_semi.utils.weight_checks import check_checkpoint, check_pretrained, wrong_shapes
+
+
+class Plain(nn.Module):
+    """A segmentor by the names of its parts."""
+
+    def __init__(self, width: int = 4, classes: int = 3) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
+        self.decode_head = nn.Conv2d(width, classes, 1)
+        self.auxiliary_head = nn.Conv2d(width, classes, 1)
+
+
+class Semi(nn.Module):
+    def __init__(self, **sizes: int) -> None:
+        super().__init__()
+        self.segmentor = Plain(**sizes)
+        self.heads = nn.Linear(2, 2)
+
+
+def state(model: nn.Module, prefix: str = '') -> dict[str, Any]:
+    return dict(state_dict={prefix + name: v for name, v in model.state_dict().items()})
+
+
+def test_shapes_are_compared_by_name():
+    wanted = dict(a=torch.zeros(2, 3), b=torch.zeros(1), c=torch.zeros(1))
+    assert wrong_shapes(dict(a=torch.zeros(3, 2), b=torch.zeros(1), d=torch.zeros(9)), wanted) == [
+        'a is (3, 2), the network has (2, 3)'
+    ]
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_what_fits_is_taken(training, prefix):
+    check_checkpoint(Plain(), state(Plain(), prefix), training)
+    check_checkpoint(Semi(), state(Semi(), prefix), training)
+    check_checkpoint(Semi(), state(Plain(), prefix), training)  # a plain one starts the student
+    check_checkpoint(Plain(), state(Plain(), prefix)['state_dict'], training)
+
+
+def test_a_test_needs_everything_that_predicts_and_nothing_else():
+    content = state(Semi())
+    for name in ('heads.weight', 'segmentor.auxiliary_head.weight'):
+        del content['state_dict'][name]
+    counters = [name for name in content['state_dict'] if name.endswith('num_batches_tracked')]
+    for name in counters:
+        del content['state_dict'][name]
+    assert counters
+    check_checkpoint(Semi(), content, training=False)
+    del content['state_dict']['segmentor.decode_head.weight']
+    with pytest.raises(ValueError, match=r'1 tensors of \d+: segmentor.decode_head.weight is miss'):
+        check_checkpoint(Semi(), content, training=False)
+    with pytest.raises(ValueError, match='backbone.0.weight is missing'):
+        check_checkpoint(Plain(), dict(state_dict=dict(other=torch.zeros(1))), training=False)
+
+
+def test_training_may_begin_with_other_classes_but_not_with_another_backbone():
+    check_checkpoint(Semi(), state(Plain(classes=7)), training=True)
+    with pytest.raises(ValueError, match=r'decode_head.weight is \(7, 4, 1, 1\), the network has'):
+        check_checkpoint(Semi(), state(Plain(classes=7)), training=False)
+    with pytest.raises(ValueError, match=r'backbone.0.weight is \(8, 3, 3, 3\), .* \(4, 3, 3, 3\)'):
+        check_checkpoint(Semi(), state(Plain(width=8)), training=True)
+
+
+# ------------------------------------------------------------------------------------- pretrained
+RESNET = dict(type='ResNetV1c', depth=50, base_channels=8, stem_channels=16)
+
+
+def config(backbone: dict[str, Any], semi: bool = True, **changes: Any) -> Config:
+    segmentor = dict(type='EncoderDecoder', backbone=backbone, **changes)
+    return Config(
+        dict(model=dict(type='SemiSegmentor', segmentor=segmentor) if semi else segmentor)
+    )
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with the weights of a narrow backbone with a wide stem."""
+    backbone = MODELS.build(dict(RESNET, stem_channels=32))
+    path = tmp_path_factory.mktemp('weights') / 'backbone.pth'
+    torch.save(backbone.state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize('semi', [True, False])
+def test_a_stem_of_another_width_is_refused_with_the_remedy(weights, semi):
+    check_pretrained(config(dict(RESNET, stem_channels=32), semi, pretrained=weights))
+    key = 'model.segmentor.pretrained' if semi else 'model.pretrained'
+    message = rf'(?s){key}: {weights} does not fit .*stem.0.weight is \(16.*stem_channels=128'
+    with pytest.raises(ValueError, match=message):
+        check_pretrained(config(RESNET, semi, pretrained=weights))
+
+
+def test_init_cfg_and_its_prefix_are_looked_at(weights, tmp_path):
+    content = {f'backbone.{name}': v for name, v in torch.load(weights).items()}
+    torch.save(dict(state_dict=content), tmp_path / 'model.pth')
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'model.pth'), prefix='backbone.')
+    check_pretrained(config(dict(RESNET, stem_channels=32, init_cfg=init)))
+    with pytest.raises(ValueError, match='model.segmentor.backbone.init_cfg.checkpoint: .*stem'):
+        check_pretrained(config(dict(RESNET, init_cfg=init)))
+    with pytest.raises(ValueError, match='none of the weights has a name of the backbone'):
+        check_pretrained(config(dict(RESNET, init_cfg=dict(init, prefix='neck'))))
+
+
+def test_missing_files_are_named_and_addresses_left_alone():
+    with pytest.raises(FileNotFoundError, match=r'segmentor.pretrained: there is no file x.pth'):
+        check_pretrained(config(RESNET, pretrained='x.pth'))
+    check_pretrained(config(RESNET, pretrained='open-mmlab://resnet50_v1c'))
+    check_pretrained(config(RESNET, pretrained=None))
+    check_pretrained(config(dict(RESNET, init_cfg=dict(type='Kaiming', layer='Conv2d'))))
+
+
+# ------------------------------------------------------------------------------------ in the tools
+def test_the_tools_refuse_what_does_not_fit(server, unimatch_run, tmp_path):
+    content = load_checkpoint(unimatch_run.checkpoint)
+    name = 'segmentor.decode_head.conv_seg.weight'
+    content['state_dict'][name] = content['state_dict'][name][:3]
+    torch.save(content, tmp_path / 'wrong.pth')
+    args = [unimatch_run.config, tmp_path / 'wrong.pth', '--work-dir', tmp_path / 'test']
+    output = server.run(TOOLS / 'test.py', *args, code=1).output
+    assert re.search(r'the checkpoint does not fit .*conv_seg.weight is \(3, ', output)
+    assert '| mIoU' not in output and 'mIoU: ' not in output
+    options = ['--cfg-options', 'model.segmentor.pretrained=nothing.pth']
+    work = ['--work-dir', tmp_path / 'train']
+    output = server.run(TOOLS / 'train.py', unimatch_run.config, *work, *options, code=1).output
+    assert 'model.segmentor.pretrained: there is no file nothing.pth' in output
