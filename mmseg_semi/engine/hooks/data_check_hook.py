@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmseg.registry import DATASETS, HOOKS
 from torch import nn
@@ -43,7 +43,8 @@ class DataCheckHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that mmengine would load in part, see ``check_checkpoint``."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        wrapped = is_model_wrapper(runner.model) or isinstance(runner.model, BaseTTAModel)
+        model = runner.model.module if wrapped else runner.model
         check_checkpoint(model, checkpoint, isinstance(runner._train_loop, BaseLoop))
 
     def before_train(self, runner: Any) -> None:
