@@ -174,7 +174,7 @@ def test_a_failing_run_keeps_what_is_finished(run, calls, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Experiment, '_call', failing)
     args = ['rankmatch/table-1', '--only', 'r50.*-(92|183)$', '--out', 'table.md', '--seeds', 0]
-    with pytest.raises(RuntimeError, match='see train.log'):
+    with pytest.raises(SystemExit, match='see train.log\nFinished runs are kept'):
         run(*args)
     assert '| 71.6 | 60.92 | 0: 60.92 |' in Path('table.md').read_text()
     monkeypatch.setattr(Experiment, '_call', step)

@@ -276,6 +276,33 @@ def print_plan(rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args
         print(f'# missing: {line}')
 
 
+def run_all(
+    rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args: argparse.Namespace
+) -> None:
+    """Make boxes where they are missing, run everything, and write the table after each run."""
+    for commands in missing_boxes(rows, args).values():
+        for command in commands:
+            print('#', shown(command), flush=True)
+            call(command, str(Path(args.work_dir, 'boxes.log')), args.threads, command[2])
+    writing = Lock()
+
+    def report(run: Experiment, metrics: dict[str, float]) -> None:
+        with writing:  # several runs may end together
+            name = Path(run.config).stem
+            print(f'{name} seed {run.seed}: mIoU {metrics["mIoU"]:.2f}', flush=True)
+            write_out()
+
+    def write_out() -> str:
+        text = f'Commit {checkout_commit()}, seeds {args.seeds}{said_options(args)}.\n\n'
+        text += table_text(rows, finished_results(runs))
+        if args.out:
+            write_file(args.out, text)
+        return text
+
+    run_experiments([run for _, run in runs], args.jobs, report)
+    print(write_out())
+
+
 def main() -> None:
     """Run or print."""
     args = parse_args()
@@ -297,28 +324,10 @@ def main() -> None:
             'these splits are missing, so nothing was run (docs/reproduce.md says how to make '
             'them):\n  ' + '\n  '.join(missing)
         )
-    for commands in missing_boxes(rows, args).values():
-        for command in commands:
-            print('#', shown(command), flush=True)
-            call(command, str(Path(args.work_dir, 'boxes.log')), args.threads, command[2])
-
-    writing = Lock()
-
-    def report(run: Experiment, metrics: dict[str, float]) -> None:
-        with writing:  # several runs may end together
-            name = Path(run.config).stem
-            print(f'{name} seed {run.seed}: mIoU {metrics["mIoU"]:.2f}', flush=True)
-            write_out()
-
-    def write_out() -> str:
-        text = f'Commit {checkout_commit()}, seeds {args.seeds}{said_options(args)}.\n\n'
-        text += table_text(rows, finished_results(runs))
-        if args.out:
-            write_file(args.out, text)
-        return text
-
-    run_experiments([run for _, run in runs], args.jobs, report)
-    print(write_out())
+    try:
+        run_all(rows, runs, args)
+    except RuntimeError as error:  # a run failed, or its folder is another run's
+        raise SystemExit(f'{error}\nFinished runs are kept; the same command goes on.') from error
 
 
 if __name__ == '__main__':
