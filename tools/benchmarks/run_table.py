@@ -327,7 +327,9 @@ def main() -> None:
     try:
         run_all(rows, runs, args)
     except RuntimeError as error:  # a run failed, or its folder is another run's
-        raise SystemExit(f'{error}\nFinished runs are kept; the same command goes on.') from error
+        raise SystemExit(
+            f'{error}\nFinished runs are kept; after that the same command goes on.'
+        ) from error
 
 
 if __name__ == '__main__':
