@@ -100,7 +100,7 @@ def check_pretrained(cfg: Config) -> None:
         content = torch.load(path, map_location='cpu', weights_only=True)
         state = state_of(content)
         state = {n[len(start) :]: value for n, value in state.items() if n.startswith(start)}
-        wanted = _build(backbone).state_dict()
+        wanted = build_shapes(backbone).state_dict()
         wrong = wrong_shapes(state, wanted)
         if not wrong and not set(state) & set(wanted):
             wrong = ['none of the weights has a name of the backbone']
@@ -130,12 +130,13 @@ def _pretrained_files(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str,
             yield key, path, start, {**copy.deepcopy(dict(backbone)), 'init_cfg': None}
 
 
-def _build(backbone: dict[str, Any]) -> nn.Module:
+def build_shapes(cfg: Mapping[str, Any]) -> nn.Module:
+    """Build a part of a model for its shapes, without its numbers where that can be."""
     with DefaultScope.overwrite_default_scope('mmseg'):
         try:
             with torch.device('meta'):  # shapes are enough
-                return MODELS.build(copy.deepcopy(backbone))
+                return MODELS.build(copy.deepcopy(cfg))
         except RuntimeError as error:
             if 'meta tensors' not in str(error):
                 raise
-        return MODELS.build(backbone)
+        return MODELS.build(copy.deepcopy(cfg))

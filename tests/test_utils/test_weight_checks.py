@@ -138,3 +138,14 @@ def test_the_tools_refuse_what_does_not_fit(server, unimatch_run, tmp_path):
     work = ['--work-dir', tmp_path / 'train']
     output = server.run(TOOLS / 'train.py', unimatch_run.config, *work, *options, code=1).output
     assert 'model.segmentor.pretrained: there is no file nothing.pth' in output
+
+
+def test_extraction_refuses_a_checkpoint_of_another_config(server, unimatch_run, tmp_path):
+    tool = TOOLS / 'model_converters' / 'extract_segmentor.py'
+    args = [unimatch_run.config, unimatch_run.checkpoint, tmp_path / 'plain.pth']
+    options = ['--cfg-options', 'model.segmentor.backbone.base_channels=8']
+    output = server.run(tool, *args, *options, code=1).output
+    assert f'{unimatch_run.checkpoint}: the checkpoint does not fit' in output
+    assert list(tmp_path.iterdir()) == []
+    server.run(tool, *args)
+    assert (tmp_path / 'plain.pth').is_file()

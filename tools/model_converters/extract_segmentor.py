@@ -18,6 +18,7 @@ import mmseg_semi
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.utils.runner_setup import load_config
 from mmseg_semi.utils.safe_checkpoints import is_complete
+from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
 
 PREFIXES = dict(student='segmentor.', teacher='teacher.')
 # Checks of the user's data; a plain mmseg installation does not have them.
@@ -150,6 +151,10 @@ def main() -> None:
     cfg = plain_config(load_config(args.config, args.cfg_options))
     checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
     plain = plain_checkpoint(checkpoint, args.which)
+    try:
+        check_checkpoint(build_shapes(cfg.model), plain, training=False)
+    except ValueError as error:
+        raise SystemExit(f'{args.checkpoint}: {error}') from error
     folder = os.path.dirname(os.path.abspath(args.out))
     os.makedirs(folder, exist_ok=True)
     torch.save(plain, args.out + '.part')
