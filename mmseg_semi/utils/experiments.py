@@ -40,6 +40,7 @@ class Experiment:
         threads: CPU threads; None leaves it to the environment.
         processes: Processes (GPUs) of training and testing.
         train_args: Further arguments of tools/train.py, such as ``--amp``.
+        split: Hash of the split that is trained on, where it is known.
         keep_predictions: Whether the predicted label maps are kept, in ``predictions``.
     """
 
@@ -51,6 +52,7 @@ class Experiment:
     processes: int = 1
     train_args: list[str] = field(default_factory=list)
     keep_predictions: bool = True
+    split: Optional[str] = None
 
     @property
     def result_path(self) -> Path:
@@ -74,6 +76,7 @@ class Experiment:
             options=self.options,
             processes=self.processes,
             train_args=self.train_args,
+            split=self.split,
             config_text=text,
         )
 

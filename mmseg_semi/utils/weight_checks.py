@@ -50,7 +50,7 @@ def check_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], training: 
     """Refuse a checkpoint that a network would be loaded from in part.
 
     In training, where another number of classes is a usual thing to begin with, only the backbone
-    must fit. In a test everything that predicts must be there and fit.
+    must be there and fit. In a test everything that predicts must be there and fit.
 
     Args:
         model: A ``SemiSegmentor`` or a plain segmentor.
@@ -66,13 +66,14 @@ def check_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], training: 
     if inner and not any(name.startswith(inner) for name in state):
         state = {inner + name: value for name, value in state.items()}
     wrong = wrong_shapes(state, own)
+    needed = [name for name in own if name.startswith(inner) and not name.endswith(COUNTER)]
     if training:
         wrong = [text for text in wrong if text.startswith(f'{inner}backbone.')]
+        needed = [name for name in needed if name.startswith(f'{inner}backbone.')]
     else:
-        predicts = [name for name in own if name.startswith(inner) and not name.endswith(COUNTER)]
         own_parts = ('auxiliary_head.', 'data_preprocessor.')
-        predicts = [n for n in predicts if not n[len(inner) :].startswith(own_parts)]
-        wrong += [f'{name} is missing' for name in predicts if name not in state]
+        needed = [name for name in needed if not name[len(inner) :].startswith(own_parts)]
+    wrong += [f'{name} is missing' for name in needed if name not in state]
     if wrong:
         hint = STEM_HINT if any('backbone.stem.' in text for text in wrong) else ''
         raise ValueError(

@@ -163,6 +163,18 @@ def test_runs_are_made_once_and_the_table_has_mean_and_spread(run, calls, tmp_pa
     assert ': finished, mIoU 60.92' in run(*args, '--seeds', 0, '--dry-run')
 
 
+def test_a_result_of_another_split_is_not_taken(run, calls, tmp_path):
+    make_splits(tmp_path, '92')
+    lists = tmp_path / 'data/VOCdevkit/VOC2012/ImageSets/Segmentation/semi/92'
+    (lists / 'unlabeled.txt').write_text('2007_000039\n')
+    args = ['rankmatch/table-1', '--only', 'r50.*-92$', '--seeds', 0]
+    assert 'finished, mIoU 60.92' in run(*args) + run(*args, '--dry-run')
+    (lists / 'unlabeled.txt').write_text('2007_000063\n')
+    assert 'finished' not in run(*args, '--dry-run')
+    with pytest.raises(SystemExit, match=r'other settings \(split\)'):
+        run(*args)
+
+
 def test_a_failing_run_keeps_what_is_finished(run, calls, tmp_path, monkeypatch):
     make_splits(tmp_path, '92', '183')
     step = Experiment._call

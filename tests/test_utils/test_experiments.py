@@ -80,6 +80,7 @@ def test_a_result_of_another_base_config_does_not_count(experiment, tmp_path):
         dict(train_args=['--amp']),
         dict(processes=4),
         dict(seed=4),
+        dict(split='0123456789ab'),
     ],
 )
 def test_checkpoints_of_other_settings_are_not_taken_up(experiment, change):

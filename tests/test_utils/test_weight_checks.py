@@ -74,6 +74,11 @@ def test_training_may_begin_with_other_classes_but_not_with_another_backbone():
         check_checkpoint(Semi(), state(Plain(classes=7)), training=False)
     with pytest.raises(ValueError, match=r'backbone.0.weight is \(8, 3, 3, 3\), .* \(4, 3, 3, 3\)'):
         check_checkpoint(Semi(), state(Plain(width=8)), training=True)
+    part = {n: v for n, v in Plain().state_dict().items() if n != 'backbone.1.weight'}
+    with pytest.raises(ValueError, match=r'1 tensors of \d+: segmentor.backbone.1.weight is miss'):
+        check_checkpoint(Semi(), dict(state_dict=part), training=True)
+    headless = {n: v for n, v in Plain().state_dict().items() if n.startswith('backbone.')}
+    check_checkpoint(Semi(), dict(state_dict=headless), training=True)
 
 
 # ------------------------------------------------------------------------------------- pretrained

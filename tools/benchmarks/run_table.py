@@ -114,6 +114,7 @@ def experiment(row: Row, seed: int, args: argparse.Namespace) -> Experiment:
         args.gpus or own_gpus(row),
         [f'--{name}' for name in ('amp', 'auto-scale-lr') if getattr(args, name.replace('-', '_'))],
         keep_predictions=False,
+        split=hash_of_lists(row),
     )
 
 
