@@ -87,6 +87,22 @@ class Experiment:
         kept = json.loads(self.result_path.read_text())
         return kept['metrics'] if kept['settings'] == self.settings() else None
 
+    def conflict(self) -> Optional[str]:
+        """Why the folder cannot be used for this run, None when it can.
+
+        It has checkpoints of other settings, which would be taken up.
+        """
+        path, settings = Path(self.work_dir, SETTINGS_FILE), self.settings()
+        earlier = json.loads(path.read_text()) if path.is_file() else settings
+        changed = [key for key in settings if earlier.get(key) != settings[key]]
+        if not changed or latest_checkpoint(self.work_dir) is None:
+            return None
+        return (
+            f'{self.work_dir} has checkpoints of {self.config} with other settings '
+            f'({", ".join(changed)}), and training would go on from them. Give another work '
+            'folder, or remove that one.'
+        )
+
     def train_command(self) -> list[str]:
         """The command that trains, or resumes."""
         rest = ['--work-dir', self.work_dir, '--seed', str(self.seed), '--resume']
@@ -129,16 +145,10 @@ class Experiment:
 
     def _claim_folder(self) -> None:
         """Note the settings of the run, before it leaves any checkpoint."""
-        path, settings = Path(self.work_dir, SETTINGS_FILE), self.settings()
-        earlier = json.loads(path.read_text()) if path.is_file() else settings
-        changed = [key for key in settings if earlier.get(key) != settings[key]]
-        if changed and latest_checkpoint(self.work_dir) is not None:
-            raise RuntimeError(
-                f'{self.work_dir} has checkpoints of {self.config} with other settings '
-                f'({", ".join(changed)}), and training would go on from them. Give another work '
-                'folder, or remove that one.'
-            )
-        write_file(path, json.dumps(settings, indent=1))
+        conflict = self.conflict()
+        if conflict:
+            raise RuntimeError(conflict)
+        write_file(Path(self.work_dir, SETTINGS_FILE), json.dumps(self.settings(), indent=1))
 
     def _call(self, step: str, command: Sequence[str]) -> None:
         log = os.path.join(self.work_dir, f'{step}.log')

@@ -195,7 +195,7 @@ def load_methods(configs: Path) -> dict[str, Method]:
 
 
 def find_table(methods: Mapping[str, Method], name: str) -> Table:
-    """The table of a full name, or of a method that has only one.
+    """The table of a full name, such as ``rankmatch/table-1``.
 
     Raises:
         ValueError: There is no such table; lists those that there are.

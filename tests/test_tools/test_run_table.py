@@ -170,9 +170,14 @@ def test_a_result_of_another_split_is_not_taken(run, calls, tmp_path):
     args = ['rankmatch/table-1', '--only', 'r50.*-92$', '--seeds', 0]
     assert 'finished, mIoU 60.92' in run(*args) + run(*args, '--dry-run')
     (lists / 'unlabeled.txt').write_text('2007_000063\n')
-    assert 'finished' not in run(*args, '--dry-run')
-    with pytest.raises(SystemExit, match=r'other settings \(split\)'):
-        run(*args)
+    plan = run(*args, '--dry-run')
+    assert 'finished' not in plan and re.search(r'# refused: .*other settings \(split\)', plan)
+    calls.clear()
+    make_splits(tmp_path, '183')
+    wider = [*args[:2], 'r50.*-(183|92)$', *args[3:]]
+    with pytest.raises(SystemExit, match=r'nothing was run:\n .*other settings \(split\)'):
+        run(*wider)
+    assert calls == [], 'also not the rows before it'
 
 
 def test_a_failing_run_keeps_what_is_finished(run, calls, tmp_path, monkeypatch):

@@ -38,7 +38,6 @@ from mmseg_semi.utils.paper_tables import (
     find_table,
     load_methods,
 )
-from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIGS = REPO / 'configs'
@@ -252,7 +251,15 @@ def finished_results(runs: Sequence[tuple[Row, Experiment]]) -> dict[str, dict[i
     return found
 
 
-def print_plan(rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args) -> None:
+def conflicts(runs: Sequence[tuple[Row, Experiment]]) -> list[str]:
+    """Folders of unfinished runs that hold checkpoints of other settings, as sentences."""
+    found = [run.conflict() for _, run in runs if run.result() is None]
+    return [conflict for conflict in found if conflict]
+
+
+def print_plan(
+    rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args: argparse.Namespace
+) -> None:
     """Print what would be run."""
     done = {(row.stem, run.seed): run.result() for row, run in runs}
     boxes = missing_boxes(rows, args)
@@ -264,8 +271,7 @@ def print_plan(rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args
         state = f': finished, mIoU {kept["mIoU"]:.2f}' if kept else ''
         print(f'# {row.stem}, seed {run.seed}{state}')
         if not kept:
-            last = latest_checkpoint(run.work_dir)
-            last = last or f'{run.work_dir}/iter_{last_iteration(row, args)}.pth'
+            last = f'{run.work_dir}/iter_{last_iteration(row, args)}.pth'
             print(shown(run.train_command()))
             print(shown(run.test_command(last)))
     left = sum(kept is None for kept in done.values())
@@ -275,6 +281,8 @@ def print_plan(rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args
     )
     for line in missing_data(rows):
         print(f'# missing: {line}')
+    for line in conflicts(runs):
+        print(f'# refused: {line}')
 
 
 def run_all(
@@ -325,6 +333,9 @@ def main() -> None:
             'these splits are missing, so nothing was run (docs/reproduce.md says how to make '
             'them):\n  ' + '\n  '.join(missing)
         )
+    refused = conflicts(runs)
+    if refused:
+        raise SystemExit('nothing was run:\n  ' + '\n  '.join(refused))
     try:
         run_all(rows, runs, args)
     except RuntimeError as error:  # a run failed, or its folder is another run's
