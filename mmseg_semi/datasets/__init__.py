@@ -1,7 +1,8 @@
+from mmseg_semi.errors import DataError
+
 from .checks import check_overlap, find_copies
 from .coco81_dataset import COCO81Dataset
 from .collate import semi_collate
-from .errors import DataError
 from .lucchi_dataset import LucchiDataset
 from .samplers import SemiSampler
 from .semi_dataset import SampleKey, SemiDataset

@@ -11,8 +11,9 @@ import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mmseg_semi.errors import DataError, name_some
+
 from .dataset_tree import leaf_datasets, pipeline_transforms
-from .errors import DataError, name_some
 from .seeding import seeded
 from .semi_dataset import SemiDataset
 from .transforms import InitValidMask, LoadDetections, PackSemiInputs, StrongViews

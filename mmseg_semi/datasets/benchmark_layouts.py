@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from .errors import DataError
+from mmseg_semi.errors import DataError
 
 PARTITIONS = ('cps', 'u2pl')
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from typing import Callable
 
-from .errors import DataError, name_some
+from mmseg_semi.errors import DataError, name_some
 
 _SAMPLE = 16384
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.registry import FUNCTIONS
 
-from .errors import DataError
+from mmseg_semi.errors import DataError
 
 
 @FUNCTIONS.register_module()

@@ -45,8 +45,3 @@ def image_loaders(dataset: Any) -> list[LoadImageFromFile]:
     """Every image loading transform in the pipelines of a dataset."""
     transforms = (t for leaf in leaf_datasets(dataset) for t in pipeline_transforms(leaf))
     return [transform for transform in transforms if isinstance(transform, LoadImageFromFile)]
-
-
-def is_local(backend_args: dict[str, Any] | None) -> bool:
-    """Whether files are read from a file system, where they can be looked at cheaply."""
-    return not backend_args or backend_args.get('backend') == 'local'

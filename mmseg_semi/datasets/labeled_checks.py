@@ -8,8 +8,10 @@ from typing import Any
 
 from mmseg.registry import DATASETS
 
-from .dataset_tree import data_infos, is_local, leaf_datasets, pipeline_transforms
-from .errors import name_some
+from mmseg_semi.errors import name_some
+from mmseg_semi.files import check_paths, check_split_file, is_local
+
+from .dataset_tree import data_infos, leaf_datasets, pipeline_transforms
 from .transforms.check_annotations import CheckAnnotations
 
 _WHERE = ('type', 'data_root', 'data_prefix', 'ann_file', 'img_suffix')
@@ -40,47 +42,6 @@ def build_labeled(config: Any) -> Any:
         ) from error
     verify_labeled(dataset)
     return dataset
-
-
-def check_paths(config: Mapping[str, Any], key: str = 'labeled') -> None:
-    """Refuse missing folders and missing or empty split files of a dataset config.
-
-    Datasets of mmseg take *every* image of the folder when ``ann_file`` is a folder (some
-    versions also when it does not exist), which would turn the unlabeled images into labeled ones.
-    """
-    for name in ('dataset', 'datasets'):
-        inner = config.get(name) or []
-        for i, one in enumerate([inner] if isinstance(inner, Mapping) else inner):
-            if isinstance(one, Mapping):
-                check_paths(one, f'{key}.{name}' + (f'[{i}]' if name == 'datasets' else ''))
-    if not is_local(config.get('backend_args')):
-        return
-    root = config.get('data_root') or ''
-    for name, folder in (config.get('data_prefix') or {}).items():
-        if folder and not os.path.isdir(os.path.join(root, folder)):
-            raise FileNotFoundError(
-                f'{key}.data_prefix.{name}: there is no folder {os.path.join(root, folder)} '
-                f'(looked for from {os.getcwd()}). Correct data_root or data_prefix.{name}.'
-            )
-    if config.get('ann_file'):
-        check_split_file(os.path.join(root, config['ann_file']), key)
-
-
-def check_split_file(path: str, key: str) -> None:
-    """Refuse a split file that is missing or names nothing."""
-    if not os.path.isfile(path):
-        what = 'a folder' if os.path.isdir(path) else 'missing'
-        raise FileNotFoundError(
-            f'{key}.ann_file: the split file {path} is {what} (looked for from {os.getcwd()}). It '
-            'must be a text file with one image name a line, without suffix. Correct data_root or '
-            "ann_file, or set ann_file='' to take every image of data_prefix.img_path as labeled."
-        )
-    with open(path, encoding='utf-8-sig', errors='replace') as file:
-        if not file.read().strip():
-            raise ValueError(
-                f'{key}.ann_file: the split file {path} is empty. Write one image name a line, '
-                "without suffix, or set ann_file='' to take every image of data_prefix.img_path."
-            )
 
 
 def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> None:

@@ -14,14 +14,10 @@ from mmseg.registry import DATASETS
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .dataset_tree import (
-    image_loaders,
-    image_paths,
-    is_local,
-    leaf_datasets,
-    pipeline_transforms,
-)
-from .errors import DataError
+from mmseg_semi.errors import DataError
+from mmseg_semi.files import is_local
+
+from .dataset_tree import image_loaders, image_paths, leaf_datasets, pipeline_transforms
 from .image_files import bit_depth, unreadable_reason
 from .labeled_checks import build_labeled, fill_num_classes
 from .seeding import seeded

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+from mmseg_semi.errors import DataError, name_some
+
 from .benchmark_layouts import BenchmarkLayout
-from .errors import DataError, name_some
 from .splits import NameList, Split, read_names
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmseg_semi.utils.files import write_files
+from mmseg_semi.errors import DataError
+from mmseg_semi.files import write_files
 
 from .benchmark_layouts import BenchmarkLayout
 from .dataset_tree import data_infos, leaf_datasets
-from .errors import DataError
 
 PARTS = ('labeled', 'unlabeled')
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from mmseg_semi.datasets.errors import DataError, name_some
-from mmseg_semi.models.component import hint
+from mmseg_semi.errors import DataError, hint, name_some
 
 # A detector may place an edge this many pixels outside the image, by rounding.
 _TOLERANCE = 1.0

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
-from mmseg_semi.utils.files import write_files
+from mmseg_semi.files import write_files
 
 PARTS = ('images', 'annotations', 'categories')
 _ORIENTATION = 0x0112

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import math
-import numbers
 from typing import Any, Optional, TypeVar
 
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 from torch import Tensor, nn
+
+from mmseg_semi.arguments import check_arguments
+from mmseg_semi.errors import hint
 
 
 class Component(nn.Module):
@@ -58,28 +58,6 @@ class Component(nn.Module):
         return {}
 
 
-def check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raise ValueError, naming the argument, unless ``value`` is a number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= value <= high:
-        allowed = f'>= {low}' if high == math.inf else f'in [{low}, {high}]'
-        raise ValueError(f'{name} must be a number {allowed}, got {value!r}')
-
-
-def check_whole(name: str, value: Any, low: int) -> None:
-    """Raise ValueError, naming the argument, unless ``value`` is a whole number >= low."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
-        raise ValueError(f'{name} must be a whole number >= {low}, got {value!r}')
-
-
-def check_feature(name: str, value: Any) -> None:
-    """Raise ValueError, naming the argument, unless ``value`` can be a feature's name."""
-    if not isinstance(value, str) or not value:
-        raise ValueError(
-            f"{name} must be the name of a feature, such as 'encoder', or the path of a module, "
-            f'got {value!r}'
-        )
-
-
 def last_head(segmentor: nn.Module) -> nn.Module:
     """Return the decode head that predicts: the only one, or the last of a cascade."""
     head = segmentor.decode_head
@@ -105,13 +83,6 @@ def feature_channels(head: nn.Module, name: str) -> Optional[int]:
     return None
 
 
-def check_choice(name: str, value: Any, allowed: tuple) -> None:
-    """Raise ValueError, naming the argument, unless ``value`` is one of ``allowed``."""
-    if not any(value is one or (type(value) is type(one) and value == one) for one in allowed):
-        suggestion = hint(str(value), [str(one) for one in allowed])
-        raise ValueError(f'{name} must be one of {allowed}, got {value!r}.{suggestion}')
-
-
 T = TypeVar('T', bound=Component)
 
 
@@ -121,43 +92,6 @@ def _known_types(base: type[Component]) -> list[str]:
         for name, entry in MODELS.module_dict.items()
         if inspect.isclass(entry) and issubclass(entry, base)
     )
-
-
-def hint(wrong: str, known: list[str]) -> str:
-    """Suggest the known name that is closest, or nothing."""
-    close = difflib.get_close_matches(wrong, known, n=1)
-    return f" Did you mean '{close[0]}'?" if close else ''
-
-
-def check_arguments(
-    owner: type, arguments: dict[str, Any], key: str, complete: bool = True
-) -> None:
-    """Refuse arguments that ``owner.__init__`` does not name, and missing ones.
-
-    Args:
-        owner: The class.
-        arguments: What it is given.
-        key: Config key, for messages.
-        complete: Whether these are all arguments, so that a missing one is an error.
-
-    Raises:
-        TypeError: Names the config key, the wrong argument and the known ones.
-    """
-    parameters = [
-        p
-        for name, p in inspect.signature(owner.__init__).parameters.items()
-        if name != 'self' and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    known = [p.name for p in parameters]
-    for name in arguments:
-        if name not in known:
-            raise TypeError(
-                f"{key}: {owner.__name__} has no argument '{name}'.{hint(name, known)} "
-                f'Its arguments are: {", ".join(known) or "none"}.'
-            )
-    missing = [p.name for p in parameters if p.default is p.empty and p.name not in arguments]
-    if complete and missing:
-        raise TypeError(f'{key}: {owner.__name__} needs the argument(s) {", ".join(missing)}.')
 
 
 def build_component(cfg: Any, base: type[T], key: str) -> T:

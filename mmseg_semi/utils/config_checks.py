@@ -15,8 +15,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, DefaultScope, Registry
 
-from mmseg_semi.datasets.labeled_checks import check_paths
-from mmseg_semi.models.component import check_arguments, hint
+from mmseg_semi.arguments import check_arguments
+from mmseg_semi.errors import hint
+from mmseg_semi.files import check_paths
 
 from .detection_runs import check_detection_data, is_detector, require_mmdet
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmseg_semi.datasets.errors import DataError, name_some
-from mmseg_semi.utils.files import write_file
+from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.files import write_file
 from mmseg_semi.utils.label_maps import encode_png, note_of_complete, opened
 from mmseg_semi.utils.progress import track
 

@@ -18,8 +18,7 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 
-from mmseg_semi.datasets.dataset_tree import is_local
-from mmseg_semi.datasets.labeled_checks import check_paths
+from mmseg_semi.files import check_paths, is_local
 
 from .safe_checkpoints import is_complete
 

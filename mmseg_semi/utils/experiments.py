@@ -21,7 +21,8 @@ from typing import Optional
 
 from mmengine.config import Config
 
-from .files import write_file
+from mmseg_semi.files import write_file
+
 from .safe_checkpoints import latest_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mmseg_semi.datasets.errors import DataError, name_some
+from mmseg_semi.errors import DataError, name_some
 
 NOTE = 'mmseg_semi'  # keyword of the text in a PNG file that says how it was made
 

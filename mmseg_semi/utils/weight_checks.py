@@ -17,7 +17,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch import nn
 
-from mmseg_semi.datasets.errors import name_some
+from mmseg_semi.errors import name_some
 
 COUNTER = 'num_batches_tracked'
 STEM_HINT = (

@@ -19,7 +19,6 @@ from mmseg_semi.datasets.benchmark_layouts import (
     VOC12,
     BenchmarkLayout,
 )
-from mmseg_semi.datasets.errors import DataError
 from mmseg_semi.datasets.split_checks import DataFiles, find_data, list_folder, verify_split
 from mmseg_semi.datasets.splits import (
     NameList,
@@ -32,6 +31,7 @@ from mmseg_semi.datasets.splits import (
     summary_lines,
     write_splits,
 )
+from mmseg_semi.errors import DataError
 
 
 def split_of(labeled, unlabeled, name='s'):

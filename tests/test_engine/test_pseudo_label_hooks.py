@@ -22,8 +22,8 @@ from tool_runs import CONFIGS, differing, load_checkpoint, load_config, train_sc
 import mmseg_semi  # noqa: F401
 from mmseg_semi.datasets import SampleKey, semi_collate
 from mmseg_semi.datasets.audit_masks import AuditMasks
-from mmseg_semi.datasets.errors import DataError
 from mmseg_semi.engine.hooks import EMAThresholdHook, PseudoLabelStatsHook, PseudoLabelVisHook
+from mmseg_semi.errors import DataError
 
 CLASSES = ('zero', 'one', 'two', 'three')
 PALETTE = [[0, 0, 0], [200, 10, 20], [10, 200, 20], [10, 20, 200]]

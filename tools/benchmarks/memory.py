@@ -24,7 +24,7 @@ from mmengine.logging import MMLogger
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmseg_semi.utils.files import write_file
+from mmseg_semi.files import write_file
 from mmseg_semi.utils.runner_setup import enable_amp
 
 GIB = 2**30

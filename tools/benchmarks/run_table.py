@@ -20,6 +20,7 @@ from mmengine.logging import MMLogger
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
 from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
 from mmseg_semi.detection.coco import read_coco
+from mmseg_semi.files import write_file
 from mmseg_semi.utils.experiments import (
     TOOLS,
     Experiment,
@@ -29,7 +30,6 @@ from mmseg_semi.utils.experiments import (
     run_experiments,
     shown,
 )
-from mmseg_semi.utils.files import write_file
 from mmseg_semi.utils.paper_tables import (
     DIGIT_SCENES,
     Method,

@@ -21,7 +21,7 @@ import numpy as np
 
 from mmseg_semi.datasets.benchmark_layouts import COCO
 from mmseg_semi.datasets.coco81_dataset import COCO81Dataset
-from mmseg_semi.datasets.errors import DataError
+from mmseg_semi.errors import DataError
 from mmseg_semi.utils.conversion import (
     Task,
     check_count,

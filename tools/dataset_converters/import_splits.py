@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS, PARTITIONS, BenchmarkLayout
-from mmseg_semi.datasets.errors import DataError
 from mmseg_semi.datasets.split_checks import find_data, verify_split
 from mmseg_semi.datasets.splits import (
     PARTS,
@@ -29,6 +28,7 @@ from mmseg_semi.datasets.splits import (
     summary_lines,
     write_splits,
 )
+from mmseg_semi.errors import DataError
 
 STYLES = ('unimatch', 'u2pl')
 OWN = 'own'  # one column of names, as these tools write them

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mmseg_semi.datasets.benchmark_layouts import LUCCHI
-from mmseg_semi.datasets.errors import DataError
+from mmseg_semi.errors import DataError
 from mmseg_semi.utils.conversion import (
     Task,
     check_count,

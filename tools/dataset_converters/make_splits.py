@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS, BenchmarkLayout
-from mmseg_semi.datasets.errors import DataError
 from mmseg_semi.datasets.split_checks import DataFiles, find_data, verify_split
 from mmseg_semi.datasets.splits import NameList, Split, summary_lines, write_splits
+from mmseg_semi.errors import DataError
 from mmseg_semi.utils.progress import track
 
 IGNORED = 255

@@ -24,7 +24,6 @@ from mmseg.registry import DATASETS
 from mmseg_semi.datasets.dataset_tree import (
     data_infos,
     image_loaders,
-    is_local,
     leaf_datasets,
     pipeline_transforms,
 )
@@ -37,8 +36,9 @@ from mmseg_semi.detection.coco import (
     read_coco,
     write_coco_files,
 )
+from mmseg_semi.errors import hint
+from mmseg_semi.files import is_local
 from mmseg_semi.functional.components import masks_to_boxes
-from mmseg_semi.models.component import hint
 from mmseg_semi.utils.progress import track
 from mmseg_semi.utils.runner_setup import load_config
 

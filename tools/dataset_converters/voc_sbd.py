@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from mmseg_semi.datasets.benchmark_layouts import VOC12
-from mmseg_semi.datasets.errors import DataError, name_some
+from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.files import write_file
 from mmseg_semi.utils.conversion import (
     Task,
     check_count,
@@ -27,7 +28,6 @@ from mmseg_semi.utils.conversion import (
     read_names,
     report,
 )
-from mmseg_semi.utils.files import write_file
 from mmseg_semi.utils.label_maps import check_numbers, read_numbers, unreadable
 
 COMPLETE = 10582

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
-from mmseg_semi.utils.files import write_files
+from mmseg_semi.files import write_files
 from mmseg_semi.utils.paper_tables import CLASSIC, DIGIT_SCENES, Method, Row, Table, load_methods
 
 REPO = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from mmseg_semi.utils.files import write_file
+from mmseg_semi.files import write_file
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
 WRAPPER = 'module.'

@@ -11,7 +11,8 @@ from mmengine.logging import print_log
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
-from ..errors import DataError, name_some
+from mmseg_semi.errors import DataError, name_some
+
 from ..image_files import PNG_START
 
 WIDE_MODES = ('I', 'F', 'I;16', 'I;16B', 'I;16L', 'I;16N')

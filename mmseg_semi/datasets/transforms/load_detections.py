@@ -10,8 +10,7 @@ from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
 from mmseg_semi.detection.cached_detections import CachedDetections
-
-from ..errors import DataError
+from mmseg_semi.errors import DataError
 
 #: Value that geometric transforms give to pixels that are not of the image.
 OUTSIDE = 255

@@ -13,7 +13,8 @@ from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from ..errors import DataError
+from mmseg_semi.errors import DataError
+
 from .load_detections import OUTSIDE
 
 META_KEYS = (

@@ -12,8 +12,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from ...models.component import hint
-from ..errors import DataError
+from mmseg_semi.errors import DataError, hint
+
 from .random_color_jitter import (
     adjust_brightness,
     adjust_contrast,

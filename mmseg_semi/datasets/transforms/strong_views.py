@@ -10,7 +10,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from ..errors import DataError
+from mmseg_semi.errors import DataError
 
 
 @TRANSFORMS.register_module()

@@ -15,17 +15,13 @@ from mmseg.registry import DATASETS, HOOKS
 from torch import nn
 
 from mmseg_semi.datasets.checks import check_overlap
-from mmseg_semi.datasets.dataset_tree import (
-    image_paths,
-    is_local,
-    leaf_datasets,
-    pipeline_transforms,
-)
-from mmseg_semi.datasets.errors import DataError, name_some
+from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets, pipeline_transforms
 from mmseg_semi.datasets.image_files import unreadable_reason
 from mmseg_semi.datasets.labeled_checks import fill_num_classes, verify_labeled
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
+from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.files import is_local
 from mmseg_semi.utils.weight_checks import check_checkpoint
 
 

@@ -12,7 +12,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.models.component import check_choice
+from mmseg_semi.arguments import check_choice
 
 OUTPUT_STRIDES = (8, 16, 32)
 # Per output stride: stride of the third entry block, dilation of the middle flow, stride and

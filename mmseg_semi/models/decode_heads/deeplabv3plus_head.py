@@ -12,7 +12,7 @@ from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.models.component import check_whole
+from mmseg_semi.arguments import check_whole
 
 
 @MODELS.register_module()

@@ -8,6 +8,7 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmseg_semi.arguments import check_choice, check_feature, check_number, check_whole
 from mmseg_semi.functional import (
     agent_correlation,
     gather_agents,
@@ -18,12 +19,6 @@ from mmseg_semi.functional import (
 )
 from mmseg_semi.functional.agents import AGENT_STRATEGIES
 from mmseg_semi.functional.ranking import CONSISTENCY_KINDS, MAX_RANKED
-from mmseg_semi.models.component import (
-    check_choice,
-    check_feature,
-    check_number,
-    check_whole,
-)
 from mmseg_semi.structures import SemiStep, StrongView
 
 from .base_semi_head import BaseSemiHead

@@ -12,6 +12,13 @@ from mmengine.dist import all_gather, all_reduce, get_world_size
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_semi.arguments import (
+    check_arguments,
+    check_choice,
+    check_feature,
+    check_number,
+    check_whole,
+)
 from mmseg_semi.functional import (
     confidence_score,
     mix_features,
@@ -28,15 +35,7 @@ from mmseg_semi.functional.contrast import (
     labeled_negatives,
     unlabeled_negatives,
 )
-from mmseg_semi.models.component import (
-    check_arguments,
-    check_choice,
-    check_feature,
-    check_number,
-    check_whole,
-    feature_channels,
-    last_head,
-)
+from mmseg_semi.models.component import feature_channels, last_head
 from mmseg_semi.models.memories import ClassPrototypes, NegativeQueues
 from mmseg_semi.structures import SemiStep
 

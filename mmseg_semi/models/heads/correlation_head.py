@@ -12,16 +12,10 @@ from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_semi.arguments import check_choice, check_feature, check_number, check_whole
 from mmseg_semi.functional import propagate_pixels, weighted_cross_entropy
 from mmseg_semi.functional.losses import DENOMINATORS
-from mmseg_semi.models.component import (
-    check_choice,
-    check_feature,
-    check_number,
-    check_whole,
-    feature_channels,
-    last_head,
-)
+from mmseg_semi.models.component import feature_channels, last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_semi_head import BaseSemiHead

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmseg_semi.models.component import Component, check_choice, check_number
+from mmseg_semi.arguments import check_choice, check_number
+from mmseg_semi.models.component import Component
 from mmseg_semi.structures import SemiStep
 
 STREAMS: tuple[str, ...] = ('strong', 'perturbed')

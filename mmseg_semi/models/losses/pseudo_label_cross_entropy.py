@@ -8,10 +8,10 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_semi.arguments import check_choice, check_number
 from mmseg_semi.functional import weighted_cross_entropy
 from mmseg_semi.functional.equalization import equalization_mask
 from mmseg_semi.functional.losses import DENOMINATORS
-from mmseg_semi.models.component import check_choice, check_number
 from mmseg_semi.models.heads.class_confidence import find_class_confidence
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 

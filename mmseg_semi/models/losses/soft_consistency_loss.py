@@ -6,9 +6,9 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmseg_semi.arguments import check_choice
 from mmseg_semi.functional import soft_consistency
 from mmseg_semi.functional.losses import CONSISTENCY_KINDS, DENOMINATORS
-from mmseg_semi.models.component import check_choice
 from mmseg_semi.models.refiners.region_propagation import BEFORE_PROPAGATION
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 

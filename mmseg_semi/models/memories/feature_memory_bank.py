@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather
 from torch import Tensor
 
+from mmseg_semi.arguments import check_number, check_whole
 from mmseg_semi.functional import push_queues, sample_per_class, to_grid
-from mmseg_semi.models.component import check_number, check_whole
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
 from .base_memory import BaseMemory

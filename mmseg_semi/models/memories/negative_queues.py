@@ -8,8 +8,8 @@ import torch
 from mmengine.dist import all_gather
 from torch import Tensor
 
+from mmseg_semi.arguments import check_number, check_whole
 from mmseg_semi.functional.contrast import draw_below, gather_pixels
-from mmseg_semi.models.component import check_number, check_whole
 
 from .base_memory import BaseMemory
 

@@ -9,8 +9,8 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmseg_semi.arguments import check_number
 from mmseg_semi.functional import instance_confidence, mix_partners, ratio_boxes
-from mmseg_semi.models.component import check_number
 from mmseg_semi.structures import Mix, PseudoLabel, SemiStep, StrongView
 
 from .base_mixer import BaseMixer

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_semi.arguments import check_choice, check_number, check_whole
 from mmseg_semi.functional import mix_partners
 from mmseg_semi.functional.equalization import (
     class_boxes,
@@ -20,7 +21,7 @@ from mmseg_semi.functional.equalization import (
     draw_true,
     sampling_weights,
 )
-from mmseg_semi.models.component import check_choice, check_number, check_whole, last_head
+from mmseg_semi.models.component import last_head
 from mmseg_semi.models.heads.class_confidence import find_class_confidence
 from mmseg_semi.structures import DETECTIONS, Mix, PseudoLabel, SemiStep, StrongView
 

@@ -10,9 +10,9 @@ from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_semi.arguments import check_number, check_whole
 from mmseg_semi.functional import mix_partners
 from mmseg_semi.functional.equalization import draw_classes, sampling_weights
-from mmseg_semi.models.component import check_number, check_whole
 from mmseg_semi.models.heads.class_confidence import find_class_confidence
 from mmseg_semi.structures import SemiStep
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmseg.registry import MODELS
 
-from mmseg_semi.models.component import check_number
+from mmseg_semi.arguments import check_number
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner

@@ -8,8 +8,9 @@ from typing import Optional
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_semi.arguments import check_choice, check_number, check_whole
 from mmseg_semi.functional import box_agreement, selected_ratio
-from mmseg_semi.models.component import check_choice, check_number, check_whole, last_head
+from mmseg_semi.models.component import last_head
 from mmseg_semi.structures import DETECTIONS, PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner

@@ -9,8 +9,9 @@ from mmengine.dist import all_reduce
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_semi.arguments import check_choice, check_number
 from mmseg_semi.functional import mean_of_present, peaks_by_class
-from mmseg_semi.models.component import check_choice, check_number, last_head
+from mmseg_semi.models.component import last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner

@@ -11,8 +11,8 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_semi.arguments import check_choice, check_number, check_whole
 from mmseg_semi.functional import refine_neighborhood
-from mmseg_semi.models.component import check_choice, check_number, check_whole
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner

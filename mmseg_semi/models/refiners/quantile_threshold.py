@@ -9,9 +9,9 @@ from mmengine.dist import all_gather, all_reduce, get_world_size
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmseg_semi.arguments import check_choice, check_number
 from mmseg_semi.functional import confidence_score, pack_scores, quantile_threshold
 from mmseg_semi.functional.confidence import CONFIDENCE_KINDS
-from mmseg_semi.models.component import check_choice, check_number
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner

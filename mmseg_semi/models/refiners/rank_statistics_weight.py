@@ -8,16 +8,15 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.functional import prototype_similarity, rank_statistics_overlap
-from mmseg_semi.models.component import (
+from mmseg_semi.arguments import (
     check_arguments,
     check_choice,
     check_feature,
     check_number,
     check_whole,
-    feature_channels,
-    last_head,
 )
+from mmseg_semi.functional import prototype_similarity, rank_statistics_overlap
+from mmseg_semi.models.component import feature_channels, last_head
 from mmseg_semi.models.memories import FeatureMemoryBank
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 

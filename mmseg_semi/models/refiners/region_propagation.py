@@ -7,9 +7,9 @@ from typing import Optional
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_semi.arguments import check_choice, check_number, check_whole
 from mmseg_semi.functional import propagate_regions, sample_shapes
 from mmseg_semi.functional.correlation import SAMPLING_STRATEGIES
-from mmseg_semi.models.component import check_choice, check_number, check_whole
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner

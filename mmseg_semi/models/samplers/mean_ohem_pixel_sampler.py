@@ -10,7 +10,7 @@ from mmseg.registry import TASK_UTILS
 from mmseg.structures.sampler import BasePixelSampler
 from torch import Tensor, nn
 
-from mmseg_semi.models.component import check_number, check_whole
+from mmseg_semi.arguments import check_number, check_whole
 
 
 @TASK_UTILS.register_module()

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmseg_semi.models.component import hint, last_head
+from mmseg_semi.errors import hint
+from mmseg_semi.models.component import last_head
 
 TAP_NAMES = ('encoder', 'aspp', 'fusion', 'penultimate', 'classifier')
 

@@ -10,7 +10,7 @@ from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmseg_semi.models.component import check_choice
+from mmseg_semi.arguments import check_choice
 
 PREDICTORS = ('student', 'teacher', 'both')
 

@@ -13,13 +13,9 @@ from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmseg_semi.arguments import check_arguments
 from mmseg_semi.functional import selected_ratio
-from mmseg_semi.models.component import (
-    Component,
-    build_component,
-    build_components,
-    check_arguments,
-)
+from mmseg_semi.models.component import Component, build_component, build_components
 from mmseg_semi.models.heads import BaseSemiHead
 from mmseg_semi.models.losses import BaseSemiLoss
 from mmseg_semi.models.mixers import BaseLabeledMixer, BaseMixer

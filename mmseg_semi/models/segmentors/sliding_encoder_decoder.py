@@ -9,7 +9,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from mmseg_semi.models.component import check_choice
+from mmseg_semi.arguments import check_choice
 
 WINDOW_KEYS = ('window_average', 'window_border')
 AVERAGES = ('logit', 'prob')

@@ -1,6 +1,8 @@
-"""The error of everything that is wrong with a user's images, masks or lists."""
+"""Errors that a user can act on, and what their messages are made of."""
 
 from __future__ import annotations
+
+import difflib
 
 
 class DataError(RuntimeError):
@@ -19,3 +21,9 @@ def name_some(names: list[str], limit: int = 5) -> str:
     """Join the first ``limit`` names and say how many more there are."""
     rest = len(names) - limit
     return ', '.join(names[:limit]) + (f' and {rest} more' if rest > 0 else '')
+
+
+def hint(wrong: str, known: list[str]) -> str:
+    """Suggest the known name that is closest, or nothing."""
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f" Did you mean '{close[0]}'?" if close else ''

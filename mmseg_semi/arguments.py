@@ -1,0 +1,197 @@
+"""Ranges of arguments, declared where the argument stands and checked when an object is built.
+
+``threshold: Annotated[float, Number(0, 1)] = 0.95`` in the ``__init__`` of a class whose
+``__init__`` is :func:`checked` (every ``Component`` is) refuses other values with a message that
+names the class, the argument, the value and what is allowed. None passes where it is the default.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, get_args, get_type_hints
+
+from mmseg_semi.errors import hint
+
+
+class Rule:
+    """What an argument may be."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError, naming the argument, unless ``value`` is allowed."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Number(Rule):
+    """A number in [low, high].
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        above: Whether ``low`` itself is left out.
+        below: Whether ``high`` itself is left out.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """See :class:`Rule`."""
+        inside = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        inside = inside and self.low <= value <= self.high
+        inside = inside and not (self.above and value == self.low)
+        if inside and not (self.below and value == self.high):
+            return
+        if self.high == math.inf:
+            allowed = f'{">" if self.above else ">="} {self.low}'
+        else:
+            left, right = '(' if self.above else '[', ')' if self.below else ']'
+            allowed = f'in {left}{self.low}, {self.high}{right}'
+        raise ValueError(f'{name} must be a number {allowed}, got {value!r}')
+
+
+@dataclass(frozen=True)
+class Whole(Rule):
+    """A whole number in [low, high]; ``high`` is None for no limit."""
+
+    low: int
+    high: int | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """See :class:`Rule`."""
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if whole and self.low <= value and (self.high is None or value <= self.high):
+            return
+        allowed = f'>= {self.low}' if self.high is None else f'from {self.low} to {self.high}'
+        raise ValueError(f'{name} must be a whole number {allowed}, got {value!r}')
+
+
+class OneOf(Rule):
+    """One of the values that are listed."""
+
+    def __init__(self, *allowed: Any) -> None:
+        self.allowed = allowed
+
+    def check(self, name: str, value: Any) -> None:
+        """See :class:`Rule`."""
+        if any(value is one or (type(value) is type(one) and value == one) for one in self.allowed):
+            return
+        suggestion = hint(str(value), [str(one) for one in self.allowed])
+        raise ValueError(f'{name} must be one of {self.allowed}, got {value!r}.{suggestion}')
+
+
+@dataclass(frozen=True)
+class Each(Rule):
+    """A list or tuple of values that each follow a rule; ``length`` is None for any number."""
+
+    rule: Rule
+    length: int | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """See :class:`Rule`."""
+        right = isinstance(value, Sequence) and not isinstance(value, str)
+        if not right or (self.length is not None and len(value) != self.length):
+            count = '' if self.length is None else f'{self.length} '
+            raise ValueError(f'{name} must be a list of {count}values, got {value!r}')
+        for one in value:
+            self.rule.check(name, one)
+
+
+class Feature(Rule):
+    """Name of a feature, see ``FeatureTaps``."""
+
+    def check(self, name: str, value: Any) -> None:
+        """See :class:`Rule`."""
+        if not isinstance(value, str) or not value:
+            raise ValueError(
+                f"{name} must be the name of a feature, such as 'encoder', or the path of a "
+                f'module, got {value!r}'
+            )
+
+
+def checked(init: Callable[..., None]) -> Callable[..., None]:
+    """Let an ``__init__`` check its arguments against the rules in their annotations."""
+    if hasattr(init, '__rules__'):
+        return init
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            given = signature.bind(self, *args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f'{type(self).__name__}: {error}') from None
+        for name, value in given.items():
+            parameter = signature.parameters[name]
+            for rule in (
+                () if value is None and parameter.default is None else rules().get(name, ())
+            ):
+                rule.check(f'{type(self).__name__}.{name}', value)
+        init(self, *args, **kwargs)
+
+    @functools.cache
+    def rules() -> dict[str, list[Rule]]:
+        hints = get_type_hints(init, include_extras=True)
+        found = {name: [r for r in get_args(h) if isinstance(r, Rule)] for name, h in hints.items()}
+        return {name: several for name, several in found.items() if several}
+
+    wrapper.__rules__ = rules  # type: ignore[attr-defined]
+    return wrapper
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raise ValueError, naming the argument, unless ``value`` is a number in [low, high]."""
+    Number(low, high).check(name, value)
+
+
+def check_whole(name: str, value: Any, low: int) -> None:
+    """Raise ValueError, naming the argument, unless ``value`` is a whole number >= low."""
+    Whole(low).check(name, value)
+
+
+def check_choice(name: str, value: Any, allowed: tuple) -> None:
+    """Raise ValueError, naming the argument, unless ``value`` is one of ``allowed``."""
+    OneOf(*allowed).check(name, value)
+
+
+def check_feature(name: str, value: Any) -> None:
+    """Raise ValueError, naming the argument, unless ``value`` can be a feature's name."""
+    Feature().check(name, value)
+
+
+def check_arguments(
+    owner: type, arguments: dict[str, Any], key: str, complete: bool = True
+) -> None:
+    """Refuse arguments that ``owner.__init__`` does not name, and missing ones.
+
+    Args:
+        owner: The class.
+        arguments: What it is given.
+        key: Config key, for messages.
+        complete: Whether these are all arguments, so that a missing one is an error.
+
+    Raises:
+        TypeError: Names the config key, the wrong argument and the known ones.
+    """
+    parameters = [
+        p
+        for name, p in inspect.signature(owner.__init__).parameters.items()
+        if name != 'self' and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    known = [p.name for p in parameters]
+    for name in arguments:
+        if name not in known:
+            raise TypeError(
+                f"{key}: {owner.__name__} has no argument '{name}'.{hint(name, known)} "
+                f'Its arguments are: {", ".join(known) or "none"}.'
+            )
+    missing = [p.name for p in parameters if p.default is p.empty and p.name not in arguments]
+    if complete and missing:
+        raise TypeError(f'{key}: {owner.__name__} needs the argument(s) {", ".join(missing)}.')

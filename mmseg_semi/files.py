@@ -1,0 +1,80 @@
+"""Files: written whole or not at all, looked for before they are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PART_SUFFIX = '.part'
+
+
+def write_files(files: Mapping[str | Path, str | bytes]) -> None:
+    """Write files that belong together, none of them before all are complete.
+
+    Args:
+        files: Content by path; texts are written in UTF-8. Folders are made as needed.
+    """
+    parts = {Path(path): Path(f'{path}{PART_SUFFIX}') for path in files}
+    try:
+        for (path, part), content in zip(parts.items(), files.values()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = content.encode('utf-8') if isinstance(content, str) else content
+            part.write_bytes(data)
+        for path, part in parts.items():
+            os.replace(part, path)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def write_file(path: str | Path, content: str | bytes) -> None:
+    """Write one file, see :func:`write_files`."""
+    write_files({path: content})
+
+
+def check_paths(config: Mapping[str, Any], key: str = 'labeled') -> None:
+    """Refuse missing folders and missing or empty split files of a dataset config.
+
+    Datasets of mmseg take *every* image of the folder when ``ann_file`` is a folder (some
+    versions also when it does not exist), which would turn the unlabeled images into labeled ones.
+    """
+    for name in ('dataset', 'datasets'):
+        inner = config.get(name) or []
+        for i, one in enumerate([inner] if isinstance(inner, Mapping) else inner):
+            if isinstance(one, Mapping):
+                check_paths(one, f'{key}.{name}' + (f'[{i}]' if name == 'datasets' else ''))
+    if not is_local(config.get('backend_args')):
+        return
+    root = config.get('data_root') or ''
+    for name, folder in (config.get('data_prefix') or {}).items():
+        if folder and not os.path.isdir(os.path.join(root, folder)):
+            raise FileNotFoundError(
+                f'{key}.data_prefix.{name}: there is no folder {os.path.join(root, folder)} '
+                f'(looked for from {os.getcwd()}). Correct data_root or data_prefix.{name}.'
+            )
+    if config.get('ann_file'):
+        check_split_file(os.path.join(root, config['ann_file']), key)
+
+
+def check_split_file(path: str, key: str) -> None:
+    """Refuse a split file that is missing or names nothing."""
+    if not os.path.isfile(path):
+        what = 'a folder' if os.path.isdir(path) else 'missing'
+        raise FileNotFoundError(
+            f'{key}.ann_file: the split file {path} is {what} (looked for from {os.getcwd()}). It '
+            'must be a text file with one image name a line, without suffix. Correct data_root or '
+            "ann_file, or set ann_file='' to take every image of data_prefix.img_path as labeled."
+        )
+    with open(path, encoding='utf-8-sig', errors='replace') as file:
+        if not file.read().strip():
+            raise ValueError(
+                f'{key}.ann_file: the split file {path} is empty. Write one image name a line, '
+                "without suffix, or set ann_file='' to take every image of data_prefix.img_path."
+            )
+
+
+def is_local(backend_args: dict[str, Any] | None) -> bool:
+    """Whether files are read from a file system, where they can be looked at cheaply."""
+    return not backend_args or backend_args.get('backend') == 'local'
