@@ -13,7 +13,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, get_args, get_type_hints
+from typing import Any, Callable, get_args
 
 from mmseg_semi.errors import hint
 
@@ -138,12 +138,19 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.cache
     def rules() -> dict[str, list[Rule]]:
-        hints = get_type_hints(init, include_extras=True)
-        found = {name: [r for r in get_args(h) if isinstance(r, Rule)] for name, h in hints.items()}
+        found = {name: _rules_of(p.annotation, init) for name, p in signature.parameters.items()}
         return {name: several for name, several in found.items() if several}
 
     wrapper.__rules__ = rules  # type: ignore[attr-defined]
     return wrapper
+
+
+def _rules_of(annotation: Any, init: Callable[..., None]) -> list[Rule]:
+    if isinstance(annotation, str):
+        if 'Annotated' not in annotation:
+            return []
+        annotation = eval(annotation, init.__globals__)
+    return [one for one in get_args(annotation) if isinstance(one, Rule)]
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:

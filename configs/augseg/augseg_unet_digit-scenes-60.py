@@ -5,19 +5,17 @@ _base_ = [
     '../_base_/schedules/digit_scenes.py',
     '../_base_/methods/augseg.py',
 ]
+method = _base_.method
+# With AugSeg's 0.999 the teacher would be a thousand iterations old, half of this run.
+method.teacher.momentum = 0.99
 model = dict(
     _delete_=True,
     segmentor=_base_.model,
     # The network starts from scratch: it must know the digits a little before it teaches itself.
     warmup_iters=400,
     channels_last=True,
-    **_base_.method,
+    **method,
 )
-# With AugSeg's 0.999 the teacher would be a thousand iterations old, half of this run.
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='MeanTeacherHook', momentum=0.99, buffers='ema'),
-]
 # One strong view of one to three random intensity operations.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline[-2].update(num_views=1, transforms=[dict(type='RandomIntensityAugment')])

@@ -7,9 +7,8 @@ _base_ = [
 ]
 method = _base_.method
 # The backbone is a UNet: its map at stride 8 stands for an encoder's last map.
-method.heads.correlation.update(position='backbone.decoder.2', in_channels=96, hidden_channels=96)
+method.heads.correlation.update(tap='backbone.decoder.2', in_channels=96, hidden_channels=96)
 model = dict(_delete_=True, segmentor=_base_.model, channels_last=True, **method)
-custom_hooks = [*_base_.custom_hooks, dict(type='EMAThresholdHook')]
 # CorrMatch has one strong view.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline[-2]['num_views'] = 1

@@ -8,7 +8,7 @@ _base_ = [
 method = _base_.method
 # The backbone is a UNet: its map at quarter resolution (16x16) stands for an encoder's last map,
 # and the head is as small as the network.
-method.heads.correlation.update(position='backbone.decoder.1', in_channels=32, hidden_channels=64)
+method.heads.correlation.update(tap='backbone.decoder.1', in_channels=32, hidden_channels=64)
 model = dict(
     _delete_=True,
     segmentor=_base_.model,
@@ -17,7 +17,6 @@ model = dict(
     channels_last=True,
     **method,
 )
-custom_hooks = [*_base_.custom_hooks, dict(type='EMAThresholdHook')]
 # CorrMatch has one strong view.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline[-2]['num_views'] = 1

@@ -8,4 +8,3 @@ model = dict(
     ),
     heads=dict(rank=dict(type='AgentRankHead', tap='backbone.decoder.1', reduction='mean')),
 )
-custom_hooks = [hook for hook in _base_.custom_hooks if hook['type'] != 'EMAThresholdHook']

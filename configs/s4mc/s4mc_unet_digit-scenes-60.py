@@ -13,10 +13,6 @@ model = dict(
     channels_last=True,
     **_base_.method,
 )
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='MeanTeacherHook', momentum=0.99, buffers='ema'),
-]
 # One strong view.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline[-2]['num_views'] = 1

@@ -8,7 +8,7 @@ _base_ = [
 method = _base_.method
 # The classifier's input has 16 channels.
 method.heads.contrast.update(
-    hidden_channels=16, channels=64, queues=dict(size=2048, first_size=2048, num_push=128)
+    hidden_channels=16, channels=64, bank=dict(size=2048, first_size=2048, num_push=128)
 )
 model = dict(
     _delete_=True,
@@ -18,11 +18,6 @@ model = dict(
     channels_last=True,
     **method,
 )
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='MeanTeacherHook', momentum=0.99, buffers='ema'),
-    dict(type='MemoryBankHook'),
-]
 # One strong view.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline[-2]['num_views'] = 1

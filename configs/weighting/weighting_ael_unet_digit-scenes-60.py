@@ -6,7 +6,6 @@ model = dict(
         weight=dict(type='RankStatisticsWeight', k=5, base_weight=1.0),
     ),
 )
-custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
 detections = f'{_base_.data_root}detection/labeled_60/'
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline.insert(

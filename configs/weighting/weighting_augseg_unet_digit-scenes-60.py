@@ -7,7 +7,6 @@ model = dict(
     ),
     losses=dict(strong=dict(denominator='weight')),
 )
-custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
 detections = f'{_base_.data_root}detection/labeled_60/'
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline.insert(

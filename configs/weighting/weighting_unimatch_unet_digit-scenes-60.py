@@ -21,7 +21,6 @@ model = dict(
     channels_last=True,
     **method,
 )
-custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
 # Boxes of configs/detection/faster-rcnn_r50_fpn_digit_scenes.py.
 detections = f'{_base_.data_root}detection/labeled_60/'
 unlabeled_pipeline = _base_.unlabeled_pipeline

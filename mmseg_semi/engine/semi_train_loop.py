@@ -17,6 +17,8 @@ from mmseg.registry import LOOPS
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmseg_semi.models.segmentors.building import missing_hooks
+
 
 def seed_step(seed: int, rank: int, iteration: int) -> None:
     """Seed python's, numpy's and torch's generators for one iteration of one rank."""
@@ -41,10 +43,18 @@ def average_norm_statistics(model: nn.Module) -> None:
         all_reduce_params(statistics, op='mean')
 
 
+def register_needed_hooks(runner: Any) -> None:
+    """Register the hooks that components of the model need and the config does not list."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    for cfg in missing_hooks(model, runner.hooks):
+        runner.register_hook(dict(cfg))
+
+
 @LOOPS.register_module()
 class SemiTrainLoop(IterBasedTrainLoop):
     """Iteration-based training in which nothing depends on how a run was interrupted.
 
+    Hooks that components of the model need, and the config does not list, are registered.
     Every iteration's randomness (dropout, CutMix boxes, ...) is a function of the run's seed, the
     rank and the iteration, and the sampler starts at the iteration it is told. So a checkpoint
     needs no generator states, and a resumed run replays no data.
@@ -105,6 +115,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
             val_interval, dynamic_intervals
         )
         runner.visualizer.dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
+        register_needed_hooks(runner)
 
     def run(self) -> torch.nn.Module:
         """Launch training from the runner's current iteration."""

@@ -20,6 +20,7 @@ from .refiners import (
 )
 from .samplers import MeanOHEMPixelSampler
 from .segmentors import SemiSegmentor, SlidingEncoderDecoder
+from .teachers import BaseTeacher, EMATeacher
 
 __all__ = [
     'AdaptiveCutMix',
@@ -31,6 +32,7 @@ __all__ = [
     'BaseRefiner',
     'BaseSemiHead',
     'BaseSemiLoss',
+    'BaseTeacher',
     'ClassAwareCutMix',
     'ClassConfidence',
     'ConfidenceThreshold',
@@ -40,6 +42,7 @@ __all__ = [
     'CutMix',
     'DeepLabV3PlusHead',
     'DetectionAgreement',
+    'EMATeacher',
     'EMAThreshold',
     'FeatureDropout',
     'FeatureMemoryBank',

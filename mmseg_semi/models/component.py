@@ -9,29 +9,44 @@ from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import check_arguments
+from mmseg_semi.arguments import Rule, check_arguments, checked
 from mmseg_semi.errors import hint
+from mmseg_semi.structures import SemiStep
 
 
 class Component(nn.Module):
     """Anything that a config adds to a training step by name.
 
+    Its life: it is built from its config, which checks the arguments that declare a rule (see
+    ``mmseg_semi.arguments``); ``attach`` shows it the finished model; in every step after the
+    warm-up it is called, and at the end ``observe`` lets it remember what it saw; hooks that it
+    names in ``hooks`` move its state, buffers that every checkpoint holds.
+
     Attributes:
-        taps: Names of the student features that it reads from ``SegOutputs.features``.
+        taps: Names of the features that it reads from ``SegOutputs.features``.
+        stream: Name of the stream in ``model.streams`` that it reads; None for none.
         pseudo_fields: ``'prob'`` and ``'logits'`` are mixed only for components that name them.
-        required_hooks: Class names of hooks without which its state would stay frozen; training
-            is refused when one is missing.
-        reads_detections: Whether it reads the boxes of ``LoadDetections``.
+        hooks: Configs of the hooks that move its state; ``SemiTrainLoop`` registers those that
+            the config does not list itself.
+        reads_maps: Names of the further maps of the unlabeled images that it reads.
         needs_weak: Whether it reads the student's outputs on the weak images.
         config_key: Where the config has it, for messages.
+        name: Its name in the log, such as ``'select'``.
     """
 
     taps: tuple[str, ...] = ()
+    stream: Optional[str] = None
     pseudo_fields: tuple[str, ...] = ()
-    required_hooks: tuple[str, ...] = ()
-    reads_detections: bool = False
+    hooks: tuple[dict[str, Any], ...] = ()
+    reads_maps: tuple[str, ...] = ()
     needs_weak: bool = False
     config_key: str = ''
+    name: str = ''
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if '__init__' in vars(cls):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
     def attach(self, model: nn.Module) -> None:
         """Get to know the finished ``SemiSegmentor``; called once, when it is built.
@@ -43,19 +58,67 @@ class Component(nn.Module):
             ValueError: The combination cannot work; says why.
         """
 
-    def check_batch(self, step: Any) -> None:
+    def check_batch(self, step: SemiStep) -> None:
         """Refuse a batch that lacks what this component reads; called in the warm-up too.
-
-        Args:
-            step: The ``SemiStep`` of the batch, before any forward pass.
 
         Raises:
             ValueError: Says what is missing and what to do.
         """
+        for name in self.reads_maps:
+            if name not in step.maps:
+                raise ValueError(
+                    f'{self.config_key} ({type(self).__name__}): the unlabeled images have no map '
+                    f"'{name}'. Set train_dataloader.dataset.unlabeled.{name}, or take the "
+                    'component out by setting it to None'
+                )
 
-    def log_values(self) -> dict[str, Tensor]:
-        """Return 0-dim figures of the present step for the log; no name may contain ``loss``."""
-        return {}
+    def observe(self, step: SemiStep) -> None:
+        """Count or remember what this step showed, and log figures; called once, at its end."""
+
+    def check_channels(self, features: Tensor, tap: str, channels: int) -> Tensor:
+        """Return features (B, C, h, w) of ``tap`` if they have ``channels`` channels.
+
+        Raises:
+            ValueError: They have another number.
+        """
+        if features.shape[1] != channels:
+            raise ValueError(
+                f"{self.config_key} ({type(self).__name__}): the features '{tap}' have "
+                f'{features.shape[1]} channels, not {channels}: set '
+                f'in_channels={features.shape[1]}'
+            )
+        return features
+
+    def tapped_channels(self, head: nn.Module, tap: str, in_channels: Optional[int]) -> int:
+        """Return the channels of the features ``tap``, as they are given or found.
+
+        Args:
+            head: The segmentor's (last) decode head.
+            tap: As in ``FeatureTaps``.
+            in_channels: What the config says.
+
+        Raises:
+            ValueError: The tap is a module path, whose channels the config must give.
+        """
+        channels = in_channels or feature_channels(head, tap)
+        if channels is None:
+            raise ValueError(
+                f"{type(self).__name__}.tap is the module path '{tap}': give its number of "
+                'channels too (in_channels=...)'
+            )
+        return channels
+
+
+class NormCfg(Rule):
+    """Config of a normalization."""
+
+    def check(self, name: str, value: Any) -> None:
+        """See ``Rule``."""
+        if not isinstance(value, dict) or MODELS.get(str(value.get('type'))) is None:
+            raise ValueError(
+                f'{name} must be None or the config of a normalization, such as '
+                f"dict(type='BN') or dict(type='SyncBN'), got {value!r}"
+            )
 
 
 def last_head(segmentor: nn.Module) -> nn.Module:
@@ -73,7 +136,7 @@ def feature_channels(head: nn.Module, name: str) -> Optional[int]:
     """
     if name == 'classifier':
         return head.out_channels
-    if name in ('fusion', 'penultimate'):
+    if name == 'penultimate':
         return head.conv_seg.in_channels
     if name == 'aspp':
         return getattr(head, 'aspp_channels', head.channels)

@@ -1,7 +1,6 @@
 """What flows between the parts of a training step."""
 
-from .pseudo_label import DETECTIONS, PseudoLabel
-from .seg_outputs import SegOutputs
-from .semi_step import Mix, SemiStep, StrongView
+from .pseudo_label import PseudoLabel
+from .semi_step import Features, Mix, Partners, SegOutputs, SemiStep, View
 
-__all__ = ['DETECTIONS', 'Mix', 'PseudoLabel', 'SegOutputs', 'SemiStep', 'StrongView']
+__all__ = ['Features', 'Mix', 'Partners', 'PseudoLabel', 'SegOutputs', 'SemiStep', 'View']

@@ -8,9 +8,6 @@ from typing import Any, Callable, Optional
 import torch
 from torch import Tensor
 
-#: Name in ``PseudoLabel.extras`` of the packed map of detected classes.
-DETECTIONS = 'detections'
-
 # Logit of a class that is known; its softmax among zeros is 1 in float32.
 _SURE = 30.0
 
@@ -115,6 +112,17 @@ class PseudoLabel:
             if old is not None:
                 classes = torch.arange(old.shape[1], device=old.device)[:, None, None]
                 changes[name] = fill(old, (label[:, None] == classes) * scale)
+        return replace(self, **changes)
+
+    def join(self, other: PseudoLabel) -> PseudoLabel:
+        """Append another batch, which has the same fields, as a new object."""
+        changes: dict[str, Any] = {}
+        for item in fields(self):
+            one, two = getattr(self, item.name), getattr(other, item.name)
+            if isinstance(one, Tensor):
+                changes[item.name] = torch.cat([one, two])
+            elif isinstance(one, dict):
+                changes[item.name] = {key: torch.cat([one[key], two[key]]) for key in one}
         return replace(self, **changes)
 
     @property

@@ -1,17 +1,111 @@
-"""The state of one training step, filled in the order in which the step runs."""
+"""What flows through one training step, filled in the order in which the step runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Optional, TypeVar, Union
 
+import torch
+import torch.nn.functional as F
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmseg_semi.functional import mix
+from mmseg_semi.functional import mix, mix_features
 
 from .pseudo_label import PseudoLabel
-from .seg_outputs import SegOutputs
+
+T = TypeVar('T')
+
+
+@dataclass
+class Features:
+    """What the encoder gives for a batch of images.
+
+    Attributes:
+        maps: Feature maps (B, C, h, w), one for each level, as the decoder takes them.
+        size: Size ``(H, W)`` of the images.
+        taps: Features that were tapped in the encoder, by name, (B, C, h, w) each.
+    """
+
+    maps: list[Tensor]
+    size: tuple[int, int]
+    taps: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.maps[0].shape[0]
+
+    def split(self, sizes: Sequence[int]) -> list[Features]:
+        """Cut the batch into consecutive parts of the given sizes."""
+        maps = [one.split(sizes) for one in self.maps]
+        taps = {name: one.split(sizes) for name, one in self.taps.items()}
+        return [
+            Features([m[i] for m in maps], self.size, {name: t[i] for name, t in taps.items()})
+            for i in range(len(sizes))
+        ]
+
+    @classmethod
+    def join(cls, parts: Sequence[Features]) -> Features:
+        """Put batches of images of one size after each other."""
+        if len(parts) == 1:
+            return parts[0]
+        maps = [torch.cat(level) for level in zip(*(part.maps for part in parts))]
+        taps = {name: torch.cat([part.taps[name] for part in parts]) for name in parts[0].taps}
+        return cls(maps, parts[0].size, taps)
+
+
+@dataclass
+class SegOutputs:
+    """Logits and named features of one pass through encoder and decoder.
+
+    Attributes:
+        stages: Raw logits of each decoding stage, (B, K, h, w) at the head's own resolution;
+            a plain segmentor has one stage, a cascade several. The last one predicts.
+        size: Input size ``(H, W)``.
+        align_corners: How the last stage's logits are resized.
+        maps: What the decoder was given.
+        features: Tapped features by name, (B, C, h, w) each.
+    """
+
+    stages: list[Tensor]
+    size: tuple[int, int]
+    align_corners: bool
+    maps: Sequence[Tensor] = ()
+    features: dict[str, Tensor] = field(default_factory=dict)
+    _logits: Optional[Tensor] = field(default=None, repr=False)
+
+    @property
+    def logits(self) -> Tensor:
+        """float32 logits at input size, (B, K, H, W)."""
+        if self._logits is None:
+            raw = self.stages[-1].float()
+            if raw.shape[-2:] != tuple(self.size):
+                raw = F.interpolate(
+                    raw, size=self.size, mode='bilinear', align_corners=self.align_corners
+                )
+            self._logits = raw
+        return self._logits
+
+    def __len__(self) -> int:
+        return self.stages[-1].shape[0]
+
+    def split(self, sizes: Sequence[int]) -> list[SegOutputs]:
+        """Cut the batch into consecutive parts of the given sizes."""
+        if sum(sizes) != len(self):
+            raise ValueError(f'sizes {list(sizes)} must sum to the batch size {len(self)}')
+        stages = [stage.split(sizes) for stage in self.stages]
+        maps = [part.split(sizes) for part in self.maps]
+        features = {name: part.split(sizes) for name, part in self.features.items()}
+        return [
+            replace(
+                self,
+                stages=[stage[i] for stage in stages],
+                maps=[part[i] for part in maps],
+                features={name: part[i] for name, part in features.items()},
+                _logits=None,
+            )
+            for i in range(len(sizes))
+        ]
 
 
 @dataclass
@@ -36,18 +130,19 @@ class Mix:
 
 
 @dataclass
-class StrongView:
-    """One strongly augmented (and mixed) view of the unlabeled images.
+class View:
+    """One batch of images on its way through a stream.
 
     Attributes:
-        image: Normalised images (B, 3, H, W).
-        pseudo: The pseudo-label that belongs to these pixels, mixed as they are.
+        image: Normalized images (B, 3, H, W); None in a stream that begins with features.
+        pseudo: The pseudo-label that belongs to these pixels, mixed as they are; None for labeled
+            images, and before the pseudo-label is made.
         mix: How the view was mixed; None when it was not.
-        outputs: What the student says about it; None before its forward pass.
+        outputs: What the student says about it; None before its pass.
     """
 
-    image: Tensor
-    pseudo: PseudoLabel
+    image: Optional[Tensor] = None
+    pseudo: Optional[PseudoLabel] = None
     mix: Optional[Mix] = None
     outputs: Optional[SegOutputs] = None
 
@@ -58,34 +153,53 @@ class StrongView:
             return self.pseudo.valid
         return self.pseudo.valid & ~self.mix.foreign
 
+    def mix_features(self, features: Tensor, align_corners: bool) -> Tensor:
+        """Mix features (B, C, h, w) of the unmixed images as this view is mixed."""
+        if self.mix is None:
+            return features
+        return mix_features(features, self.mix.mask, self.mix.partners, align_corners)
+
+
+@dataclass
+class Partners:
+    """Unlabeled images that were loaded and labeled besides the batch.
+
+    Attributes:
+        strong: Their strong views, normalized, (F, 3, H, W) each.
+        pseudo: Their refined pseudo-label.
+        places: int64 (F,), their places among all unlabeled images.
+    """
+
+    strong: list[Tensor]
+    pseudo: PseudoLabel
+    places: Tensor
+
 
 @dataclass
 class SemiStep:
     """Everything that refiners, mixers, heads and losses may read in one training step.
 
     Attributes:
-        labeled_images: Normalised images (Bl, 3, H, W).
+        labeled_images: Normalized images (Bl, 3, H, W).
         labeled_samples: Their data samples, with ``gt_sem_seg``.
-        weak_images: Normalised weakly augmented unlabeled images (Bu, 3, H, W).
+        weak_images: Normalized weakly augmented unlabeled images (Bu, 3, H, W).
         strong_images: Strongly augmented views of the same crops, each (Bu, 3, H, W).
         valid: Bool (Bu, H, W), False on padding.
         unlabeled_samples: Data samples of the unlabeled images (meta information only).
-        detections: Packed map of the classes whose boxes cover each pixel of the weak images, uint8
-            (Bu, ceil(K/8), H, W); None without ``LoadDetections``.
-        labeled: Student outputs on the labeled images.
-        weak: Student outputs on the weak images; None when a method does not need them.
-        teacher: Outputs that the pseudo-label is made from (EMA teacher, or ``weak``).
+        maps: Further maps (Bu, C, H, W) of the weak images by name.
+        streams: The views of each stream of ``model.streams`` by its name.
+        encoded: Encoded features of each stream that began with images, by the stream's name.
+        teacher: Outputs that the pseudo-label is made from (the teacher's, or the student's on
+            the weak images).
         raw_pseudo: The pseudo-label before any refiner.
-        pseudo: The pseudo-label after the refiners, not mixed.
-        views: The strong views.
-        perturbed: Student outputs on the weak images' perturbed features.
+        refined: The pseudo-label after each refiner, by the refiner's name.
+        pseudo: The pseudo-label after all refiners, not mixed.
         iteration: Iterations that the run has done before this one.
-        max_iters: Iterations of the whole run.
-        threshold: Confidence threshold of this step, a number or a 0-dim tensor; set by selection
-            refiners that have one.
-        observed: Whether somebody looks at this step when it is finished.
-        refined: The pseudo-label after each refiner by name; filled only when observed.
-        shared: What a component computes once and others read, by the component that owns it.
+        max_iters: Iterations of the whole run, 0 when nobody knows.
+        figures: 0-dim figures for the log by name, see :meth:`log`.
+        shared: What is computed once in a step, see :meth:`once`.
+        load_partners: ``load_partners(step, places)`` loads and labels further unlabeled images
+            of these places among all; None where no data set stands behind.
     """
 
     labeled_images: Tensor
@@ -94,23 +208,77 @@ class SemiStep:
     strong_images: list[Tensor]
     valid: Tensor
     unlabeled_samples: list[SegDataSample]
-    detections: Optional[Tensor] = None
-    labeled: Optional[SegOutputs] = None
-    weak: Optional[SegOutputs] = None
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    streams: dict[str, list[View]] = field(default_factory=dict)
+    encoded: dict[str, Features] = field(default_factory=dict)
     teacher: Optional[SegOutputs] = None
     raw_pseudo: Optional[PseudoLabel] = None
+    refined: dict[str, PseudoLabel] = field(default_factory=dict)
     pseudo: Optional[PseudoLabel] = None
-    views: list[StrongView] = field(default_factory=list)
-    perturbed: Optional[SegOutputs] = None
     iteration: int = 0
     max_iters: int = 0
-    threshold: Optional[Union[float, Tensor]] = None
-    observed: bool = False
-    refined: dict[str, PseudoLabel] = field(default_factory=dict)
+    figures: dict[str, Tensor] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)
+    load_partners: Optional[Callable[[SemiStep, list[int]], Partners]] = None
+
+    @property
+    def labeled(self) -> Optional[SegOutputs]:
+        """Student outputs on the labeled images; None before their pass."""
+        return self._outputs('labeled')
+
+    @property
+    def weak(self) -> Optional[SegOutputs]:
+        """Student outputs on the weak images; None before their pass, or without one."""
+        return self._outputs('weak')
+
+    def _outputs(self, stream: str) -> Optional[SegOutputs]:
+        views = self.streams.get(stream)
+        return views[0].outputs if views else None
+
+    @property
+    def labeled_truth(self) -> Tensor:
+        """int64 (Bl, H, W), classes of the labeled pixels; 255 where nobody knows."""
+        truth = torch.stack([sample.gt_sem_seg.data[0] for sample in self.labeled_samples])
+        return truth.to(self.labeled_images.device)
 
     @property
     def image_names(self) -> list[str]:
         """Paths of all images of this step, labeled first."""
         samples = [*self.labeled_samples, *self.unlabeled_samples]
         return [str(sample.metainfo.get('img_path', '<unknown>')) for sample in samples]
+
+    def log(self, name: str, value: Union[Tensor, float]) -> None:
+        """Give a figure of this step to the log.
+
+        Args:
+            name: As it stands in the log, such as ``'select.threshold'``.
+            value: A number or a 0-dim tensor.
+
+        Raises:
+            ValueError: The name contains ``loss``: mmengine would train it.
+        """
+        if 'loss' in name:
+            raise ValueError(f"step.log('{name}'): a name with 'loss' in it would be trained")
+        self.figures[name] = torch.as_tensor(value).detach().float()
+
+    def once(self, key: Any, compute: Callable[[], T]) -> T:
+        """Return what ``compute`` gives, computed at the first call with this key in the step."""
+        if key not in self.shared:
+            self.shared[key] = compute()
+        return self.shared[key]
+
+    def remaining(self, reader: str) -> float:
+        """Share of the run that remains, 1 at its start, for what falls linearly over the run.
+
+        Args:
+            reader: Config key that needs it, for the message.
+
+        Raises:
+            RuntimeError: The length of the run is not known.
+        """
+        if self.max_iters < 1:
+            raise RuntimeError(
+                f'{reader} needs to know the length of the run: train with '
+                f"train_cfg=dict(type='SemiTrainLoop', ...), or set {reader}=False"
+            )
+        return max(0.0, 1 - self.iteration / self.max_iters)

@@ -2,12 +2,6 @@
 _base_ = ['../settings/voc12_513-d8.py', '../methods/ael.py']
 _base_.model.decode_head.sampler = dict(type='MeanOHEMPixelSampler', thresh=0.7, min_kept=100000)
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='MeanTeacherHook', momentum=0.99, buffers='ema'),
-    dict(type='ClassConfidenceHook'),
-    dict(type='ImageBankHook'),
-]
 # One learning rate for backbone and heads.
 head = dict(lr_mult=1.0)
 optim_wrapper = dict(

@@ -1,7 +1,6 @@
 # CorrMatch on VOC, crop 321.
 _base_ = ['../settings/voc12_321-d8.py', '../methods/corrmatch.py']
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
-custom_hooks = [*_base_.custom_hooks, dict(type='EMAThresholdHook')]
 # One strong view.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline[-2]['num_views'] = 1

@@ -1,7 +1,6 @@
 # CutMix-Seg on Cityscapes.
 _base_ = ['../settings/cityscapes_769-d8_2+2.py', '../methods/cutmix_seg.py']
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
-custom_hooks = [*_base_.custom_hooks, dict(type='MeanTeacherHook', momentum=0.99, buffers='ema')]
 # One strong view.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline[-2]['num_views'] = 1

@@ -1,11 +1,6 @@
 # U2PL on Cityscapes; the first epoch trains on labeled images alone.
 _base_ = ['../settings/cityscapes_769-d8_2+2.py', '../methods/u2pl.py']
 model = dict(_delete_=True, segmentor=_base_.model, warmup_epochs=1, **_base_.method)
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='MeanTeacherHook', momentum=0.99, buffers='ema'),
-    dict(type='MemoryBankHook'),
-]
 # One strong view.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 unlabeled_pipeline[-2]['num_views'] = 1

@@ -3,7 +3,6 @@ _base_ = ['../settings/cityscapes_801-d16.py', '../methods/weighting.py']
 method = _base_.method
 method.refiners.select.threshold = 0.0
 model = dict(_delete_=True, segmentor=_base_.model, **method)
-custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
 # The leaf config says which boxes.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 boxes = dict(type='LoadDetections', results='', images='', score_thr=0.95)

@@ -44,7 +44,6 @@ optim_wrapper = dict(
         )
     ),
 )
-custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
 # The leaf config says which boxes.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 boxes = dict(type='LoadDetections', results='', images='', score_thr=0.95)

@@ -1,7 +1,6 @@
 # Weighting on UniMatch, VOC, crop 321, with the paper's constants.
 _base_ = ['../settings/voc12_321-d16.py', '../methods/weighting.py']
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
-custom_hooks = [*_base_.custom_hooks, dict(type='MemoryBankHook')]
 # The leaf config says which boxes.
 unlabeled_pipeline = _base_.unlabeled_pipeline
 boxes = dict(type='LoadDetections', results='', images='', score_thr=0.85)

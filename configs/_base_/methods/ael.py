@@ -1,9 +1,8 @@
-# AEL (NeurIPS 2021): an EMA teacher (momentum 0.99, MeanTeacherHook of the leaf config); classes
-# that are badly learnt are pasted between labeled images, cut out for CutMix, and the loss leaves
-# fewer of their pixels out. The leaf config adds ClassConfidenceHook and ImageBankHook.
+# AEL (NeurIPS 2021): an EMA teacher; classes that are badly learnt are pasted between labeled
+# images, cut out for CutMix, and the loss leaves fewer of their pixels out.
 method = dict(
     type='SemiSegmentor',
-    teacher=dict(type='ema'),
+    teacher=dict(type='EMATeacher', momentum=0.99),
     supervised_weight=1.0,
     heads=dict(class_confidence=dict(type='ClassConfidence', momentum=0.999)),
     labeled_mixer=dict(type='CopyPaste', num_classes=3, prob=0.5),

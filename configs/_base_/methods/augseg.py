@@ -1,10 +1,10 @@
-# AugSeg (CVPR 2023): an EMA teacher of momentum 0.999 (MeanTeacherHook in the leaf config), one
+# AugSeg (CVPR 2023): an EMA teacher of momentum 0.999, one
 # strong view by RandomIntensityAugment (leaf config), and CutMix that pastes labeled boxes onto
 # unsure images. The student sees the weak view too, for its BatchNorm.
 method = dict(
     type='SemiSegmentor',
-    teacher=dict(type='ema'),
-    student_sees_weak=True,
+    teacher=dict(type='EMATeacher', momentum=0.999),
+    streams=dict(weak=dict(images='weak', group='clean')),
     supervised_weight=1.0,
     refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.95)),
     mixer=dict(type='AdaptiveCutMix'),

@@ -1,8 +1,8 @@
 # CorrMatch (CVPR 2024) on UniMatch with one strong view.
 # L = 1/2 (L_s + L_u), L_s = 1/2 (L_s^h + L_s^c), L_u = 1/2 L_u^h + 1/4 L_u^s + 1/4 L_u^c, and
 # L_u^h is the mean of the strong view and of the feature-perturbed stream.
-# A config on it adds dict(type='EMAThresholdHook') to custom_hooks, sets StrongViews.num_views=1,
-# and for a backbone whose last map is finer than stride 8 chooses another position.
+# A config on it sets StrongViews.num_views=1, and for a backbone whose last map is finer than
+# stride 8 chooses another tap.
 _base_ = './unimatch.py'
 method = dict(
     supervised_weight=0.25,
@@ -18,7 +18,7 @@ method = dict(
     heads=dict(
         correlation=dict(
             type='CorrelationHead',
-            position='encoder',
+            tap='encoder',
             labeled_weight=0.25,
             unlabeled_weight=0.125,
         )

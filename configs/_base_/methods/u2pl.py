@@ -1,7 +1,6 @@
 # U2PL (CVPR 2022) on CutMix-Seg: pixels of high entropy train nothing as pseudo-labels, 20 % at the
 # start and none at the end, and serve as negatives of the classes that they are hardly of.
 # L = L_s + L_u + 0.1 L_c; L_u is the mean over the selected pixels.
-# A config on it adds dict(type='MemoryBankHook') to custom_hooks, beside MeanTeacherHook.
 _base_ = './cutmix_seg.py'
 method = dict(
     refiners=dict(
@@ -14,7 +13,7 @@ method = dict(
             tap='penultimate',
             channels=256,
             alpha=0.2,
-            queues=dict(size=30000, first_size=50000),
+            bank=dict(size=30000, first_size=50000),
             loss_weight=0.1,
         ),
     ),

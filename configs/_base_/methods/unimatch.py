@@ -5,7 +5,9 @@ method = dict(
     supervised_weight=0.5,
     refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.95)),
     mixer=dict(type='CutMix', prob=0.5, area=(0.02, 0.4), aspect=(0.3, 1 / 0.3)),
-    perturbation=dict(type='FeatureDropout', prob=0.5),
+    streams=dict(
+        perturbed=dict(features='weak', perturbation=dict(type='FeatureDropout', prob=0.5)),
+    ),
     losses=dict(
         strong=dict(type='PseudoLabelCrossEntropy', stream='strong', loss_weight=0.25),
         perturbed=dict(type='PseudoLabelCrossEntropy', stream='perturbed', loss_weight=0.25),

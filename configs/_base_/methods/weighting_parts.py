@@ -1,5 +1,5 @@
 # What Weighting Pseudo-Labels (ECCV 2024) adds to a framework with one strong view, with the
-# paper's constants: weights s/k, L = L_s + 0.4 L_u. A config on it adds MemoryBankHook, and the
+# paper's constants: weights s/k, L = L_s + 0.4 L_u. A config on it adds the
 # boxes to the unlabeled pipeline, after InitValidMask.
 parts = dict(
     refiners=dict(

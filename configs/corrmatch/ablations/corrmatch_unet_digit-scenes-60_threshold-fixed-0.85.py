@@ -2,4 +2,3 @@
 _base_ = '../corrmatch_unet_digit-scenes-60.py'
 select = dict(_delete_=True, type='ConfidenceThreshold', threshold=0.85)
 model = dict(refiners=dict(select=select))
-custom_hooks = [hook for hook in _base_.custom_hooks if hook['type'] != 'EMAThresholdHook']

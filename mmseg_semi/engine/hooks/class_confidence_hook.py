@@ -14,13 +14,6 @@ class ClassConfidenceHook(StateHook):
     """Move every ``ClassConfidence`` of the model after each iteration.
 
     Momentum and the treatment of absent classes are arguments of ``ClassConfidence``.
-
-    Raises:
-        ValueError: The model has no ``ClassConfidence``.
     """
 
     kind = ClassConfidence
-    remedy = (
-        'a ClassConfidence in model.heads: add '
-        "heads=dict(class_confidence=dict(type='ClassConfidence'))"
-    )

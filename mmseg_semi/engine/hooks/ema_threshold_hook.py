@@ -14,12 +14,6 @@ class EMAThresholdHook(StateHook):
     """Move every ``EMAThreshold`` of the model after each iteration.
 
     Initial value, momentum and kind of update are arguments of ``EMAThreshold``.
-
-    Raises:
-        ValueError: The model has no ``EMAThreshold``.
     """
 
     kind = EMAThreshold
-    remedy = (
-        "an EMAThreshold in model.refiners: add refiners=dict(select=dict(type='EMAThreshold'))"
-    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 from mmseg.registry import HOOKS
 
+from mmseg_semi.arguments import Whole, checked
 from mmseg_semi.models.memories import BaseMemory
 
 from .state_hook import StateHook
@@ -23,22 +24,15 @@ class MemoryBankHook(StateHook):
         interval: Iterations from one push to the next.
 
     Raises:
-        ValueError: An argument is not a whole number of its range; the model has no memory.
+        ValueError: An argument is not a whole number of its range.
     """
 
     kind = BaseMemory
-    remedy = (
-        'a component with a memory bank: add '
-        "refiners=dict(weight=dict(type='RankStatisticsWeight')) or "
-        "heads=dict(contrast=dict(type='ContrastHead'))"
-    )
 
-    def __init__(self, start: int = 0, interval: int = 1) -> None:
-        for name, value, low in (('start', start, 0), ('interval', interval, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(
-                    f'MemoryBankHook.{name} must be a whole number >= {low}, got {value!r}'
-                )
+    @checked
+    def __init__(
+        self, start: Annotated[int, Whole(0)] = 0, interval: Annotated[int, Whole(1)] = 1
+    ) -> None:
         self.start, self.interval = start, interval
 
     def after_train_iter(

@@ -5,46 +5,56 @@ from __future__ import annotations
 from typing import Any, ClassVar, Optional
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
 
 
-def refuse_second(hook: Hook, runner: Any) -> None:
-    """Raise ValueError when the runner has another hook of the same class."""
-    if sum(type(one) is type(hook) for one in getattr(runner, 'hooks', ())) > 1:
-        raise ValueError(
-            f'custom_hooks has {type(hook).__name__} more than once, which would move the state '
-            'more than once in an iteration: leave one of them'
-        )
-
-
 class StateHook(Hook):
-    """Calls ``update_state`` of every component of one kind after each iteration.
+    """Moves the state of the components of one kind after each iteration.
 
-    The state is in buffers of the component, so it is in every checkpoint.
+    The state is in buffers of the component, so it is in every checkpoint. A component names the
+    hook that it needs (``Component.hooks``), and ``SemiTrainLoop`` registers it; a hook of this
+    kind that the config lists goes before, and one without a component is left out.
 
     Attributes:
-        kind: Class of the components.
-        remedy: What the config needs, for the error when there is none of them.
-
-    Raises:
-        ValueError: The model has no such component.
+        kind: Class of the components, whose ``update_state`` is called.
     """
 
     priority = 'ABOVE_NORMAL'  # before checkpoints are written
     kind: ClassVar[type[nn.Module]]
-    remedy: ClassVar[str]
 
     def before_train(self, runner: Any) -> None:
-        """Find the components."""
+        """Find the components.
+
+        Raises:
+            ValueError: There is a second hook of the same class, which would move the state twice.
+        """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.parts = [part for part in model.modules() if isinstance(part, self.kind)]
+        self.parts = self.find(model)
         if not self.parts:
-            raise ValueError(
-                f'{type(self).__name__} needs {self.remedy}, or remove the hook from custom_hooks'
+            print_log(
+                f'{type(self).__name__} is left out: the model has no component whose state it '
+                'moves',
+                logger='current',
             )
-        refuse_second(self, runner)
-        model.hook_attached(type(self).__name__)
+            return
+        if sum(type(one) is type(self) for one in getattr(runner, 'hooks', ())) > 1:
+            raise ValueError(
+                f'custom_hooks has {type(self).__name__} more than once, which would move the '
+                'state more than once in an iteration: leave one of them'
+            )
+        self.begin(runner, model)
+        model.hook_attached(self)
+
+    def find(self, model: nn.Module) -> list[nn.Module]:
+        """Return the components whose state is moved; none for a plain segmentor."""
+        if not hasattr(model, 'hook_attached'):
+            return []
+        return [part for part in model.modules() if isinstance(part, self.kind)]
+
+    def begin(self, runner: Any, model: nn.Module) -> None:
+        """Prepare the components for the run."""
 
     def after_train_iter(
         self,

@@ -33,8 +33,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         Returns:
             For a semi-supervised batch ``dict(inputs=dict(labeled, weak, strong, valid),
             data_samples=dict(labeled, unlabeled))``: images (B, 3, H, W) float32, ``strong`` a
-            list of views, ``valid`` bool (Bu, H, W), and ``detections`` uint8 (Bu, ceil(K/8), H,
-            W) with ``LoadDetections``. Otherwise what ``SegDataPreProcessor`` returns.
+            list of views, ``valid`` bool (Bu, H, W), and ``maps``, the further maps of the
+            unlabeled images (Bu, C, H, W) by name. Otherwise what ``SegDataPreProcessor`` returns.
 
         Raises:
             ValueError: Images are larger than ``size``, a part is missing, or
@@ -57,21 +57,38 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         size = self._common_size([*labeled['inputs'], *unlabeled['weak']])
         inputs = dict(
             labeled=self.prepare_images(labeled['inputs'], size),
-            weak=self.prepare_images(unlabeled['weak'], size),
-            strong=[self.prepare_images(view, size) for view in unlabeled['strong']],
-            valid=_stack('valid', unlabeled['data_samples'], size)[:, 0].bool(),
+            **self.prepare_unlabeled(unlabeled, size),
         )
-        marked = ['detections' in sample for sample in unlabeled['data_samples']]
+        self._pad_labels(labeled['data_samples'], size)
+        samples = dict(labeled=labeled['data_samples'], unlabeled=unlabeled['data_samples'])
+        return dict(inputs=inputs, data_samples=samples)
+
+    def prepare_unlabeled(self, part: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+        """Prepare unlabeled images, which are on the right device.
+
+        Args:
+            part: ``weak``, ``strong`` and ``data_samples`` as ``semi_collate`` makes them.
+            size: ``(H, W)`` to pad, or cut, them to.
+
+        Returns:
+            ``weak``, ``strong``, ``valid`` and ``maps`` as :meth:`forward` returns them.
+        """
+        samples = part['data_samples']
+        marked = ['detections' in sample for sample in samples]
+        maps = {}
         if all(marked):
-            inputs['detections'] = _stack('detections', unlabeled['data_samples'], size)
+            maps['detections'] = _stack('detections', samples, size)
         elif any(marked):
             raise ValueError(
                 'some unlabeled images have detections and some do not: every pipeline of the '
                 'unlabeled part needs LoadDetections, or none'
             )
-        self._pad_labels(labeled['data_samples'], size)
-        samples = dict(labeled=labeled['data_samples'], unlabeled=unlabeled['data_samples'])
-        return dict(inputs=inputs, data_samples=samples)
+        return dict(
+            weak=self.prepare_images(part['weak'], size),
+            strong=[self.prepare_images(view, size) for view in part['strong']],
+            valid=_stack('valid', samples, size)[:, 0].bool(),
+            maps=maps,
+        )
 
     def _common_size(self, images: list[Tensor]) -> tuple[int, int]:
         height = max(image.shape[-2] for image in images)

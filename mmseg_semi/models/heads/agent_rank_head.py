@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Annotated, Optional
 
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from mmseg_semi.arguments import check_choice, check_feature, check_number, check_whole
+from mmseg_semi.arguments import Feature, Number, OneOf, Whole
 from mmseg_semi.functional import (
     agent_correlation,
     gather_agents,
-    mix_features,
     rank_consistency,
     select_agents,
     to_grid,
 )
 from mmseg_semi.functional.agents import AGENT_STRATEGIES
 from mmseg_semi.functional.ranking import CONSISTENCY_KINDS, MAX_RANKED
-from mmseg_semi.structures import SemiStep, StrongView
+from mmseg_semi.structures import SemiStep, View
 
 from .base_semi_head import BaseSemiHead
 
@@ -53,6 +52,7 @@ class AgentRankHead(BaseSemiHead):
         reduction: ``'sum'`` over the permutations (the paper) or their ``'mean'`` (the authors'
             program, 24 times smaller for 4).
         loss_weight: lambda.
+        stream: Name of the stream of strong views.
 
     Raises:
         ValueError: An argument outside its values; in the first step, fewer pixels than agents.
@@ -60,30 +60,22 @@ class AgentRankHead(BaseSemiHead):
 
     def __init__(
         self,
-        tap: str = 'aspp',
-        num_agents: int = 128,
-        top: int = 4,
-        strategy: str = 'orthogonal',
-        consistency: str = 'rank',
-        agents_from: str = 'view',
-        reduction: str = 'sum',
-        loss_weight: float = 0.1,
+        tap: Annotated[str, Feature()] = 'aspp',
+        num_agents: Annotated[int, Whole(1)] = 128,
+        top: Annotated[int, Whole(2, MAX_RANKED)] = 4,
+        strategy: Annotated[str, OneOf(*AGENT_STRATEGIES)] = 'orthogonal',
+        consistency: Annotated[str, OneOf(*CONSISTENCY_KINDS)] = 'rank',
+        agents_from: Annotated[str, OneOf(*AGENT_SOURCES)] = 'view',
+        reduction: Annotated[str, OneOf(*REDUCTIONS)] = 'sum',
+        loss_weight: Annotated[float, Number(0)] = 0.1,
+        stream: str = 'strong',
     ) -> None:
         super().__init__()
-        check_feature('AgentRankHead.tap', tap)
-        check_choice('AgentRankHead.strategy', strategy, AGENT_STRATEGIES)
-        check_choice('AgentRankHead.consistency', consistency, CONSISTENCY_KINDS)
-        check_choice('AgentRankHead.agents_from', agents_from, AGENT_SOURCES)
-        check_choice('AgentRankHead.reduction', reduction, REDUCTIONS)
-        check_whole('AgentRankHead.top', top, 2)
-        if top > MAX_RANKED:
-            raise ValueError(f'AgentRankHead.top must be at most {MAX_RANKED}, got {top}')
-        check_whole('AgentRankHead.num_agents', num_agents, 1)
         if consistency == 'rank' and num_agents < top:
             raise ValueError(
                 f'AgentRankHead.num_agents must be a whole number >= top={top}, got {num_agents}'
             )
-        check_number('AgentRankHead.loss_weight', loss_weight, 0)
+        self.stream = stream
         self.tap, self.taps = tap, (tap,)
         self.num_agents, self.top, self.strategy = num_agents, top, strategy
         self.consistency, self.agents_from = consistency, agents_from
@@ -91,20 +83,15 @@ class AgentRankHead(BaseSemiHead):
 
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
         """Return ``dict(loss=...)``."""
-        if not step.views:
-            raise ValueError(
-                'AgentRankHead compares strong views with the weak one, but the batch has no '
-                'strong view: set StrongViews(num_views=...) to at least 1 in the unlabeled '
-                'pipeline'
-            )
-        weak = torch.cat([self.weak_features(step, view) for view in step.views])
-        strong = torch.cat([view.outputs.features[self.tap] for view in step.views])
+        views = step.streams[self.stream]
+        weak = torch.cat([self.weak_features(step, view) for view in views])
+        strong = torch.cat([view.outputs.features[self.tap] for view in views])
         grid = tuple(weak.shape[-2:])
-        valid = [to_grid(view.own_valid, grid) for view in step.views]
+        valid = [to_grid(view.own_valid, grid) for view in views]
         index = self.choose(weak, torch.cat(valid))
         agents = gather_agents(weak, index)
         own = gather_agents(strong, index) if self.agents_from == 'view' else agents
-        number = len(step.views)
+        number = len(views)
         pairs = zip(
             agent_correlation(weak, agents).chunk(number),
             agent_correlation(strong, own).chunk(number),
@@ -124,12 +111,10 @@ class AgentRankHead(BaseSemiHead):
         return dict(loss=self.loss_weight * torch.stack(losses).mean())
 
     @torch.no_grad()
-    def weak_features(self, step: SemiStep, view: StrongView) -> Tensor:
+    def weak_features(self, step: SemiStep, view: View) -> Tensor:
         """Return the weak features (B, C, h, w) that belong to a view's pixels."""
         weak = step.teacher.features[self.tap].detach()
-        if view.mix is None:
-            return weak
-        return mix_features(weak, view.mix.mask, view.mix.partners, step.teacher.align_corners)
+        return view.mix_features(weak, step.teacher.align_corners)
 
     def choose(self, weak: Tensor, valid: Optional[Tensor] = None) -> Tensor:
         """Return the pixel indices (B, N) of the agents.

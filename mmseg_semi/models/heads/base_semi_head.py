@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.models.component import Component
 from mmseg_semi.structures import SemiStep
@@ -16,13 +16,6 @@ class BaseSemiHead(Component):
     def supervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Return named values of the labeled images, as ``forward`` does; in the warm-up too."""
         return {}
-
-    def teacher_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Return (teacher, student) modules that ``MeanTeacherHook`` moves with the EMA teacher.
-
-        The head keeps the teacher modules in eval mode and out of training.
-        """
-        return []
 
     @abstractmethod
     def forward(self, step: SemiStep) -> dict[str, Tensor]:

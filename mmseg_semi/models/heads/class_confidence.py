@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Annotated, Optional
 
 import torch
 from mmengine.dist import all_reduce
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import check_choice, check_number
+from mmseg_semi.arguments import Number, OneOf
 from mmseg_semi.functional.equalization import class_confidence_sums
 from mmseg_semi.models.component import last_head
 from mmseg_semi.structures import SemiStep
@@ -41,12 +41,14 @@ class ClassConfidence(BaseSemiHead):
         ValueError: An argument outside its values.
     """
 
-    required_hooks = ('ClassConfidenceHook',)
+    hooks = (dict(type='ClassConfidenceHook'),)
 
-    def __init__(self, momentum: float = 0.999, absent: str = 'skip') -> None:
+    def __init__(
+        self,
+        momentum: Annotated[float, Number(0, 1)] = 0.999,
+        absent: Annotated[str, OneOf(*ABSENT)] = 'skip',
+    ) -> None:
         super().__init__()
-        check_number('ClassConfidence.momentum', momentum, 0, 1)
-        check_choice('ClassConfidence.absent', absent, ABSENT)
         self.momentum, self.absent = momentum, absent
         self._pending: Optional[Tensor] = None
 
@@ -58,9 +60,7 @@ class ClassConfidence(BaseSemiHead):
 
     def supervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Note the labeled pixels; there is no loss."""
-        truth = torch.stack([sample.gt_sem_seg.data[0] for sample in step.labeled_samples])
-        logits = step.labeled.logits.detach()
-        found = class_confidence_sums(logits, truth.to(logits.device))
+        found = class_confidence_sums(step.labeled.logits.detach(), step.labeled_truth)
         self._pending = found if self._pending is None else self._pending + found
         return {}
 
@@ -80,9 +80,10 @@ class ClassConfidence(BaseSemiHead):
         keep = (counts == 0) & (self.absent == 'skip')
         self.values.copy_(torch.where(keep, self.values, moved))
 
-    def log_values(self) -> dict[str, Tensor]:
-        """Give the smallest and the mean confidence that this step read."""
-        return dict(min=self.values.min().float(), mean=self.values.mean().float())
+    def observe(self, step: SemiStep) -> None:
+        """Log the smallest and the mean confidence that this step read."""
+        step.log(f'{self.name}.min', self.values.min())
+        step.log(f'{self.name}.mean', self.values.mean())
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""
@@ -111,7 +112,7 @@ def find_class_confidence(
         raise ValueError(
             f"{reader} reads a ClassConfidence, and model.heads has none named '{name}' (it has: "
             f'{", ".join(model.heads) or "nothing"}): add '
-            f"heads=dict({name}=dict(type='ClassConfidence')) and dict(type='ClassConfidenceHook') "
-            f'in custom_hooks, or set {reader}.{argument} to the name of one'
+            f"heads=dict({name}=dict(type='ClassConfidence')), or set {reader}.{argument} to the "
+            'name of one'
         )
     return (head,)

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import torch
 from mmcv.cnn import ConvModule
-from mmengine.dist import all_gather, all_reduce, get_world_size
+from mmengine.dist import all_reduce
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import (
-    check_arguments,
-    check_choice,
-    check_feature,
-    check_number,
-    check_whole,
-)
-from mmseg_semi.functional import (
-    confidence_score,
-    mix_features,
-    pack_scores,
-    quantile_threshold,
-    to_grid,
-)
+from mmseg_semi.arguments import Feature, Number, OneOf, Whole
+from mmseg_semi.functional import confidence_score, to_grid
 from mmseg_semi.functional.contrast import (
     class_ranks,
     class_sums,
@@ -35,9 +23,10 @@ from mmseg_semi.functional.contrast import (
     labeled_negatives,
     unlabeled_negatives,
 )
-from mmseg_semi.models.component import feature_channels, last_head
-from mmseg_semi.models.memories import ClassPrototypes, NegativeQueues
-from mmseg_semi.structures import SemiStep
+from mmseg_semi.models.component import NormCfg, last_head
+from mmseg_semi.models.memories import ClassPrototypes, NegativeQueues, check_memory
+from mmseg_semi.models.quantiles import global_quantiles
+from mmseg_semi.structures import SegOutputs, SemiStep
 
 from .base_semi_head import BaseSemiHead
 
@@ -107,9 +96,10 @@ class ContrastHead(BaseSemiHead):
         temperature: tau, above 0.
         prototype_momentum: None takes the positives of the batch; a number in [0, 1] an EMA of
             them over the iterations.
-        queues: ``dict(size=30000, first_size=50000, num_push=256)``, arguments of
+        bank: ``dict(size=30000, first_size=50000, num_push=256)``, arguments of
             ``NegativeQueues``.
         loss_weight: lambda_c.
+        stream: Name of the stream of strong views.
 
     Raises:
         ValueError, TypeError: An argument outside its values, or one that does not exist; when
@@ -117,57 +107,30 @@ class ContrastHead(BaseSemiHead):
     """
 
     pseudo_fields = ('logits',)
-    required_hooks = ('MeanTeacherHook', 'MemoryBankHook')
+    hooks = (dict(type='MeanTeacherHook'), dict(type='MemoryBankHook'))
 
     def __init__(
         self,
-        tap: str = 'penultimate',
-        in_channels: Optional[int] = None,
-        hidden_channels: int = 256,
-        num_convs: int = 2,
-        channels: int = 256,
-        norm_cfg: Optional[dict[str, Any]] = None,
-        min_prob: float = 0.3,
-        alpha: float = 0.2,
-        decay: bool = True,
-        low_rank: Optional[int] = None,
-        high_rank: Optional[int] = None,
-        num_queries: int = 256,
-        num_negatives: int = 50,
-        temperature: float = 0.5,
-        prototype_momentum: Optional[float] = None,
-        queues: Optional[dict[str, Any]] = None,
-        loss_weight: float = 0.1,
+        tap: Annotated[str, Feature()] = 'penultimate',
+        in_channels: Annotated[Optional[int], Whole(1)] = None,
+        hidden_channels: Annotated[int, Whole(1)] = 256,
+        num_convs: Annotated[int, Whole(0)] = 2,
+        channels: Annotated[int, Whole(1)] = 256,
+        norm_cfg: Annotated[Optional[dict[str, Any]], NormCfg()] = None,
+        min_prob: Annotated[float, Number(0, 1)] = 0.3,
+        alpha: Annotated[float, Number(0, 0.5)] = 0.2,
+        decay: Annotated[bool, OneOf(True, False)] = True,
+        low_rank: Annotated[Optional[int], Whole(1)] = None,
+        high_rank: Annotated[Optional[int], Whole(1)] = None,
+        num_queries: Annotated[int, Whole(1)] = 256,
+        num_negatives: Annotated[int, Whole(1)] = 50,
+        temperature: Annotated[float, Number(0, above=True)] = 0.5,
+        prototype_momentum: Annotated[Optional[float], Number(0, 1)] = None,
+        bank: Optional[dict[str, Any]] = None,
+        loss_weight: Annotated[float, Number(0)] = 0.1,
+        stream: str = 'strong',
     ) -> None:
         super().__init__()
-        check_feature('ContrastHead.tap', tap)
-        whole = dict(
-            in_channels=in_channels,
-            hidden_channels=hidden_channels,
-            channels=channels,
-            low_rank=low_rank,
-            high_rank=high_rank,
-            num_queries=num_queries,
-            num_negatives=num_negatives,
-        )
-        for name, value in whole.items():
-            if value is not None or name not in ('in_channels', 'low_rank', 'high_rank'):
-                check_whole(f'ContrastHead.{name}', value, 1)
-        check_whole('ContrastHead.num_convs', num_convs, 0)
-        check_number('ContrastHead.min_prob', min_prob, 0, 1)
-        check_number('ContrastHead.alpha', alpha, 0, 0.5)
-        check_choice('ContrastHead.decay', decay, (True, False))
-        check_number('ContrastHead.temperature', temperature, 0)
-        if temperature == 0:
-            raise ValueError('ContrastHead.temperature must be above 0, got 0')
-        if prototype_momentum is not None:
-            check_number('ContrastHead.prototype_momentum', prototype_momentum, 0, 1)
-        check_number('ContrastHead.loss_weight', loss_weight, 0)
-        if norm_cfg is not None and not (isinstance(norm_cfg, dict) and 'type' in norm_cfg):
-            raise ValueError(
-                'ContrastHead.norm_cfg must be None or the config of a normalisation, such as '
-                f"dict(type='BN'), got {norm_cfg!r}"
-            )
         self.tap, self.taps, self.in_channels = tap, (tap,), in_channels
         self.hidden_channels, self.num_convs, self.channels = hidden_channels, num_convs, channels
         self.norm_cfg = norm_cfg
@@ -175,13 +138,8 @@ class ContrastHead(BaseSemiHead):
         self.low_rank, self.high_rank = low_rank, high_rank
         self.num_queries, self.num_negatives = num_queries, num_negatives
         self.temperature, self.prototype_momentum = temperature, prototype_momentum
-        self.loss_weight = loss_weight
-        self._queues_cfg = dict(queues or {})
-        key = 'ContrastHead.queues'
-        check_arguments(NegativeQueues, self._queues_cfg, key, complete=False)
-        if {'num_classes', 'channels'} & set(self._queues_cfg):
-            raise ValueError(f'{key}: num_classes and channels follow from the segmentor')
-        self._values: dict[str, Tensor] = {}
+        self.loss_weight, self.stream = loss_weight, stream
+        self._bank_cfg = check_memory('ContrastHead.bank', NegativeQueues, bank)
 
     # -------------------------------------------------------------------------------- layers
 
@@ -190,39 +148,27 @@ class ContrastHead(BaseSemiHead):
         if model.teacher is None:
             raise ValueError(
                 'ContrastHead takes positives and negatives from an EMA teacher and the model has '
-                "none: set model.teacher=dict(type='ema') and add MeanTeacherHook to custom_hooks"
+                "none: set model.teacher=dict(type='EMATeacher')"
             )
         self._model = (model,)  # in a tuple, so that it is not a submodule
         head = last_head(model.segmentor)
         self.num_classes = head.out_channels
         self.low_rank, self.high_rank = rank_bounds(self.num_classes, self.low_rank, self.high_rank)
-        width = self.in_channels or feature_channels(head, self.tap)
-        if width is None:
-            raise ValueError(
-                f"ContrastHead.tap is the module path '{self.tap}': give its number of channels "
-                'too (in_channels=...)'
-            )
-        self.in_channels = width
+        width = self.in_channels = self.tapped_channels(head, self.tap, self.in_channels)
         norm_cfg = dict(self.norm_cfg or head.norm_cfg or dict(type='BN'))
         layers: list[nn.Module] = []
         for _ in range(self.num_convs):
             layers.append(ConvModule(width, self.hidden_channels, 3, padding=1, norm_cfg=norm_cfg))
             width = self.hidden_channels
         self.project = nn.Sequential(*layers, nn.Conv2d(width, self.channels, 1))
-        self.teacher_project = copy.deepcopy(self.project).requires_grad_(False).eval()
-        try:
-            self.queues = NegativeQueues(self.num_classes, self.channels, **self._queues_cfg)
-        except ValueError as error:
-            raise ValueError(f'ContrastHead.queues: {error}') from error
+        self.teacher_project = copy.deepcopy(self.project)
+        model.teacher.follow(self.teacher_project, self.project)
+        self.bank = NegativeQueues(self.num_classes, self.channels, **self._bank_cfg)
         self.prototypes = (
             None
             if self.prototype_momentum is None
             else ClassPrototypes(self.num_classes, self.channels, self.prototype_momentum)
         )
-
-    def teacher_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Return the projection's EMA and the projection."""
-        return [(self.teacher_project, self.project)]
 
     def train(self, mode: bool = True) -> ContrastHead:
         """Set the mode; the teacher's projection stays in eval mode."""
@@ -240,26 +186,21 @@ class ContrastHead(BaseSemiHead):
         """
         if step.iteration >= self._model[0].warmup_length:
             return {}
-        features = self._checked(step.labeled.features[self.tap].detach())
+        features = self._tapped([step.labeled]).detach()
         return dict(loss=0 * self.project(features).float().mean())
 
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
         """Return ``dict(loss=...)`` and note what enters the queues."""
-        if not step.views:
-            raise ValueError(
-                'ContrastHead takes anchors from strong views, but the batch has none: set '
-                'StrongViews(num_views=...) to at least 1 in the unlabeled pipeline'
-            )
-        features = [step.labeled.features[self.tap]]
-        features += [view.outputs.features[self.tap] for view in step.views]
-        student = self.project(self._checked(torch.cat(features))).float()
+        views = step.streams[self.stream]
+        features = self._tapped([step.labeled, *(view.outputs for view in views)])
+        student = self.project(features).float()
         parts = [self.labeled_pixels(step), self.unlabeled_pixels(step)]
         names = ('features', 'prob', 'label', 'negative')
         teacher = TeacherPixels(*(torch.cat([getattr(p, n) for p in parts]) for n in names))
         index, present = draw_per_class(
             self.anchor_label(teacher).flatten(), self.num_classes, self.num_queries
         )
-        negatives, filled = self.queues.draw(self.num_queries, self.num_negatives)
+        negatives, filled = self.bank.draw(self.num_queries, self.num_negatives)
         loss = contrast_loss(
             gather_pixels(student, index),
             self.positives(teacher),
@@ -267,31 +208,23 @@ class ContrastHead(BaseSemiHead):
             present & filled,
             self.temperature,
         )
-        self.queues.note(teacher.features, teacher.negative)
-        self._values = dict(
-            classes=(present & filled).sum().float(),
-            queued=(self.queues.counts / self.queues.lengths).mean(),
-        )
+        self.bank.note(teacher.features, teacher.negative)
+        step.log(f'{self.name}.classes', (present & filled).sum())
+        step.log(f'{self.name}.queued', (self.bank.counts / self.bank.lengths).mean())
         return dict(loss=self.loss_weight * loss)
 
-    def _checked(self, features: Tensor) -> Tensor:
-        if features.shape[1] != self.in_channels:
-            raise ValueError(
-                f"{self.config_key} (ContrastHead): the features '{self.tap}' have "
-                f'{features.shape[1]} channels, not {self.in_channels}: set '
-                f'in_channels={features.shape[1]}'
-            )
-        return features
+    def _tapped(self, outputs: list[SegOutputs]) -> Tensor:
+        features = torch.cat([one.features[self.tap] for one in outputs])
+        return self.check_channels(features, self.tap, self.in_channels)
 
     @torch.no_grad()
     def labeled_pixels(self, step: SemiStep) -> TeacherPixels:
         """Let the teacher see the labeled images."""
-        teacher = self._model[0].ask_teacher(step.labeled_images)
+        teacher = self._model[0].teacher.label(step.labeled_images)
         features = self.teacher_project(teacher.features[self.tap]).float()
         grid = tuple(features.shape[-2:])
         logits = to_grid(teacher.logits, grid)
-        truth = torch.stack([sample.gt_sem_seg.data[0] for sample in step.labeled_samples])
-        truth = to_grid(truth.to(logits.device), grid)
+        truth = to_grid(step.labeled_truth, grid)
         known = (truth >= 0) & (truth < self.num_classes)
         label = torch.where(known, truth, self.num_classes)
         negative = labeled_negatives(class_ranks(logits), label, self.low_rank)
@@ -302,21 +235,16 @@ class ContrastHead(BaseSemiHead):
         """Collect what the teacher said about the pixels of the strong views."""
         weak = self.teacher_project(step.teacher.features[self.tap]).float()
         grid, corners = tuple(weak.shape[-2:]), step.teacher.align_corners
-        features = torch.cat(
-            [
-                weak
-                if view.mix is None
-                else mix_features(weak, view.mix.mask, view.mix.partners, corners)
-                for view in step.views
-            ]
-        )
-        pseudo = [view.pseudo for view in step.views]
+        views = step.streams[self.stream]
+        features = torch.cat([view.mix_features(weak, corners) for view in views])
+        pseudo = [view.pseudo for view in views]
         logits = to_grid(torch.cat([one.logits for one in pseudo]), grid)
         prob = logits.softmax(dim=1)
         label = to_grid(torch.cat([one.label for one in pseudo]), grid)
-        valid = to_grid(torch.cat([view.own_valid for view in step.views]), grid)
+        valid = to_grid(torch.cat([view.own_valid for view in views]), grid)
         entropy = -confidence_score(prob, 'entropy')
-        low, high = self.entropy_thresholds(entropy, valid, self.alpha_at(step))
+        alpha = self.alpha_at(step)
+        low, high = global_quantiles(entropy, valid, [alpha, 1 - alpha])
         negative = unlabeled_negatives(
             class_ranks(logits), valid & (entropy >= high), self.low_rank, self.high_rank
         )
@@ -325,27 +253,7 @@ class ContrastHead(BaseSemiHead):
 
     def alpha_at(self, step: SemiStep) -> float:
         """Return the share of the pixels that have low (and high) entropy in this step."""
-        if not self.decay:
-            return self.alpha
-        if step.max_iters < 1:
-            raise RuntimeError(
-                'ContrastHead.decay needs to know the length of the run: train with '
-                "train_cfg=dict(type='SemiTrainLoop', ...), or set decay=False"
-            )
-        return self.alpha * max(0.0, 1 - step.iteration / step.max_iters)
-
-    @torch.no_grad()
-    def entropy_thresholds(
-        self, entropy: Tensor, valid: Tensor, alpha: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return the alpha- and the (1 - alpha)-quantile of the valid entropies of all ranks."""
-        if get_world_size() > 1:
-            size = torch.tensor(entropy.numel(), device=entropy.device)
-            all_reduce(size, op='max')
-            entropy = torch.cat(all_gather(pack_scores(entropy, valid, int(size))))
-            valid = ~entropy.isnan()
-        low, high = (quantile_threshold(entropy, valid, share) for share in (alpha, 1 - alpha))
-        return low, high
+        return self.alpha * (step.remaining('ContrastHead.decay') if self.decay else 1)
 
     @torch.no_grad()
     def anchor_label(self, teacher: TeacherPixels) -> Tensor:
@@ -363,10 +271,6 @@ class ContrastHead(BaseSemiHead):
         sums, counts = packed[:, :-1], packed[:, -1]
         means = sums / counts.clamp(min=1)[:, None]
         return means if self.prototypes is None else self.prototypes.note(means, counts > 0)
-
-    def log_values(self) -> dict[str, Tensor]:
-        """Give the number of trained classes and the share of the queues that is filled."""
-        return self._values
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,10 @@ from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import check_choice, check_feature, check_number, check_whole
+from mmseg_semi.arguments import Feature, Number, OneOf, Whole
 from mmseg_semi.functional import propagate_pixels, weighted_cross_entropy
 from mmseg_semi.functional.losses import DENOMINATORS
-from mmseg_semi.models.component import feature_channels, last_head
+from mmseg_semi.models.component import NormCfg, last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_semi_head import BaseSemiHead
@@ -42,15 +42,15 @@ class CorrelationHead(BaseSemiHead):
     views.
 
     Args:
-        position: Feature that correlates: ``'encoder'`` (the backbone's last map), ``'aspp'``,
-            ``'fusion'`` (the decoder's output, which the classifier takes), ``'classifier'`` (the
-            classifier's output), or the path of a module of the segmentor. A stride of 8 is
+        tap: Feature that correlates: ``'encoder'`` (the backbone's last map), ``'aspp'``,
+            ``'penultimate'`` (the decoder's output, which the classifier takes),
+            ``'classifier'`` (its output), or the path of a module of the segmentor. A stride of 8 is
             usual; the cost grows with the square of the number of positions.
         in_channels: Channels of that feature; found by itself unless it is a path.
         hidden_channels: Channels after the 3x3 convolution.
         channels: D. Defaults to the number of classes.
         dropout: Probability of dropping a channel, in [0, 1).
-        norm_cfg: Normalisation. Defaults to the decode head's, or BatchNorm.
+        norm_cfg: Normalization. Defaults to the decode head's, or BatchNorm.
         scale: Where :math:`\sqrt{D}` divides: ``'inside'`` the softmax, as the paper's results
             were made, or ``'outside'``, as it prints.
         labeled_loss: ``'decode_head'`` trains labeled images with the decode head's own criterion
@@ -59,6 +59,7 @@ class CorrelationHead(BaseSemiHead):
         labeled_weight: Factor of the labeled loss.
         unlabeled_weight: Factor of the unlabeled loss; 0 leaves it out.
         denominator: As in ``PseudoLabelCrossEntropy``.
+        stream: Name of the stream of strong views.
 
     Raises:
         ValueError: An argument outside its values; when the model is built, a feature that the
@@ -69,36 +70,21 @@ class CorrelationHead(BaseSemiHead):
 
     def __init__(
         self,
-        position: str = 'encoder',
-        in_channels: Optional[int] = None,
-        hidden_channels: int = 256,
-        channels: Optional[int] = None,
-        dropout: float = 0.1,
-        norm_cfg: Optional[dict[str, Any]] = None,
-        scale: str = 'inside',
-        labeled_loss: str = 'decode_head',
-        labeled_weight: float = 0.25,
-        unlabeled_weight: float = 0.125,
-        denominator: str = 'valid',
+        tap: Annotated[str, Feature()] = 'encoder',
+        in_channels: Annotated[Optional[int], Whole(1)] = None,
+        hidden_channels: Annotated[int, Whole(1)] = 256,
+        channels: Annotated[Optional[int], Whole(1)] = None,
+        dropout: Annotated[float, Number(0, 1, below=True)] = 0.1,
+        norm_cfg: Annotated[Optional[dict[str, Any]], NormCfg()] = None,
+        scale: Annotated[str, OneOf(*SCALES)] = 'inside',
+        labeled_loss: Annotated[str, OneOf(*LABELED_LOSSES)] = 'decode_head',
+        labeled_weight: Annotated[float, Number(0)] = 0.25,
+        unlabeled_weight: Annotated[float, Number(0)] = 0.125,
+        denominator: Annotated[str, OneOf(*DENOMINATORS)] = 'valid',
+        stream: str = 'strong',
     ) -> None:
         super().__init__()
-        check_feature('CorrelationHead.position', position)
-        check_choice('CorrelationHead.scale', scale, SCALES)
-        check_choice('CorrelationHead.labeled_loss', labeled_loss, LABELED_LOSSES)
-        check_choice('CorrelationHead.denominator', denominator, DENOMINATORS)
-        check_number('CorrelationHead.dropout', dropout, 0)
-        if dropout >= 1:
-            raise ValueError(f'CorrelationHead.dropout must be in [0, 1), got {dropout}')
-        check_number('CorrelationHead.labeled_weight', labeled_weight, 0)
-        check_number('CorrelationHead.unlabeled_weight', unlabeled_weight, 0)
-        check_whole('CorrelationHead.hidden_channels', hidden_channels, 1)
-        for name, value in (('in_channels', in_channels), ('channels', channels)):
-            if value is not None:
-                check_whole(f'CorrelationHead.{name}', value, 1)
-        _check_norm(norm_cfg)
-        self.position = self.tap = position
-        self.taps = (position,)
-        self._warned = False
+        self.tap, self.taps, self.stream = tap, (tap,), stream
         self.in_channels, self.hidden_channels, self.channels = (
             in_channels,
             hidden_channels,
@@ -108,6 +94,7 @@ class CorrelationHead(BaseSemiHead):
         self.labeled_loss, self.denominator = labeled_loss, denominator
         self.labeled_weight, self.unlabeled_weight = labeled_weight, unlabeled_weight
         self._decode_head: tuple[nn.Module, ...] = ()
+        self._warned = False
 
     # -------------------------------------------------------------------------------- layers
 
@@ -119,7 +106,7 @@ class CorrelationHead(BaseSemiHead):
         norm_cfg = self.norm_cfg or head.norm_cfg or dict(type='BN')
         self.project = nn.Sequential(
             ConvModule(
-                self.in_channels or self._find_channels(head),
+                self.tapped_channels(head, self.tap, self.in_channels),
                 self.hidden_channels,
                 3,
                 padding=1,
@@ -130,22 +117,8 @@ class CorrelationHead(BaseSemiHead):
         self.w1 = nn.Conv2d(self.hidden_channels, channels, 1)
         self.w2 = nn.Conv2d(self.hidden_channels, channels, 1)
 
-    def _find_channels(self, head: nn.Module) -> int:
-        channels = feature_channels(head, self.position)
-        if channels is None:
-            raise ValueError(
-                f"CorrelationHead.position is the module path '{self.position}': give its number "
-                'of channels too (in_channels=...)'
-            )
-        return channels
-
     def _maps(self, features: Tensor) -> Maps:
-        if features.shape[1] != self.project[0].conv.in_channels:
-            raise ValueError(
-                f"{self.config_key} (CorrelationHead): the feature '{self.position}' has "
-                f'{features.shape[1]} channels, not {self.project[0].conv.in_channels}: set '
-                f'in_channels={features.shape[1]}'
-            )
+        self.check_channels(features, self.tap, self.project[0].conv.in_channels)
         self._warn_of_size(*features.shape[-2:])
         hidden = self.project(features)
         w1, w2 = self.w1(hidden), self.w2(hidden)
@@ -157,9 +130,9 @@ class CorrelationHead(BaseSemiHead):
         if height * width > _MANY_POSITIONS and not self._warned:
             self._warned = True
             print_log(
-                f"{self.config_key}: the feature '{self.position}' has {height}x{width} = "
+                f"{self.config_key}: the feature '{self.tap}' has {height}x{width} = "
                 f'{height * width} positions, and the cost of a step grows with their square. '
-                'Correlate a coarser feature (position; a stride of 8 is usual) or train on '
+                'Correlate a coarser feature (tap; a stride of 8 is usual) or train on '
                 'smaller crops.',
                 logger='current',
                 level=logging.WARNING,
@@ -167,22 +140,37 @@ class CorrelationHead(BaseSemiHead):
 
     # ---------------------------------------------------------------------------------- step
 
-    def _first_pass(self, step: SemiStep) -> tuple[Maps, Optional[Maps]]:
-        """Maps of the labeled and of the weak images, computed once in a step."""
-        if self not in step.shared:
-            outputs = [step.labeled] + ([step.weak] if step.weak is not None else [])
-            features = [one.features[self.tap] for one in outputs]
+    def _first_pass(self, step: SemiStep, stream: str) -> Maps:
+        """Maps of the labeled or of the weak images; together, where both are there at once."""
+        if (self, stream) not in step.shared:
+            there = [one for one in ('labeled', 'weak') if getattr(step, one) is not None]
+            names = [one for one in there if (self, one) not in step.shared]
+            features = [getattr(step, one).features[self.tap] for one in names]
             with torch.enable_grad():  # a refiner may be the first to ask
                 w1, w2 = self._maps(torch.cat(features))
             sizes = [len(one) for one in features]
-            pairs = list(zip(w1.split(sizes), w2.split(sizes)))
-            step.shared[self] = (pairs[0], pairs[1] if len(pairs) > 1 else None)
-        return step.shared[self]
+            for name, maps in zip(names, zip(w1.split(sizes), w2.split(sizes))):
+                step.shared[self, name] = maps
+        return step.shared[self, stream]
 
-    def weak_maps(self, step: SemiStep) -> Maps:
-        """Return w1 and w2 (B, D, h, w) of the weak images, without gradient."""
-        w1, w2 = self._first_pass(step)[1]
-        return w1.detach(), w2.detach()
+    def maps_of(self, outputs: SegOutputs, step: SemiStep) -> Maps:
+        """Return w1 and w2 (B, D, h, w) of unlabeled images, without gradient.
+
+        Args:
+            outputs: What the network that labels says about them. Those of the step's weak images
+                stand for the student's own maps of these; other images go through the layers in
+                eval mode, which changes nothing.
+            step: The training step.
+        """
+        if outputs is step.teacher:
+            w1, w2 = self._first_pass(step, 'weak')
+            return w1.detach(), w2.detach()
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            maps = self._maps(outputs.features[self.tap])
+        self.train(training)
+        return maps
 
     def _propagated(self, outputs: SegOutputs, maps: Maps, size: Optional[tuple] = None) -> Tensor:
         """Propagate the outputs' logits; resized to ``size`` when it is given."""
@@ -200,13 +188,12 @@ class CorrelationHead(BaseSemiHead):
 
     def supervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Return the loss of the propagated logits on labeled images."""
-        maps = self._first_pass(step)[0]
+        maps = self._first_pass(step, 'labeled')
         if self.labeled_loss == 'decode_head':
             z = self._propagated(step.labeled, maps)
             values = self._decode_head[0].loss_by_feat(z, step.labeled_samples)
         else:
-            truth = torch.cat([sample.gt_sem_seg.data for sample in step.labeled_samples])
-            truth = truth.to(maps[0].device)
+            truth = step.labeled_truth
             z = self._propagated(step.labeled, maps, truth.shape[-2:])
             values = dict(loss_ce=weighted_cross_entropy(z, truth, torch.ones_like(truth).bool()))
         return {
@@ -218,14 +205,13 @@ class CorrelationHead(BaseSemiHead):
         """Return the loss of the propagated logits on unlabeled images."""
         if not self.unlabeled_weight:
             return {}
-        weak = self._loss(step.weak, self._first_pass(step)[1], step.pseudo)
-        if not step.views:
-            return dict(loss=self.unlabeled_weight * weak)
-        w1, w2 = self._maps(torch.cat([view.outputs.features[self.tap] for view in step.views]))
-        number = len(step.views)
+        weak = self._loss(step.weak, self._first_pass(step, 'weak'), step.pseudo)
+        views = step.streams[self.stream]
+        w1, w2 = self._maps(torch.cat([view.outputs.features[self.tap] for view in views]))
+        number = len(views)
         strong = [
             self._loss(view.outputs, maps, view.pseudo)
-            for view, maps in zip(step.views, zip(w1.chunk(number), w2.chunk(number)))
+            for view, maps in zip(views, zip(w1.chunk(number), w2.chunk(number)))
         ]
         return dict(loss=self.unlabeled_weight * (weak + torch.stack(strong).mean()) / 2)
 
@@ -237,15 +223,4 @@ class CorrelationHead(BaseSemiHead):
             pseudo.selected,
             pseudo.weight,
             self.denominator,
-        )
-
-
-def _check_norm(norm_cfg: Optional[dict[str, Any]]) -> None:
-    if norm_cfg is None:
-        return
-    known = isinstance(norm_cfg, dict) and MODELS.get(str(norm_cfg.get('type'))) is not None
-    if not known:
-        raise ValueError(
-            'CorrelationHead.norm_cfg must be None or the config of a normalisation, such as '
-            f"dict(type='BN') or dict(type='SyncBN'), got {norm_cfg!r}"
         )

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Annotated
 
+import torch
 from torch import Tensor
 
-from mmseg_semi.arguments import check_choice, check_number
+from mmseg_semi.arguments import Number
 from mmseg_semi.models.component import Component
-from mmseg_semi.structures import SemiStep
-
-STREAMS: tuple[str, ...] = ('strong', 'perturbed')
+from mmseg_semi.structures import SemiStep, View
 
 
 class BaseSemiLoss(Component):
-    """Reads a finished training step and returns named losses.
+    """Reads a stream of a finished training step and returns named losses.
 
     Args:
-        stream: ``'strong'`` for the strong views (the mean over them) or ``'perturbed'`` for the
-            weak images decoded from perturbed features.
+        stream: Name of a stream of ``model.streams``: ``'strong'``, the strong views, or another.
         loss_weight: Factor of the loss, >= 0.
 
     Raises:
-        ValueError: The stream is unknown or the weight negative.
+        ValueError: The weight is negative; when the model is built, there is no such stream.
     """
 
-    streams: ClassVar[tuple[str, ...]] = STREAMS
-
-    def __init__(self, stream: str = 'strong', loss_weight: float = 1.0) -> None:
+    def __init__(
+        self, stream: str = 'strong', loss_weight: Annotated[float, Number(0)] = 1.0
+    ) -> None:
         super().__init__()
-        check_choice(f'{type(self).__name__}.stream', stream, self.streams)
-        check_number(f'{type(self).__name__}.loss_weight', loss_weight, 0)
         self.stream = stream
         self.loss_weight = loss_weight
 
-    @abstractmethod
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
-        """Return named values; those whose name contains ``loss`` are summed and trained."""
+        """Return named values; those whose name contains ``loss`` are summed and trained.
+
+        By itself it is the mean of :meth:`loss_of` over the views of the stream.
+        """
+        losses = [self.loss_of(view) for view in step.streams[self.stream]]
+        return dict(loss=self.loss_weight * torch.stack(losses).mean())
+
+    @abstractmethod
+    def loss_of(self, view: View) -> Tensor:
+        """Return the 0-dim loss of one view, not yet weighted."""

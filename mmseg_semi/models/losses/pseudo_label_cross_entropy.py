@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
-import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import check_choice, check_number
+from mmseg_semi.arguments import Number, OneOf
 from mmseg_semi.functional import weighted_cross_entropy
 from mmseg_semi.functional.equalization import equalization_mask
 from mmseg_semi.functional.losses import DENOMINATORS
 from mmseg_semi.models.heads.class_confidence import find_class_confidence
-from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
+from mmseg_semi.structures import View
 
 from .base_semi_loss import BaseSemiLoss
 
@@ -29,7 +28,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
     (Hu et al., NeurIPS 2021; gamma = 2 there).
 
     Args:
-        stream: ``'strong'`` or ``'perturbed'``.
+        stream: Name of the stream.
         loss_weight: Factor of the loss.
         denominator: ``'valid'`` divides by the number of valid pixels (FixMatch, UniMatch),
             ``'selected'`` by that of the selected ones, ``'weight'`` by the sum of their weights.
@@ -47,21 +46,18 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         self,
         stream: str = 'strong',
         loss_weight: float = 1.0,
-        denominator: str = 'valid',
+        denominator: Annotated[str, OneOf(*DENOMINATORS)] = 'valid',
         equalize: Optional[str] = None,
-        gamma: Optional[float] = None,
+        gamma: Annotated[Optional[float], Number(0)] = None,
     ) -> None:
         super().__init__(stream, loss_weight)
-        check_choice('PseudoLabelCrossEntropy.denominator', denominator, DENOMINATORS)
-        if gamma is not None:
-            check_number('PseudoLabelCrossEntropy.gamma', gamma, 0)
-            if denominator != 'weight':
-                raise ValueError(
-                    'PseudoLabelCrossEntropy.gamma weighs each pixel against the others, so the '
-                    "loss is divided by the sum of the weights: set denominator='weight' (got "
-                    f"'{denominator}', with which the whole loss would follow the confidence) or "
-                    'gamma=None'
-                )
+        if gamma is not None and denominator != 'weight':
+            raise ValueError(
+                'PseudoLabelCrossEntropy.gamma weighs each pixel against the others, so the '
+                "loss is divided by the sum of the weights: set denominator='weight' (got "
+                f"'{denominator}', with which the whole loss would follow the confidence) or "
+                'gamma=None'
+            )
         self.denominator, self.equalize, self.gamma = denominator, equalize, gamma
         self._found: tuple[Any, ...] = ()
 
@@ -72,15 +68,9 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
                 model, self.equalize, type(self).__name__, 'equalize'
             )
 
-    def forward(self, step: SemiStep) -> dict[str, Tensor]:
-        """Return ``dict(loss=...)``."""
-        if self.stream == 'perturbed':
-            losses = [self._loss(step.perturbed, step.pseudo)]
-        else:
-            losses = [self._loss(view.outputs, view.pseudo) for view in step.views]
-        return dict(loss=self.loss_weight * torch.stack(losses).mean())
-
-    def _loss(self, outputs: SegOutputs, pseudo: PseudoLabel) -> Tensor:
+    def loss_of(self, view: View) -> Tensor:
+        """Return the 0-dim loss of one view."""
+        pseudo = view.pseudo
         selected, weight = pseudo.selected, pseudo.weight
         if self._found:
             selected = selected & equalization_mask(pseudo.label, self._found[0].values)
@@ -88,7 +78,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
             factor = pseudo.confidence.float() ** self.gamma
             weight = factor if weight is None else weight * factor
         return weighted_cross_entropy(
-            outputs.logits,
+            view.outputs.logits,
             pseudo.label,
             pseudo.valid,
             selected,

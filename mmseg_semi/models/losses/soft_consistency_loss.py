@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Annotated
+
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from mmseg_semi.arguments import check_choice
+from mmseg_semi.arguments import OneOf
 from mmseg_semi.functional import soft_consistency
 from mmseg_semi.functional.losses import CONSISTENCY_KINDS, DENOMINATORS
 from mmseg_semi.models.refiners.region_propagation import BEFORE_PROPAGATION
-from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
+from mmseg_semi.structures import View
 
 from .base_semi_loss import BaseSemiLoss
 
@@ -24,7 +25,7 @@ class SoftConsistencyLoss(BaseSemiLoss):
     view's own boxes; refined probabilities do not enter.
 
     Args:
-        stream: ``'strong'`` (the mean over the views) or ``'perturbed'``.
+        stream: Name of the stream; the loss is the mean over its views.
         loss_weight: Factor of the loss.
         kind: ``'kl'``, ``'cross_entropy'`` (soft, without the target's entropy) or ``'cosine'``
             (1 - cosine of the two distributions); the last two are the paper's ablations.
@@ -42,31 +43,22 @@ class SoftConsistencyLoss(BaseSemiLoss):
         self,
         stream: str = 'strong',
         loss_weight: float = 1.0,
-        kind: str = 'kl',
-        denominator: str = 'valid',
-        before_propagation: bool = True,
+        kind: Annotated[str, OneOf(*CONSISTENCY_KINDS)] = 'kl',
+        denominator: Annotated[str, OneOf(*DENOMINATORS)] = 'valid',
+        before_propagation: Annotated[bool, OneOf(True, False)] = True,
     ) -> None:
         super().__init__(stream, loss_weight)
-        check_choice('SoftConsistencyLoss.kind', kind, CONSISTENCY_KINDS)
-        check_choice('SoftConsistencyLoss.denominator', denominator, DENOMINATORS)
-        check_choice('SoftConsistencyLoss.before_propagation', before_propagation, (True, False))
         self.kind, self.denominator = kind, denominator
         self.before_propagation = before_propagation
 
-    def forward(self, step: SemiStep) -> dict[str, Tensor]:
-        """Return ``dict(loss=...)``."""
-        if self.stream == 'perturbed':
-            losses = [self._loss(step.perturbed, step.pseudo)]
-        else:
-            losses = [self._loss(view.outputs, view.pseudo) for view in step.views]
-        return dict(loss=self.loss_weight * torch.stack(losses).mean())
-
-    def _loss(self, outputs: SegOutputs, pseudo: PseudoLabel) -> Tensor:
+    def loss_of(self, view: View) -> Tensor:
+        """Return the 0-dim loss of one view."""
+        pseudo = view.pseudo
         selected = pseudo.selected
         if self.before_propagation:
             selected = pseudo.extras.get(BEFORE_PROPAGATION, selected)
         return soft_consistency(
-            outputs.logits,
+            view.outputs.logits,
             pseudo.logits,
             pseudo.valid,
             selected,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather
 from torch import Tensor
 
-from mmseg_semi.arguments import check_number, check_whole
+from mmseg_semi.arguments import Number, Whole
 from mmseg_semi.functional import push_queues, sample_per_class, to_grid
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
-from .base_memory import BaseMemory
+from .base_memory import BaseMemory, check_stored
 
 #: The two queues of each class.
 SOURCES = ('labeled', 'reliable')
@@ -46,14 +46,11 @@ class FeatureMemoryBank(BaseMemory):
         self,
         num_classes: int,
         channels: int,
-        size: int = 256,
-        num_push: int = 32,
-        min_confidence: float = 0.95,
+        size: Annotated[int, Whole(1)] = 256,
+        num_push: Annotated[int, Whole(1)] = 32,
+        min_confidence: Annotated[float, Number(0, 1)] = 0.95,
     ) -> None:
         super().__init__()
-        check_whole('size', size, 1)
-        check_whole('num_push', num_push, 1)
-        check_number('min_confidence', min_confidence, 0, 1)
         self.num_classes, self.channels, self.size = num_classes, channels, size
         self.num_push, self.min_confidence = num_push, min_confidence
         self.register_buffer('features', torch.zeros(2, num_classes, size, channels))
@@ -97,8 +94,7 @@ class FeatureMemoryBank(BaseMemory):
                 logits, size=grid, mode='bilinear', align_corners=step.labeled.align_corners
             )
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
-        truth = torch.stack([sample.gt_sem_seg.data[0] for sample in step.labeled_samples])
-        truth = to_grid(truth.to(logits.device), grid)
+        truth = to_grid(step.labeled_truth, grid)
         right = (predicted == truth) & (confidence > self.min_confidence)
         return torch.where(right, truth, self.num_classes)
 
@@ -134,14 +130,13 @@ class FeatureMemoryBank(BaseMemory):
         self._pending = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        stored = state_dict.get(f'{prefix}features')
-        if stored is not None and stored.shape != self.features.shape:
-            raise ValueError(
-                f'{prefix}features: the checkpoint has a memory bank of shape '
-                f'{tuple(stored.shape)} (2, classes, size, channels), the config one of '
-                f'{tuple(self.features.shape)}: give the size and the features that the '
-                'checkpoint was trained with'
-            )
+        check_stored(
+            state_dict,
+            f'{prefix}features',
+            self.features,
+            'a memory bank (2, classes, size, channels)',
+            'give the size and the features that the checkpoint was trained with',
+        )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import torch
 from mmengine.dist import all_gather
 from torch import Tensor
 
-from mmseg_semi.arguments import check_number, check_whole
+from mmseg_semi.arguments import Number, Whole
 from mmseg_semi.functional.contrast import draw_below, gather_pixels
 
-from .base_memory import BaseMemory
+from .base_memory import BaseMemory, check_stored
 
 
 class NegativeQueues(BaseMemory):
@@ -41,15 +41,12 @@ class NegativeQueues(BaseMemory):
         self,
         num_classes: int,
         channels: int,
-        size: int = 30000,
-        first_size: Optional[int] = None,
-        num_push: int = 256,
+        size: Annotated[int, Whole(1)] = 30000,
+        first_size: Annotated[Optional[int], Whole(1)] = None,
+        num_push: Annotated[int, Whole(1)] = 256,
     ) -> None:
         super().__init__()
-        check_whole('size', size, 1)
         first_size = size * 5 // 3 if first_size is None else first_size
-        check_whole('first_size', first_size, 1)
-        check_whole('num_push', num_push, 1)
         if num_push > min(size, first_size):
             raise ValueError(
                 f'num_push={num_push} is more than the shortest queue holds '
@@ -122,13 +119,13 @@ class NegativeQueues(BaseMemory):
         self._pending = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        stored = state_dict.get(f'{prefix}features')
-        if stored is not None and stored.shape != self.features.shape:
-            raise ValueError(
-                f'{prefix}features: the checkpoint has queues of {tuple(stored.shape)} (all '
-                f'lengths, channels), the config has {tuple(self.features.shape)}: give the '
-                'classes, lengths and channels that the checkpoint was trained with'
-            )
+        check_stored(
+            state_dict,
+            f'{prefix}features',
+            self.features,
+            'queues (all lengths, channels)',
+            'give the classes, lengths and channels that the checkpoint was trained with',
+        )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
@@ -153,9 +150,10 @@ class ClassPrototypes(BaseMemory):
         ValueError: ``momentum`` is outside its values.
     """
 
-    def __init__(self, num_classes: int, channels: int, momentum: float) -> None:
+    def __init__(
+        self, num_classes: int, channels: int, momentum: Annotated[float, Number(0, 1)]
+    ) -> None:
         super().__init__()
-        check_number('momentum', momentum, 0, 1)
         self.momentum = momentum
         self.register_buffer('means', torch.zeros(num_classes, channels))
         self.register_buffer('known', torch.zeros(num_classes, dtype=torch.bool))

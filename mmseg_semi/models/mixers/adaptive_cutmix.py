@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Annotated
 
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from mmseg_semi.arguments import check_number
+from mmseg_semi.arguments import Each, Number
 from mmseg_semi.functional import instance_confidence, mix_partners, ratio_boxes
-from mmseg_semi.structures import Mix, PseudoLabel, SemiStep, StrongView
+from mmseg_semi.structures import Mix, PseudoLabel, SemiStep, View
 
 from .base_mixer import BaseMixer
 
@@ -37,44 +37,32 @@ class AdaptiveCutMix(BaseMixer):
 
     def __init__(
         self,
-        prob: float = 1.0,
-        labeled_beta: Sequence[float] = (8.0, 2.0),
-        unlabeled_beta: Sequence[float] = (4.0, 4.0),
+        prob: Annotated[float, Number(0, 1)] = 1.0,
+        labeled_beta: Annotated[Sequence[float], Each(Number(1e-6), 2)] = (8.0, 2.0),
+        unlabeled_beta: Annotated[Sequence[float], Each(Number(1e-6), 2)] = (4.0, 4.0),
     ) -> None:
         super().__init__()
-        check_number('AdaptiveCutMix.prob', prob, 0, 1)
-        for name, value in (('labeled_beta', labeled_beta), ('unlabeled_beta', unlabeled_beta)):
-            if not isinstance(value, (list, tuple)) or len(value) != 2:
-                raise ValueError(f'AdaptiveCutMix.{name} must be two numbers > 0, got {value!r}')
-            for one in value:
-                check_number(f'AdaptiveCutMix.{name}', one, 1e-6)
         self.prob = prob
         self.labeled_beta, self.unlabeled_beta = tuple(labeled_beta), tuple(unlabeled_beta)
-        self._pasted: Optional[Tensor] = None
 
-    def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> StrongView:
+    def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> View:
         """Paste and mix with new boxes and partners for each image."""
         batch, size, device = len(images), tuple(images.shape[-2:]), images.device
         confidence = instance_confidence(step.raw_pseudo.prob, step.raw_pseudo.valid)
         pasted = torch.rand(batch).to(device) >= confidence
         box = ratio_boxes(self._sides(batch, self.labeled_beta).to(device) * pasted, size)
         index = torch.randint(len(step.labeled_images), (batch,)).to(device)
-        truth = torch.stack([sample.gt_sem_seg.data[0] for sample in step.labeled_samples])
         images = torch.where(box[:, None], step.labeled_images[index], images)
-        pseudo = pseudo.paste(box, truth.to(device)[index].long())
+        pseudo = pseudo.paste(box, step.labeled_truth[index].long())
         sides = self._sides(batch, self.unlabeled_beta).to(device)
         sides = sides * (torch.rand(batch) < self.prob).to(device) * (batch > 1)
         plan = Mix(ratio_boxes(sides, size), mix_partners(batch).to(device))
         plan.foreign = plan(box)
-        self._pasted = pasted.float().mean()
-        return StrongView(plan(images), pseudo.map(plan), plan)
+        step.log(f'{self.name}.pasted', pasted.float().mean())
+        return View(plan(images), pseudo.map(plan), plan)
 
     def _sides(self, batch: int, beta: tuple[float, float]) -> Tensor:
         return (1 - torch.distributions.Beta(*beta).sample((batch,))).sqrt()
-
-    def log_values(self) -> dict[str, Tensor]:
-        """Give the share of the images that took a labeled box."""
-        return {} if self._pasted is None else dict(pasted=self._pasted)
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

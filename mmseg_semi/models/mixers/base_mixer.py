@@ -7,14 +7,14 @@ from abc import abstractmethod
 from torch import Tensor
 
 from mmseg_semi.models.component import Component
-from mmseg_semi.structures import PseudoLabel, SemiStep, StrongView
+from mmseg_semi.structures import PseudoLabel, SemiStep, View
 
 
 class BaseMixer(Component):
     """Makes a strong view from strongly augmented images and the pseudo-label of their crops."""
 
     @abstractmethod
-    def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> StrongView:
+    def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> View:
         """Mix images and every field of the pseudo-label alike.
 
         Args:

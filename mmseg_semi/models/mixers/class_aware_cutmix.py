@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
-from typing import Any, Callable, Optional
+from dataclasses import dataclass
+from typing import Annotated, Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import check_choice, check_number, check_whole
+from mmseg_semi.arguments import Number, OneOf, Whole
 from mmseg_semi.functional import mix_partners
 from mmseg_semi.functional.equalization import (
     class_boxes,
@@ -23,22 +23,10 @@ from mmseg_semi.functional.equalization import (
 )
 from mmseg_semi.models.component import last_head
 from mmseg_semi.models.heads.class_confidence import find_class_confidence
-from mmseg_semi.structures import DETECTIONS, Mix, PseudoLabel, SemiStep, StrongView
+from mmseg_semi.models.memories import check_stored
+from mmseg_semi.structures import Mix, Partners, PseudoLabel, SemiStep, View
 
 from .base_mixer import BaseMixer
-
-
-@dataclass
-class _Loaded:
-    """Images that were loaded besides the batch.
-
-    Attributes:
-        strong: Their strong views, normalised, (F, 3, H, W) each.
-        pseudo: Their pseudo-label, with the fields that the batch's has.
-    """
-
-    strong: list[Tensor]
-    pseudo: PseudoLabel
 
 
 @dataclass
@@ -49,13 +37,15 @@ class _Plan:
         classes: int64 (V, B), the class that an image is to get.
         mixed: Bool (V, B), whether it gets anything.
         sources: int64 (V, B), the image that gives it: of the batch, or B + place in ``loaded``.
-        loaded: None when nothing was loaded.
+        loaded: The images that were loaded besides the batch; None when there are none.
+        views: Views that have been mixed so far.
     """
 
     classes: Tensor
     mixed: Tensor
     sources: Tensor
-    loaded: Optional[_Loaded] = None
+    loaded: Optional[Partners] = None
+    views: int = 0
 
 
 @MODELS.register_module()
@@ -72,9 +62,8 @@ class ClassAwareCutMix(BaseMixer):
     random window of a random partner, or of the loaded image.
 
     The EMA teacher labels all loaded images of a step in one further pass, and the refiners treat
-    them as those of the batch, without counting them for thresholds and memories (region
-    propagation leaves them as they are). In ``Mix`` their pixels are ``foreign``, and such an image
-    is its own partner.
+    them as those of the batch, without counting them for thresholds and memories. In ``Mix`` their
+    pixels are ``foreign``, and such an image is its own partner.
 
     The buffer ``bank``, uint8 (number of unlabeled images, K), is part of the checkpoint.
     ``ImageBankHook`` gives it its size, moves it after the iteration with the pseudo-labels of
@@ -92,56 +81,40 @@ class ClassAwareCutMix(BaseMixer):
         head: Name of the ``ClassConfidence`` in ``model.heads``.
 
     Raises:
-        ValueError: An argument outside its range; there is no such head; with ``extra_loads``, a
-            refiner without ``refine_more``, or no EMA teacher in eval mode.
+        ValueError: An argument outside its range; there is no such head; with ``extra_loads``,
+            no EMA teacher in eval mode.
     """
 
-    required_hooks = ('ImageBankHook',)
+    hooks = (dict(type='ImageBankHook'),)
 
     def __init__(
         self,
-        prob: float = 0.5,
-        max_area: float = 0.5,
-        min_pixels: int = 50,
-        extra_loads: bool = True,
+        prob: Annotated[float, Number(0, 1)] = 0.5,
+        max_area: Annotated[float, Number(1e-6, 1)] = 0.5,
+        min_pixels: Annotated[int, Whole(1)] = 50,
+        extra_loads: Annotated[bool, OneOf(True, False)] = True,
         head: str = 'class_confidence',
     ) -> None:
         super().__init__()
-        check_number('ClassAwareCutMix.prob', prob, 0, 1)
-        check_number('ClassAwareCutMix.max_area', max_area, 1e-6, 1)
-        check_whole('ClassAwareCutMix.min_pixels', min_pixels, 1)
-        check_choice('ClassAwareCutMix.extra_loads', extra_loads, (True, False))
         self.prob, self.max_area, self.min_pixels = prob, max_area, min_pixels
         self.extra_loads, self.head = extra_loads, head
         if not extra_loads:
-            self.required_hooks = ()
-        #: ``fetch(sample_index, seed)`` gives an item of ``SemiDataset``; None: nothing is loaded.
-        self.fetch: Optional[Callable[[int, int], dict[str, Any]]] = None
+            self.hooks = ()
         self._found: tuple[Any, ...] = ()
-        self._model: tuple[Any, ...] = ()
         self._pending: list[Tensor] = []
-        self._values: dict[str, Tensor] = {}
         self._warned = False
 
     # ---------------------------------------------------------------- construction
     def attach(self, model: nn.Module) -> None:
         """Find the class confidences and refuse what cannot label loaded images."""
         self._found = find_class_confidence(model, self.head, type(self).__name__, 'head')
-        self._model = (model,)
         if not self.extra_loads:
             return
-        if model.teacher is None or model.teacher_mode != 'eval':
+        if model.teacher is None or getattr(model.teacher, 'mode', 'eval') != 'eval':
             raise ValueError(
                 'ClassAwareCutMix labels the few images that it loads with the EMA teacher, which '
-                "must not normalise them by their own statistics: set model.teacher=dict(type='ema'"
-                ") without mode='train', or ClassAwareCutMix.extra_loads=False"
-            )
-        others = [name for name, one in model.refiners.items() if not one.handles_more]
-        if others:
-            raise ValueError(
-                f'ClassAwareCutMix loads images besides the batch, and model.refiners.{others[0]} '
-                'cannot refine them (it has no refine_more): take it out '
-                f'({others[0]}=None), or set ClassAwareCutMix.extra_loads=False'
+                'must not normalize them by their own statistics: set model.teacher=dict(type='
+                "'EMATeacher') without mode='train', or ClassAwareCutMix.extra_loads=False"
             )
         head = last_head(model.segmentor)
         self.register_buffer('bank', torch.zeros(0, head.out_channels, dtype=torch.uint8))
@@ -168,28 +141,29 @@ class ClassAwareCutMix(BaseMixer):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         stored = state_dict.get(f'{prefix}bank')
         if stored is not None and self.extra_loads:
-            if stored.dim() != 2 or stored.shape[1] != self.bank.shape[1]:
-                raise ValueError(
-                    f'{prefix}bank: the checkpoint has a bank of shape {tuple(stored.shape)} '
-                    f'(images, classes), the config has {self.bank.shape[1]} classes: give the '
-                    'classes that the checkpoint was trained with'
-                )
-            self.bank = self.bank.new_zeros(stored.shape)
+            # The number of images is the data's, which nobody knows yet.
+            self.bank = self.bank.new_zeros(len(stored), self.bank.shape[1])
+            check_stored(
+                state_dict,
+                f'{prefix}bank',
+                self.bank,
+                'a bank (images, classes)',
+                'give the classes that the checkpoint was trained with',
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # ---------------------------------------------------------------- mixing
     @torch.no_grad()
-    def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> StrongView:
+    def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> View:
         """Mix with a new class, partner and box for each image."""
-        if self not in step.shared:
-            step.shared[self] = self._plan(pseudo, step)
-        view, plan = len(step.views), step.shared[self]
+        plan = step.once(self, lambda: self._plan(pseudo, step))
+        view, plan.views = plan.views, plan.views + 1
         batch, sources = len(images), plan.sources[view]
         own = torch.arange(batch, device=images.device)
         is_loaded = sources >= batch
         everything = pseudo
         if plan.loaded is not None:
-            everything = _concat(pseudo, plan.loaded.pseudo)
+            everything = pseudo.join(plan.loaded.pseudo)
         wanted = everything.label[sources] == plan.classes[view][:, None, None]
         target = everything.used[sources] & wanted
         contains = target.flatten(1).sum(1) >= self.min_pixels
@@ -197,12 +171,10 @@ class ClassAwareCutMix(BaseMixer):
         box = class_boxes(target, self.max_area)
         mixed = plan.mixed[view] & (sources != own)
         box &= mixed[:, None, None]
-        self._values = dict(
-            with_class=(mixed & contains).sum().float() / mixed.sum().clamp(min=1),
-            loads=box.new_tensor(
-                0 if plan.loaded is None else len(plan.loaded.pseudo.label), dtype=torch.float32
-            ),
-        )
+        number = 0 if plan.loaded is None else len(plan.loaded.pseudo.label)
+        with_class = (mixed & contains).sum().float() / mixed.sum().clamp(min=1)
+        step.log(f'{self.name}.with_class', with_class)
+        step.log(f'{self.name}.loads', number)
         strong = images
         if plan.loaded is not None:
             strong = torch.cat([images, plan.loaded.strong[view]])
@@ -215,7 +187,7 @@ class ClassAwareCutMix(BaseMixer):
         record = Mix(box & ~from_bank, torch.where(is_loaded, own, sources))
         if plan.loaded is not None:
             record.foreign = box & from_bank
-        return StrongView(paste(strong), everything.map(paste), record)
+        return View(paste(strong), everything.map(paste), record)
 
     def _plan(self, pseudo: PseudoLabel, step: SemiStep) -> _Plan:
         views, device = len(step.strong_images), pseudo.label.device
@@ -230,7 +202,7 @@ class ClassAwareCutMix(BaseMixer):
         plan = _Plan(classes, mixed, torch.where(found, partners, anyone))
         places = _places(step, device)
         rows = [torch.cat([places[:, None], present.long()], dim=1)]
-        if self.extra_loads and self.fetch is not None and len(self.bank):
+        if self.extra_loads and step.load_partners is not None and len(self.bank):
             rows += self._load(plan, mixed & ~found, places, pseudo, step)
         elif batch < 2:
             self._warn_once()
@@ -265,41 +237,11 @@ class ClassAwareCutMix(BaseMixer):
         sources = plan.sources[wanted]
         loaded = slots - absent + len(pseudo.label)
         plan.sources[wanted] = torch.where(index >= 0, loaded, sources)
-        plan.loaded, new_places = self._fetch_all(numbers[absent:], pseudo, step)
-        present = self._present(plan.loaded.pseudo, self.bank.shape[1])
-        return [torch.cat([new_places[:, None], present.long()], dim=1)]
-
-    def _fetch_all(
-        self, numbers: list[int], pseudo: PseudoLabel, step: SemiStep
-    ) -> tuple[_Loaded, Tensor]:
-        """Load and label images; also return their places, int64 (F,)."""
-        model, size = self._model[0], tuple(pseudo.label.shape[-2:])
-        seeds = torch.randint(2**63 - 1, (len(numbers),)).tolist()
-        items = [self.fetch(number, seed) for number, seed in zip(numbers, seeds)]
-        items = model.data_preprocessor.cast_data(items)
-
-        def images(of_item: Callable[[dict[str, Any]], Tensor]) -> Tensor:
-            return model.data_preprocessor.prepare_images([of_item(item) for item in items], size)
-
-        def maps(name: str) -> Tensor:
-            found = [item['data_samples'].get(name).data for item in items]
-            # A negative pad cuts, as it does in images(): without data_preprocessor.size a loaded
-            # image can be larger than those of the batch.
-            pads = [(0, size[1] - one.shape[-1], 0, size[0] - one.shape[-2]) for one in found]
-            return torch.stack([F.pad(one, pad) for one, pad in zip(found, pads)])
-
-        outputs = model.ask_teacher(images(lambda item: item['weak']))
-        labels = PseudoLabel.from_logits(outputs.logits, maps('valid')[:, 0].bool())
-        if DETECTIONS in pseudo.extras:
-            labels.extras[DETECTIONS] = maps('detections')
-        for refiner in model.refiners.values():
-            labels = refiner.refine_more(labels, outputs)
+        plan.loaded = step.load_partners(step, numbers[absent:])
         dropped = {name: None for name in ('logits', 'prob') if getattr(pseudo, name) is None}
-        labels = labels.update(**dropped)
-        views = range(len(step.strong_images))
-        strong = [images(lambda item, view=view: item['strong'][view]) for view in views]
-        places = [item['data_samples'].metainfo['sample_index'] for item in items]
-        return _Loaded(strong, labels), torch.tensor(places, device=pseudo.label.device)
+        plan.loaded.pseudo = plan.loaded.pseudo.update(**dropped)
+        present = self._present(plan.loaded.pseudo, self.bank.shape[1])
+        return [torch.cat([plan.loaded.places[:, None], present.long()], dim=1)]
 
     # ---------------------------------------------------------------- the bank
     @torch.no_grad()
@@ -319,10 +261,6 @@ class ClassAwareCutMix(BaseMixer):
         seen = torch.zeros(len(new), dtype=torch.bool, device=new.device)
         seen[place] = True
         self.bank.copy_(torch.where(seen[:-1, None], new[:-1], self.bank))
-
-    def log_values(self) -> dict[str, Tensor]:
-        """Give the share of the mixed images that got their class, and the images loaded."""
-        return self._values
 
     def _warn_once(self) -> None:
         if not self._warned:
@@ -347,15 +285,3 @@ def _places(step: SemiStep, device: torch.device) -> Tensor:
     """Place of each unlabeled image among all, int64 (B,); -1 where it is not known."""
     places = [sample.metainfo.get('sample_index', -1) for sample in step.unlabeled_samples]
     return torch.tensor(places, device=device)
-
-
-def _concat(first: PseudoLabel, second: PseudoLabel) -> PseudoLabel:
-    """Put two batches with the same fields into one."""
-    changes: dict[str, Any] = {}
-    for item in fields(PseudoLabel):
-        one, two = getattr(first, item.name), getattr(second, item.name)
-        if isinstance(one, Tensor):
-            changes[item.name] = torch.cat([one, two])
-        elif isinstance(one, dict):
-            changes[item.name] = {key: torch.cat([one[key], two[key]]) for key in one}
-    return first.update(**changes)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import check_number, check_whole
+from mmseg_semi.arguments import Number, Whole
 from mmseg_semi.functional import mix_partners
 from mmseg_semi.functional.equalization import draw_classes, sampling_weights
 from mmseg_semi.models.heads.class_confidence import find_class_confidence
@@ -42,15 +42,12 @@ class CopyPaste(BaseLabeledMixer):
 
     def __init__(
         self,
-        num_classes: int = 3,
-        prob: float = 0.5,
-        power: float = 0.5,
+        num_classes: Annotated[int, Whole(1)] = 3,
+        prob: Annotated[float, Number(0, 1)] = 0.5,
+        power: Annotated[float, Number(0)] = 0.5,
         head: str = 'class_confidence',
     ) -> None:
         super().__init__()
-        check_whole('CopyPaste.num_classes', num_classes, 1)
-        check_number('CopyPaste.prob', prob, 0, 1)
-        check_number('CopyPaste.power', power, 0)
         self.num_classes, self.prob, self.power, self.head = num_classes, prob, power, head
         self._found: tuple[Any, ...] = ()
         self._warned = False

@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_semi.functional import cutmix_boxes, mix_partners
-from mmseg_semi.structures import Mix, PseudoLabel, SemiStep, StrongView
+from mmseg_semi.structures import Mix, PseudoLabel, SemiStep, View
 
 from .base_mixer import BaseMixer
 
@@ -48,16 +48,16 @@ class CutMix(BaseMixer):
         generator = torch.Generator().manual_seed(0)
         cutmix_boxes(1, (8, 8), self.prob, self.area, self.aspect, generator=generator)
 
-    def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> StrongView:
+    def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> View:
         """Mix with a new partner and box for each image."""
         batch = images.shape[0]
         if batch < 2:
             self._warn_once()
-            return StrongView(images, pseudo)
+            return View(images, pseudo)
         size = tuple(images.shape[-2:])
         mask = cutmix_boxes(batch, size, self.prob, self.area, self.aspect, device=images.device)
         plan = Mix(mask, mix_partners(batch).to(images.device))
-        return StrongView(plan(images), pseudo.map(plan), plan)
+        return View(plan(images), pseudo.map(plan), plan)
 
     def _warn_once(self) -> None:
         if not self._warned:

@@ -10,12 +10,14 @@ from mmseg_semi.models.component import Component
 
 
 class BasePerturbation(Component):
-    """Perturbs one feature map that the decoder takes; called for each of them."""
+    """Perturbs what the decoder takes of a stream, between encoder and decoder."""
 
     @abstractmethod
-    def forward(self, feature: Tensor) -> Tensor:
-        """Return the perturbed map, same shape.
+    def forward(self, maps: list[Tensor], views: int) -> list[Tensor]:
+        """Return the perturbed maps, same shapes.
 
         Args:
-            feature: (B, C, h, w), with gradient.
+            maps: Every feature map that a decode head takes, (V * B, C, h, w) each, with
+                gradient: the B images of the stream's first view, then those of the second, ...
+            views: V, the number of views.
         """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
+
+from mmseg_semi.arguments import Number
 
 from .base_perturbation import BasePerturbation
 
@@ -22,15 +26,13 @@ class FeatureDropout(BasePerturbation):
         ValueError: The probability is outside [0, 1).
     """
 
-    def __init__(self, prob: float = 0.5) -> None:
+    def __init__(self, prob: Annotated[float, Number(0, 1, below=True)] = 0.5) -> None:
         super().__init__()
-        if not 0 <= prob < 1:
-            raise ValueError(f'FeatureDropout.prob must be in [0, 1), got {prob}')
         self.prob = prob
 
-    def forward(self, feature: Tensor) -> Tensor:
-        """Drop channels, each image for itself."""
-        return F.dropout2d(feature, self.prob, training=True)
+    def forward(self, maps: list[Tensor], views: int) -> list[Tensor]:
+        """Drop channels, each image and map for itself."""
+        return [F.dropout2d(one, self.prob, training=True) for one in maps]
 
     def extra_repr(self) -> str:
         """Show the probability in the model's printout."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
+from typing import Union
+
+from torch import Tensor
 
 from mmseg_semi.models.component import Component
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
@@ -23,33 +27,32 @@ class BaseRefiner(Component):
 
     Attributes:
         stage: One of ``STAGES``.
-        gives_threshold: Whether it sets ``step.threshold``, a threshold of the confidence.
-        handles_more: Whether it has a ``refine_more``.
+        threshold: The confidence threshold that it selects with in this step, a number or a 0-dim
+            tensor; None when it has none.
     """
 
     stage: str = ''
-    gives_threshold: bool = False
-    handles_more: bool = False
+    threshold: Union[None, float, Tensor] = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if cls.stage and cls.stage not in STAGES:
             raise TypeError(f'{cls.__name__}.stage must be one of {STAGES}, got {cls.stage!r}')
+        if len(inspect.signature(cls.forward).parameters) == 3:
+            raise TypeError(
+                f'{cls.__name__}.forward(pseudo, step) is now forward(pseudo, outputs, step)'
+            )
 
     @abstractmethod
-    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
-        """Return the changed pseudo-label.
+    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
+        """Return the changed pseudo-label; change nothing else.
+
+        It is called for the weak images of the batch, and may be called for others (those that a
+        mixer loads besides). What is counted or remembered goes to ``observe``.
 
         Args:
             pseudo: What the earlier refiners left.
-            step: The training step; ``step.raw_pseudo`` is the pseudo-label before any refiner.
+            outputs: What the network that labels says about these images.
+            step: The training step; ``step.raw_pseudo`` is the pseudo-label of the weak images
+                before any refiner.
         """
-
-    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
-        """Refine further images that a mixer loaded, after ``forward`` and without a trace.
-
-        Args:
-            pseudo: Their pseudo-label as the earlier refiners left it.
-            outputs: What the network that labels says about them.
-        """
-        raise NotImplementedError(f'{type(self).__name__} refines the images of the batch alone')

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from mmseg.registry import MODELS
 
-from mmseg_semi.arguments import check_number
+from mmseg_semi.arguments import Number
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -24,24 +26,13 @@ class ConfidenceThreshold(BaseRefiner):
     """
 
     stage = 'selection'
-    gives_threshold = True
-    handles_more = True
 
-    def __init__(self, threshold: float = 0.95) -> None:
+    def __init__(self, threshold: Annotated[float, Number(0, 1)] = 0.95) -> None:
         super().__init__()
-        check_number('ConfidenceThreshold.threshold', threshold, 0, 1)
         self.threshold = threshold
 
-    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
+    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
         """Narrow ``selected``."""
-        step.threshold = self.threshold
-        return self._refine(pseudo)
-
-    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
-        """Narrow ``selected`` of any images."""
-        return self._refine(pseudo)
-
-    def _refine(self, pseudo: PseudoLabel) -> PseudoLabel:
         return pseudo.update(selected=pseudo.selected & (pseudo.confidence >= self.threshold))
 
     def extra_repr(self) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Annotated
 
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
-from mmseg_semi.arguments import check_choice, check_number, check_whole
+from mmseg_semi.arguments import Each, Number, OneOf, Whole
 from mmseg_semi.functional import box_agreement, selected_ratio
 from mmseg_semi.models.component import last_head
-from mmseg_semi.structures import DETECTIONS, PseudoLabel, SegOutputs, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
 
@@ -37,27 +37,20 @@ class DetectionAgreement(BaseRefiner):
     """
 
     stage = 'reliability'
-    reads_detections = True
-    handles_more = True
+    reads_maps = ('detections',)
 
     def __init__(
-        self, min_confidence: float = 0.95, restrict: bool = False, exempt: Sequence[int] = ()
+        self,
+        min_confidence: Annotated[float, Number(0, 1)] = 0.95,
+        restrict: Annotated[bool, OneOf(True, False)] = False,
+        exempt: Annotated[Sequence[int], Each(Whole(0))] = (),
     ) -> None:
         super().__init__()
-        check_number('DetectionAgreement.min_confidence', min_confidence, 0, 1)
-        check_choice('DetectionAgreement.restrict', restrict, (True, False))
-        if isinstance(exempt, (str, int)):
-            raise ValueError(
-                f'DetectionAgreement.exempt must be a list of class numbers, got {exempt!r}'
-            )
-        for one in exempt:
-            check_whole('DetectionAgreement.exempt', one, 0)
         if exempt and not restrict:
             raise ValueError(
                 f'DetectionAgreement.exempt={tuple(exempt)} has no effect without restrict=True'
             )
         self.min_confidence, self.restrict, self.exempt = min_confidence, restrict, tuple(exempt)
-        self._ratio: Optional[Tensor] = None
 
     def attach(self, model: nn.Module) -> None:
         """Refuse classes that do not exist."""
@@ -68,27 +61,9 @@ class DetectionAgreement(BaseRefiner):
                 f'its classes are 0 to {classes - 1}'
             )
 
-    def check_batch(self, step: SemiStep) -> None:
-        """Refuse a batch without boxes."""
-        if step.detections is None:
-            raise ValueError(
-                f'{self.config_key} (DetectionAgreement): the batch has no detections. Add '
-                "dict(type='LoadDetections', results=..., images=...) after InitValidMask in the "
-                'unlabeled pipeline, or take the refiner out by setting it to None'
-            )
-
-    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
+    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
         """Set ``reliable``, and narrow ``selected`` if asked to."""
-        pseudo = self._refine(pseudo)
-        self._ratio = selected_ratio(pseudo.reliable, pseudo.valid)
-        return pseudo
-
-    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
-        """Set ``reliable`` of any images, and narrow ``selected`` if asked to."""
-        return self._refine(pseudo)
-
-    def _refine(self, pseudo: PseudoLabel) -> PseudoLabel:
-        agreed = box_agreement(pseudo.label, pseudo.extras[DETECTIONS]) & pseudo.valid
+        agreed = box_agreement(pseudo.label, pseudo.extras['detections']) & pseudo.valid
         reliable = agreed & (pseudo.confidence > self.min_confidence)
         if not self.restrict:
             return pseudo.update(reliable=reliable)
@@ -97,9 +72,10 @@ class DetectionAgreement(BaseRefiner):
             kept = kept | (pseudo.label == one)
         return pseudo.update(reliable=reliable, selected=pseudo.selected & kept)
 
-    def log_values(self) -> dict[str, Tensor]:
-        """Give the share of the valid pixels that are reliable."""
-        return {} if self._ratio is None else dict(reliable=self._ratio)
+    def observe(self, step: SemiStep) -> None:
+        """Log the share of the valid pixels that are reliable."""
+        pseudo = step.refined[self.name]
+        step.log(f'{self.name}.reliable', selected_ratio(pseudo.reliable, pseudo.valid))
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Annotated, Optional
 
 import torch
 from mmengine.dist import all_reduce
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import check_choice, check_number
+from mmseg_semi.arguments import Number, OneOf
 from mmseg_semi.functional import mean_of_present, peaks_by_class
 from mmseg_semi.models.component import last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
@@ -45,21 +45,24 @@ class EMAThreshold(BaseRefiner):
     """
 
     stage = 'selection'
-    gives_threshold = True
-    handles_more = True
-    required_hooks = ('EMAThresholdHook',)
+    hooks = (dict(type='EMAThresholdHook'),)
 
     def __init__(
-        self, initial: float = 0.85, momentum: float = 0.999, update: str = 'presence'
+        self,
+        initial: Annotated[float, Number(0, 1)] = 0.85,
+        momentum: Annotated[float, Number(0, 1)] = 0.999,
+        update: Annotated[str, OneOf(*UPDATES)] = 'presence',
     ) -> None:
         super().__init__()
-        check_number('EMAThreshold.initial', initial, 0, 1)
-        check_number('EMAThreshold.momentum', momentum, 0, 1)
-        check_choice('EMAThreshold.update', update, UPDATES)
         self.initial, self.momentum, self.update = initial, momentum, update
         # float64: with m = 0.999 the steps soon fall below float32's resolution.
         self.register_buffer('value', torch.tensor(float(initial), dtype=torch.float64))
         self._pending: Optional[Tensor] = None
+
+    @property
+    def threshold(self) -> Tensor:
+        """tau, float64 0-dim."""
+        return self.value
 
     def attach(self, model: nn.Module) -> None:
         """Make room for a value per class."""
@@ -68,22 +71,18 @@ class EMAThreshold(BaseRefiner):
             start = torch.full((head.out_channels,), float(self.initial), dtype=torch.float64)
             self.register_buffer('class_values', start)
 
-    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
-        """Narrow ``selected`` and note what the update needs of this batch."""
-        self._note(step.raw_pseudo)
-        step.threshold = self.value
-        return self._refine(pseudo)
-
-    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
-        """Narrow ``selected`` of any images."""
-        return self._refine(pseudo)
-
-    def _refine(self, pseudo: PseudoLabel) -> PseudoLabel:
+    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
+        """Narrow ``selected``."""
         threshold = self.value
         if self.update == 'per_class':
             largest = self.class_values.max().clamp(min=1e-12)
             threshold = (self.value * self.class_values / largest)[pseudo.label]
         return pseudo.update(selected=pseudo.selected & (pseudo.confidence >= threshold.float()))
+
+    def observe(self, step: SemiStep) -> None:
+        """Note what the update needs of this batch."""
+        step.log(f'{self.name}.threshold', self.value)
+        self._note(step.raw_pseudo)
 
     @property
     def _reduction(self) -> str:
@@ -120,10 +119,6 @@ class EMAThreshold(BaseRefiner):
         if self.update == 'per_class':
             means = found[0] / found[1]
             self.class_values.copy_(_moved(self.class_values, means, self.momentum))
-
-    def log_values(self) -> dict[str, Tensor]:
-        """Give the threshold that this step was filtered with."""
-        return dict(threshold=self.value.float())
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

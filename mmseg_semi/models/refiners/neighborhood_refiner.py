@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Annotated, Any, Optional, Union
 
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import check_choice, check_number, check_whole
+from mmseg_semi.arguments import OneOf, Whole, check_number
 from mmseg_semi.functional import refine_neighborhood
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
@@ -46,25 +46,20 @@ class NeighborhoodRefiner(BaseRefiner):
     """
 
     stage = 'probability'
-    handles_more = True
 
     def __init__(
         self,
-        window: int = 3,
-        neighbors: int = 1,
+        window: Annotated[int, Whole(3)] = 3,
+        neighbors: Annotated[int, Whole(1)] = 1,
         criterion: str = 'max',
         joint: Union[None, float, Sequence[float], str] = None,
-        joint_key: str = 'per_class',
+        joint_key: Annotated[str, OneOf(*JOINT_KEYS)] = 'per_class',
         beta: Union[str, float] = 'distance',
-        connectivity: int = 8,
+        connectivity: Annotated[int, OneOf(4, 8)] = 8,
     ) -> None:
         super().__init__()
-        check_choice('NeighborhoodRefiner.joint_key', joint_key, JOINT_KEYS)
-        check_whole('NeighborhoodRefiner.window', window, 3)
         if window % 2 == 0:
             raise ValueError(f'NeighborhoodRefiner.window must be odd, got {window}')
-        check_whole('NeighborhoodRefiner.neighbors', neighbors, 1)
-        check_choice('NeighborhoodRefiner.connectivity', connectivity, (4, 8))
         if beta != 'distance':
             check_number("NeighborhoodRefiner.beta, if not 'distance',", beta, 0, 1)
         self.options = dict(
@@ -107,15 +102,8 @@ class NeighborhoodRefiner(BaseRefiner):
         joint = getattr(self, 'joint_table', self.joint)
         return refine_neighborhood(prob, joint=joint, **self.options)
 
-    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
+    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
         """Change ``prob``, ``label`` and ``confidence``."""
-        return self._refine(pseudo)
-
-    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
-        """Change ``prob``, ``label`` and ``confidence`` of any images."""
-        return self._refine(pseudo)
-
-    def _refine(self, pseudo: PseudoLabel) -> PseudoLabel:
         # Padding is outside the image: it supports no class.
         prob = self.refine(pseudo.prob * pseudo.valid[:, None])
         confidence, label = prob.max(dim=1)

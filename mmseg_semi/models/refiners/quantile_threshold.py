@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Annotated
 
-import torch
-from mmengine.dist import all_gather, all_reduce, get_world_size
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from mmseg_semi.arguments import check_choice, check_number
-from mmseg_semi.functional import confidence_score, pack_scores, quantile_threshold
+from mmseg_semi.arguments import Number, OneOf
+from mmseg_semi.functional import confidence_score
 from mmseg_semi.functional.confidence import CONFIDENCE_KINDS
+from mmseg_semi.models.quantiles import global_quantiles
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -40,55 +39,40 @@ class QuantileThreshold(BaseRefiner):
     """
 
     stage = 'selection'
-    handles_more = True
 
-    def __init__(self, alpha: float = 0.4, score: str = 'margin', decay: bool = True) -> None:
+    def __init__(
+        self,
+        alpha: Annotated[float, Number(0, 1)] = 0.4,
+        score: Annotated[str, OneOf(*CONFIDENCE_KINDS)] = 'margin',
+        decay: Annotated[bool, OneOf(True, False)] = True,
+    ) -> None:
         super().__init__()
-        check_number('QuantileThreshold.alpha', alpha, 0, 1)
-        check_choice('QuantileThreshold.score', score, CONFIDENCE_KINDS)
-        check_choice('QuantileThreshold.decay', decay, (True, False))
         self.alpha, self.score, self.decay = alpha, score, decay
-        self._threshold: Optional[Tensor] = None
 
-    def alpha_at(self, iteration: int, max_iters: int) -> float:
-        """Return the share under the threshold at ``iteration`` (from 0)."""
-        if not self.decay:
-            return self.alpha
-        if max_iters < 1:
-            raise RuntimeError(
-                'QuantileThreshold.decay needs to know the length of the run: train with '
-                "train_cfg=dict(type='SemiTrainLoop', ...), or set decay=False"
-            )
-        return self.alpha * max(0.0, 1 - iteration / max_iters)
+    def alpha_at(self, step: SemiStep) -> float:
+        """Return the share under the threshold in a step."""
+        return self.alpha * (step.remaining('QuantileThreshold.decay') if self.decay else 1)
 
-    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
+    def _raw(self, step: SemiStep) -> tuple[Tensor, Tensor]:
+        """Unrefined scores (B, H, W) of the batch, and the 0-dim threshold of all ranks."""
+
+        def compute() -> tuple[Tensor, Tensor]:
+            score = confidence_score(step.raw_pseudo.prob, self.score)
+            return score, global_quantiles(score, step.raw_pseudo.valid, [self.alpha_at(step)])[0]
+
+        return step.once(self, compute)
+
+    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
         """Narrow ``selected``."""
-        alpha = self.alpha_at(step.iteration, step.max_iters)
-        raw = step.raw_pseudo
-        before = confidence_score(raw.prob, self.score)
-        self._threshold = _global_quantile(before, raw.valid, alpha)
-        after = before if pseudo.prob is raw.prob else confidence_score(pseudo.prob, self.score)
-        return pseudo.update(selected=pseudo.selected & (after > self._threshold))
+        score, threshold = self._raw(step)
+        if pseudo.prob is not step.raw_pseudo.prob:
+            score = confidence_score(pseudo.prob, self.score)
+        return pseudo.update(selected=pseudo.selected & (score > threshold))
 
-    def log_values(self) -> dict[str, Tensor]:
-        """Give the threshold of this step."""
-        return {} if self._threshold is None else dict(threshold=self._threshold)
-
-    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
-        """Narrow ``selected`` by the threshold of the batch."""
-        score = confidence_score(pseudo.prob, self.score)
-        return pseudo.update(selected=pseudo.selected & (score > self._threshold))
+    def observe(self, step: SemiStep) -> None:
+        """Log the threshold of the score."""
+        step.log(f'{self.name}.threshold', self._raw(step)[1])
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""
         return f'alpha={self.alpha}, score={self.score!r}, decay={self.decay}'
-
-
-def _global_quantile(score: Tensor, valid: Tensor, quantile: float) -> Tensor:
-    """Quantile over the valid pixels of all ranks."""
-    if get_world_size() > 1:
-        size = torch.tensor(score.numel(), device=score.device)
-        all_reduce(size, op='max')
-        score = torch.cat(all_gather(pack_scores(score, valid, int(size))))
-        valid = ~score.isnan()
-    return quantile_threshold(score, valid, quantile)

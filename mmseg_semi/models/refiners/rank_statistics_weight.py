@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import (
-    check_arguments,
-    check_choice,
-    check_feature,
-    check_number,
-    check_whole,
-)
+from mmseg_semi.arguments import Feature, Number, OneOf, Whole
 from mmseg_semi.functional import prototype_similarity, rank_statistics_overlap
-from mmseg_semi.models.component import feature_channels, last_head
-from mmseg_semi.models.memories import FeatureMemoryBank
+from mmseg_semi.models.component import last_head
+from mmseg_semi.models.memories import FeatureMemoryBank, check_memory
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
@@ -52,71 +46,46 @@ class RankStatisticsWeight(BaseRefiner):
     """
 
     stage = 'weighting'
-    handles_more = True
-    required_hooks = ('MemoryBankHook',)
+    hooks = (dict(type='MemoryBankHook'),)
 
     def __init__(
         self,
-        k: int = 5,
-        base_weight: float = 0.0,
-        similarity: str = 'rank',
-        tap: str = 'penultimate',
-        in_channels: Optional[int] = None,
+        k: Annotated[int, Whole(1)] = 5,
+        base_weight: Annotated[float, Number(0)] = 0.0,
+        similarity: Annotated[str, OneOf(*SIMILARITIES)] = 'rank',
+        tap: Annotated[str, Feature()] = 'penultimate',
+        in_channels: Annotated[Optional[int], Whole(1)] = None,
         bank: Optional[dict[str, Any]] = None,
     ) -> None:
         super().__init__()
-        check_whole('RankStatisticsWeight.k', k, 1)
-        check_number('RankStatisticsWeight.base_weight', base_weight, 0)
-        check_choice('RankStatisticsWeight.similarity', similarity, SIMILARITIES)
-        check_feature('RankStatisticsWeight.tap', tap)
-        if in_channels is not None:
-            check_whole('RankStatisticsWeight.in_channels', in_channels, 1)
         self.k, self.base_weight, self.similarity = k, base_weight, similarity
         self.tap, self.taps, self.in_channels = tap, (tap,), in_channels
-        self._bank_cfg = dict(bank or {})
-        key = 'RankStatisticsWeight.bank'
-        check_arguments(FeatureMemoryBank, self._bank_cfg, key, complete=False)
-        if {'num_classes', 'channels'} & set(self._bank_cfg):
-            raise ValueError(f'{key}: num_classes and channels follow from the segmentor')
-        self._mean: Optional[Tensor] = None
+        self._bank_cfg = check_memory('RankStatisticsWeight.bank', FeatureMemoryBank, bank)
 
     def attach(self, model: nn.Module) -> None:
         """Build the bank, whose size follows the segmentor."""
         head = last_head(model.segmentor)
-        channels = self.in_channels or feature_channels(head, self.tap)
-        if channels is None:
-            raise ValueError(
-                f"RankStatisticsWeight.tap is the module path '{self.tap}': give its number of "
-                'channels too (in_channels=...)'
-            )
+        channels = self.tapped_channels(head, self.tap, self.in_channels)
         if self.k > channels:
             raise ValueError(
                 f'RankStatisticsWeight.k={self.k} is more than the {channels} channels of the '
                 f"features '{self.tap}'"
             )
-        try:
-            self.bank = FeatureMemoryBank(head.out_channels, channels, **self._bank_cfg)
-        except ValueError as error:
-            raise ValueError(f'RankStatisticsWeight.bank: {error}') from error
+        self.bank = FeatureMemoryBank(head.out_channels, channels, **self._bank_cfg)
 
-    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
-        """Set ``weight``, or multiply the one that is there, and note what the bank needs."""
-        features = step.teacher.features[self.tap]
-        if features.shape[1] != self.bank.channels:
-            raise ValueError(
-                f"{self.config_key} (RankStatisticsWeight): the features '{self.tap}' have "
-                f'{features.shape[1]} channels, not {self.bank.channels}: set '
-                f'in_channels={features.shape[1]}'
-            )
+    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
+        """Set ``weight``, or multiply the one that is there."""
+        features = self.check_channels(outputs.features[self.tap], self.tap, self.bank.channels)
         weight = self.weigh(features, pseudo.label)
-        self._mean = (weight * pseudo.used).sum() / pseudo.used.sum().clamp(min=1)
-        self._known = self.bank.counts.any(0).sum().float()
-        self.bank.note(step, pseudo, self.tap)
-        return _weighted(pseudo, weight)
+        return pseudo.update(weight=weight if pseudo.weight is None else pseudo.weight * weight)
 
-    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
-        """Set ``weight`` of any images, or multiply the one that is there."""
-        return _weighted(pseudo, self.weigh(outputs.features[self.tap], pseudo.label))
+    def observe(self, step: SemiStep) -> None:
+        """Note what enters the bank; log the mean weight and the number of prototypes."""
+        pseudo = step.refined[self.name]
+        mean = (pseudo.weight * pseudo.used).sum() / pseudo.used.sum().clamp(min=1)
+        step.log(f'{self.name}.mean', mean)
+        step.log(f'{self.name}.prototypes', self.bank.counts.any(0).sum())
+        self.bank.note(step, pseudo, self.tap)
 
     @torch.no_grad()
     def weigh(self, features: Tensor, label: Tensor) -> Tensor:
@@ -129,19 +98,9 @@ class RankStatisticsWeight(BaseRefiner):
             weight = prototype_similarity(features, label, prototypes, known).clamp(min=0)
         return weight + (self.base_weight * known)[label] if self.base_weight else weight
 
-    def log_values(self) -> dict[str, Tensor]:
-        """Give the mean weight of the selected pixels and the number of classes with prototype."""
-        if self._mean is None:
-            return {}
-        return dict(mean=self._mean, prototypes=self._known)
-
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""
         return (
             f'k={self.k}, base_weight={self.base_weight}, similarity={self.similarity!r}, '
             f'tap={self.tap!r}'
         )
-
-
-def _weighted(pseudo: PseudoLabel, weight: Tensor) -> PseudoLabel:
-    return pseudo.update(weight=weight if pseudo.weight is None else pseudo.weight * weight)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Annotated, Optional
 
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
-from mmseg_semi.arguments import check_choice, check_number, check_whole
+from mmseg_semi.arguments import Number, OneOf, Whole
 from mmseg_semi.functional import propagate_regions, sample_shapes
 from mmseg_semi.functional.correlation import SAMPLING_STRATEGIES
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
@@ -39,71 +39,58 @@ class RegionPropagation(BaseRefiner):
     """
 
     stage = 'propagation'
-    handles_more = True
     needs_weak = True
 
     def __init__(
         self,
-        num_shapes: int = 128,
-        strategy: str = 'random',
-        threshold: Optional[float] = None,
+        num_shapes: Annotated[int, Whole(1)] = 128,
+        strategy: Annotated[str, OneOf(*SAMPLING_STRATEGIES)] = 'random',
+        threshold: Annotated[Optional[float], Number(0, 1)] = None,
         head: str = 'correlation',
     ) -> None:
         super().__init__()
-        check_whole('RegionPropagation.num_shapes', num_shapes, 1)
-        check_choice('RegionPropagation.strategy', strategy, SAMPLING_STRATEGIES)
-        if threshold is not None:
-            check_number('RegionPropagation.threshold', threshold, 0, 1)
         self.num_shapes, self.strategy = num_shapes, strategy
         self.threshold, self.head = threshold, head
         self._found: tuple[nn.Module, ...] = ()
-        self._ratio: Optional[Tensor] = None
+        self._selecting: tuple[BaseRefiner, ...] = ()
 
     def attach(self, model: nn.Module) -> None:
         """Find the head and somebody who gives a threshold."""
         head = dict(model.heads.items()).get(self.head)
-        if not hasattr(head, 'weak_maps'):
+        if not hasattr(head, 'maps_of'):
             raise ValueError(
                 'RegionPropagation samples its shapes from a CorrelationHead, and model.heads has '
                 f"none named '{self.head}' (it has: {', '.join(model.heads) or 'nothing'}): add "
                 f"heads=dict({self.head}=dict(type='CorrelationHead')), set "
                 'RegionPropagation.head, or take the refiner out by setting it to None'
             )
-        if self.threshold is None and not any(r.gives_threshold for r in model.refiners.values()):
+        self._found = (head,)  # in a tuple, so that it is not a submodule twice
+        selecting = [one for one in model.refiners.values() if one.stage == 'selection']
+        selecting = [one for one in selecting if one.threshold is not None]
+        if self.threshold is None and not selecting:
             raise ValueError(
                 'RegionPropagation has no threshold: no refiner of model.refiners has a '
                 'confidence threshold (ConfidenceThreshold, EMAThreshold). Add one, or set '
                 'RegionPropagation.threshold, for example 0.85'
             )
-        self._found = (head,)  # in a tuple, so that it is not a submodule twice
+        self._selecting = tuple(selecting[-1:])
 
-    def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:
+    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
         """Change ``label`` and widen ``selected``."""
-        w1, w2 = self._found[0].weak_maps(step)
-        shapes = sample_shapes(
-            w1,
-            w2,
-            self.num_shapes,
-            tuple(pseudo.label.shape[-2:]),
-            self.strategy,
-            align_corners=step.weak.align_corners,
-        )
-        threshold = step.threshold if self.threshold is None else self.threshold
-        classes = step.weak.stages[-1].shape[1]
+        w1, w2 = self._found[0].maps_of(outputs, step)
+        size, corners = tuple(pseudo.label.shape[-2:]), outputs.align_corners
+        shapes = sample_shapes(w1, w2, self.num_shapes, size, self.strategy, align_corners=corners)
+        threshold = self._selecting[0].threshold if self.threshold is None else self.threshold
+        classes = outputs.stages[-1].shape[1]
         label, selected = propagate_regions(pseudo.label, pseudo.used, shapes, threshold, classes)
-        gained = selected & ~pseudo.used & pseudo.valid
-        self._ratio = gained.sum().float() / pseudo.valid.sum().clamp(min=1)
         extras = {BEFORE_PROPAGATION: pseudo.selected, **pseudo.extras}
         return pseudo.update(label=label, selected=pseudo.selected | selected, extras=extras)
 
-    def log_values(self) -> dict[str, Tensor]:
-        """Give the share of the valid pixels that propagation added to the selected ones."""
-        return {} if self._ratio is None else dict(gained=self._ratio)
-
-    def refine_more(self, pseudo: PseudoLabel, outputs: SegOutputs) -> PseudoLabel:
-        """Leave the labels: correlation maps are of the batch alone."""
-        extras = {BEFORE_PROPAGATION: pseudo.selected, **pseudo.extras}
-        return pseudo.update(extras=extras)
+    def observe(self, step: SemiStep) -> None:
+        """Log the share of the valid pixels that propagation added to the selected ones."""
+        pseudo = step.refined[self.name]
+        gained = pseudo.used & ~pseudo.extras[BEFORE_PROPAGATION]
+        step.log(f'{self.name}.gained', gained.sum().float() / pseudo.valid.sum().clamp(min=1))
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

@@ -43,10 +43,10 @@ class PredictorMixin:
             raise ValueError(
                 f'model.test_cfg.predict_with must be one of {PREDICTORS}, got {predictor!r}'
             )
-        if predictor != 'student' and self.teacher is None:
+        if predictor != 'student' and getattr(self.teacher, 'network', None) is None:
             raise ValueError(
-                f'model.test_cfg.predict_with={predictor!r} needs a teacher: set '
-                "model.teacher=dict(type='ema') or predict_with='student'"
+                f'model.test_cfg.predict_with={predictor!r} needs a teacher with a network: set '
+                "model.teacher=dict(type='EMATeacher') or predict_with='student'"
             )
         return predictor
 
@@ -56,7 +56,7 @@ class PredictorMixin:
     @property
     def predictor(self) -> BaseSegmentor:
         """The segmentor whose result is ``pred_sem_seg``."""
-        return self.teacher if self.predict_with == 'teacher' else self.segmentor
+        return self.teacher.network if self.predict_with == 'teacher' else self.segmentor
 
     @property
     def decode_head(self) -> torch.nn.Module:
@@ -97,7 +97,7 @@ class PredictorMixin:
         # Inference writes into the samples, so each predictor gets its own.
         own = copy.deepcopy(data_samples)
         results = self._refined(self.segmentor.predict(inputs, data_samples))
-        for result, other in zip(results, self._refined(self.teacher.predict(inputs, own))):
+        for result, other in zip(results, self._refined(self.teacher.network.predict(inputs, own))):
             result.set_data(dict(teacher_pred_sem_seg=other.pred_sem_seg))
         return results
 

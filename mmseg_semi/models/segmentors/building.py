@@ -1,0 +1,237 @@
+"""Building a ``SemiSegmentor`` from its config, and refusing what cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn, Optional
+
+from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.registry import HOOKS
+from torch import nn
+
+from mmseg_semi.arguments import check_arguments, check_whole
+from mmseg_semi.errors import hint
+from mmseg_semi.models.component import Component, build_component
+from mmseg_semi.models.refiners import STAGES
+from mmseg_semi.models.teachers import BaseTeacher
+
+from .network import FeatureTaps, decode_heads
+from .sliding_encoder_decoder import WINDOW_KEYS, SlidingEncoderDecoder
+from .streams import Stream
+
+_PREPROCESSOR_TYPES = ('SegDataPreProcessor', 'SemiDataPreprocessor')
+# Heads whose forward() returns several maps in training although loss() and predict() are the
+# standard ones.
+_MULTI_OUTPUT_HEADS = ('DDRHead', 'PIDHead', 'VPDDepthHead')
+_MOVED = dict(
+    perturbation="model.streams=dict(perturbed=dict(features='weak', perturbation=...))",
+    student_sees_weak="model.streams=dict(weak=dict(images='weak'))",
+)
+
+
+def refuse_unknown(owner: type, arguments: dict[str, Any]) -> NoReturn:
+    """Raise TypeError for arguments that the model does not have."""
+    for name, place in _MOVED.items():
+        if name in arguments:
+            raise TypeError(f'model.{name} is now {place}')
+    check_arguments(owner, arguments, 'model')
+    raise TypeError(f'model: unknown argument(s) among {sorted(arguments)}')
+
+
+def preprocessor_cfg(cfg: Any) -> Any:
+    """Turn the config of mmseg's data preprocessor into that of ours; leave others."""
+    if not isinstance(cfg, dict):
+        return cfg if cfg is not None else dict(type='SemiDataPreprocessor')
+    if cfg.get('type', 'SemiDataPreprocessor') not in _PREPROCESSOR_TYPES:
+        return cfg
+    return {**cfg, 'type': 'SemiDataPreprocessor'}
+
+
+def build_teacher(model: nn.Module, cfg: Optional[dict[str, Any]]) -> Optional[BaseTeacher]:
+    """Build ``model.teacher`` and show it the student."""
+    if cfg is None:
+        return None
+    if isinstance(cfg, Mapping) and cfg.get('type') == 'ema':
+        raise ValueError(
+            "model.teacher: type='ema' is now type='EMATeacher', and momentum and buffers are "
+            "arguments of it: teacher=dict(type='EMATeacher', momentum=0.99)"
+        )
+    teacher = build_component(cfg, BaseTeacher, 'model.teacher')
+    teacher.config_key, teacher.name = 'model.teacher', 'teacher'
+    teacher.attach(model)
+    return teacher
+
+
+def check_segmentor(segmentor: nn.Module) -> None:
+    """Refuse a segmentor that gives no per-pixel class logits.
+
+    Raises:
+        TypeError: Not an ``EncoderDecoder``, or a head that predicts in another way (queries,
+            points, several maps).
+        ValueError: A head with a single sigmoid output, or a key of ``test_cfg`` that only
+            ``SlidingEncoderDecoder`` reads.
+    """
+    name = type(segmentor).__name__
+    if not isinstance(segmentor, EncoderDecoder):
+        raise TypeError(
+            f"model.segmentor: '{name}' is not an mmseg EncoderDecoder (or a subclass such as "
+            'CascadeEncoderDecoder). Pseudo-labels need one map of class logits per image; choose '
+            'a segmentor with a backbone and a decode head.'
+        )
+    ignored = [key for key in WINDOW_KEYS if key in (segmentor.test_cfg or {})]
+    if ignored and not isinstance(segmentor, SlidingEncoderDecoder):
+        raise ValueError(
+            f"model.segmentor.test_cfg: '{name}' does not know {', '.join(ignored)}: use "
+            "model.segmentor.type='SlidingEncoderDecoder', or remove the key(s)"
+        )
+    for head in decode_heads(segmentor):
+        _check_decode_head(head)
+
+
+def _check_decode_head(head: nn.Module) -> None:
+    kind = type(head).__name__
+    standard = isinstance(head, BaseDecodeHead) and (
+        type(head).loss in (BaseDecodeHead.loss, BaseCascadeDecodeHead.loss)
+        and type(head).predict in (BaseDecodeHead.predict, BaseCascadeDecodeHead.predict)
+        and not any(base.__name__ in _MULTI_OUTPUT_HEADS for base in type(head).__mro__)
+    )
+    if not standard:
+        raise TypeError(
+            f"model.segmentor.decode_head: '{kind}' does not give one map of per-pixel class "
+            'logits in training (it predicts by queries, points or several maps), so there is '
+            'nothing to make pseudo-labels from. Use a per-pixel head, for example FCNHead, '
+            'DepthwiseSeparableASPPHead, UPerHead or SegformerHead.'
+        )
+    if head.out_channels < 2:
+        raise ValueError(
+            f'model.segmentor.decode_head: {kind} has out_channels={head.out_channels} '
+            f'(sigmoid). Pseudo-labels need softmax over classes: remove out_channels and '
+            f'keep num_classes={max(head.num_classes, 2)}.'
+        )
+
+
+def in_stage_order(refiners: nn.ModuleDict) -> nn.ModuleDict:
+    """Sort refiners by their stage; those of one stage stay in the order of the config."""
+    ordered = sorted(refiners.items(), key=lambda item: STAGES.index(item[1].stage))
+    return nn.ModuleDict(ordered)
+
+
+def check_warmup(warmup_iters: int, warmup_epochs: int) -> tuple[int, int]:
+    """Refuse a warm-up that is no whole number, or is given twice."""
+    check_whole('model.warmup_iters', warmup_iters, 0)
+    check_whole('model.warmup_epochs', warmup_epochs, 0)
+    if warmup_iters and warmup_epochs:
+        raise ValueError(
+            f'model.warmup_iters={warmup_iters} and model.warmup_epochs={warmup_epochs} are both '
+            'given: set one of them to 0'
+        )
+    return warmup_iters, warmup_epochs
+
+
+def named_components(model: nn.Module) -> Iterator[tuple[str, Component]]:
+    """Every component but the teacher with its config key, in the order in which they attach."""
+    for kind in ('refiners', 'losses', 'heads'):
+        for name, part in getattr(model, kind).items():
+            yield f'{kind}.{name}', part
+    for kind in ('mixer', 'labeled_mixer'):
+        if getattr(model, kind) is not None:
+            yield kind, getattr(model, kind)
+    for name, part in model.perturbations.items():
+        yield f'streams.{name}.perturbation', part
+
+
+def attach(model: nn.Module, key: str, part: Component) -> None:
+    """Show a component the model; an error names its config key."""
+    part.config_key, part.name = f'model.{key}', key.split('.', 1)[-1]
+    try:
+        part.attach(model)
+        FeatureTaps(part.taps).check(model.segmentor)
+        if part.stream is not None and part.stream not in model.streams:
+            known = list(model.streams)
+            raise ValueError(
+                f"{type(part).__name__}.stream is '{part.stream}', which model.streams does not "
+                f'have.{hint(part.stream, known)} It has: {", ".join(known)}. Add it, for example '
+                f"model.streams=dict({part.stream}=dict(features='weak', perturbation=dict("
+                "type='FeatureDropout'))), or remove the component (name=None)"
+            )
+    except ValueError as error:
+        raise ValueError(f'model.{key}: {error}') from error
+
+
+def choose_streams(model: nn.Module, listed: Optional[Mapping[str, Any]]) -> dict[str, Stream]:
+    """Leave the default stream of the weak images out where nothing needs the student's passes.
+
+    Args:
+        model: Attached.
+        listed: ``model.streams`` of the config.
+
+    Raises:
+        ValueError: The config takes a stream out that is needed, or has one that trains nothing.
+    """
+    if not model.losses and not len(model.heads):
+        raise ValueError(
+            'model.losses is empty: unlabeled images would train nothing. Add for example '
+            "losses=dict(strong=dict(type='PseudoLabelCrossEntropy')), or train the plain "
+            'segmentor with its supervised config.'
+        )
+    streams = dict(model.streams)
+    readers = [type(part).__name__ for part in model.components() if part.needs_weak]
+    readers += [f'stream {one.name}' for one in streams.values() if one.features == 'weak']
+    if model.teacher is None:
+        readers.append('the student is its own teacher')
+    readers += [type(p).__name__ for p in model.components() if p.stream == 'weak']
+    listed = listed or {}
+    if readers and 'weak' not in streams:
+        raise ValueError(
+            'model.streams.weak is None, but the student must see the weak images '
+            f'({", ".join(readers)}); remove the key'
+        )
+    if not readers and 'weak' not in listed:
+        streams.pop('weak')
+    read = {'labeled', 'weak', *(part.stream for part in model.components())}
+    for stream in streams.values():
+        alone = [one.name for one in streams.values() if one.group == stream.group] == [stream.name]
+        source = any(one.features == stream.name for one in streams.values())
+        if stream.name in listed and alone and not source and stream.name not in read:
+            raise ValueError(
+                f'model.streams.{stream.name} trains nothing: no loss or head reads it, and it '
+                f"shares no pass. Add a loss with stream='{stream.name}', or remove the stream"
+            )
+    return streams
+
+
+def needed_hooks(model: nn.Module) -> list[dict[str, Any]]:
+    """Configs of the hooks that the components of a model need, each once.
+
+    Raises:
+        ValueError: Two components need the same hook with other arguments.
+    """
+    needed: dict[str, dict[str, Any]] = {}
+    for part in model.modules():
+        for cfg in part.hooks if isinstance(part, Component) else ():
+            known = needed.setdefault(str(cfg['type']), dict(cfg))
+            if known != dict(cfg):
+                raise ValueError(
+                    f'{part.config_key} needs the hook {dict(cfg)}, and another component needs '
+                    f'{known}: list the one to be used in custom_hooks'
+                )
+    return list(needed.values())
+
+
+def missing_hooks(model: nn.Module, present: list[Any]) -> list[dict[str, Any]]:
+    """Those of :func:`needed_hooks` of whose class (or a subclass) no hook is present."""
+    return [
+        cfg
+        for cfg in needed_hooks(model)
+        if not any(isinstance(hook, hook_class(cfg['type'])) for hook in present)
+    ]
+
+
+def hook_class(kind: Any) -> type:
+    """Return the class of a hook's ``type``."""
+    found = HOOKS.get(kind) if isinstance(kind, str) else kind
+    if found is None:
+        raise KeyError(f'there is no registered hook {kind!r}')
+    return found

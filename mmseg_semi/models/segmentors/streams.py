@@ -1,0 +1,216 @@
+"""The streams of images of a training step, as data.
+
+A stream is a way through the student: it begins with images (labeled, weak or strong ones) or with
+the encoded features of another stream, may have its features perturbed, and ends in outputs that
+losses and heads read by the stream's name. Streams of one ``group`` share a pass: they are encoded
+and decoded together, so that every normalization sees all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_semi.arguments import check_arguments, check_choice, check_whole
+from mmseg_semi.errors import hint
+from mmseg_semi.models.component import build_component
+from mmseg_semi.models.perturbations import BasePerturbation
+from mmseg_semi.structures import Features, SegOutputs, SemiStep, View
+
+from .network import decode, encode, join_images, used_levels
+
+SOURCES = ('labeled', 'weak', 'strong')
+#: The streams that every model has, as far as something reads them.
+DEFAULT_STREAMS: dict[str, dict[str, Any]] = dict(
+    labeled=dict(images='labeled', group='clean'),
+    weak=dict(images='weak', group='clean'),
+    strong=dict(images='strong', group='strong'),
+)
+
+
+@dataclass
+class Stream:
+    """One stream of ``model.streams``.
+
+    Attributes:
+        name: Its name.
+        images: ``'labeled'``, ``'weak'`` or ``'strong'``; None when it begins with features.
+        view: Which of the strong views, from 0; None for all of them, one after the other.
+        features: Name of the stream whose encoded (not perturbed) features it begins with.
+        perturbation: What perturbs the features between encoder and decoder.
+        mixed: Whether ``model.mixer`` mixes its images; strong ones are, if the config is silent.
+        group: Streams of the same group share a pass; the stream's name, if the config is silent.
+        source: Which images it shows in the end: ``images``, or those of ``features``.
+    """
+
+    name: str
+    images: Optional[str] = None
+    view: Optional[int] = None
+    features: Optional[str] = None
+    perturbation: Optional[BasePerturbation] = None
+    mixed: Optional[bool] = None
+    group: str = ''
+    source: str = ''
+
+
+def build_streams(cfgs: Optional[Mapping[str, Any]]) -> dict[str, Stream]:
+    """Build the streams that a config lists and the default ones.
+
+    Args:
+        cfgs: ``model.streams``: keys of :class:`Stream` by name. What a stream of
+            ``DEFAULT_STREAMS`` does not say is as there; None takes a stream out.
+
+    Raises:
+        TypeError, ValueError: A key or value that does not exist, or streams that cannot work.
+    """
+    if not isinstance(cfgs, (Mapping, type(None))):
+        raise TypeError(
+            'model.streams must be a dict of named streams, for example '
+            f"dict(strong=dict(images='strong')), got {type(cfgs).__name__}"
+        )
+    merged: dict[str, Any] = {name: dict(cfg) for name, cfg in DEFAULT_STREAMS.items()}
+    for name, cfg in (cfgs or {}).items():
+        if cfg is not None and not isinstance(cfg, Mapping):
+            raise TypeError(f'model.streams.{name} must be a dict or None, got {cfg!r}')
+        merged[name] = None if cfg is None else {**(merged.get(name) or {}), **cfg}
+    streams = {name: _build(name, cfg) for name, cfg in merged.items() if cfg is not None}
+    for stream in streams.values():
+        _check_source(stream, streams)
+        stream.source = (streams[stream.features] if stream.features else stream).images
+    if 'labeled' not in streams or streams['labeled'].images != 'labeled':
+        raise ValueError(
+            "model.streams.labeled must be there, with images='labeled': the segmentor's own "
+            'losses read it'
+        )
+    return streams
+
+
+def _build(name: str, cfg: dict[str, Any]) -> Stream:
+    key = f'model.streams.{name}'
+    check_arguments(Stream, {**cfg, 'name': name}, key)
+    stream = Stream(name=name, **cfg)
+    if (stream.images is None) == (stream.features is None):
+        raise ValueError(
+            f'{key} must begin with one of images={SOURCES} and features=<name of a stream>, got '
+            f'images={stream.images!r}, features={stream.features!r}'
+        )
+    if stream.images is not None:
+        check_choice(f'{key}.images', stream.images, SOURCES)
+    if stream.view is not None:
+        check_whole(f'{key}.view', stream.view, 0)
+    if stream.images != 'strong' and (stream.mixed or stream.view is not None):
+        wrong = 'mixed=True' if stream.mixed else f'view={stream.view}'
+        raise ValueError(f"{key}: {wrong} is for a stream with images='strong' alone: remove it")
+    if stream.perturbation is not None:
+        stream.perturbation = build_component(
+            stream.perturbation, BasePerturbation, f'{key}.perturbation'
+        )
+    if stream.mixed is None:
+        stream.mixed = stream.images == 'strong'
+    stream.group = stream.group or name
+    return stream
+
+
+def _check_source(stream: Stream, streams: dict[str, Stream]) -> None:
+    if stream.features is None:
+        return
+    source = streams.get(stream.features)
+    if source is None or source.images is None:
+        known = [one.name for one in streams.values() if one.images is not None]
+        raise ValueError(
+            f"model.streams.{stream.name}.features: there is no stream '{stream.features}' of "
+            f'images.{hint(str(stream.features), known)} Streams of images: {", ".join(known)}'
+        )
+
+
+def plan_passes(streams: Sequence[Stream]) -> tuple[list[list[Stream]], list[list[Stream]]]:
+    """Order the passes: those before the pseudo-label is made, and those after.
+
+    A pass is made in the order in which the config first names its group; the pseudo-label is made
+    before the first pass with strong images (they are mixed with it), or at the end.
+
+    Raises:
+        ValueError: A stream begins with features that are encoded in a later pass.
+    """
+    groups: dict[str, list[Stream]] = {}
+    for stream in streams:
+        groups.setdefault(stream.group, []).append(stream)
+    passes = list(groups.values())
+    encoded: set[str] = set()
+    for several in passes:
+        encoded.update(one.name for one in several if one.images is not None)
+        for stream in several:
+            if stream.features is not None and stream.features not in encoded:
+                raise ValueError(
+                    f"model.streams.{stream.name} begins with the features of '{stream.features}', "
+                    'which a later pass encodes: name its group after that one in model.streams'
+                )
+    strong = [any(one.images == 'strong' for one in several) for several in passes]
+    first = strong.index(True) if any(strong) else len(passes)
+    return passes[:first], passes[first:]
+
+
+class StreamsMixin:
+    """Sends the streams of a ``SemiSegmentor`` through its student."""
+
+    def encode(self, images: Tensor, network: Optional[nn.Module] = None) -> Features:
+        """Encode normalized images (B, 3, H, W) with the student, or with another network."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return encode(network or self.segmentor, images, self.taps)
+
+    def decode(self, features: Features, network: Optional[nn.Module] = None) -> SegOutputs:
+        """Decode features with the student, or with another network."""
+        return decode(network or self.segmentor, features, self.taps)
+
+    def run(self, images: Tensor, network: Optional[nn.Module] = None) -> SegOutputs:
+        """Encode and decode."""
+        return self.decode(self.encode(images, network), network)
+
+    def run_pass(self, step: SemiStep, streams: list[Stream]) -> None:
+        """Send streams through the student together, so that its normalizations see them all."""
+        views = {stream.name: self.open_views(step, stream) for stream in streams}
+        flat = [view for several in views.values() for view in several]
+        if not flat:
+            return
+        with_images = [stream for stream in streams if stream.images is not None]
+        images = [view.image for stream in with_images for view in views[stream.name]]
+        if images:
+            features = self.encode(join_images(images, [one.name for one in with_images]))
+            sizes = [sum(len(v.image) for v in views[one.name]) for one in with_images]
+            step.encoded.update(zip((one.name for one in with_images), features.split(sizes)))
+        if len(with_images) < len(streams) or any(one.perturbation for one in streams):
+            features = Features.join(
+                [self.perturb(step, stream, len(views[stream.name])) for stream in streams]
+            )
+        sizes = [len(view.image) if view.image is not None else len(step.valid) for view in flat]
+        for view, outputs in zip(flat, self.decode(features).split(sizes)):
+            view.outputs = outputs
+
+    def open_views(self, step: SemiStep, stream: Stream) -> list[View]:
+        """Return what goes through a stream; strong views were mixed before."""
+        if stream.name not in step.streams:
+            if stream.features is not None:
+                sources = self.open_views(step, self.streams[stream.features])
+                views = [View(pseudo=one.pseudo, mix=one.mix) for one in sources]
+            elif stream.images == 'labeled':
+                views = [View(step.labeled_images)]
+            else:
+                views = [View(step.weak_images, step.pseudo)]
+            step.streams[stream.name] = views
+        return step.streams[stream.name]
+
+    def perturb(self, step: SemiStep, stream: Stream, views: int) -> Features:
+        """Return the features of a stream as the decoder gets them."""
+        features = step.encoded[stream.features or stream.name]
+        if stream.perturbation is None:
+            return features
+        used = used_levels(self.segmentor, len(features.maps))
+        maps = list(features.maps)
+        for level, one in zip(used, stream.perturbation([maps[i] for i in used], views)):
+            maps[level] = one
+        return Features(maps, features.size, features.taps)

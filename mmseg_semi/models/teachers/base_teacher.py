@@ -1,0 +1,95 @@
+"""What every teacher is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Callable, Optional
+
+from torch import Tensor, nn
+
+from mmseg_semi.models.component import Component
+from mmseg_semi.structures import SegOutputs
+
+
+class BaseTeacher(Component):
+    """Labels the unlabeled images; built right after ``model.segmentor``, before all others.
+
+    Its ``network`` is no submodule: optimizers, DDP, ``init_weights`` and ``train()`` do not see
+    it. It still moves with ``to()`` and is saved and restored under the teacher's own name
+    (``teacher.*``). A teacher may be made of others, held as submodules.
+    """
+
+    network: Optional[nn.Module] = None
+
+    def set_network(self, network: nn.Module) -> None:
+        """Take a network, which will always be in eval mode outside of :meth:`label`."""
+        object.__setattr__(self, 'network', network.requires_grad_(False).eval())
+
+    @abstractmethod
+    def label(self, images: Tensor) -> SegOutputs:
+        """Say what the teacher thinks of normalized images (B, 3, H, W); called without grad."""
+
+    def reset(self) -> None:
+        """Begin a run that is not resumed; the student has its first weights."""
+
+    def move(self, update: int) -> None:
+        """Follow the student after an update of it.
+
+        Args:
+            update: Number of the optimizer's update, from 0.
+        """
+
+    def follow(self, own: nn.Module, student: nn.Module) -> None:
+        """Move a further module ``own`` of a component after ``student``, as the network.
+
+        Raises:
+            ValueError: This kind of teacher does not move.
+        """
+        raise ValueError(
+            f'{type(self).__name__} moves no modules of other components: use '
+            "model.teacher=dict(type='EMATeacher')"
+        )
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)
+        if self.network is not None:
+            self.network._apply(fn, recurse)
+        return self
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.network is not None:
+            self.network.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        if self.network is None:
+            super()._load_from_state_dict(
+                state_dict,
+                prefix,
+                local_metadata,
+                strict,
+                missing_keys,
+                unexpected_keys,
+                error_msgs,
+            )
+            return
+        own = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(prefix)}
+        if not own:
+            missing_keys.append(f'{prefix}*')
+            return
+        try:
+            result = self.network.load_state_dict(own, strict=False)
+        except RuntimeError as error:  # sizes differ
+            error_msgs.append(f'{prefix[:-1]}: {error}')
+            return
+        missing_keys.extend(prefix + key for key in result.missing_keys)
+        unexpected_keys.extend(prefix + key for key in result.unexpected_keys)
