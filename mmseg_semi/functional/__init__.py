@@ -7,9 +7,17 @@ probabilities sum to 1 over dim 1, and 255 marks an ignored pixel.
 from .agents import agent_correlation, gather_agents, select_agents
 from .boxes import box_agreement, pack_boxes
 from .components import masks_to_boxes
-from .confidence import confidence_score, instance_confidence, selected_ratio
+from .confidence import (
+    class_peaks,
+    confidence_score,
+    instance_confidence,
+    mean_of_present,
+    peaks_by_class,
+    presence_confidence,
+    selected_ratio,
+)
 from .contrast import class_ranks, contrast_loss
-from .correlation import correlation_map, propagate_pixels, sample_shapes
+from .correlation import correlation_map, propagate_pixels, propagate_regions, sample_shapes
 from .equalization import class_confidence_sums, equalization_mask, sampling_weights
 from .grids import to_grid
 from .losses import soft_consistency, weighted_cross_entropy
@@ -19,8 +27,6 @@ from .neighborhood import refine_neighborhood
 from .quantile import pack_scores, quantile_threshold
 from .rank_statistics import prototype_similarity, rank_statistics_overlap, top_channels
 from .ranking import rank_consistency, rank_log_prob
-from .regions import propagate_regions
-from .thresholds import class_peaks, mean_of_present, peaks_by_class, presence_confidence
 
 __all__ = [
     'agent_correlation',

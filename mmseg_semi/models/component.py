@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Optional, TypeVar
 
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
 from mmseg_semi.arguments import Rule, check_arguments, checked
 from mmseg_semi.errors import hint
@@ -24,6 +26,7 @@ class Component(nn.Module):
 
     Attributes:
         taps: Names of the features that it reads from ``SegOutputs.features``.
+        tap_channels: Channels that these must have, where it has layers for them, by name.
         stream: Name of the stream in ``model.streams`` that it reads; None for none.
         pseudo_fields: ``'prob'`` and ``'logits'`` are mixed only for components that name them.
         hooks: Configs of the hooks that move its state; ``SemiTrainLoop`` registers those that
@@ -35,6 +38,7 @@ class Component(nn.Module):
     """
 
     taps: tuple[str, ...] = ()
+    tap_channels: Mapping[str, int] = MappingProxyType({})
     stream: Optional[str] = None
     pseudo_fields: tuple[str, ...] = ()
     hooks: tuple[dict[str, Any], ...] = ()
@@ -75,22 +79,8 @@ class Component(nn.Module):
     def observe(self, step: SemiStep) -> None:
         """Count or remember what this step showed, and log figures; called once, at its end."""
 
-    def check_channels(self, features: Tensor, tap: str, channels: int) -> Tensor:
-        """Return features (B, C, h, w) of ``tap`` if they have ``channels`` channels.
-
-        Raises:
-            ValueError: They have another number.
-        """
-        if features.shape[1] != channels:
-            raise ValueError(
-                f"{self.config_key} ({type(self).__name__}): the features '{tap}' have "
-                f'{features.shape[1]} channels, not {channels}: set '
-                f'in_channels={features.shape[1]}'
-            )
-        return features
-
     def tapped_channels(self, head: nn.Module, tap: str, in_channels: Optional[int]) -> int:
-        """Return the channels of the features ``tap``, as they are given or found.
+        """Return the channels of the features ``tap``, given or found; every pass checks them.
 
         Args:
             head: The segmentor's (last) decode head.
@@ -106,6 +96,7 @@ class Component(nn.Module):
                 f"{type(self).__name__}.tap is the module path '{tap}': give its number of "
                 'channels too (in_channels=...)'
             )
+        self.tap_channels = {tap: channels}
         return channels
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmseg_semi.functional import propagate_regions
-from mmseg_semi.functional.regions import _propagate_dense, _propagate_packed
+from mmseg_semi.functional.correlation import _propagate_dense, _propagate_packed
 
 
 def packed(label, selected, shapes, threshold, num_classes):

@@ -214,8 +214,7 @@ class ContrastHead(BaseSemiHead):
         return dict(loss=self.loss_weight * loss)
 
     def _tapped(self, outputs: list[SegOutputs]) -> Tensor:
-        features = torch.cat([one.features[self.tap] for one in outputs])
-        return self.check_channels(features, self.tap, self.in_channels)
+        return torch.cat([one.features[self.tap] for one in outputs])
 
     @torch.no_grad()
     def labeled_pixels(self, step: SemiStep) -> TeacherPixels:

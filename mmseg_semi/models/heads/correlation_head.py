@@ -44,8 +44,8 @@ class CorrelationHead(BaseSemiHead):
     Args:
         tap: Feature that correlates: ``'encoder'`` (the backbone's last map), ``'aspp'``,
             ``'penultimate'`` (the decoder's output, which the classifier takes),
-            ``'classifier'`` (its output), or the path of a module of the segmentor. A stride of 8 is
-            usual; the cost grows with the square of the number of positions.
+            ``'classifier'`` (its output), or the path of a module of the segmentor. A stride of 8
+            is usual; the cost grows with the square of the number of positions.
         in_channels: Channels of that feature; found by itself unless it is a path.
         hidden_channels: Channels after the 3x3 convolution.
         channels: D. Defaults to the number of classes.
@@ -118,7 +118,6 @@ class CorrelationHead(BaseSemiHead):
         self.w2 = nn.Conv2d(self.hidden_channels, channels, 1)
 
     def _maps(self, features: Tensor) -> Maps:
-        self.check_channels(features, self.tap, self.project[0].conv.in_channels)
         self._warn_of_size(*features.shape[-2:])
         hidden = self.project(features)
         w1, w2 = self.w1(hidden), self.w2(hidden)

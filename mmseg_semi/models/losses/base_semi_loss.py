@@ -5,16 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from mmseg_semi.arguments import Number
 from mmseg_semi.models.component import Component
-from mmseg_semi.structures import SemiStep, View
+from mmseg_semi.structures import View
 
 
 class BaseSemiLoss(Component):
-    """Reads a stream of a finished training step and returns named losses.
+    """Loss of a view of a stream; the step takes the mean over the views, times ``loss_weight``.
 
     Args:
         stream: Name of a stream of ``model.streams``: ``'strong'``, the strong views, or another.
@@ -31,14 +30,6 @@ class BaseSemiLoss(Component):
         self.stream = stream
         self.loss_weight = loss_weight
 
-    def forward(self, step: SemiStep) -> dict[str, Tensor]:
-        """Return named values; those whose name contains ``loss`` are summed and trained.
-
-        By itself it is the mean of :meth:`loss_of` over the views of the stream.
-        """
-        losses = [self.loss_of(view) for view in step.streams[self.stream]]
-        return dict(loss=self.loss_weight * torch.stack(losses).mean())
-
     @abstractmethod
-    def loss_of(self, view: View) -> Tensor:
-        """Return the 0-dim loss of one view, not yet weighted."""
+    def forward(self, view: View) -> Tensor:
+        """Return the 0-dim loss of one view: of its outputs, by its pseudo-label."""

@@ -68,7 +68,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
                 model, self.equalize, type(self).__name__, 'equalize'
             )
 
-    def loss_of(self, view: View) -> Tensor:
+    def forward(self, view: View) -> Tensor:
         """Return the 0-dim loss of one view."""
         pseudo = view.pseudo
         selected, weight = pseudo.selected, pseudo.weight

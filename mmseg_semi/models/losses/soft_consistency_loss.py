@@ -51,7 +51,7 @@ class SoftConsistencyLoss(BaseSemiLoss):
         self.kind, self.denominator = kind, denominator
         self.before_propagation = before_propagation
 
-    def loss_of(self, view: View) -> Tensor:
+    def forward(self, view: View) -> Tensor:
         """Return the 0-dim loss of one view."""
         pseudo = view.pseudo
         selected = pseudo.selected

@@ -75,8 +75,7 @@ class RankStatisticsWeight(BaseRefiner):
 
     def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
         """Set ``weight``, or multiply the one that is there."""
-        features = self.check_channels(outputs.features[self.tap], self.tap, self.bank.channels)
-        weight = self.weigh(features, pseudo.label)
+        weight = self.weigh(outputs.features[self.tap], pseudo.label)
         return pseudo.update(weight=weight if pseudo.weight is None else pseudo.weight * weight)
 
     def observe(self, step: SemiStep) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn, Optional
 
 from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
-from mmseg.registry import HOOKS
+from mmseg.registry import HOOKS, MODELS
 from torch import nn
 
 from mmseg_semi.arguments import check_arguments, check_whole
 from mmseg_semi.errors import hint
-from mmseg_semi.models.component import Component, build_component
-from mmseg_semi.models.refiners import STAGES
+from mmseg_semi.models.component import Component, build_component, build_components
+from mmseg_semi.models.heads import BaseSemiHead
+from mmseg_semi.models.losses import BaseSemiLoss
+from mmseg_semi.models.mixers import BaseLabeledMixer, BaseMixer
+from mmseg_semi.models.refiners import STAGES, BaseRefiner
 from mmseg_semi.models.teachers import BaseTeacher
 
 from .network import FeatureTaps, decode_heads
 from .sliding_encoder_decoder import WINDOW_KEYS, SlidingEncoderDecoder
-from .streams import Stream
+from .streams import Stream, build_streams, plan_passes
 
 _PREPROCESSOR_TYPES = ('SegDataPreProcessor', 'SemiDataPreprocessor')
 # Heads whose forward() returns several maps in training although loss() and predict() are the
@@ -112,8 +115,49 @@ def _check_decode_head(head: nn.Module) -> None:
         )
 
 
-def in_stage_order(refiners: nn.ModuleDict) -> nn.ModuleDict:
-    """Sort refiners by their stage; those of one stage stay in the order of the config."""
+def refuse_plain_batch() -> NoReturn:
+    """Raise TypeError for a batch that is not of labeled and unlabeled images."""
+    raise TypeError(
+        'SemiSegmentor trains on semi-supervised batches but got a plain one: use SemiDataset, '
+        'SemiSampler and semi_collate in train_dataloader, and SemiDataPreprocessor'
+    )
+
+
+def build_networks(model: nn.Module, segmentor: dict[str, Any], teacher: Any) -> None:
+    """Build the student and its teacher."""
+    model.segmentor_cfg, model.segmentor = segmentor, MODELS.build(segmentor)
+    check_segmentor(model.segmentor)
+    model.teacher = build_teacher(model, teacher)
+
+
+def build_components_of(
+    model: nn.Module,
+    refiners: Optional[dict[str, Any]],
+    losses: Optional[dict[str, Any]],
+    heads: Optional[dict[str, Any]],
+    mixer: Optional[dict[str, Any]],
+    labeled_mixer: Optional[dict[str, Any]],
+    streams: Optional[dict[str, Any]],
+) -> None:
+    """Build the components and streams of a model, and show them to each other."""
+    model.refiners = build_refiners(refiners)
+    model.losses = build_components(losses, BaseSemiLoss, 'model.losses')
+    model.heads = build_components(heads, BaseSemiHead, 'model.heads')
+    model.mixer = build_component(mixer, BaseMixer, 'model.mixer') if mixer else None
+    key = 'model.labeled_mixer'
+    model.labeled_mixer = (
+        build_component(labeled_mixer, BaseLabeledMixer, key) if labeled_mixer else None
+    )
+    model.streams, model.perturbations = build_streams(streams)
+    model.components = attach_all(model)
+    model.streams = choose_streams(model, streams)
+    model.passes = plan_passes(list(model.streams.values()))
+    model.taps = FeatureTaps(model.components)
+
+
+def build_refiners(cfgs: Optional[dict[str, Any]]) -> nn.ModuleDict:
+    """Build refiners sorted by their stage; those of one stage stay in the order of the config."""
+    refiners = build_components(cfgs, BaseRefiner, 'model.refiners')
     ordered = sorted(refiners.items(), key=lambda item: STAGES.index(item[1].stage))
     return nn.ModuleDict(ordered)
 
@@ -130,24 +174,25 @@ def check_warmup(warmup_iters: int, warmup_epochs: int) -> tuple[int, int]:
     return warmup_iters, warmup_epochs
 
 
-def named_components(model: nn.Module) -> Iterator[tuple[str, Component]]:
-    """Every component but the teacher with its config key, in the order in which they attach."""
-    for kind in ('refiners', 'losses', 'heads'):
-        for name, part in getattr(model, kind).items():
-            yield f'{kind}.{name}', part
-    for kind in ('mixer', 'labeled_mixer'):
-        if getattr(model, kind) is not None:
-            yield kind, getattr(model, kind)
-    for name, part in model.perturbations.items():
-        yield f'streams.{name}.perturbation', part
+def attach_all(model: nn.Module) -> list[Component]:
+    """Show every component but the teacher the model, and return them."""
+    kinds = dict(refiners=model.refiners, losses=model.losses, heads=model.heads)
+    named = {f'{kind}.{n}': part for kind, parts in kinds.items() for n, part in parts.items()}
+    single = dict(mixer=model.mixer, labeled_mixer=model.labeled_mixer)
+    named.update({key: part for key, part in single.items() if part is not None})
+    perturbations = model.perturbations.items()
+    named.update({f'streams.{n}.perturbation': part for n, part in perturbations})
+    for key, part in named.items():
+        attach(model, key, part)
+    return list(named.values())
 
 
 def attach(model: nn.Module, key: str, part: Component) -> None:
     """Show a component the model; an error names its config key."""
-    part.config_key, part.name = f'model.{key}', key.split('.', 1)[-1]
+    part.config_key, part.name = f'model.{key}', key.split('.')[1] if '.' in key else key
     try:
         part.attach(model)
-        FeatureTaps(part.taps).check(model.segmentor)
+        FeatureTaps([part]).check(model.segmentor)
         if part.stream is not None and part.stream not in model.streams:
             known = list(model.streams)
             raise ValueError(
@@ -177,11 +222,11 @@ def choose_streams(model: nn.Module, listed: Optional[Mapping[str, Any]]) -> dic
             'segmentor with its supervised config.'
         )
     streams = dict(model.streams)
-    readers = [type(part).__name__ for part in model.components() if part.needs_weak]
+    readers = [type(part).__name__ for part in model.components if part.needs_weak]
     readers += [f'stream {one.name}' for one in streams.values() if one.features == 'weak']
     if model.teacher is None:
         readers.append('the student is its own teacher')
-    readers += [type(p).__name__ for p in model.components() if p.stream == 'weak']
+    readers += [type(p).__name__ for p in model.components if p.stream == 'weak']
     listed = listed or {}
     if readers and 'weak' not in streams:
         raise ValueError(
@@ -190,7 +235,7 @@ def choose_streams(model: nn.Module, listed: Optional[Mapping[str, Any]]) -> dic
         )
     if not readers and 'weak' not in listed:
         streams.pop('weak')
-    read = {'labeled', 'weak', *(part.stream for part in model.components())}
+    read = {'labeled', 'weak', *(part.stream for part in model.components)}
     for stream in streams.values():
         alone = [one.name for one in streams.values() if one.group == stream.group] == [stream.name]
         source = any(one.features == stream.name for one in streams.values())

@@ -1,4 +1,4 @@
-"""Running an mmseg segmentor part by part.
+"""Running an mmseg segmentor part by part, and several streams of images through it together.
 
 mmseg's ``EncoderDecoder.loss`` and ``predict`` each do a whole pass. Semi-supervised training needs
 the parts: encoding several streams together, perturbing what the decoder takes, decoding streams
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -19,8 +19,10 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmseg_semi.errors import hint
-from mmseg_semi.models.component import last_head
-from mmseg_semi.structures import Features, SegOutputs
+from mmseg_semi.models.component import Component
+from mmseg_semi.structures import Features, SegOutputs, SemiStep, View
+
+from .streams import Stream
 
 TAP_NAMES = ('encoder', 'aspp', 'penultimate', 'classifier')
 
@@ -58,7 +60,7 @@ def decode(segmentor: EncoderDecoder, features: Features, taps: FeatureTaps) -> 
     with taps.record(segmentor, found):
         for head in decode_heads(segmentor):
             given = (features.maps, stages[-1]) if stages else (features.maps,)
-            output = head.forward(*given)
+            output = _decode_stage(head, given)
             if not isinstance(output, Tensor):
                 raise TypeError(
                     f'model.segmentor.decode_head: {type(head).__name__}.forward() gave '
@@ -68,6 +70,20 @@ def decode(segmentor: EncoderDecoder, features: Features, taps: FeatureTaps) -> 
             stages.append(output)
     taps.check_found(found)
     return SegOutputs(stages, features.size, segmentor.align_corners, features.maps, found)
+
+
+def _decode_stage(head: nn.Module, given: tuple) -> Any:
+    try:
+        return head.forward(*given)
+    except ValueError as error:
+        if 'more than 1 value per channel' not in str(error):
+            raise
+        raise ValueError(
+            'a normalization of the segmentor gets one image alone, pooled to one pixel (ASPP '
+            'and pyramid pooling do that), and cannot normalize it: train with at least 2 '
+            'labeled and 2 unlabeled images a rank (train_dataloader.batch_size, '
+            'sampler.ratio), or with SyncBN on several GPUs'
+        ) from error
 
 
 def used_levels(segmentor: EncoderDecoder, count: int) -> list[int]:
@@ -119,18 +135,82 @@ def join_images(parts: Sequence[Tensor], names: Sequence[str]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
+class PassesMixin:
+    """Sends the streams of a ``SemiSegmentor`` through its student."""
+
+    def encode(self, images: Tensor, network: Optional[nn.Module] = None) -> Features:
+        """Encode normalized images (B, 3, H, W) with the student, or with another network."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return encode(network or self.segmentor, images, self.taps)
+
+    def decode(self, features: Features, network: Optional[nn.Module] = None) -> SegOutputs:
+        """Decode features with the student, or with another network."""
+        return decode(network or self.segmentor, features, self.taps)
+
+    def run(self, images: Tensor, network: Optional[nn.Module] = None) -> SegOutputs:
+        """Encode and decode."""
+        return self.decode(self.encode(images, network), network)
+
+    def run_pass(self, step: SemiStep, streams: list[Stream]) -> None:
+        """Send streams through the student together, so that its normalizations see them all."""
+        views = {stream.name: self.open_views(step, stream) for stream in streams}
+        flat = [view for several in views.values() for view in several]
+        if not flat:
+            return
+        with_images = [stream for stream in streams if stream.images is not None]
+        images = [view.image for stream in with_images for view in views[stream.name]]
+        if images:
+            features = self.encode(join_images(images, [one.name for one in with_images]))
+            sizes = [sum(len(v.image) for v in views[one.name]) for one in with_images]
+            step.encoded.update(zip((one.name for one in with_images), features.split(sizes)))
+        if len(with_images) < len(streams) or any(one.perturbation for one in streams):
+            features = Features.join(
+                [self.perturb(step, stream, len(views[stream.name])) for stream in streams]
+            )
+        counts = {s.name: len(step.encoded[s.features or s.name]) for s in streams}
+        sizes = [counts[name] // len(several) for name, several in views.items() for _ in several]
+        for view, outputs in zip(flat, self.decode(features).split(sizes)):
+            view.outputs = outputs
+
+    def open_views(self, step: SemiStep, stream: Stream) -> list[View]:
+        """Return what goes through a stream; strong views were mixed before."""
+        if stream.name not in step.streams:
+            if stream.features is not None:
+                sources = self.open_views(step, self.streams[stream.features])
+                views = [View(pseudo=one.pseudo, mix=one.mix) for one in sources]
+            elif stream.images == 'labeled':
+                views = [View(step.labeled_images)]
+            else:
+                views = [View(step.weak_images, step.pseudo)]
+            step.streams[stream.name] = views
+        return step.streams[stream.name]
+
+    def perturb(self, step: SemiStep, stream: Stream, views: int) -> Features:
+        """Return the features of a stream as the decoder gets them."""
+        features = step.encoded[stream.features or stream.name]
+        if stream.perturbation is None:
+            return features
+        used = used_levels(self.segmentor, len(features.maps))
+        maps = list(features.maps)
+        for level, one in zip(used, stream.perturbation([maps[i] for i in used], views)):
+            maps[level] = one
+        return Features(maps, features.size, features.taps)
+
+
 class FeatureTaps:
     """Records named features during a pass, without editing a segmentor.
 
     Args:
-        names: ``'encoder'`` (the backbone's last map), ``'aspp'`` (the ASPP module's output),
-            ``'penultimate'`` (the input of the classifier layer, what the decoder has put
-            together), ``'classifier'`` (its output: class logits), or the path of any module
-            inside the segmentor (its output).
+        readers: The components that read them. A name is ``'encoder'`` (the backbone's last map),
+            ``'aspp'`` (the ASPP module's output), ``'penultimate'`` (the input of the classifier
+            layer, what the decoder has put together), ``'classifier'`` (its output: class
+            logits), or the path of any module inside the segmentor (its output).
     """
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.names: list[str] = sorted(set(names))
+    def __init__(self, readers: Iterable[Component] = ()) -> None:
+        self.readers = list(readers)
+        self.names = sorted({name for reader in self.readers for name in reader.taps})
 
     def check(self, segmentor: nn.Module) -> None:
         """Raise ValueError for a name that ``segmentor`` does not have."""
@@ -138,13 +218,21 @@ class FeatureTaps:
             _locate(segmentor, name)
 
     def check_found(self, found: dict[str, Tensor]) -> None:
-        """Raise ValueError for a name that a whole pass has not given."""
+        """Raise ValueError for a feature that a whole pass has not given, or of other channels."""
         for name in self.names:
             if name not in found:
                 raise ValueError(
                     f"tap '{name}': the segmentor does not run this module when it predicts; "
                     f'choose another one, or one of {TAP_NAMES}'
                 )
+        for reader in self.readers:
+            for name, channels in reader.tap_channels.items():
+                if found[name].shape[1] != channels:
+                    raise ValueError(
+                        f"{reader.config_key} ({type(reader).__name__}): the features '{name}' "
+                        f'have {found[name].shape[1]} channels, not {channels}: set '
+                        f'in_channels={found[name].shape[1]}'
+                    )
 
     @contextmanager
     def record(self, segmentor: nn.Module, into: dict[str, Tensor]) -> Iterator[None]:
@@ -182,7 +270,7 @@ def _last_tensor(output: Any, name: str) -> Tensor:
 
 def _locate(segmentor: nn.Module, name: str) -> tuple[nn.Module, bool]:
     """Return the tapped module and whether its input (else its output) is read."""
-    head = last_head(segmentor)
+    head = decode_heads(segmentor)[-1]
     if name == 'encoder':
         return segmentor.backbone, False
     if name == 'penultimate':

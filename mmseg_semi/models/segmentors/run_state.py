@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NoReturn, Optional
 
 import torch
 from mmengine.logging import print_log
@@ -23,47 +21,36 @@ class RunStateMixin:
 
     progress: Optional[tuple[int, int]] = None
     iters_per_epoch = 0
+    batch_checked = False
     #: ``partner_source(places, seeds)`` loads further unlabeled images as a collated batch.
     partner_source: Optional[Callable[[list[int], list[int]], dict[str, Any]]] = None
 
     def init_run_state(self) -> None:
         """Begin without a run."""
-        self._image_names: list[str] = []
+        self.image_names: list[str] = []
+        self.observers: list[Observer] = []
         self._hooks_seen: list[Any] = []
-        self._observers: list[Observer] = []
-        self._maps_seen: set[str] = set()
 
     # ---------------------------------------------------------------- the batch
 
-    def begin_step(self, inputs: Any, data_samples: Any) -> SemiStep:
-        """Collect the batch, and refuse one that cannot be trained."""
-        if not isinstance(inputs, dict) or 'labeled' not in inputs:
-            raise TypeError(
-                'SemiSegmentor trains on semi-supervised batches but got a plain one: use '
-                'SemiDataset, SemiSampler and semi_collate in train_dataloader, and '
-                'SemiDataPreprocessor'
+    def check_first_batch(self, step: SemiStep) -> None:
+        """Refuse a run whose hooks, progress or batches are not what the components need."""
+        missing = building.missing_hooks(self, self._hooks_seen)
+        if missing:
+            raise RuntimeError(
+                f'the model has state that only {missing[0]["type"]} moves, and the run has no '
+                f"such hook: train with train_cfg=dict(type='SemiTrainLoop', ...), which "
+                f'registers it, or add {missing[0]} to custom_hooks'
             )
-        self._check_hooks()
-        step = SemiStep(
-            labeled_images=inputs['labeled'],
-            labeled_samples=data_samples['labeled'],
-            weak_images=inputs['weak'],
-            strong_images=inputs['strong'],
-            valid=inputs['valid'],
-            unlabeled_samples=data_samples['unlabeled'],
-            maps=inputs.get('maps', {}),
-            load_partners=None if self.partner_source is None else self.load_partners,
-        )
+        self._check_progress()
         self._check_strong_views(len(step.strong_images))
-        for part in self.components():
+        for part in self.components:
             part.check_batch(step)
         self._warn_of_maps(step)
-        step.iteration, step.max_iters = self._get_progress()
-        self._image_names = step.image_names
-        return step
+        self.batch_checked = True
 
     def _check_strong_views(self, number: int) -> None:
-        for part in self.components():
+        for part in self.components:
             stream = self.streams.get(part.stream)
             if stream is None:
                 continue
@@ -77,9 +64,8 @@ class RunStateMixin:
                 )
 
     def _warn_of_maps(self, step: SemiStep) -> None:
-        read = {name for part in self.components() for name in part.reads_maps}
-        for name in step.maps.keys() - read - self._maps_seen:
-            self._maps_seen.add(name)  # once is enough
+        read = {name for part in self.components for name in part.reads_maps}
+        for name in step.maps.keys() - read:
             print_log(
                 f"the unlabeled images have the map '{name}', but no component reads it: add the "
                 f'component that does, or take train_dataloader.dataset.unlabeled.{name} out',
@@ -107,22 +93,15 @@ class RunStateMixin:
         found = torch.tensor([meta['sample_index'] for meta in metas], device=step.valid.device)
         return Partners(images['strong'], pseudo, found)
 
-    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum the losses; stop before the update when one is not finite.
-
-        Raises:
-            FloatingPointError: Names the losses and the images of the batch.
-        """
-        total, log_vars = super().parse_losses(losses)
-        if not torch.isfinite(total):
-            bad = [f'{k}={float(v):g}' for k, v in log_vars.items() if not torch.isfinite(v)]
-            raise FloatingPointError(
-                f'loss is not finite: {", ".join(bad)}. Images of this batch: '
-                f'{", ".join(self._image_names)}. The weights were not updated and the last '
-                'checkpoint is kept; lower the learning rate, clip gradients '
-                '(optim_wrapper.clip_grad) or look at these images.'
-            )
-        return total, log_vars
+    def stop_at(self, log_vars: dict[str, Tensor]) -> NoReturn:
+        """Raise FloatingPointError that names the losses that are not finite, and the images."""
+        bad = [f'{k}={float(v):g}' for k, v in log_vars.items() if not torch.isfinite(v)]
+        raise FloatingPointError(
+            f'loss is not finite: {", ".join(bad)}. Images of this batch: '
+            f'{", ".join(self.image_names)}. The weights were not updated and the last checkpoint '
+            'is kept; lower the learning rate, clip gradients (optim_wrapper.clip_grad) or look '
+            'at these images.'
+        )
 
     # ---------------------------------------------------------------- the run
 
@@ -142,35 +121,23 @@ class RunStateMixin:
         """Iterations at the start of the run that train on labeled images alone."""
         return self.warmup_iters or self.warmup_epochs * self.iters_per_epoch
 
-    def _get_progress(self) -> tuple[int, int]:
-        if self.progress is None:
-            for name in ('warmup_iters', 'warmup_epochs'):
-                if getattr(self, name):
-                    raise RuntimeError(
-                        f'model.{name}={getattr(self, name)} needs to know the iteration: train '
-                        "with train_cfg=dict(type='SemiTrainLoop', ...)"
-                    )
-            return 0, 0
+    def _check_progress(self) -> None:
+        for name in ('warmup_iters', 'warmup_epochs'):
+            if self.progress is None and getattr(self, name):
+                raise RuntimeError(
+                    f'model.{name}={getattr(self, name)} needs to know the iteration: train '
+                    "with train_cfg=dict(type='SemiTrainLoop', ...)"
+                )
         if self.warmup_epochs and self.iters_per_epoch < 1:
             raise RuntimeError(
                 f'model.warmup_epochs={self.warmup_epochs} needs to know how long an epoch is: '
                 'give set_progress the iterations of one pass over the unlabeled images, or use '
                 'warmup_iters'
             )
-        return self.progress
 
     def hook_attached(self, hook: Any) -> None:
         """Tell the model that ``hook`` moves its state in this run."""
         self._hooks_seen.append(hook)
-
-    def _check_hooks(self) -> None:
-        missing = building.missing_hooks(self, self._hooks_seen)
-        if missing:
-            raise RuntimeError(
-                f'the model has state that only {missing[0]["type"]} moves, and the run has no '
-                f"such hook: train with train_cfg=dict(type='SemiTrainLoop', ...), which "
-                f'registers it, or add {missing[0]} to custom_hooks'
-            )
 
     def add_observer(
         self, observe: Callable[[SemiStep], None], due: Callable[[], bool] = lambda: True
@@ -181,13 +148,7 @@ class RunStateMixin:
             observe: Called with the step.
             due: Asked after each step whether this one is to be shown.
         """
-        self._observers.append((observe, due))
-
-    def show(self, step: SemiStep) -> None:
-        """Show a finished step to the observers."""
-        for observe, due in self._observers:
-            if due():
-                observe(step)
+        self.observers.append((observe, due))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A plain mmseg checkpoint of the segmentor starts both student and teacher.
@@ -201,19 +162,3 @@ class RunStateMixin:
                     state_dict[f'{prefix}teacher.{key[len(prefix) :]}'] = value
                 del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-@contextmanager
-def lonely_image_explained() -> Iterator[None]:
-    """Say what to do where a normalization cannot normalize a single pixel."""
-    try:
-        yield
-    except ValueError as error:
-        if 'more than 1 value per channel' not in str(error):
-            raise
-        raise ValueError(
-            'a normalization of the segmentor gets one image alone, pooled to one pixel (ASPP '
-            'and pyramid pooling do that), and cannot normalize it: train with at least 2 '
-            'labeled and 2 unlabeled images a rank (train_dataloader.batch_size, '
-            'sampler.ratio), or with SyncBN on several GPUs'
-        ) from error

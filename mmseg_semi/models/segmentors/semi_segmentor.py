@@ -10,26 +10,21 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.arguments import check_number
 from mmseg_semi.functional import selected_ratio
-from mmseg_semi.models.component import Component, build_component, build_components
-from mmseg_semi.models.heads import BaseSemiHead
-from mmseg_semi.models.losses import BaseSemiLoss
-from mmseg_semi.models.mixers import BaseLabeledMixer, BaseMixer
-from mmseg_semi.models.refiners import BaseRefiner
+from mmseg_semi.models.component import Component
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, View
 
 from . import building
-from .network import FeatureTaps, supervised_losses
+from .network import PassesMixin, supervised_losses
 from .predictor import PredictorMixin
-from .run_state import RunStateMixin, lonely_image_explained
-from .streams import StreamsMixin, build_streams, plan_passes
+from .run_state import RunStateMixin
 
 
 @MODELS.register_module()
-class SemiSegmentor(StreamsMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
+class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
     """Train any mmseg ``EncoderDecoder`` with labeled and unlabeled images.
 
     The step: the student sees the labeled and the weak images; the teacher (or the student itself,
@@ -46,28 +41,24 @@ class SemiSegmentor(StreamsMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         mixer: ``BaseMixer`` config; None leaves the strong views unmixed.
         labeled_mixer: ``BaseLabeledMixer`` config; None leaves the labeled images unmixed.
         streams: Named streams, see :mod:`mmseg_semi.models.segmentors.streams`; by themselves
-            there are ``labeled`` and ``weak``, which share a pass, and ``strong``. Without
-            anything that reads it, ``weak`` is run only when it is listed (its images then count
-            for the student's normalization statistics).
+            there are ``labeled`` and ``weak``, which share a pass, and ``strong``. Where nothing
+            reads it, ``weak`` is run only when it is listed (for the normalization statistics).
         heads: Named ``BaseSemiHead`` configs.
         teacher: ``BaseTeacher`` config, such as ``dict(type='EMATeacher', momentum=0.99)``; None
             for the student itself.
         supervised_weight: Factor of the segmentor's own losses on labeled images.
         warmup_iters: Iterations at the start of a run that train on labeled images alone, for
-            networks that start from scratch and have nothing to teach yet. Needs
-            ``SemiTrainLoop``, which tells the model where the run is.
-        warmup_epochs: The same in passes over the unlabeled images, whatever their number and the
-            batch size; one of the two.
-        channels_last: Whether training passes run in torch's channels-last memory format, which
-            is faster for convolutions on CPUs and on tensor cores.
-        data_preprocessor: ``SemiDataPreprocessor`` config. Defaults to the ``data_preprocessor``
-            of ``segmentor``, whose arguments are the same.
+            networks that start from scratch and have nothing to teach yet. Needs ``SemiTrainLoop``.
+        warmup_epochs: The same in passes over the unlabeled images; one of the two.
+        channels_last: Whether training passes run in torch's channels-last memory format, faster
+            for convolutions on CPUs and tensor cores.
+        data_preprocessor: ``SemiDataPreprocessor`` config. Defaults to that of ``segmentor``.
         test_cfg: ``dict(predict_with='student' | 'teacher' | 'both', refine=False)``. With
             ``'both'`` the student's result is ``pred_sem_seg`` and the teacher's
             ``teacher_pred_sem_seg``. ``refine=True`` applies the refiners that change
             probabilities to predictions too.
-        train_cfg: Not used; accepted because mmseg configs carry it.
-        init_cfg: Passed to ``BaseModule``.
+        train_cfg: Not used; mmseg configs carry it.
+        init_cfg: As in ``BaseModule``.
 
     Raises:
         TypeError, ValueError, KeyError: A part that cannot work, with the config key.
@@ -101,33 +92,11 @@ class SemiSegmentor(StreamsMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         check_number('model.supervised_weight', supervised_weight, 0)
         self.supervised_weight, self.channels_last = supervised_weight, channels_last
         self.warmup_iters, self.warmup_epochs = building.check_warmup(warmup_iters, warmup_epochs)
-        self.segmentor_cfg, self.segmentor = segmentor, MODELS.build(segmentor)
-        building.check_segmentor(self.segmentor)
-        self.teacher = building.build_teacher(self, teacher)
-        refiners = build_components(refiners, BaseRefiner, 'model.refiners')
-        self.refiners = building.in_stage_order(refiners)
-        self.losses = build_components(losses, BaseSemiLoss, 'model.losses')
-        self.heads = build_components(heads, BaseSemiHead, 'model.heads')
-        self.mixer = _build_one(mixer, BaseMixer, 'model.mixer')
-        self.labeled_mixer = _build_one(labeled_mixer, BaseLabeledMixer, 'model.labeled_mixer')
-        self.streams = build_streams(streams)
-        perturbed = {name: one.perturbation for name, one in self.streams.items()}
-        self.perturbations = nn.ModuleDict({n: one for n, one in perturbed.items() if one})
-        for key, part in building.named_components(self):
-            building.attach(self, key, part)
-        self.streams = building.choose_streams(self, streams)
-        self.passes = plan_passes(list(self.streams.values()))
-        self.taps = FeatureTaps(tap for part in self.components() for tap in part.taps)
-        self.mixed_fields = {f for part in self.components() for f in part.pseudo_fields}
+        building.build_networks(self, segmentor, teacher)
+        building.build_components_of(self, refiners, losses, heads, mixer, labeled_mixer, streams)
         self.predict_with = self._check_predictor(test_cfg)
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
         self.init_run_state()
-
-    def components(self) -> list[Component]:
-        """Every refiner, loss, head, mixer and perturbation."""
-        return [part for _, part in building.named_components(self)]
-
-    # ---------------------------------------------------------------- training step
 
     def loss(self, inputs: dict[str, Any], data_samples: dict[str, Any]) -> dict[str, Tensor]:
         """Run one training step and return its losses and figures.
@@ -141,22 +110,15 @@ class SemiSegmentor(StreamsMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         Returns:
             Named 0-dim tensors; the sum of those whose name contains ``loss`` is trained.
         """
-        with lonely_image_explained():
-            step = self.begin_step(inputs, data_samples)
-            self.mix_labeled(step)
-            if step.iteration < self.warmup_length:
-                self.run_pass(step, [self.streams['labeled']])
-                return self.supervised(step)
-            return self.semi_supervised(step)
-
-    def semi_supervised(self, step: SemiStep) -> dict[str, Tensor]:
-        """Run a step after the warm-up."""
+        step = self.begin_step(inputs, data_samples)
+        self.mix_labeled(step)
+        if step.iteration < (self.warmup_iters or self.warmup_epochs * self.iters_per_epoch):
+            self.run_pass(step, [self.streams['labeled']])
+            return self.supervised(step)
         before, after = self.passes
-        losses: dict[str, Tensor] = {}
         for streams in before:
             self.run_pass(step, streams)
-        if step.labeled is not None:
-            losses = self.supervised(step)
+        losses = {} if step.labeled is None else self.supervised(step)
         self.make_pseudo_label(step)
         self.mix_views(step)
         for streams in after:
@@ -165,6 +127,28 @@ class SemiSegmentor(StreamsMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         losses.update(self.unsupervised(step))
         self.observe(step)
         return {**losses, **step.figures}
+
+    def begin_step(self, inputs: Any, data_samples: Any) -> SemiStep:
+        """Collect the batch."""
+        if not isinstance(inputs, dict) or 'labeled' not in inputs:
+            building.refuse_plain_batch()
+        iteration, max_iters = self.progress or (0, 0)
+        step = SemiStep(
+            labeled_images=inputs['labeled'],
+            labeled_samples=data_samples['labeled'],
+            weak_images=inputs['weak'],
+            strong_images=inputs['strong'],
+            valid=inputs['valid'],
+            unlabeled_samples=data_samples['unlabeled'],
+            maps=inputs.get('maps', {}),
+            iteration=iteration,
+            max_iters=max_iters,
+            load_partners=None if self.partner_source is None else self.load_partners,
+        )
+        self.image_names = step.image_names
+        if not self.batch_checked:
+            self.check_first_batch(step)
+        return step
 
     @torch.no_grad()
     def mix_labeled(self, step: SemiStep) -> None:
@@ -224,7 +208,8 @@ class SemiSegmentor(StreamsMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             if self.streams[name].source != 'labeled':
                 for view in views:
                     view.pseudo = step.pseudo
-        dropped = {name: None for name in ('logits', 'prob') if name not in self.mixed_fields}
+        read = {name for part in self.components for name in part.pseudo_fields}
+        dropped = {name: None for name in ('logits', 'prob') if name not in read}
         pseudo = step.pseudo.update(**dropped)
         strong = [one for one in self.streams.values() if one.images == 'strong']
         plain = [View(images, pseudo) for images in step.strong_images]
@@ -239,8 +224,11 @@ class SemiSegmentor(StreamsMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
     def unsupervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Collect the losses on unlabeled images and of the heads, prefixed by their names."""
         values: dict[str, Tensor] = {}
-        for name, part in [*self.losses.items(), *self.heads.items()]:
-            values.update({f'{name}.{key}': value for key, value in part(step).items()})
+        for name, loss in self.losses.items():
+            of_views = [loss(view) for view in step.streams[loss.stream]]
+            values[f'{name}.loss'] = loss.loss_weight * torch.stack(of_views).mean()
+        for name, head in self.heads.items():
+            values.update({f'{name}.{key}': value for key, value in head(step).items()})
         return values
 
     @torch.no_grad()
@@ -250,10 +238,16 @@ class SemiSegmentor(StreamsMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         mean = (step.pseudo.confidence * valid).sum() / valid.sum().clamp(min=1)
         step.log('selected', selected_ratio(step.pseudo.selected, valid))
         step.log('confidence', mean)
-        for part in self.components():
-            part.observe(step)
-        self.show(step)
+        for part in self.components:
+            if type(part).observe is not Component.observe:
+                part.observe(step)
+        for observe, due in self.observers:
+            if due():
+                observe(step)
 
-
-def _build_one(cfg: Optional[dict[str, Any]], base: type, key: str) -> Any:
-    return build_component(cfg, base, key) if cfg else None
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses; stop before the update, naming the images, when one is not finite."""
+        total, log_vars = super().parse_losses(losses)
+        if not torch.isfinite(total):
+            self.stop_at(log_vars)
+        return total, log_vars

@@ -12,16 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmseg_semi.arguments import check_arguments, check_choice, check_whole
 from mmseg_semi.errors import hint
 from mmseg_semi.models.component import build_component
 from mmseg_semi.models.perturbations import BasePerturbation
-from mmseg_semi.structures import Features, SegOutputs, SemiStep, View
-
-from .network import decode, encode, join_images, used_levels
 
 SOURCES = ('labeled', 'weak', 'strong')
 #: The streams that every model has, as far as something reads them.
@@ -57,12 +53,17 @@ class Stream:
     source: str = ''
 
 
-def build_streams(cfgs: Optional[Mapping[str, Any]]) -> dict[str, Stream]:
+def build_streams(
+    cfgs: Optional[Mapping[str, Any]],
+) -> tuple[dict[str, Stream], nn.ModuleDict]:
     """Build the streams that a config lists and the default ones.
 
     Args:
         cfgs: ``model.streams``: keys of :class:`Stream` by name. What a stream of
             ``DEFAULT_STREAMS`` does not say is as there; None takes a stream out.
+
+    Returns:
+        The streams by name, and the perturbations by the name of their stream.
 
     Raises:
         TypeError, ValueError: A key or value that does not exist, or streams that cannot work.
@@ -86,7 +87,8 @@ def build_streams(cfgs: Optional[Mapping[str, Any]]) -> dict[str, Stream]:
             "model.streams.labeled must be there, with images='labeled': the segmentor's own "
             'losses read it'
         )
-    return streams
+    perturbed = {one.name: one.perturbation for one in streams.values() if one.perturbation}
+    return streams, nn.ModuleDict(perturbed)
 
 
 def _build(name: str, cfg: dict[str, Any]) -> Stream:
@@ -152,65 +154,3 @@ def plan_passes(streams: Sequence[Stream]) -> tuple[list[list[Stream]], list[lis
     strong = [any(one.images == 'strong' for one in several) for several in passes]
     first = strong.index(True) if any(strong) else len(passes)
     return passes[:first], passes[first:]
-
-
-class StreamsMixin:
-    """Sends the streams of a ``SemiSegmentor`` through its student."""
-
-    def encode(self, images: Tensor, network: Optional[nn.Module] = None) -> Features:
-        """Encode normalized images (B, 3, H, W) with the student, or with another network."""
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return encode(network or self.segmentor, images, self.taps)
-
-    def decode(self, features: Features, network: Optional[nn.Module] = None) -> SegOutputs:
-        """Decode features with the student, or with another network."""
-        return decode(network or self.segmentor, features, self.taps)
-
-    def run(self, images: Tensor, network: Optional[nn.Module] = None) -> SegOutputs:
-        """Encode and decode."""
-        return self.decode(self.encode(images, network), network)
-
-    def run_pass(self, step: SemiStep, streams: list[Stream]) -> None:
-        """Send streams through the student together, so that its normalizations see them all."""
-        views = {stream.name: self.open_views(step, stream) for stream in streams}
-        flat = [view for several in views.values() for view in several]
-        if not flat:
-            return
-        with_images = [stream for stream in streams if stream.images is not None]
-        images = [view.image for stream in with_images for view in views[stream.name]]
-        if images:
-            features = self.encode(join_images(images, [one.name for one in with_images]))
-            sizes = [sum(len(v.image) for v in views[one.name]) for one in with_images]
-            step.encoded.update(zip((one.name for one in with_images), features.split(sizes)))
-        if len(with_images) < len(streams) or any(one.perturbation for one in streams):
-            features = Features.join(
-                [self.perturb(step, stream, len(views[stream.name])) for stream in streams]
-            )
-        sizes = [len(view.image) if view.image is not None else len(step.valid) for view in flat]
-        for view, outputs in zip(flat, self.decode(features).split(sizes)):
-            view.outputs = outputs
-
-    def open_views(self, step: SemiStep, stream: Stream) -> list[View]:
-        """Return what goes through a stream; strong views were mixed before."""
-        if stream.name not in step.streams:
-            if stream.features is not None:
-                sources = self.open_views(step, self.streams[stream.features])
-                views = [View(pseudo=one.pseudo, mix=one.mix) for one in sources]
-            elif stream.images == 'labeled':
-                views = [View(step.labeled_images)]
-            else:
-                views = [View(step.weak_images, step.pseudo)]
-            step.streams[stream.name] = views
-        return step.streams[stream.name]
-
-    def perturb(self, step: SemiStep, stream: Stream, views: int) -> Features:
-        """Return the features of a stream as the decoder gets them."""
-        features = step.encoded[stream.features or stream.name]
-        if stream.perturbation is None:
-            return features
-        used = used_levels(self.segmentor, len(features.maps))
-        maps = list(features.maps)
-        for level, one in zip(used, stream.perturbation([maps[i] for i in used], views)):
-            maps[level] = one
-        return Features(maps, features.size, features.taps)
