@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor
 
+from mmseg_semi.arguments import Whole, checked
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
@@ -27,13 +28,13 @@ class PseudoLabelObserver(Hook):
         ValueError: ``interval`` is no positive number; the model is no ``SemiSegmentor``.
     """
 
+    @checked
     def __init__(
-        self, interval: int = 50, audit_root: Optional[str] = None, audit_suffix: str = '.png'
+        self,
+        interval: Annotated[int, Whole(1)] = 50,
+        audit_root: Optional[str] = None,
+        audit_suffix: str = '.png',
     ) -> None:
-        if not (isinstance(interval, int) and interval >= 1):
-            raise ValueError(
-                f'{type(self).__name__}.interval must be a whole number >= 1, got {interval!r}'
-            )
         self.interval = interval
         self.audit_root, self.audit_suffix = audit_root, audit_suffix
         self.audit: Optional[AuditMasks] = None

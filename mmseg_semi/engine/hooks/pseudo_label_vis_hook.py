@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import cv2
 import numpy as np
@@ -10,6 +10,7 @@ from mmengine.dist import is_main_process
 from mmseg.registry import HOOKS
 from torch import Tensor
 
+from mmseg_semi.arguments import Whole, checked
 from mmseg_semi.structures import PseudoLabel
 
 from .pseudo_label_observer import PseudoLabelObserver
@@ -39,20 +40,16 @@ class PseudoLabelVisHook(PseudoLabelObserver):
         ValueError: ``num_images`` or ``scale`` is no positive whole number.
     """
 
+    @checked
     def __init__(
         self,
         interval: int = 500,
-        num_images: int = 4,
-        scale: int = 1,
+        num_images: Annotated[int, Whole(1)] = 4,
+        scale: Annotated[int, Whole(1)] = 1,
         audit_root: Optional[str] = None,
         audit_suffix: str = '.png',
     ) -> None:
         super().__init__(interval, audit_root, audit_suffix)
-        for name, value in (('num_images', num_images), ('scale', scale)):
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(
-                    f'PseudoLabelVisHook.{name} must be a whole number >= 1, got {value!r}'
-                )
         self.num_images, self.scale = num_images, scale
 
     def after_train_iter(
