@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmengine.runner.utils import calc_dynamic_intervals
 from mmseg.registry import LOOPS
 from torch import nn
-from torch.utils.data import DataLoader
 
 from mmseg_semi.models.segmentors.building import missing_hooks
 
@@ -76,7 +75,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
     def __init__(
         self,
         runner: Any,
-        dataloader: Union[DataLoader, dict],
+        dataloader: Any,
         max_iters: Optional[int] = None,
         max_epochs: Optional[int] = None,
         val_begin: int = 1,
@@ -89,7 +88,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
                 f'max_iters={max_iters}, max_epochs={max_epochs}. Set the other one to None, for '
                 'example --cfg-options train_cfg.max_epochs=None train_cfg.max_iters=100.'
             )
-        given = dict(val_interval=val_interval, val_begin=val_begin)
+        given: dict[str, Any] = dict(val_interval=val_interval, val_begin=val_begin)
         given['max_iters' if max_epochs is None else 'max_epochs'] = max_iters or max_epochs
         for name, value in given.items():
             if not isinstance(value, int) or value < 1:
@@ -107,7 +106,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
         # Not IterBasedTrainLoop.__init__, which starts the data workers before the position is
         # known.
         BaseLoop.__init__(self, runner, dataloader)
-        self._max_iters, self._max_epochs = int(max_iters), max_epochs or 1
+        self._max_iters, self._max_epochs = int(max_iters or 0), max_epochs or 1
         self._iter = self._epoch = 0
         self.val_begin, self.val_interval = val_begin, val_interval
         self.stop_training = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def box_agreement(label: Tensor, boxes: Tensor) -> Tensor:
     return known & ((byte >> (label & 7).to(torch.uint8)) & 1).bool()
 
 
-def pack_boxes(boxes: Tensor, classes: Tensor, num_classes: int, size: tuple[int, int]) -> Tensor:
+def pack_boxes(boxes: Tensor, classes: Tensor, num_classes: int, size: Sequence[int]) -> Tensor:
     """Draw boxes into a packed map.
 
     A box covers the pixels whose centres lie inside it, so whole numbers x1, x2 cover the columns

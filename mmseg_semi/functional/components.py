@@ -94,7 +94,7 @@ def _check(
 
 
 def _is_class(one: object) -> bool:
-    return isinstance(one, (int, np.integer)) and not isinstance(one, bool) and one >= 0
+    return isinstance(one, (int, np.integer)) and not isinstance(one, bool) and bool(one >= 0)
 
 
 def _runs(seg_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -128,7 +128,8 @@ def _touching(
             one, two = runs[inside], run_at[other[inside]]
             same = ranks[one] == ranks[two]
             pairs.append((one[same], two[same]))
-    return tuple(map(np.concatenate, zip(*pairs)))
+    first, second = (np.concatenate(several) for several in zip(*pairs))
+    return first, second
 
 
 def _roots(first: np.ndarray, second: np.ndarray, size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -91,9 +92,9 @@ class _PropagatePixels(torch.autograd.Function):
         logits, w1, w2, kept = ctx.saved_tensors
         scale = w1.shape[1] ** -0.5
         need_logits, need_w1, need_w2, _ = ctx.needs_input_grad
-        grad_logits = torch.empty_like(logits) if need_logits else None
-        grad_w1 = torch.empty_like(w1) if need_w1 else None
-        grad_w2 = torch.zeros_like(w2) if need_w2 else None
+        grad_logits: Any = torch.empty_like(logits) if need_logits else None
+        grad_w1: Any = torch.empty_like(w1) if need_w1 else None
+        grad_w2: Any = torch.zeros_like(w2) if need_w2 else None
         columns = grad.transpose(1, 2)
         for start in range(0, w1.shape[-1], ctx.rows):
             part = slice(start, start + ctx.rows)
@@ -175,7 +176,7 @@ def sample_shapes(
     w1: Tensor,
     w2: Tensor,
     num: int,
-    size: tuple[int, int],
+    size: Sequence[int],
     strategy: str = 'random',
     generator: Optional[torch.Generator] = None,
     align_corners: bool = False,
@@ -233,7 +234,7 @@ def sample_shapes(
     return shapes
 
 
-def _binarize(maps: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+def _binarize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """Resize maps (B, n, h, w) and keep what lies above the middle of each map's range."""
     least, most = torch.aminmax(maps.flatten(2), dim=-1)
     if tuple(maps.shape[-2:]) != tuple(size):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor
 _MAX_ELEMENTS = 2**24
 
 
-def _check_range(name: str, value: tuple[float, float], low: float, high: float) -> None:
+def _check_range(name: str, value: Sequence[float], low: float, high: float) -> None:
     if len(value) != 2 or not low < value[0] <= value[1] <= high:
         raise ValueError(
             f'{name} must be (smallest, largest) with {low} < smallest <= largest <= {high}, '
@@ -22,10 +23,10 @@ def _check_range(name: str, value: tuple[float, float], low: float, high: float)
 
 def cutmix_boxes(
     batch: int,
-    size: tuple[int, int],
+    size: Sequence[int],
     prob: float = 0.5,
-    area: tuple[float, float] = (0.02, 0.4),
-    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    area: Sequence[float] = (0.02, 0.4),
+    aspect: Sequence[float] = (0.3, 1 / 0.3),
     generator: Optional[torch.Generator] = None,
     device: Optional[torch.device] = None,
 ) -> Tensor:
@@ -83,7 +84,7 @@ def cutmix_boxes(
 
 
 def ratio_boxes(
-    ratio: Tensor, size: tuple[int, int], generator: Optional[torch.Generator] = None
+    ratio: Tensor, size: Sequence[int], generator: Optional[torch.Generator] = None
 ) -> Tensor:
     """Draw a rectangle of given relative sides in each image, True inside.
 
@@ -186,7 +187,7 @@ def mix_features(
     size, grid = tuple(mask.shape[-2:]), tuple(features.shape[-2:])
     if size == grid:
         return mix(features, mask, partners)
-    resize = dict(mode='bilinear', align_corners=align_corners)
+    resize: Any = dict(mode='bilinear', align_corners=align_corners)
     channels = max(1, _MAX_ELEMENTS // mask.numel())
     parts = []
     for part in features.split(channels, dim=1):

@@ -6,7 +6,7 @@ Shape legend: ``B`` images, ``K`` classes, ``H W`` pixels.
 from __future__ import annotations
 
 from math import exp
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +158,8 @@ def _unite_extreme(
     queues = [_extremes(padded, offsets, prob, neighbors, largest) for _, offsets in rings]
     union = prob
     for step in range(neighbors):
-        best, winner = None, None
+        best: Any = None
+        winner: Any = None
         for ring, (weight, _) in enumerate(rings):
             gain = _gain(union, queues[ring][0], weight, floor)
             if step > 0:
@@ -185,7 +186,7 @@ def _extremes(
         better, worse = worse, better
     queue: list[Tensor] = []
     for offset in offsets:
-        value = _shift(padded, offset, prob.shape[-2:])
+        value: Any = _shift(padded, offset, prob.shape[-2:])
         for place, held in enumerate(queue):
             loser = worse(held, value) if place + 1 < count else None
             better(held, value, out=held)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import factorial
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 CONSISTENCY_KINDS = ('rank', 'kl', 'l2', 'ce')
 REDUCTIONS = ('sum', 'mean')
@@ -196,7 +196,7 @@ class _RankKL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, log_strong: Tensor, weak: Tensor, indices: Tensor) -> Tensor:
+    def forward(ctx: Any, log_strong: Tensor, weak: Tensor, indices: Tensor) -> Tensor:
         strong = log_strong.gather(1, indices)
         step = max(1, _CHUNK // max(1, len(strong)))
         parts = [
@@ -213,7 +213,7 @@ class _RankKL(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         indices, grad = ctx.saved_tensors
         shape, dtype = ctx.like
         grad = (grad_output.unsqueeze(1) * grad).to(dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from mmengine.config import ConfigDict
 from mmseg.registry import MODELS
@@ -14,6 +14,9 @@ from torch import nn
 from mmseg_semi.arguments import Rule, check_arguments, checked
 from mmseg_semi.errors import hint
 from mmseg_semi.structures import SemiStep
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 
 class Component(nn.Module):
@@ -27,7 +30,7 @@ class Component(nn.Module):
     Attributes:
         taps: Names of the features that it reads from ``SegOutputs.features``.
         tap_channels: Channels that these must have, where it has layers for them, by name.
-        stream: Name of the stream in ``model.streams`` that it reads; None for none.
+        stream: Name of the stream in ``model.streams`` that it reads; '' for none.
         pseudo_fields: ``'prob'`` and ``'logits'`` are mixed only for components that name them.
         hooks: Configs of the hooks that move its state; ``SemiTrainLoop`` registers those that
             the config does not list itself.
@@ -39,7 +42,7 @@ class Component(nn.Module):
 
     taps: tuple[str, ...] = ()
     tap_channels: Mapping[str, int] = MappingProxyType({})
-    stream: Optional[str] = None
+    stream: str = ''
     pseudo_fields: tuple[str, ...] = ()
     hooks: tuple[dict[str, Any], ...] = ()
     reads_maps: tuple[str, ...] = ()
@@ -52,8 +55,8 @@ class Component(nn.Module):
         if '__init__' in vars(cls):
             cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
-    def attach(self, model: nn.Module) -> None:
-        """Get to know the finished ``SemiSegmentor``; called once, when it is built.
+    def attach(self, model: SemiSegmentor) -> None:
+        """Get to know the finished model; called once, when it is built.
 
         The place to look up other components, to build layers whose sizes depend on the
         segmentor, and to refuse a combination that cannot work.
@@ -79,7 +82,7 @@ class Component(nn.Module):
     def observe(self, step: SemiStep) -> None:
         """Count or remember what this step showed, and log figures; called once, at its end."""
 
-    def tapped_channels(self, head: nn.Module, tap: str, in_channels: Optional[int]) -> int:
+    def tapped_channels(self, head: Any, tap: str, in_channels: Optional[int]) -> int:
         """Return the channels of the features ``tap``, given or found; every pass checks them.
 
         Args:
@@ -112,13 +115,13 @@ class NormCfg(Rule):
             )
 
 
-def last_head(segmentor: nn.Module) -> nn.Module:
+def last_head(segmentor: Any) -> Any:
     """Return the decode head that predicts: the only one, or the last of a cascade."""
     head = segmentor.decode_head
     return head[-1] if isinstance(head, nn.ModuleList) else head
 
 
-def feature_channels(head: nn.Module, name: str) -> Optional[int]:
+def feature_channels(head: Any, name: str) -> Optional[int]:
     """Tell the number of channels of a feature that has a name; None for a module path.
 
     Args:

@@ -14,6 +14,8 @@ from torch import Tensor
 from mmseg_semi.functional import mix, mix_features
 
 T = TypeVar('T')
+# A field that the step fills later; None until then.
+_LATER: Any = None
 # Logit of a class that is known; its softmax among zeros is 1 in float32.
 _SURE = 30.0
 
@@ -127,8 +129,8 @@ class PseudoLabel:
         extras: Further per-pixel tensors by name; they are mixed like the fields.
     """
 
-    logits: Optional[Tensor]
-    prob: Optional[Tensor]
+    logits: Tensor
+    prob: Tensor
     label: Tensor
     confidence: Tensor
     valid: Tensor
@@ -261,9 +263,9 @@ class View:
     """
 
     image: Optional[Tensor] = None
-    pseudo: Optional[PseudoLabel] = None
+    pseudo: PseudoLabel = _LATER
     mix: Optional[Mix] = None
-    outputs: Optional[SegOutputs] = None
+    outputs: SegOutputs = _LATER
 
     @property
     def own_valid(self) -> Tensor:
@@ -330,10 +332,10 @@ class SemiStep:
     maps: dict[str, Tensor] = field(default_factory=dict)
     streams: dict[str, list[View]] = field(default_factory=dict)
     encoded: dict[str, Features] = field(default_factory=dict)
-    teacher: Optional[SegOutputs] = None
-    raw_pseudo: Optional[PseudoLabel] = None
+    teacher: SegOutputs = _LATER
+    raw_pseudo: PseudoLabel = _LATER
     refined: dict[str, PseudoLabel] = field(default_factory=dict)
-    pseudo: Optional[PseudoLabel] = None
+    pseudo: PseudoLabel = _LATER
     iteration: int = 0
     max_iters: int = 0
     figures: dict[str, Tensor] = field(default_factory=dict)
@@ -341,18 +343,18 @@ class SemiStep:
     load_partners: Optional[Callable[[SemiStep, list[int]], Partners]] = None
 
     @property
-    def labeled(self) -> Optional[SegOutputs]:
+    def labeled(self) -> SegOutputs:
         """Student outputs on the labeled images; None before their pass."""
         return self._outputs('labeled')
 
     @property
-    def weak(self) -> Optional[SegOutputs]:
+    def weak(self) -> SegOutputs:
         """Student outputs on the weak images; None before their pass, or without one."""
         return self._outputs('weak')
 
-    def _outputs(self, stream: str) -> Optional[SegOutputs]:
+    def _outputs(self, stream: str) -> SegOutputs:
         views = self.streams.get(stream)
-        return views[0].outputs if views else None
+        return views[0].outputs if views else _LATER
 
     @property
     def labeled_truth(self) -> Tensor:

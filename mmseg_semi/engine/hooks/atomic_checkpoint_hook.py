@@ -53,6 +53,9 @@ class AtomicCheckpointHook(CheckpointHook):
     images. Remote backends are left to mmengine.
     """
 
+    by_epoch: bool
+    filename_tmpl: str
+
     def before_train(self, runner: Any) -> None:
         """Turn epochs of the unlabeled part into iterations."""
         epoch = getattr(runner.train_loop, 'iters_per_epoch', None)

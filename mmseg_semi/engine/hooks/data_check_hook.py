@@ -149,7 +149,7 @@ def _heads(model: nn.Module) -> dict[str, nn.Module]:
     return {f'{k}.num_classes': h for k, h in heads.items() if hasattr(h, 'num_classes')}
 
 
-def _check_classes(model: nn.Module, dataset: Any, key: str) -> None:
+def _check_classes(model: Any, dataset: Any, key: str) -> None:
     model = model.module if is_model_wrapper(model) else model
     classes = getattr(dataset, 'metainfo', {}).get('classes')
     if classes is None:

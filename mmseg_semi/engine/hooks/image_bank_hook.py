@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mmseg.registry import HOOKS
-from torch import nn
 
 from mmseg_semi.datasets.partner_loader import PartnerLoader
 from mmseg_semi.datasets.semi_dataset import SemiDataset
@@ -28,11 +27,11 @@ class ImageBankHook(StateHook):
 
     kind = ClassAwareCutMix
 
-    def find(self, model: nn.Module) -> list[nn.Module]:
+    def find(self, model: Any) -> list[Any]:
         """Return the mixers that load images."""
         return [mixer for mixer in super().find(model) if mixer.extra_loads]
 
-    def begin(self, runner: Any, model: nn.Module) -> None:
+    def begin(self, runner: Any, model: Any) -> None:
         """Make the banks fit the data."""
         dataset = runner.train_dataloader.dataset
         if not isinstance(dataset, SemiDataset):

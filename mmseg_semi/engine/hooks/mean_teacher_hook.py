@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from mmseg.registry import HOOKS
-from torch import nn
 
 from mmseg_semi.models.teachers import BaseTeacher
 
@@ -26,12 +25,12 @@ class MeanTeacherHook(StateHook):
 
     kind = BaseTeacher
 
-    def find(self, model: nn.Module) -> list[nn.Module]:
+    def find(self, model: Any) -> list[Any]:
         """Return the model's teacher, which moves what it is made of itself."""
         teacher = getattr(model, 'teacher', None)
         return [teacher] if isinstance(teacher, self.kind) else []
 
-    def begin(self, runner: Any, model: nn.Module) -> None:
+    def begin(self, runner: Any, model: Any) -> None:
         """Reset the teacher unless the run is resumed."""
         if runner.iter == 0:
             self.parts[0].reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Optional
 
 import torch
@@ -68,7 +69,7 @@ class PseudoLabelObserver(Hook):
         # Only the pseudo-labels: the step holds the graph.
         self._seen = dict(raw=step.raw_pseudo, **step.refined)
 
-    def truth(self, data_batch: Any, size: tuple[int, int]) -> Optional[Tensor]:
+    def truth(self, data_batch: Any, size: Sequence[int]) -> Optional[Tensor]:
         """Return the audit masks of the batch (B, H, W), 255 on padding; None without audit."""
         if self.audit is None:
             return None
@@ -80,6 +81,6 @@ class PseudoLabelObserver(Hook):
         return torch.stack([_pad(one, size) for one in maps])
 
 
-def _pad(one: Tensor, size: tuple[int, int]) -> Tensor:
+def _pad(one: Tensor, size: Sequence[int]) -> Tensor:
     height, width = one.shape
     return F.pad(one, (0, size[1] - width, 0, size[0] - height), value=255)

@@ -98,7 +98,7 @@ def make_record(runner: Any) -> dict[str, Any]:
     semi = isinstance(loader.dataset, SemiDataset)
     labeled = loader.dataset.labeled if semi else loader.dataset
     unlabeled = loader.dataset.unlabeled if semi else []
-    names = [dataset_names(labeled), dataset_names(unlabeled) if semi else []]
+    names: list[Any] = [dataset_names(labeled), dataset_names(unlabeled) if semi else []]
     counts = [
         len(part if known is None else known) for part, known in zip((labeled, unlabeled), names)
     ]

@@ -23,6 +23,7 @@ class StateHook(Hook):
 
     priority = 'ABOVE_NORMAL'  # before checkpoints are written
     kind: ClassVar[type[nn.Module]]
+    parts: list[Any]
 
     def before_train(self, runner: Any) -> None:
         """Find the components.
@@ -47,13 +48,13 @@ class StateHook(Hook):
         self.begin(runner, model)
         model.hook_attached(self)
 
-    def find(self, model: nn.Module) -> list[nn.Module]:
+    def find(self, model: Any) -> list[Any]:
         """Return the components whose state is moved; none for a plain segmentor."""
         if not hasattr(model, 'hook_attached'):
             return []
         return [part for part in model.modules() if isinstance(part, self.kind)]
 
-    def begin(self, runner: Any, model: nn.Module) -> None:
+    def begin(self, runner: Any, model: Any) -> None:
         """Prepare the components for the run."""
 
     def after_train_iter(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import torch
 from mmengine.dist import all_reduce
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf
 from mmseg_semi.functional.equalization import class_confidence_sums
@@ -15,6 +15,9 @@ from mmseg_semi.models.component import last_head
 from mmseg_semi.structures import SemiStep
 
 from .base_semi_head import BaseSemiHead
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 ABSENT = ('skip', 'zero')
 
@@ -41,6 +44,7 @@ class ClassConfidence(BaseSemiHead):
         ValueError: An argument outside its values.
     """
 
+    values: Tensor
     hooks = (dict(type='ClassConfidenceHook'),)
 
     def __init__(
@@ -52,7 +56,7 @@ class ClassConfidence(BaseSemiHead):
         self.momentum, self.absent = momentum, absent
         self._pending: Optional[Tensor] = None
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Make room for a value per class."""
         head = last_head(model.segmentor)
         # float64: with m = 0.999 the steps soon fall below float32's resolution.
@@ -91,7 +95,7 @@ class ClassConfidence(BaseSemiHead):
 
 
 def find_class_confidence(
-    model: nn.Module, name: str, reader: str, argument: str
+    model: Any, name: str, reader: str, argument: str
 ) -> tuple[ClassConfidence]:
     """Find the ``ClassConfidence`` of a model.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import torch
 from mmcv.cnn import ConvModule
@@ -29,6 +29,9 @@ from mmseg_semi.models.quantiles import global_quantiles
 from mmseg_semi.structures import SegOutputs, SemiStep
 
 from .base_semi_head import BaseSemiHead
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 
 @dataclass
@@ -135,7 +138,8 @@ class ContrastHead(BaseSemiHead):
         self.hidden_channels, self.num_convs, self.channels = hidden_channels, num_convs, channels
         self.norm_cfg = norm_cfg
         self.min_prob, self.alpha, self.decay = min_prob, alpha, decay
-        self.low_rank, self.high_rank = low_rank, high_rank
+        self.low_rank: Any = low_rank
+        self.high_rank: Any = high_rank
         self.num_queries, self.num_negatives = num_queries, num_negatives
         self.temperature, self.prototype_momentum = temperature, prototype_momentum
         self.loss_weight, self.stream = loss_weight, stream
@@ -143,7 +147,7 @@ class ContrastHead(BaseSemiHead):
 
     # -------------------------------------------------------------------------------- layers
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Build projection and queues, whose sizes follow the segmentor."""
         if model.teacher is None:
             raise ValueError(

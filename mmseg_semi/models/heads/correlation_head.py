@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from mmseg_semi.models.component import NormCfg, last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_semi_head import BaseSemiHead
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 SCALES = ('inside', 'outside')
 # More positions than this make a step very slow: the cost grows with their square.
@@ -93,12 +96,12 @@ class CorrelationHead(BaseSemiHead):
         self.dropout, self.norm_cfg, self.scale = dropout, norm_cfg, scale
         self.labeled_loss, self.denominator = labeled_loss, denominator
         self.labeled_weight, self.unlabeled_weight = labeled_weight, unlabeled_weight
-        self._decode_head: tuple[nn.Module, ...] = ()
+        self._decode_head: tuple[Any, ...] = ()
         self._warned = False
 
     # -------------------------------------------------------------------------------- layers
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Build the layers, whose sizes follow the segmentor."""
         head = last_head(model.segmentor)
         self._decode_head = (head,)  # in a tuple, so that it is not a submodule twice

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf
 from mmseg_semi.functional import weighted_cross_entropy
@@ -15,6 +15,9 @@ from mmseg_semi.models.heads.class_confidence import find_class_confidence
 from mmseg_semi.structures import View
 
 from .base_semi_loss import BaseSemiLoss
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 
 @MODELS.register_module()
@@ -61,7 +64,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         self.denominator, self.equalize, self.gamma = denominator, equalize, gamma
         self._found: tuple[Any, ...] = ()
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Find the class confidences."""
         if self.equalize is not None:
             self._found = find_class_confidence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Optional
 
 import torch
@@ -41,6 +42,10 @@ class FeatureMemoryBank(BaseMemory):
     Raises:
         ValueError: An argument outside its values.
     """
+
+    features: Tensor
+    counts: Tensor
+    heads: Tensor
 
     def __init__(
         self,
@@ -86,12 +91,12 @@ class FeatureMemoryBank(BaseMemory):
             label = torch.where(pseudo.reliable, pseudo.label, self.num_classes)
             self._pending.append((weak, to_grid(label, tuple(weak.shape[-2:]))))
 
-    def _right_class(self, step: SemiStep, grid: tuple[int, int]) -> Tensor:
+    def _right_class(self, step: SemiStep, grid: Sequence[int]) -> Tensor:
         """Class of the labeled pixels that are predicted right and surely, else K: (B, h, w)."""
         logits = step.labeled.stages[-1].detach().float()
         if tuple(logits.shape[-2:]) != grid:
             logits = F.interpolate(
-                logits, size=grid, mode='bilinear', align_corners=step.labeled.align_corners
+                logits, size=tuple(grid), mode='bilinear', align_corners=step.labeled.align_corners
             )
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
         truth = to_grid(step.labeled_truth, grid)
@@ -104,8 +109,8 @@ class FeatureMemoryBank(BaseMemory):
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        items, present = zip(*[self._sample(*one) for one in pending])
-        items, present = torch.stack(items), torch.stack(present)
+        sampled = [self._sample(*one) for one in pending]
+        items, present = (torch.stack(several) for several in zip(*sampled))
         items = torch.cat(all_gather(items), dim=2).flatten(0, 1)
         present = torch.cat(all_gather(present), dim=2).flatten(0, 1)
         filled = slice(0, len(pending))

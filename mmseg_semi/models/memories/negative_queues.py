@@ -37,6 +37,12 @@ class NegativeQueues(BaseMemory):
         ValueError: An argument outside its values.
     """
 
+    lengths: Tensor
+    starts: Tensor
+    features: Tensor
+    counts: Tensor
+    heads: Tensor
+
     def __init__(
         self,
         num_classes: int,
@@ -149,6 +155,9 @@ class ClassPrototypes(BaseMemory):
     Raises:
         ValueError: ``momentum`` is outside its values.
     """
+
+    means: Tensor
+    known: Tensor
 
     def __init__(
         self, num_classes: int, channels: int, momentum: Annotated[float, Number(0, 1)]

@@ -61,8 +61,8 @@ class AdaptiveCutMix(BaseMixer):
         step.log(f'{self.name}.pasted', pasted.float().mean())
         return View(plan(images), pseudo.map(plan), plan)
 
-    def _sides(self, batch: int, beta: tuple[float, float]) -> Tensor:
-        return (1 - torch.distributions.Beta(*beta).sample((batch,))).sqrt()
+    def _sides(self, batch: int, beta: Sequence[float]) -> Tensor:
+        return (1 - torch.distributions.Beta(beta[0], beta[1]).sample((batch,))).sqrt()
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather
 from mmengine.logging import print_log
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf, Whole
 from mmseg_semi.functional import mix_partners
@@ -27,6 +27,9 @@ from mmseg_semi.models.memories import check_stored
 from mmseg_semi.structures import Mix, Partners, PseudoLabel, SemiStep, View
 
 from .base_mixer import BaseMixer
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 
 @dataclass
@@ -85,7 +88,8 @@ class ClassAwareCutMix(BaseMixer):
             no EMA teacher in eval mode.
     """
 
-    hooks = (dict(type='ImageBankHook'),)
+    bank: Tensor
+    hooks: tuple[dict[str, Any], ...] = (dict(type='ImageBankHook'),)
 
     def __init__(
         self,
@@ -105,7 +109,7 @@ class ClassAwareCutMix(BaseMixer):
         self._warned = False
 
     # ---------------------------------------------------------------- construction
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Find the class confidences and refuse what cannot label loaded images."""
         self._found = find_class_confidence(model, self.head, type(self).__name__, 'head')
         if not self.extra_loads:
@@ -208,9 +212,9 @@ class ClassAwareCutMix(BaseMixer):
             self._warn_once()
         if self.extra_loads and len(self.bank):
             # As many rows on every rank, whatever it loaded.
-            rows = torch.cat(rows)
-            missing = batch + views * batch - len(rows)
-            self._pending.append(F.pad(rows, (0, 0, 0, missing), value=-1))
+            known = torch.cat(rows)
+            missing = batch + views * batch - len(known)
+            self._pending.append(F.pad(known, (0, 0, 0, missing), value=-1))
         return plan
 
     def _present(self, pseudo: PseudoLabel, classes: int) -> Tensor:
@@ -237,6 +241,7 @@ class ClassAwareCutMix(BaseMixer):
         sources = plan.sources[wanted]
         loaded = slots - absent + len(pseudo.label)
         plan.sources[wanted] = torch.where(index >= 0, loaded, sources)
+        assert step.load_partners is not None  # _plan asked
         plan.loaded = step.load_partners(step, numbers[absent:])
         dropped = {name: None for name in ('logits', 'prob') if getattr(pseudo, name) is None}
         plan.loaded.pseudo = plan.loaded.pseudo.update(**dropped)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from mmengine.logging import print_log
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.arguments import Number, Whole
 from mmseg_semi.functional import mix_partners
@@ -17,6 +17,9 @@ from mmseg_semi.models.heads.class_confidence import find_class_confidence
 from mmseg_semi.structures import SemiStep
 
 from .base_labeled_mixer import BaseLabeledMixer
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 
 @MODELS.register_module()
@@ -52,7 +55,7 @@ class CopyPaste(BaseLabeledMixer):
         self._found: tuple[Any, ...] = ()
         self._warned = False
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Find the class confidences."""
         self._found = find_class_confidence(model, self.head, type(self).__name__, 'head')
 

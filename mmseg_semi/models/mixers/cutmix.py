@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -35,8 +36,8 @@ class CutMix(BaseMixer):
     def __init__(
         self,
         prob: float = 0.5,
-        area: tuple[float, float] = (0.02, 0.4),
-        aspect: tuple[float, float] = (0.3, 1 / 0.3),
+        area: Sequence[float] = (0.02, 0.4),
+        aspect: Sequence[float] = (0.3, 1 / 0.3),
     ) -> None:
         super().__init__()
         for name, value in (('area', area), ('aspect', aspect)):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from typing import Union
-
-from torch import Tensor
+from typing import Any
 
 from mmseg_semi.models.component import Component
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
@@ -32,7 +30,7 @@ class BaseRefiner(Component):
     """
 
     stage: str = ''
-    threshold: Union[None, float, Tensor] = None
+    threshold: Any = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from mmseg.registry import MODELS
-from torch import nn
 
 from mmseg_semi.arguments import Each, Number, OneOf, Whole
 from mmseg_semi.functional import box_agreement, selected_ratio
@@ -14,6 +13,9 @@ from mmseg_semi.models.component import last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 
 @MODELS.register_module()
@@ -52,7 +54,7 @@ class DetectionAgreement(BaseRefiner):
             )
         self.min_confidence, self.restrict, self.exempt = min_confidence, restrict, tuple(exempt)
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Refuse classes that do not exist."""
         classes = last_head(model.segmentor).out_channels
         if any(one >= classes for one in self.exempt):
@@ -75,6 +77,7 @@ class DetectionAgreement(BaseRefiner):
     def observe(self, step: SemiStep) -> None:
         """Log the share of the valid pixels that are reliable."""
         pseudo = step.refined[self.name]
+        assert pseudo.reliable is not None  # forward has set it
         step.log(f'{self.name}.reliable', selected_ratio(pseudo.reliable, pseudo.valid))
 
     def extra_repr(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import torch
 from mmengine.dist import all_reduce
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf
 from mmseg_semi.functional import mean_of_present, peaks_by_class
@@ -15,6 +15,9 @@ from mmseg_semi.models.component import last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 UPDATES = ('presence', 'per_pixel', 'max', 'mean', 'per_class')
 
@@ -44,6 +47,8 @@ class EMAThreshold(BaseRefiner):
         ValueError: An argument outside its values.
     """
 
+    value: Tensor
+    class_values: Tensor
     stage = 'selection'
     hooks = (dict(type='EMAThresholdHook'),)
 
@@ -60,11 +65,11 @@ class EMAThreshold(BaseRefiner):
         self._pending: Optional[Tensor] = None
 
     @property
-    def threshold(self) -> Tensor:
+    def threshold(self) -> Tensor:  # type: ignore[override]
         """tau, float64 0-dim."""
         return self.value
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Make room for a value per class."""
         if self.update == 'per_class':
             head = last_head(model.segmentor)

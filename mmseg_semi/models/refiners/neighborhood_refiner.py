@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any, Optional, Union
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Union
 
 import torch
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.arguments import OneOf, Whole, check_number
 from mmseg_semi.functional import refine_neighborhood
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 JOINT_KEYS = ('per_class', 'overall')
 
@@ -62,14 +65,15 @@ class NeighborhoodRefiner(BaseRefiner):
             raise ValueError(f'NeighborhoodRefiner.window must be odd, got {window}')
         if beta != 'distance':
             check_number("NeighborhoodRefiner.beta, if not 'distance',", beta, 0, 1)
-        self.options = dict(
+        self.options: dict[str, Any] = dict(
             window=window,
             neighbors=neighbors,
             criterion=criterion,
             beta=beta,
             connectivity=connectivity,
         )
-        name, table = 'NeighborhoodRefiner.joint', joint
+        name = 'NeighborhoodRefiner.joint'
+        table: Any = joint
         if isinstance(joint, str):
             name, table = f'{name} ({joint}: {joint_key})', _read_joint(joint, joint_key)
         self.joint: Optional[float] = None
@@ -88,7 +92,7 @@ class NeighborhoodRefiner(BaseRefiner):
         except ValueError as error:
             raise ValueError(f'NeighborhoodRefiner: {error}') from error
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Compare the table with the number of classes."""
         table = getattr(self, 'joint_table', None)
         if table is not None and len(table) != model.out_channels:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import torch
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.arguments import Feature, Number, OneOf, Whole
 from mmseg_semi.functional import prototype_similarity, rank_statistics_overlap
@@ -15,6 +15,9 @@ from mmseg_semi.models.memories import FeatureMemoryBank, check_memory
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 SIMILARITIES = ('rank', 'cosine')
 
@@ -62,7 +65,7 @@ class RankStatisticsWeight(BaseRefiner):
         self.tap, self.taps, self.in_channels = tap, (tap,), in_channels
         self._bank_cfg = check_memory('RankStatisticsWeight.bank', FeatureMemoryBank, bank)
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Build the bank, whose size follows the segmentor."""
         head = last_head(model.segmentor)
         channels = self.tapped_channels(head, self.tap, self.in_channels)
@@ -81,6 +84,7 @@ class RankStatisticsWeight(BaseRefiner):
     def observe(self, step: SemiStep) -> None:
         """Note what enters the bank; log the mean weight and the number of prototypes."""
         pseudo = step.refined[self.name]
+        assert pseudo.weight is not None  # forward has set it
         mean = (pseudo.weight * pseudo.used).sum() / pseudo.used.sum().clamp(min=1)
         step.log(f'{self.name}.mean', mean)
         step.log(f'{self.name}.prototypes', self.bank.counts.any(0).sum())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from mmseg.registry import MODELS
-from torch import nn
 
 from mmseg_semi.arguments import Number, OneOf, Whole
 from mmseg_semi.functional import propagate_regions, sample_shapes
@@ -13,6 +12,9 @@ from mmseg_semi.functional.correlation import SAMPLING_STRATEGIES
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from .base_refiner import BaseRefiner
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 #: Name in ``PseudoLabel.extras`` of ``selected`` as it was before any propagation.
 BEFORE_PROPAGATION = 'selected_before_propagation'
@@ -51,12 +53,12 @@ class RegionPropagation(BaseRefiner):
         super().__init__()
         self.num_shapes, self.strategy = num_shapes, strategy
         self.threshold, self.head = threshold, head
-        self._found: tuple[nn.Module, ...] = ()
-        self._selecting: tuple[BaseRefiner, ...] = ()
+        self._found: tuple[Any, ...] = ()
+        self._selecting: tuple[Any, ...] = ()
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Find the head and somebody who gives a threshold."""
-        head = dict(model.heads.items()).get(self.head)
+        head: Any = dict(model.heads.items()).get(self.head)
         if not hasattr(head, 'maps_of'):
             raise ValueError(
                 'RegionPropagation samples its shapes from a CorrelationHead, and model.heads has '
@@ -80,7 +82,8 @@ class RegionPropagation(BaseRefiner):
         w1, w2 = self._found[0].maps_of(outputs, step)
         size, corners = tuple(pseudo.label.shape[-2:]), outputs.align_corners
         shapes = sample_shapes(w1, w2, self.num_shapes, size, self.strategy, align_corners=corners)
-        threshold = self._selecting[0].threshold if self.threshold is None else self.threshold
+        source = self if self.threshold is not None else self._selecting[0]
+        threshold = source.threshold
         classes = outputs.stages[-1].shape[1]
         label, selected = propagate_regions(pseudo.label, pseudo.used, shapes, threshold, classes)
         extras = {BEFORE_PROPAGATION: pseudo.selected, **pseudo.extras}

@@ -36,7 +36,7 @@ class MeanOHEMPixelSampler(BasePixelSampler):
             another one.
     """
 
-    def __init__(self, context: nn.Module, thresh: float = 0.7, min_kept: int = 200000) -> None:
+    def __init__(self, context: Any, thresh: float = 0.7, min_kept: int = 200000) -> None:
         super().__init__()
         check_number('decode_head.sampler.thresh (MeanOHEMPixelSampler)', thresh, 0, 1)
         check_whole('decode_head.sampler.min_kept (MeanOHEMPixelSampler)', min_kept, 1)
@@ -55,7 +55,7 @@ class MeanOHEMPixelSampler(BasePixelSampler):
             Weights (B, H, W): one value > 0 at all kept pixels, 0 elsewhere.
         """
         label = seg_label.squeeze(1).long()
-        valid = label != self.context.ignore_index
+        valid = label.ne(self.context.ignore_index)
         index = torch.where(valid, label, 0)[:, None]
         prob = seg_logit.float().softmax(dim=1).gather(1, index)[:, 0]
         prob = prob.masked_fill(~valid, torch.inf)

@@ -52,7 +52,7 @@ def preprocessor_cfg(cfg: Any) -> Any:
     return {**cfg, 'type': 'SemiDataPreprocessor'}
 
 
-def build_teacher(model: nn.Module, cfg: Optional[dict[str, Any]]) -> Optional[BaseTeacher]:
+def build_teacher(model: Any, cfg: Optional[dict[str, Any]]) -> Optional[BaseTeacher]:
     """Build ``model.teacher`` and show it the student."""
     if cfg is None:
         return None
@@ -67,7 +67,7 @@ def build_teacher(model: nn.Module, cfg: Optional[dict[str, Any]]) -> Optional[B
     return teacher
 
 
-def check_segmentor(segmentor: nn.Module) -> None:
+def check_segmentor(segmentor: Any) -> None:
     """Refuse a segmentor that gives no per-pixel class logits.
 
     Raises:
@@ -93,7 +93,7 @@ def check_segmentor(segmentor: nn.Module) -> None:
         _check_decode_head(head)
 
 
-def _check_decode_head(head: nn.Module) -> None:
+def _check_decode_head(head: Any) -> None:
     kind = type(head).__name__
     standard = isinstance(head, BaseDecodeHead) and (
         type(head).loss in (BaseDecodeHead.loss, BaseCascadeDecodeHead.loss)
@@ -123,7 +123,7 @@ def refuse_plain_batch() -> NoReturn:
     )
 
 
-def build_networks(model: nn.Module, segmentor: dict[str, Any], teacher: Any) -> None:
+def build_networks(model: Any, segmentor: dict[str, Any], teacher: Any) -> None:
     """Build the student and its teacher."""
     model.segmentor_cfg, model.segmentor = segmentor, MODELS.build(segmentor)
     check_segmentor(model.segmentor)
@@ -131,7 +131,7 @@ def build_networks(model: nn.Module, segmentor: dict[str, Any], teacher: Any) ->
 
 
 def build_components_of(
-    model: nn.Module,
+    model: Any,
     refiners: Optional[dict[str, Any]],
     losses: Optional[dict[str, Any]],
     heads: Optional[dict[str, Any]],
@@ -159,7 +159,7 @@ def build_refiners(cfgs: Optional[dict[str, Any]]) -> nn.ModuleDict:
     """Build refiners sorted by their stage; those of one stage stay in the order of the config."""
     refiners = build_components(cfgs, BaseRefiner, 'model.refiners')
     ordered = sorted(refiners.items(), key=lambda item: STAGES.index(item[1].stage))
-    return nn.ModuleDict(ordered)
+    return nn.ModuleDict(dict(ordered))
 
 
 def check_warmup(warmup_iters: int, warmup_epochs: int) -> tuple[int, int]:
@@ -174,7 +174,7 @@ def check_warmup(warmup_iters: int, warmup_epochs: int) -> tuple[int, int]:
     return warmup_iters, warmup_epochs
 
 
-def attach_all(model: nn.Module) -> list[Component]:
+def attach_all(model: Any) -> list[Component]:
     """Show every component but the teacher the model, and return them."""
     kinds = dict(refiners=model.refiners, losses=model.losses, heads=model.heads)
     named = {f'{kind}.{n}': part for kind, parts in kinds.items() for n, part in parts.items()}
@@ -187,13 +187,13 @@ def attach_all(model: nn.Module) -> list[Component]:
     return list(named.values())
 
 
-def attach(model: nn.Module, key: str, part: Component) -> None:
+def attach(model: Any, key: str, part: Component) -> None:
     """Show a component the model; an error names its config key."""
     part.config_key, part.name = f'model.{key}', key.split('.')[1] if '.' in key else key
     try:
         part.attach(model)
         FeatureTaps([part]).check(model.segmentor)
-        if part.stream is not None and part.stream not in model.streams:
+        if part.stream and part.stream not in model.streams:
             known = list(model.streams)
             raise ValueError(
                 f"{type(part).__name__}.stream is '{part.stream}', which model.streams does not "
@@ -205,7 +205,7 @@ def attach(model: nn.Module, key: str, part: Component) -> None:
         raise ValueError(f'model.{key}: {error}') from error
 
 
-def choose_streams(model: nn.Module, listed: Optional[Mapping[str, Any]]) -> dict[str, Stream]:
+def choose_streams(model: Any, listed: Optional[Mapping[str, Any]]) -> dict[str, Stream]:
     """Leave the default stream of the weak images out where nothing needs the student's passes.
 
     Args:
@@ -247,7 +247,7 @@ def choose_streams(model: nn.Module, listed: Optional[Mapping[str, Any]]) -> dic
     return streams
 
 
-def needed_hooks(model: nn.Module) -> list[dict[str, Any]]:
+def needed_hooks(model: Any) -> list[dict[str, Any]]:
     """Configs of the hooks that the components of a model need, each once.
 
     Raises:
@@ -265,7 +265,7 @@ def needed_hooks(model: nn.Module) -> list[dict[str, Any]]:
     return list(needed.values())
 
 
-def missing_hooks(model: nn.Module, present: list[Any]) -> list[dict[str, Any]]:
+def missing_hooks(model: Any, present: list[Any]) -> list[dict[str, Any]]:
     """Those of :func:`needed_hooks` of whose class (or a subclass) no hook is present."""
     return [
         cfg

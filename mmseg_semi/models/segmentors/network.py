@@ -13,7 +13,6 @@ from typing import Any, Optional
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
@@ -27,13 +26,13 @@ from .streams import Stream
 TAP_NAMES = ('encoder', 'aspp', 'penultimate', 'classifier')
 
 
-def decode_heads(segmentor: EncoderDecoder) -> list[BaseDecodeHead]:
+def decode_heads(segmentor: Any) -> list[BaseDecodeHead]:
     """Return the decode heads of a plain or cascaded segmentor, first stage first."""
     head = segmentor.decode_head
     return list(head) if isinstance(head, nn.ModuleList) else [head]
 
 
-def encode(segmentor: EncoderDecoder, images: Tensor, taps: FeatureTaps) -> Features:
+def encode(segmentor: Any, images: Tensor, taps: FeatureTaps) -> Features:
     """Encode images.
 
     Args:
@@ -45,10 +44,11 @@ def encode(segmentor: EncoderDecoder, images: Tensor, taps: FeatureTaps) -> Feat
     with taps.record(segmentor, found):
         maps = segmentor.extract_feat(images)
     maps = [maps] if isinstance(maps, Tensor) else list(maps)
-    return Features(maps, tuple(images.shape[-2:]), found)
+    height, width = images.shape[-2:]
+    return Features(maps, (height, width), found)
 
 
-def decode(segmentor: EncoderDecoder, features: Features, taps: FeatureTaps) -> SegOutputs:
+def decode(segmentor: Any, features: Features, taps: FeatureTaps) -> SegOutputs:
     """Decode what :func:`encode` gave, perturbed or not.
 
     Raises:
@@ -72,7 +72,7 @@ def decode(segmentor: EncoderDecoder, features: Features, taps: FeatureTaps) -> 
     return SegOutputs(stages, features.size, segmentor.align_corners, features.maps, found)
 
 
-def _decode_stage(head: nn.Module, given: tuple) -> Any:
+def _decode_stage(head: Any, given: tuple) -> Any:
     try:
         return head.forward(*given)
     except ValueError as error:
@@ -86,9 +86,9 @@ def _decode_stage(head: nn.Module, given: tuple) -> Any:
         ) from error
 
 
-def used_levels(segmentor: EncoderDecoder, count: int) -> list[int]:
+def used_levels(segmentor: Any, count: int) -> list[int]:
     """Tell which of the encoder's ``count`` maps a decode head takes."""
-    used = set()
+    used: set[int] = set()
     for head in decode_heads(segmentor):
         index = head.in_index
         used.update(i % count for i in (index if isinstance(index, (list, tuple)) else [index]))
@@ -98,7 +98,7 @@ def used_levels(segmentor: EncoderDecoder, count: int) -> list[int]:
 
 
 def supervised_losses(
-    segmentor: EncoderDecoder, outputs: SegOutputs, samples: list[SegDataSample]
+    segmentor: Any, outputs: SegOutputs, samples: list[SegDataSample]
 ) -> dict[str, Tensor]:
     """Compute the segmentor's own losses (pixel samplers and auxiliary heads included).
 
@@ -138,6 +138,11 @@ def join_images(parts: Sequence[Tensor], names: Sequence[str]) -> Tensor:
 class PassesMixin:
     """Sends the streams of a ``SemiSegmentor`` through its student."""
 
+    segmentor: Any
+    streams: dict[str, Stream]
+    taps: FeatureTaps
+    channels_last: bool
+
     def encode(self, images: Tensor, network: Optional[nn.Module] = None) -> Features:
         """Encode normalized images (B, 3, H, W) with the student, or with another network."""
         if self.channels_last:
@@ -159,11 +164,12 @@ class PassesMixin:
         if not flat:
             return
         with_images = [stream for stream in streams if stream.images is not None]
-        images = [view.image for stream in with_images for view in views[stream.name]]
+        images: list[list[Any]] = [[v.image for v in views[one.name]] for one in with_images]
         if images:
-            features = self.encode(join_images(images, [one.name for one in with_images]))
-            sizes = [sum(len(v.image) for v in views[one.name]) for one in with_images]
-            step.encoded.update(zip((one.name for one in with_images), features.split(sizes)))
+            names = [one.name for one, several in zip(with_images, images) for _ in several]
+            features = self.encode(join_images([i for several in images for i in several], names))
+            parts = features.split([sum(map(len, several)) for several in images])
+            step.encoded.update({one.name: part for one, part in zip(with_images, parts)})
         if len(with_images) < len(streams) or any(one.perturbation for one in streams):
             features = Features.join(
                 [self.perturb(step, stream, len(views[stream.name])) for stream in streams]
@@ -243,16 +249,16 @@ class FeatureTaps:
                 module, before = _locate(segmentor, name)
                 if before:
 
-                    def hook(_: nn.Module, args: Any, name: str = name) -> None:
+                    def read_input(_: nn.Module, args: Any, name: str = name) -> None:
                         into[name] = _last_tensor(args, name)
 
-                    handles.append(module.register_forward_pre_hook(hook))
+                    handles.append(module.register_forward_pre_hook(read_input))
                 else:
 
-                    def hook(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+                    def read(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
                         into[name] = _last_tensor(output, name)
 
-                    handles.append(module.register_forward_hook(hook))
+                    handles.append(module.register_forward_hook(read))
             yield
         finally:
             for handle in handles:
@@ -268,7 +274,7 @@ def _last_tensor(output: Any, name: str) -> Tensor:
     return output
 
 
-def _locate(segmentor: nn.Module, name: str) -> tuple[nn.Module, bool]:
+def _locate(segmentor: Any, name: str) -> tuple[nn.Module, bool]:
     """Return the tapped module and whether its input (else its output) is read."""
     head = decode_heads(segmentor)[-1]
     if name == 'encoder':

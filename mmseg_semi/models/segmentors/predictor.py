@@ -18,6 +18,11 @@ PREDICTORS = ('student', 'teacher', 'both')
 class PredictorMixin:
     """Answers mmseg's inference calls with the wrapped segmentor or its teacher."""
 
+    segmentor: Any
+    teacher: Any
+    refiners: Any
+    predict_with: str
+
     def _check_predictor(self, test_cfg: Optional[dict[str, Any]]) -> str:
         if not isinstance(test_cfg, (dict, type(None))):
             raise ValueError(
@@ -50,7 +55,7 @@ class PredictorMixin:
             )
         return predictor
 
-    def _test_refiners(self) -> list[torch.nn.Module]:
+    def _test_refiners(self) -> list[Any]:
         return [refiner for refiner in self.refiners.values() if hasattr(refiner, 'refine')]
 
     @property

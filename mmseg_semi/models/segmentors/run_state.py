@@ -9,15 +9,26 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmseg_semi.models.component import Component
 from mmseg_semi.structures import Partners, PseudoLabel, SemiStep
 
 from . import building
+from .streams import Stream
 
 Observer = tuple[Callable[[SemiStep], None], Callable[[], bool]]
 
 
 class RunStateMixin:
     """Progress, hooks, observers and the batch of a ``SemiSegmentor``."""
+
+    segmentor: Any
+    teacher: Any
+    data_preprocessor: Any
+    components: list[Component]
+    streams: dict[str, Stream]
+    warmup_iters: int
+    warmup_epochs: int
+    refine: Callable[..., PseudoLabel]
 
     progress: Optional[tuple[int, int]] = None
     iters_per_epoch = 0
@@ -82,6 +93,7 @@ class RunStateMixin:
             places: Their places among all unlabeled images.
         """
         seeds = torch.randint(2**63 - 1, (len(places),)).tolist()
+        assert self.partner_source is not None  # begin_step gives nobody this method without it
         batch = self.data_preprocessor.cast_data(self.partner_source(places, seeds))
         size = tuple(step.weak_images.shape[-2:])
         images = self.data_preprocessor.prepare_unlabeled(batch, size)
@@ -161,4 +173,4 @@ class RunStateMixin:
                 if self.teacher is not None:
                     state_dict[f'{prefix}teacher.{key[len(prefix) :]}'] = value
                 del state_dict[key]
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]

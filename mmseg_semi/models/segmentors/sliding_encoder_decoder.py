@@ -97,7 +97,8 @@ class SlidingEncoderDecoder(EncoderDecoder):
             window_spans(size, window, stride, self.window_border)
             for size, window, stride in zip((height, width), windows, strides)
         )
-        total = count = None
+        total: Any = None
+        count: Any = None
         for top, bottom in rows:
             for left, right in columns:
                 part = inputs[:, :, top:bottom, left:right]
@@ -119,7 +120,7 @@ class SlidingEncoderDecoder(EncoderDecoder):
 def _check_windows(cfg: dict[str, Any]) -> None:
     sizes = {}
     for key in ('crop_size', 'stride'):
-        value = cfg.get(key)
+        value: Any = cfg.get(key)
         pair = isinstance(value, (list, tuple)) and len(value) == 2
         if not pair or not all(type(one) is int and one > 0 for one in value):
             raise ValueError(

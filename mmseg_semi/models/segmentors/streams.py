@@ -81,7 +81,7 @@ def build_streams(
     streams = {name: _build(name, cfg) for name, cfg in merged.items() if cfg is not None}
     for stream in streams.values():
         _check_source(stream, streams)
-        stream.source = (streams[stream.features] if stream.features else stream).images
+        stream.source = (streams[stream.features] if stream.features else stream).images or ''
     if 'labeled' not in streams or streams['labeled'].images != 'labeled':
         raise ValueError(
             "model.streams.labeled must be there, with images='labeled': the segmentor's own "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ class BaseTeacher(Component):
     (``teacher.*``). A teacher may be made of others, held as submodules.
     """
 
-    network: Optional[nn.Module] = None
+    network: Any = None
 
     def set_network(self, network: nn.Module) -> None:
         """Take a network, which will always be in eval mode outside of :meth:`label`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from mmseg.registry import MODELS
@@ -14,6 +14,9 @@ from mmseg_semi.arguments import Number, OneOf
 from mmseg_semi.structures import SegOutputs
 
 from .base_teacher import BaseTeacher
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 BUFFER_MODES = ('ema', 'copy')
 FORWARD_MODES = ('eval', 'train')
@@ -51,11 +54,11 @@ class EMATeacher(BaseTeacher):
         warm_up: Annotated[bool, OneOf(True, False)] = True,
     ) -> None:
         super().__init__()
-        self.momentum, self.buffers, self.mode, self.warm_up = momentum, buffers, mode, warm_up
+        self.momentum, self.buffer_mode, self.mode, self.warm_up = momentum, buffers, mode, warm_up
         self._model: tuple[Any, ...] = ()
         self._followers: list[tuple[nn.Module, nn.Module]] = []
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: SemiSegmentor) -> None:
         """Build a network like ``model.segmentor``."""
         self._model = (model,)  # in a tuple, so that it is not a submodule
         self.set_network(MODELS.build(model.segmentor_cfg))
@@ -87,12 +90,12 @@ class EMATeacher(BaseTeacher):
     def move(self, update: int) -> None:
         """Move towards the student."""
         for own, student in self._pairs():
-            update_teacher(own, student, self.momentum_at(update), self.buffers)
+            update_teacher(own, student, self.momentum_at(update), self.buffer_mode)
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""
         return (
-            f'momentum={self.momentum}, buffers={self.buffers!r}, mode={self.mode!r}, '
+            f'momentum={self.momentum}, buffers={self.buffer_mode!r}, mode={self.mode!r}, '
             f'warm_up={self.warm_up}'
         )
 
@@ -147,8 +150,8 @@ def update_teacher(
         ValueError: ``buffers`` is unknown.
     """
     OneOf(*BUFFER_MODES).check('buffers', buffers)
-    source = dict(student.named_parameters())
-    moved = [(value, source[name]) for name, value in teacher.named_parameters()]
+    source: dict[str, Tensor] = {**dict(student.named_parameters())}
+    moved = [(value.detach(), source[name]) for name, value in teacher.named_parameters()]
     source = dict(student.named_buffers())
     for name, value in teacher.named_buffers():
         if buffers == 'ema' and value.is_floating_point():
