@@ -30,7 +30,7 @@ def seed_step(seed: int, rank: int, iteration: int) -> None:
 def average_norm_statistics(model: nn.Module) -> None:
     """Average the running statistics of plain BatchNorm over the ranks.
 
-    Every rank's normalisation sees its own images. The teacher follows these statistics, validation
+    Every rank's normalization sees its own images. The teacher follows these statistics, validation
     uses them and a checkpoint holds those of the first rank only, so they must be the same
     everywhere. SyncBN's already are. Does nothing in a single process.
     """

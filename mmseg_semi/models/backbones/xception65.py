@@ -30,7 +30,7 @@ class SeparableConv(DepthwiseSeparableConvModule):
         out_channels: Channels of the output.
         stride: Of the depthwise convolution.
         dilation: Of the depthwise convolution.
-        norm_cfg: Normalisation.
+        norm_cfg: Normalization.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class XceptionBlock(nn.Module):
     Args:
         in_channels: Channels of the input.
         channels: Output channels of each convolution.
-        norm_cfg: Normalisation.
+        norm_cfg: Normalization.
         stride: Of the last convolution and of the shortcut.
         dilation: Of all three convolutions.
 
@@ -102,7 +102,7 @@ class Xception65(BaseModule):
     """Xception-65 of DeepLabV3+, the backbone of the papers' COCO results.
 
     `Chen et al., ECCV 2018 <https://arxiv.org/abs/1802.02611>`_, Fig. 4: deeper than Xception,
-    every max pooling replaced by a strided separable convolution, and batch normalisation and ReLU
+    every max pooling replaced by a strided separable convolution, and batch normalization and ReLU
     after each 3x3 depthwise convolution. The figure does not show the other activations. They are
     placed as in Xception (Chollet, CVPR 2017): a ReLU in front of every separable convolution and
     none behind it, so that the sums with the shortcuts stay linear; one ReLU follows the last
@@ -115,7 +115,7 @@ class Xception65(BaseModule):
     Args:
         in_channels: Channels of the image.
         output_stride: 8, 16 or 32; smaller ones by dilation.
-        norm_cfg: Normalisation; None for BatchNorm.
+        norm_cfg: Normalization; None for BatchNorm.
         norm_eval: Whether BatchNorm keeps its running statistics in training.
         init_cfg: Weights, such as ``dict(type='Pretrained', checkpoint=...)``. None: Kaiming for
             convolutions.

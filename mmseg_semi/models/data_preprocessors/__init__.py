@@ -1,4 +1,4 @@
-"""From collated samples to normalised batches."""
+"""From collated samples to normalized batches."""
 
 from .semi_data_preprocessor import SemiDataPreprocessor
 

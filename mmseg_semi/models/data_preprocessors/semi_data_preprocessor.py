@@ -13,7 +13,7 @@ from torch import Tensor
 
 @MODELS.register_module()
 class SemiDataPreprocessor(SegDataPreProcessor):
-    """Move, pad and normalise labeled images and the weak and strong views of unlabeled ones.
+    """Move, pad and normalize labeled images and the weak and strong views of unlabeled ones.
 
     Takes the arguments of mmseg's ``SegDataPreProcessor`` and behaves as that one for plain
     batches (``inputs``, ``data_samples``), so validation, test and inference do not change.
@@ -105,18 +105,18 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
     def prepare_images(self, images: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Normalise uint8 images (3, h, w), pad them to ``size`` and stack them."""
-        # Normalised in one pass over the batch; padding is pad_val after normalisation, as in
+        """Normalize uint8 images (3, h, w), pad them to ``size`` and stack them."""
+        # Normalized in one pass over the batch; padding is pad_val after normalization, as in
         # SegDataPreProcessor.
         if all(tuple(image.shape[-2:]) == size for image in images):
-            return self._normalise(torch.stack(images))
+            return self._normalize(torch.stack(images))
         out = []
         for image in images:
             pad = (0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2])
-            out.append(F.pad(self._normalise(image[None])[0], pad, value=self.pad_val))
+            out.append(F.pad(self._normalize(image[None])[0], pad, value=self.pad_val))
         return torch.stack(out)
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def _normalize(self, images: Tensor) -> Tensor:
         # The attribute's name differs between mmseg and its maintained fork.
         swap = getattr(self, 'channel_conversion', None)
         if (self._channel_conversion if swap is None else swap) and images.shape[1] == 3:

@@ -27,7 +27,7 @@ class DeepLabV3PlusHead(BaseDecodeHead):
     image pooling, concatenated in this order and projected by a 1x1 convolution. The result is
     enlarged to the low-level map, which a 1x1 convolution reduces. Both are concatenated, low level
     first; two 3x3 convolutions and the classifier follow. Every convolution but the classifier is
-    without bias and has normalisation and ReLU.
+    without bias and has normalization and ReLU.
 
     The tap ``'aspp'`` is the projected ASPP output, ``'penultimate'`` the classifier's input.
 
@@ -40,7 +40,7 @@ class DeepLabV3PlusHead(BaseDecodeHead):
             high-level map's.
         low_channels: Channels that the low-level map is reduced to.
         dropout_ratio: Dropout before the classifier; the papers have none.
-        norm_cfg: Normalisation; None for BatchNorm.
+        norm_cfg: Normalization; None for BatchNorm.
         align_corners: Used wherever maps are resized.
         input_transform: Must be ``'multiple_select'``.
         **kwargs: Further arguments of ``BaseDecodeHead``, such as ``num_classes``.

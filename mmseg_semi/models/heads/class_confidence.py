@@ -1,4 +1,4 @@
-"""AEL's confidence bank: how well each class is learnt."""
+"""AEL's confidence bank: how well each class is learned."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class ContrastHead(BaseSemiHead):
         hidden_channels: Channels of the 3x3 convolutions (with norm and ReLU) of the projection.
         num_convs: How many of them there are before the 1x1 convolution.
         channels: Channels of the representation.
-        norm_cfg: Normalisation. Defaults to the decode head's, or BatchNorm.
+        norm_cfg: Normalization. Defaults to the decode head's, or BatchNorm.
         min_prob: Probability above which a pixel can be an anchor, in [0, 1].
         alpha: :math:`\alpha_0`, in [0, 0.5].
         decay: Whether alpha falls linearly to 0 over the run; needs ``SemiTrainLoop``.

@@ -35,7 +35,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         loss_weight: Factor of the loss.
         denominator: ``'valid'`` divides by the number of valid pixels (FixMatch, UniMatch),
             ``'selected'`` by that of the selected ones, ``'weight'`` by the sum of their weights.
-        equalize: Name of the ``ClassConfidence`` in ``model.heads`` by which pixels of well learnt
+        equalize: Name of the ``ClassConfidence`` in ``model.heads`` by which pixels of well learned
             classes are left out at random (``functional.equalization_mask``), as if they were not
             selected. None leaves none out.
         gamma: Each pixel's weight is multiplied by its confidence to the power of gamma, >= 0;

@@ -18,7 +18,7 @@ class BaseLabeledMixer(Component):
         """Return mixed images and their ground truth.
 
         Args:
-            images: Normalised images (B, 3, H, W).
+            images: Normalized images (B, 3, H, W).
             truth: int64 (B, H, W), 255 where nobody knows.
             step: The training step, which has no outputs yet.
         """

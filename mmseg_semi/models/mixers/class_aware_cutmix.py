@@ -1,4 +1,4 @@
-"""AEL's adaptive CutMix, whose boxes hold badly learnt classes."""
+"""AEL's adaptive CutMix, whose boxes hold badly learned classes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Plan:
 
 @MODELS.register_module()
 class ClassAwareCutMix(BaseMixer):
-    r"""Paste a box around a badly learnt class of another unlabeled image, pseudo-label and all.
+    r"""Paste a box around a badly learned class of another unlabeled image, pseudo-label and all.
 
     AEL's adaptive CutMix (Hu et al., NeurIPS 2021). For each image a class is drawn from
     :math:`softmax(1 - c)` with c of a ``ClassConfidence``, and a partner whose pseudo-label (used

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @MODELS.register_module()
 class CopyPaste(BaseLabeledMixer):
-    r"""Paste badly learnt classes of another labeled image of the batch, ground truth and all.
+    r"""Paste badly learned classes of another labeled image of the batch, ground truth and all.
 
     AEL (Hu et al., NeurIPS 2021): for each image, classes are drawn from
     :math:`softmax(\sqrt{1 - c})` with c of a ``ClassConfidence``, and all pixels of these classes

@@ -1,4 +1,4 @@
-"""S4MC's refinement of probabilities by their neighbourhood."""
+"""S4MC's refinement of probabilities by their neighborhood."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JOINT_KEYS = ('per_class', 'overall')
 
 @MODELS.register_module()
 class NeighborhoodRefiner(BaseRefiner):
-    r"""Raise each class's probability by the neighbour that supports it most.
+    r"""Raise each class's probability by the neighbor that supports it most.
 
     S4MC (Kimhi et al., TMLR 2024): :math:`\tilde p_c(x) = p_c(x) + \beta [p_c(n) - J]`; see
     ``functional.refine_neighborhood``. The label is the argmax of the refined scores, which need
@@ -33,7 +33,7 @@ class NeighborhoodRefiner(BaseRefiner):
 
     Args:
         window: Side of the window in pixels: 3, 5 or 7 in the paper.
-        neighbors: Neighbours that are united with the pixel, one after the other.
+        neighbors: Neighbors that are united with the pixel, one after the other.
         criterion: ``'max'``, ``'min'``, ``'random'`` or ``'two_max'``.
         joint: E of the joint probability: None for independent pixels, a number, one for each
             class, or the JSON file that ``tools/analysis_tools/neighbor_agreement.py`` writes.

@@ -89,7 +89,7 @@ class PredictorMixin:
         """Predict as the wrapped segmentor does.
 
         Args:
-            inputs: (B, 3, H, W), normalised.
+            inputs: (B, 3, H, W), normalized.
             data_samples: Their data samples.
 
         Returns:
