@@ -21,7 +21,3 @@ custom_hooks = [
     dict(type='ClassConfidenceHook'),
     dict(type='ImageBankHook'),
 ]
-# One strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

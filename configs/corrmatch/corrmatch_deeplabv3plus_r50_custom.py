@@ -7,7 +7,3 @@ _base_ = [
 ]
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
 custom_hooks = [*_base_.custom_hooks, dict(type='EMAThresholdHook')]
-# CorrMatch has one strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

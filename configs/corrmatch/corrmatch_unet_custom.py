@@ -10,7 +10,3 @@ method = _base_.method
 method.heads.correlation.update(position='backbone.decoder.2', in_channels=96, hidden_channels=96)
 model = dict(_delete_=True, segmentor=_base_.model, channels_last=True, **method)
 custom_hooks = [*_base_.custom_hooks, dict(type='EMAThresholdHook')]
-# CorrMatch has one strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

@@ -9,7 +9,3 @@ custom_hooks = [
     dict(type='ImageBankHook'),
 ]
 auto_scale_lr = dict(base_batch_size=16)
-# One strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

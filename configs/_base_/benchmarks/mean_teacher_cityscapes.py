@@ -2,7 +2,3 @@
 _base_ = ['../settings/cityscapes_769-d8_2+2.py', '../methods/mean_teacher.py']
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
 custom_hooks = [*_base_.custom_hooks, dict(type='MeanTeacherHook', momentum=0.99, buffers='ema')]
-# One strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

@@ -22,7 +22,7 @@ class DetectionAgreement(BaseRefiner):
 
     RPPI of Weighting Pseudo-Labels (ECCV 2024): a pixel is reliable when its pseudo-label has a
     kept box of that class over it and its confidence is above ``min_confidence``. Classes without
-    boxes, such as the background, are never reliable. ``LoadDetections`` in the unlabeled pipeline
+    boxes, such as the background, are never reliable. ``LoadDetections`` in the unlabeled part
     gives the boxes, and its ``score_thr`` decides which are kept.
 
     Args:
@@ -72,9 +72,9 @@ class DetectionAgreement(BaseRefiner):
         """Refuse a batch without boxes."""
         if step.detections is None:
             raise ValueError(
-                f'{self.config_key} (DetectionAgreement): the batch has no detections. Add '
-                "dict(type='LoadDetections', results=..., images=...) after InitValidMask in the "
-                'unlabeled pipeline, or take the refiner out by setting it to None'
+                f'{self.config_key} (DetectionAgreement): the batch has no detections. Set '
+                "detections=dict(type='LoadDetections', results=..., images=...) of "
+                'train_dataloader.dataset.unlabeled, or take the refiner out by setting it to None'
             )
 
     def forward(self, pseudo: PseudoLabel, step: SemiStep) -> PseudoLabel:

@@ -261,7 +261,7 @@ class SemiSegmentor(TeacherMixin, PredictorMixin, BaseSegmentor):
             strong_images=inputs['strong'],
             valid=inputs['valid'],
             unlabeled_samples=data_samples['unlabeled'],
-            detections=inputs.get('detections'),
+            detections=inputs['maps'].get('detections'),
         )
         needs_views = any(loss.stream == 'strong' for loss in self.losses.values())
         if needs_views and not step.strong_images:
