@@ -11,6 +11,6 @@ from .version import __version__
 allow_mmengine_checkpoints()
 find_fork_configs()
 
-from . import datasets, engine, evaluation, models  # noqa: E402
+from . import datasets, detection, engine, evaluation, models  # noqa: E402
 
-__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']
+__all__ = ['__version__', 'datasets', 'detection', 'engine', 'evaluation', 'models']

@@ -91,13 +91,13 @@ WEIGHTING = 'weighting/weighting_ael_deeplabv3plus_r101_cityscapes-u2pl-372.py'
     [
         (VOC, 'semi/183', 'semi/366', r"labeled.ann_file is '\S+semi/366/labeled.txt'"),
         (VOC, 'depth=50', 'depth=101', r'backbone.depth is 101; its name says 50'),
-        (VOC, 'rankmatch_voc12.py', 'unimatch_voc12.py', r'data_preprocessor.size is \(321, 321\)'),
+        (VOC, 'rankmatch_voc12.py', 'unimatch_voc12.py', r'crop is \(321, 321\); .* \(513, 513\)'),
         (VOC, 'rankmatch_voc12.py', 'nothing.py', r'can not be loaded: \w+'),
         (VOC, 'split =', 'train_cfg = dict(max_iter=3)\nsplit =', r'max_iter'),
         (VOC, 'split =', '\n' * 6 + 'split =', r'has 12 lines, more than 10'),
         (VOC, 'model = dict(', 'model = dict(mixer=dict(prob=2), ', r'can not be built: .*prob'),
         (WEIGHTING, 'detection/u2pl_372', 'detection/372', r'boxes is .*detection/372/unlabeled'),
-        (WEIGHTING, 'weighting_ael_city', 'weighting_unimatch_city', r'size is \(801, 801\)'),
+        (WEIGHTING, 'weighting_ael_city', 'weighting_unimatch_city', r'crop is \(801, 801\)'),
     ],
 )
 def test_a_wrong_config_is_found(copy: Path, name: str, old: str, new: str, problem: str) -> None:

@@ -90,7 +90,7 @@ def prepare(server: Any, data_roots: dict[str, Path], monkeypatch: pytest.Monkey
         root = data_roots[match['dataset']]
         cfg = load_config(str(path))
         train = cfg.train_dataloader.dataset
-        split = root / train.get('labeled', train).ann_file
+        split = root / train.labeled.ann_file
         if not split.is_file():
             server.run(
                 CONVERTERS / 'make_splits.py',
@@ -105,8 +105,7 @@ def prepare(server: Any, data_roots: dict[str, Path], monkeypatch: pytest.Monkey
 
 def find_boxes(server: Any, path: Path, cfg: Any) -> None:
     """What a detector would write: every class all over every unlabeled image."""
-    load = cfg.train_dataloader.dataset.unlabeled.pipeline[2]
-    assert load.type == 'LoadDetections'
+    load = cfg.train_dataloader.dataset.unlabeled.detections
     if Path(load.results).is_file():
         return
     server.run(CONVERTERS / 'masks_to_coco.py', path, '--min-area', 1, env=roots_of(cfg))
@@ -148,15 +147,11 @@ def shrink(cfg: Any, work_dir: Path) -> None:
         heads.rank.num_agents = 8
     if 'contrast' in heads:
         heads.contrast.queues = dict(size=512)
-    segmentor.data_preprocessor.size = (CROP, CROP)
+    cfg.train_dataloader.dataset.geometry.crop.crop_size = (CROP, CROP)
     if segmentor.test_cfg.mode == 'slide':
         segmentor.test_cfg.update(crop_size=(CROP, CROP), stride=(22, 22))
     for part in ('train', 'val', 'test'):
         cfg[f'{part}_dataloader'].update(num_workers=0, persistent_workers=False)
-        for pipeline in checker.all_pipelines(cfg[f'{part}_dataloader']):
-            for transform in pipeline:
-                if transform['type'] == 'RandomCrop':
-                    transform['crop_size'] = (CROP, CROP)
     cfg.train_dataloader.batch_size = 2 if supervised else 4
     cfg.train_cfg = dict(type='SemiTrainLoop', max_iters=1)
     if not supervised:

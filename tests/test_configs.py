@@ -34,15 +34,6 @@ def mmseg_scope() -> Iterator[None]:
         yield
 
 
-def pipelines(node: object) -> Iterator[list]:
-    """All pipelines of the datasets of a dataloader."""
-    if isinstance(node, dict):
-        if isinstance(node.get('pipeline'), list):
-            yield node['pipeline']
-        for child in node.values():
-            yield from pipelines(child)
-
-
 def test_configs_are_found() -> None:
     assert len(NAMES) >= 3
     assert {Path(name).parts[0] for name in NAMES} == METHODS
@@ -61,14 +52,14 @@ def test_config_builds(name: str) -> None:
     assert isinstance(model, BaseSegmentor)
     assert isinstance(model, SemiSegmentor) == (Path(name).parts[0] != 'supervised')
     assert 'mmseg_semi' in config.custom_imports['imports']
-    found = 0
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         assert DATASETS.get(config[key].dataset.type) is not None
-        for pipeline in pipelines(config[key]):
-            found += 1
-            for transform in pipeline:
-                TRANSFORMS.build(copy.deepcopy(transform))
-    assert found >= 3
+    for transform in checker.all_transforms(config):
+        TRANSFORMS.build(copy.deepcopy(transform))
+    # The crop stands in the data alone.
+    assert len(config.train_dataloader.dataset.geometry.crop.crop_size) == 2
+    segmentor = config.model.get('segmentor', config.model)
+    assert segmentor.data_preprocessor.get('size') is None
 
 
 @pytest.mark.skipif(not is_installed('mmdet'), reason='detectors need mmdet')

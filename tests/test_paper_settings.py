@@ -16,6 +16,7 @@ from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from tool_runs import CONFIGS, load_tool
 
+from mmseg_semi.datasets.transforms.named_transforms import list_transforms
 from mmseg_semi.utils.runner_setup import load_config
 
 checker = load_tool('misc/check_configs.py')
@@ -280,22 +281,15 @@ def test_a_config_has_the_papers_numbers(stem: str) -> None:
         assert model.teacher.type == 'ema'
         assert hooks['MeanTeacherHook'].momentum == want.teacher
         assert hooks['MeanTeacherHook'].buffers == 'ema'
-    (views,) = [
-        step
-        for step in cfg.train_dataloader.dataset.unlabeled.pipeline
-        if step.type == 'StrongViews'
-    ]
-    assert views.num_views == want.views
+    unlabeled = cfg.train_dataloader.dataset.unlabeled
+    assert unlabeled.strong.num_views == want.views
     for path, value in want.extra.items():
         assert lookup(model, path) == value, path
-    boxes = [
-        step.score_thr
-        for step in cfg.train_dataloader.dataset.unlabeled.pipeline
-        if step.type == 'LoadDetections'
-    ]
+    boxes = unlabeled.get('detections')
     thresholds = dict(voc12=0.85, cityscapes=0.95)
     dataset = checker.NAME.fullmatch(stem)['dataset']
-    assert boxes == ([thresholds[dataset]] if stem.startswith('weighting') else [])
+    wanted = thresholds[dataset] if stem.startswith('weighting') else None
+    assert (boxes and boxes.score_thr) == wanted
 
 
 def test_every_method_is_held_against_its_paper() -> None:
@@ -319,11 +313,11 @@ def test_supervised_rows_have_the_batch_and_rates_of_the_semi_supervised_ones() 
 
 def test_augmentation_is_the_papers() -> None:
     cfg = config_of('unimatch_deeplabv3plus_r101_voc12-92')
-    pipeline = cfg.train_dataloader.dataset.unlabeled.pipeline
-    steps = {step.type: step for step in pipeline}
-    assert steps['RandomRelativeResize'].ratio_range == (0.5, 2.0)
-    assert steps['RandomFlip'].prob == 0.5
-    jitter, gray, blur = steps['StrongViews'].transforms
+    data = cfg.train_dataloader.dataset
+    resize, _, flip = list_transforms(data.geometry, '')
+    assert (resize.type, resize.ratio_range) == ('RandomRelativeResize', (0.5, 2.0))
+    assert (flip.type, flip.prob) == ('RandomFlip', 0.5)
+    jitter, gray, blur = list_transforms(data.unlabeled.strong.transforms, '')
     assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (
         0.5,
         0.5,
@@ -335,7 +329,6 @@ def test_augmentation_is_the_papers() -> None:
     assert (mixer.prob, mixer.area) == (0.5, (0.02, 0.4)) and mixer.aspect == (0.3, 1 / 0.3)
     assert cfg.model.perturbation.prob == 0.5
     augseg = config_of('augseg_deeplabv3plus_r101_voc12-92')
-    (views,) = [
-        s for s in augseg.train_dataloader.dataset.unlabeled.pipeline if s.type == 'StrongViews'
-    ]
-    assert [step.type for step in views.transforms] == ['RandomIntensityAugment']
+    views = augseg.train_dataloader.dataset.unlabeled.strong
+    (intensity,) = list_transforms(views.transforms, '')
+    assert intensity.type == 'RandomIntensityAugment'

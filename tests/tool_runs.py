@@ -186,7 +186,7 @@ def small_settings(base: str, data_root: Path) -> dict[str, Any]:
         decode_head=dict(in_channels=4, channels=4, init_cfg=init),
     )
     if base == SUPERVISED:
-        train, model = dict(batch_size=2, dataset=labeled), segmentor
+        train, model = dict(batch_size=2, dataset=dict(labeled=labeled)), segmentor
     else:
         train = dict(batch_size=4, dataset=dict(labeled=labeled, unlabeled=root))
         select = dict(threshold=0.6)

@@ -15,7 +15,3 @@ model = dict(
     channels_last=True,
     **_base_.method,
 )
-# One strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

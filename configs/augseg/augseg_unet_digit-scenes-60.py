@@ -16,7 +16,4 @@ model = dict(
     channels_last=True,
     **method,
 )
-# One strong view of one to three random intensity operations.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2].update(num_views=1, transforms=[dict(type='RandomIntensityAugment')])
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
+train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))

@@ -9,7 +9,3 @@ method = _base_.method
 # The backbone is a UNet: its map at stride 8 stands for an encoder's last map.
 method.heads.correlation.update(tap='backbone.decoder.2', in_channels=96, hidden_channels=96)
 model = dict(_delete_=True, segmentor=_base_.model, channels_last=True, **method)
-# CorrMatch has one strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

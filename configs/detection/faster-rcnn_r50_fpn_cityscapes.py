@@ -12,10 +12,8 @@ scale = (2048, 1024)
 max_iters = 6000
 batch_size = 4
 model = dict(roi_head=dict(bbox_head=dict(num_classes=len(metainfo['classes']))))
-train_pipeline = _base_.train_pipeline
-train_pipeline[2]['scale'] = scale
-test_pipeline = _base_.test_pipeline
-test_pipeline[1]['scale'] = scale
+train_pipeline = [dict(t, scale=scale) if 'scale' in t else t for t in _base_.train_pipeline]
+test_pipeline = [dict(t, scale=scale) if 'scale' in t else t for t in _base_.test_pipeline]
 part = dict(data_root=data_root, metainfo=metainfo, data_prefix=dict(img='leftImg8bit/train/'))
 train_dataloader = dict(
     batch_size=batch_size,

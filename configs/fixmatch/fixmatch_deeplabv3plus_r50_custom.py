@@ -6,7 +6,3 @@ _base_ = [
     '../_base_/methods/fixmatch.py',
 ]
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
-# FixMatch has one strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

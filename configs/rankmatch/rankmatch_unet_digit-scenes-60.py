@@ -17,3 +17,4 @@ model = dict(
     channels_last=True,
     **method,
 )
+train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))

@@ -1,5 +1,6 @@
 _base_ = '../_base_/benchmarks/supervised_coco.py'
-train_dataloader = dict(dataset=dict(ann_file='semi/925/labeled.txt'))
+labeled = dict(ann_file='semi/925/labeled.txt')
+train_dataloader = dict(dataset=dict(labeled=labeled))
 # As many iterations as the semi-supervised runs.
 loop = dict(_delete_=True, type='SemiTrainLoop')
 train_cfg = dict(loop, max_iters=440130, val_interval=11003)

@@ -1,2 +1,2 @@
 _base_ = './supervised_unet_digit-scenes-60.py'
-train_dataloader = dict(dataset=dict(ann_file='splits/labeled_120.txt'))
+train_dataloader = dict(dataset=dict(labeled=dict(ann_file='splits/labeled_120.txt')))

@@ -7,10 +7,9 @@ _base_ = [
     '../_base_/schedules/digit_scenes.py',
 ]
 train_dataloader = dict(
-    _delete_=True,
     batch_size=8,
-    num_workers=0,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=_base_.labeled,
+    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
+    collate_fn=dict(type='pseudo_collate'),
+    dataset=dict(unlabeled=None),
 )
 auto_scale_lr = dict(base_batch_size=8)

@@ -6,3 +6,4 @@ _base_ = [
     '../_base_/methods/unimatch.py',
 ]
 model = dict(_delete_=True, segmentor=_base_.model, channels_last=True, **_base_.method)
+train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))

@@ -13,3 +13,4 @@ model = dict(
     channels_last=True,
     **_base_.method,
 )
+train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))

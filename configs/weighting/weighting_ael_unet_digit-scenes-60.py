@@ -7,14 +7,10 @@ model = dict(
     ),
 )
 detections = f'{_base_.data_root}detection/labeled_60/'
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline.insert(
-    2,
-    dict(
-        type='LoadDetections',
-        results=f'{detections}unlabeled.bbox.json',
-        images=f'{detections}unlabeled.json',
-        score_thr=0.9,
-    ),
+boxes = dict(
+    type='LoadDetections',
+    results=f'{detections}unlabeled.bbox.json',
+    images=f'{detections}unlabeled.json',
+    score_thr=0.9,
 )
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
+train_dataloader = dict(dataset=dict(unlabeled=dict(detections=boxes)))

@@ -2,7 +2,6 @@ _base_ = '../_base_/benchmarks/weighting_augseg_cityscapes.py'
 split = 'semi/u2pl_372'
 labeled = dict(ann_file=f'{split}/labeled.txt')
 boxes = f'{_base_.data_root}/detection/u2pl_372/unlabeled'
-pipeline = _base_.unlabeled_pipeline
-pipeline[2].update(results=f'{boxes}.bbox.json', images=f'{boxes}.json')
-unlabeled = dict(ann_file=f'{split}/unlabeled.txt', pipeline=pipeline)
+detections = dict(results=f'{boxes}.bbox.json', images=f'{boxes}.json')
+unlabeled = dict(ann_file=f'{split}/unlabeled.txt', detections=detections)
 train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))

@@ -7,6 +7,7 @@ from .lucchi_dataset import LucchiDataset
 from .samplers import SemiSampler
 from .semi_dataset import SampleKey, SemiDataset
 from .transforms import (
+    CarryMaps,
     CheckAnnotations,
     InitValidMask,
     PackSemiInputs,
@@ -19,6 +20,7 @@ from .unlabeled_dataset import UnlabeledDataset
 
 __all__ = [
     'COCO81Dataset',
+    'CarryMaps',
     'CheckAnnotations',
     'DataError',
     'InitValidMask',

@@ -16,15 +16,17 @@ from mmseg_semi.errors import DataError, name_some
 from .dataset_tree import leaf_datasets, pipeline_transforms
 from .seeding import seeded
 from .semi_dataset import SemiDataset
-from .transforms import InitValidMask, LoadDetections, PackSemiInputs, StrongViews
+from .transforms import InitValidMask, PackSemiInputs, StrongViews
+
+AUDIT_MASK = 'audit_mask'
 
 
 class AuditMasks:
     """Gives the truth under the augmented crops of unlabeled images.
 
     ``SemiDataset`` augments a sample by a seed that the sample carries. The geometric part of the
-    pipeline is run again with that seed, and with the mask in place of the valid map; the image
-    that comes out must be the one that was trained on.
+    pipeline is run again with that seed, and with the mask as one more map; the image that comes
+    out must be the one that was trained on.
 
     Args:
         dataset: The dataset that is trained on.
@@ -38,9 +40,10 @@ class AuditMasks:
     """
 
     def __init__(self, dataset: SemiDataset, root: str, suffix: str = '.png') -> None:
-        if not isinstance(dataset, SemiDataset):
+        if not isinstance(dataset, SemiDataset) or dataset.unlabeled is None:
             raise ValueError(
-                f'audit masks belong to a SemiDataset, not to {type(dataset).__name__}'
+                'audit masks belong to a SemiDataset with unlabeled images, not to a '
+                f'{type(dataset).__name__}'
             )
         if not os.path.isdir(root):
             raise FileNotFoundError(
@@ -116,22 +119,20 @@ class AuditMasks:
             for transform in self._transforms[path]:
                 if isinstance(transform, (StrongViews, PackSemiInputs)):
                     break
-                if isinstance(transform, LoadDetections):
-                    continue  # its map stands where the mask does
                 results = transform(results)
                 if isinstance(transform, InitValidMask):
-                    if mask.shape != results['gt_seg_map'].shape:
+                    if mask.shape != results['img'].shape[:2]:
                         raise DataError(
                             f'audit mask {self._masks[path]} is {mask.shape}, its image '
-                            f'{results["gt_seg_map"].shape}; they must have one size'
+                            f'{results["img"].shape[:2]}; they must have one size'
                         )
-                    results['gt_seg_map'] = mask
+                    results[AUDIT_MASK] = mask
+                    results['seg_fields'].append(AUDIT_MASK)
         image = torch.from_numpy(np.ascontiguousarray(results['img'].transpose(2, 0, 1)))
         if not torch.equal(image, weak.cpu()):
             raise DataError(
                 f'{path}: running its pipeline again gave another image, so the audit mask would '
-                'not fit. A transform of the unlabeled pipeline looks at the mask (RandomCrop '
-                'with cat_max_ratio < 1) or has a random generator of its own; audit masks do '
-                'not work with it.'
+                'not fit. A transform of the unlabeled pipeline has a random generator of its own; '
+                'audit masks do not work with it.'
             )
-        return torch.from_numpy(np.ascontiguousarray(results['gt_seg_map']))
+        return torch.from_numpy(np.ascontiguousarray(results[AUDIT_MASK]))

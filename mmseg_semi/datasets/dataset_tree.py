@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable
 
 from mmcv.transforms import LoadImageFromFile
+from mmseg.datasets.transforms import RandomCrop
 
 
 def leaf_datasets(dataset: Any) -> list[Any]:
@@ -45,3 +46,49 @@ def image_loaders(dataset: Any) -> list[LoadImageFromFile]:
     """Every image loading transform in the pipelines of a dataset."""
     transforms = (t for leaf in leaf_datasets(dataset) for t in pipeline_transforms(leaf))
     return [transform for transform in transforms if isinstance(transform, LoadImageFromFile)]
+
+
+def nested_transforms(transforms: Sequence[Any]) -> Iterator[Any]:
+    """Transforms and those inside them (``CarryMaps``, ``RandomApply`` and the like), in order."""
+    for transform in transforms:
+        yield transform
+        inner = getattr(transform, 'transforms', [])
+        yield from nested_transforms(getattr(inner, 'transforms', inner))
+
+
+def crop_size(dataset: Any) -> tuple[int, int] | None:
+    """Height and width of the ``RandomCrop`` of a dataset's pipelines, the largest of several.
+
+    The last ``RandomCrop`` of a pipeline counts; None without any.
+    """
+    sizes = []
+    for leaf in leaf_datasets(dataset):
+        transforms = nested_transforms(pipeline_transforms(leaf))
+        sizes += [t.crop_size for t in transforms if isinstance(t, RandomCrop)][-1:]
+    return tuple(map(max, zip(*sizes))) or None
+
+
+def map_leaf_configs(
+    config: dict[str, Any],
+    change: Callable[[dict[str, Any], Any], dict[str, Any]],
+    geometry: Any = None,
+) -> dict[str, Any]:
+    """Change the configs of unwrapped datasets, and take every ``geometry`` out of the config.
+
+    Args:
+        config: Config of a dataset, wrapped or not; it is left as it is.
+        change: Given the config of an unwrapped dataset and its geometry (its own, or that of the
+            closest wrapper with one), returns another config.
+        geometry: The geometry of what holds the dataset.
+    """
+    config = config.copy()
+    geometry = config.pop('geometry', geometry)
+    inner = {name: config[name] for name in ('dataset', 'datasets') if name in config}
+    for name, found in inner.items():
+        several = found if name == 'datasets' else [found]
+        several = [
+            map_leaf_configs(one, change, geometry) if isinstance(one, Mapping) else one
+            for one in several
+        ]
+        config[name] = several if name == 'datasets' else several[0]
+    return config if inner else change(config, geometry)

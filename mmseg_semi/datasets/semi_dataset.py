@@ -6,7 +6,8 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Annotated, Any, NamedTuple, Optional, Union
 
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
@@ -14,16 +15,23 @@ from mmseg.registry import DATASETS
 from PIL import Image
 from torch.utils.data import Dataset
 
+from mmseg_semi.arguments import OneOf, checked
 from mmseg_semi.errors import DataError
 from mmseg_semi.files import is_local
 
-from .dataset_tree import image_loaders, image_paths, leaf_datasets, pipeline_transforms
+from .dataset_tree import (
+    crop_size,
+    image_loaders,
+    image_paths,
+    leaf_datasets,
+    map_leaf_configs,
+    pipeline_transforms,
+)
 from .image_files import bit_depth, unreadable_reason
 from .labeled_checks import build_labeled, fill_num_classes
+from .pipelines import labeled_pipeline
 from .seeding import seeded
-from .skip_counter import SkipCounter
-from .transforms import InitValidMask, LoadDetections
-from .transforms.load_detections import WRONG_PLACE
+from .transforms.named_transforms import Named
 from .unlabeled_dataset import UnlabeledDataset
 
 SOURCES = ('labeled', 'unlabeled')
@@ -54,40 +62,62 @@ class SemiDataset(Dataset):
 
     Both parts are listed and verified when the dataset is built, ``lazy_init`` or not.
 
+    Pipelines are composed, see ``labeled_pipeline`` and ``UnlabeledDataset``. ``geometry`` is what
+    both parts share::
+
+        geometry=dict(
+            order=('resize', 'crop', 'flip'),
+            resize=dict(type='RandomRelativeResize', ratio_range=(0.5, 2.0)),
+            crop=dict(type='RandomCrop', crop_size=(321, 321)),
+            flip=dict(type='RandomFlip', prob=0.5),
+        )
+
+    so that a child config changes one entry by its name, takes it out by None, or adds one and says
+    in ``order`` where. A dataset's own ``geometry`` replaces it, and a dataset with a ``pipeline``
+    of its own is left as it is. The size of ``RandomCrop`` goes with each sample (``crop_size`` of
+    its meta information): ``SemiDataPreprocessor`` pads to it.
+
     Args:
-        labeled: Config of any mmseg dataset (wrappers too) or the dataset; its pipeline ends
-            with ``PackSegInputs``.
-        unlabeled: Config of an ``UnlabeledDataset`` (wrappers too) or the dataset; its pipeline
-            ends with ``PackSemiInputs``.
+        labeled: Config of any mmseg dataset (wrappers too) or the dataset; a pipeline of its own
+            ends with ``PackSegInputs``.
+        unlabeled: Config of an ``UnlabeledDataset`` (wrappers too) or the dataset; a pipeline of
+            its own ends with ``PackSemiInputs``. None for labeled images alone.
+        geometry: Geometric transforms by name, None for one that is left out, with their
+            ``order``; or a list.
         on_error: What an image that can not be read does: 'raise' an error that names it, or
-            'skip': it is counted in ``num_skipped``, named in the log once by each worker, and the
-            next image of the same part takes its place. Everything else that is wrong (masks,
-            sizes, transforms) is an error always.
+            'skip': it is named in the log once by each worker, and the next image of the same part
+            takes its place. Everything else that is wrong (masks, sizes, transforms) is an error
+            always.
 
     Raises:
-        ValueError: See ``UnlabeledDataset`` and ``build_labeled``; an unknown ``on_error``; a
-            loading transform with ``ignore_empty=True``.
+        ValueError: See ``UnlabeledDataset`` and ``build_labeled``; an argument outside its values;
+            a geometry that no dataset would use; a loading transform with ``ignore_empty=True``.
         FileNotFoundError: A folder or list file is missing.
         TypeError: ``unlabeled`` is another kind of dataset.
     """
 
+    @checked
     def __init__(
         self,
-        labeled: Mapping[str, Any] | Any,
-        unlabeled: Mapping[str, Any] | Any,
-        on_error: str = 'raise',
+        labeled: Union[Mapping[str, Any], Any],
+        unlabeled: Optional[Union[Mapping[str, Any], Any]],
+        geometry: Named = None,
+        on_error: Annotated[str, OneOf('raise', 'skip')] = 'raise',
     ) -> None:
-        if on_error not in ('raise', 'skip'):
-            raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
         self.on_error = on_error
+        labeled, unlabeled = _compose(labeled, unlabeled, geometry)
         self.labeled = build_labeled(labeled)
-        self.unlabeled = self._build_unlabeled(unlabeled)
+        self.unlabeled = None if unlabeled is None else self._build_unlabeled(unlabeled)
+        self._parts = {'labeled': self.labeled}
+        if self.unlabeled is not None:
+            self._parts['unlabeled'] = self.unlabeled
         fill_num_classes(self.labeled, 'labeled')
-        self._prepare_detections()
-        for source in SOURCES:
+        self._prepare_transforms()
+        for source in self._parts:
             self._refuse_ignore_empty(source)
             self._warn_deep_images(source)
-        self._skipped = SkipCounter()
+        sizes = [size for size in map(crop_size, self._parts.values()) if size]
+        self._meta = dict(crop_size=tuple(map(max, zip(*sizes)))) if sizes else {}
         self._named: set[str] = set()
 
     @staticmethod
@@ -113,24 +143,22 @@ class SemiDataset(Dataset):
             raise ValueError('unlabeled: the dataset has no sample. Check indices.')
         return dataset
 
-    def _prepare_detections(self) -> None:
+    def _prepare_transforms(self) -> None:
+        """Tell the transforms of unlabeled images that want to know it what they will meet."""
         for leaf in leaf_datasets(self.unlabeled):
-            transforms = pipeline_transforms(leaf)
-            for before, transform in zip([None, *transforms], transforms):
-                if isinstance(transform, LoadDetections):
-                    if not isinstance(before, InitValidMask):
-                        raise DataError(WRONG_PLACE)
+            for transform in pipeline_transforms(leaf):
+                if hasattr(transform, 'prepare'):
                     transform.prepare(self.labeled.metainfo.get('classes'), image_paths(leaf))
 
     def _refuse_ignore_empty(self, source: str) -> None:
-        if any(loader.ignore_empty for loader in image_loaders(self._part(source))):
+        if any(loader.ignore_empty for loader in image_loaders(self._parts[source])):
             raise ValueError(
                 f'{source}: LoadImageFromFile has ignore_empty=True, which replaces unreadable '
-                "images in silence. Remove it; on_error='skip' of SemiDataset counts and names them"
+                "images in silence. Remove it; on_error='skip' of SemiDataset names them"
             )
 
     def _warn_deep_images(self, source: str, num: int = 16) -> None:
-        deep = [path for path in image_paths(self._part(source), num) if _is_deep(path)]
+        deep = [path for path in image_paths(self._parts[source], num) if _is_deep(path)]
         if deep:
             print_log(
                 f'{source}: {deep[0]} has more than 8 bits a channel; the loader keeps the upper '
@@ -140,29 +168,16 @@ class SemiDataset(Dataset):
                 level=logging.WARNING,
             )
 
-    def _part(self, source: str) -> Any:
-        return self.labeled if source == 'labeled' else self.unlabeled
-
     @property
     def metainfo(self) -> dict[str, Any]:
         """Meta information of the labeled part."""
         return self.labeled.metainfo
 
-    @property
-    def num_skipped(self) -> int:
-        """How many samples of this rank were replaced so far, in all workers.
-
-        Workers load ahead, so some of them may not have been trained on yet.
-        """
-        return self._skipped.value
-
     def full_init(self) -> None:
-        """List both parts; does nothing, since building did."""
-        self.labeled.full_init()
-        self.unlabeled.full_init()
+        """List the parts; does nothing, since building did."""
 
     def __len__(self) -> int:
-        return len(self.labeled) + len(self.unlabeled)
+        return sum(map(len, self._parts.values()))
 
     def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
         """Load and augment a sample.
@@ -174,22 +189,24 @@ class SemiDataset(Dataset):
         Returns:
             What the pipeline of that part returns, and ``source``. Labeled: ``inputs`` uint8
             (3, H, W) BGR and ``data_samples``. Unlabeled: ``weak`` uint8 (3, H, W) BGR, ``strong``
-            a list of views of the same kind, and ``data_samples`` with ``valid`` and, in their
-            meta information, the seed (``sample_seed``) and the place in the part
-            (``sample_index``).
+            a list of views of the same kind, and ``data_samples`` with ``valid``, further maps and,
+            in their meta information, the seed (``sample_seed``) and the place in the part
+            (``sample_index``). With a ``RandomCrop``, both have ``crop_size`` there.
 
         Raises:
             DataError: Names the image (and mask) and what is wrong.
             IndexError: No such sample.
         """
         source, index, seed = self._resolve(key)
-        part = self._part(source)
+        part = self._parts[source]
         for step in range(len(part)):
             place = (index + step) % len(part)
             item = self._load(source, place, seed)
             if item is not None:
+                meta = dict(self._meta)
                 if source == 'unlabeled' and seed is not None:
-                    meta = dict(sample_seed=seed, sample_index=place)
+                    meta.update(sample_seed=seed, sample_index=place)
+                if 'data_samples' in item:  # semi_collate says what a pipeline without it lacks
                     item['data_samples'].set_metainfo(meta)
                 return dict(item, source=source)
         raise DataError(
@@ -199,20 +216,21 @@ class SemiDataset(Dataset):
 
     def _resolve(self, key: SampleKey | int) -> tuple[str, int, int | None]:
         if isinstance(key, SampleKey):
-            if key.source not in SOURCES:
-                raise ValueError(f'SampleKey.source is {key.source!r}; allowed: {SOURCES}')
+            if key.source not in self._parts:
+                allowed = tuple(self._parts)
+                raise ValueError(f'SampleKey.source is {key.source!r}; allowed: {allowed}')
             source, index, seed = key
         else:
             source, index, seed = 'labeled', int(key), None
-            if index >= len(self.labeled):
+            if index >= len(self.labeled) and self.unlabeled is not None:
                 source, index = 'unlabeled', index - len(self.labeled)
-        if not 0 <= index < len(self._part(source)):
-            raise IndexError(f'{source} has {len(self._part(source))} samples; got {key}')
+        if not 0 <= index < len(self._parts[source]):
+            raise IndexError(f'{source} has {len(self._parts[source])} samples; got {key}')
         return source, index, seed
 
     def _load(self, source: str, index: int, seed: int | None) -> dict[str, Any] | None:
         """Run a pipeline; None when the image can not be read and is to be skipped."""
-        part, info = self._part(source), self._info(source, index)
+        part, info = self._parts[source], self._info(source, index)
         path = info.get('img_path')
         reason = unreadable_reason(path) if path and self._reads_files(source) else None
         cause = None
@@ -239,22 +257,22 @@ class SemiDataset(Dataset):
         if self.on_error == 'raise':
             raise DataError(
                 f'{source}: image {path} can not be read: {reason}. Replace or remove it, or set '
-                "on_error='skip' of SemiDataset to count such images and go on."
+                "on_error='skip' of SemiDataset to take the next image in its place."
             ) from cause
-        self._count(source, str(path), reason)
+        self._name_once(source, str(path), reason)
         return None
 
     def _info(self, source: str, index: int) -> dict[str, Any]:
-        part = self._part(source)
+        part = self._parts[source]
         return part.get_data_info(index) if hasattr(part, 'get_data_info') else {}
 
     def _reads_files(self, source: str) -> bool:
-        leaves = leaf_datasets(self._part(source))
+        leaves = leaf_datasets(self._parts[source])
         return all(is_local(getattr(leaf, 'backend_args', None)) for leaf in leaves)
 
     def _decode_error(self, source: str, path: str | None) -> str | None:
         """Why the part's own loader can not decode an image, None when it can."""
-        loaders = image_loaders(self._part(source))
+        loaders = image_loaders(self._parts[source])
         if path is None or not loaders:
             return None
         try:
@@ -267,16 +285,46 @@ class SemiDataset(Dataset):
             )
         return None
 
-    def _count(self, source: str, path: str, reason: str) -> None:
-        count = self._skipped.add_one()
+    def _name_once(self, source: str, path: str, reason: str) -> None:
         if path not in self._named:
             self._named.add(path)
             print_log(
-                f'{source}: image {path} can not be read: {reason}. The next one takes its place '
-                f'({count} skipped so far).',
+                f'{source}: image {path} can not be read: {reason}. The next one takes its place.',
                 logger='current',
                 level=logging.WARNING,
             )
+
+
+def _compose(labeled: Any, unlabeled: Any, geometry: Named) -> tuple[Any, Any]:
+    """Give every dataset config without a pipeline what its pipeline is made of."""
+    used = not geometry
+
+    def fill(source: str, config: dict[str, Any], own: Named) -> dict[str, Any]:
+        nonlocal used
+        if config.get('pipeline') is None:
+            used = used or own is geometry
+            if source == 'unlabeled':
+                return {**config, 'geometry': own}
+            return {**config, 'pipeline': labeled_pipeline(own)}
+        if own and own is not geometry:
+            raise ValueError(
+                f'{source}.pipeline replaces {source}.geometry, which would have no effect: leave '
+                'one of them out'
+            )
+        return config
+
+    parts = [
+        map_leaf_configs(part, partial(fill, source), geometry)
+        if isinstance(part, Mapping)
+        else part
+        for source, part in zip(SOURCES, (labeled, unlabeled))
+    ]
+    if not used:
+        raise ValueError(
+            'geometry of SemiDataset has no effect, because both parts have a pipeline or geometry '
+            'of their own: set it to None, or leave theirs out'
+        )
+    return parts[0], parts[1]
 
 
 def _mask_error(path: str | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from mmengine.dataset import BaseDataset
@@ -13,6 +13,10 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from mmseg_semi.errors import name_some
+
+from .dataset_tree import nested_transforms, pipeline_transforms
+from .pipelines import unlabeled_pipeline
+from .transforms.named_transforms import Named, Transform, list_transforms
 
 IMG_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -34,7 +38,16 @@ class UnlabeledDataset(BaseDataset):
         data_root: Folder that relative paths begin in.
         data_prefix: ``img_path`` is the folder of the images.
         img_suffix: Suffix or suffixes of images, upper and lower case alike.
-        pipeline: Transforms, ending with ``PackSemiInputs``.
+        geometry: Geometric transforms, ``dict(order=(...), name=dict(type=...))``, None for one
+            that is left out; or a list. ``SemiDataset`` fills in its own.
+        strong: Strong views: the arguments of ``StrongViews``, ``dict(num_views=...,
+            transforms=...)``; None or ``num_views=0`` for none.
+        detections: Boxes of a detector: ``dict(type='LoadDetections', ...)``.
+        maps: Further transforms that add a per-pixel map, by name: each puts an array (H, W) or
+            (H, W, C) into the results and lists its name in ``seg_fields``. The model gets it as
+            ``inputs['maps'][name]``.
+        pipeline: All transforms, ending with ``PackSemiInputs``, in place of the pipeline that is
+            composed of the four arguments above.
         indices: As in ``BaseDataset``: the first few, or those given.
         serialize_data: As in ``BaseDataset``.
         lazy_init: As in ``BaseDataset``; ``SemiDataset`` lists the images at once all the same.
@@ -44,7 +57,8 @@ class UnlabeledDataset(BaseDataset):
     Raises:
         FileNotFoundError: The folder or the list file is missing.
         ValueError: No image in the folder, an empty list file, names in it without an image, or a
-            name that fits several images.
+            name that fits several images; ``pipeline`` beside what it would be composed of; a
+            ``RandomCrop`` that looks at classes.
     """
 
     def __init__(
@@ -54,7 +68,11 @@ class UnlabeledDataset(BaseDataset):
         data_root: str = '',
         data_prefix: dict[str, str] | None = None,
         img_suffix: str | Sequence[str] = IMG_SUFFIXES,
-        pipeline: Sequence[dict[str, Any] | Callable] = (),
+        geometry: Named = None,
+        strong: Mapping[str, Any] | None = None,
+        detections: Mapping[str, Any] | None = None,
+        maps: Named = None,
+        pipeline: Sequence[Transform] | None = None,
         indices: int | Sequence[int] | None = None,
         serialize_data: bool = True,
         lazy_init: bool = False,
@@ -67,6 +85,16 @@ class UnlabeledDataset(BaseDataset):
                 f'as {list(IMG_SUFFIXES)}'
             )
         self.img_suffix = tuple(suffix.lower() for suffix in suffixes)
+        parts = dict(geometry=geometry, strong=strong, detections=detections, maps=maps)
+        given = [f'unlabeled.{name}' for name, part in parts.items() if part]
+        if pipeline is None:
+            maps = [*list_transforms(maps, 'unlabeled.maps'), *([detections] if detections else [])]
+            pipeline = unlabeled_pipeline(geometry, strong, maps)
+        elif given:
+            raise ValueError(
+                f'unlabeled.pipeline replaces {", ".join(given)}, which would have no effect: set '
+                'them to None, or leave pipeline out'
+            )
         super().__init__(
             ann_file=ann_file,
             metainfo=metainfo,
@@ -78,6 +106,13 @@ class UnlabeledDataset(BaseDataset):
             lazy_init=lazy_init,
             max_refetch=max_refetch,
         )
+        for transform in nested_transforms(pipeline_transforms(self)):
+            if getattr(transform, 'cat_max_ratio', 1) < 1:
+                raise ValueError(
+                    f'unlabeled: {type(transform).__name__}.cat_max_ratio is '
+                    f'{transform.cat_max_ratio}, but unlabeled images have no classes to look at: '
+                    'give the unlabeled part a geometry of its own, with cat_max_ratio=1.0'
+                )
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """List the images.

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +26,7 @@ from .detection_runs import check_detection_data, is_detector, require_mmdet
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
 _TAKEN_OUT = ('type', 'priority', '_scope_', '_delete_')
+_SETS_METHOD = re.compile(r'^(_base_\.)?method\b', re.MULTILINE)
 _NETWORK_PARTS = (
     *('backbone', 'neck', 'decode_head', 'auxiliary_head'),
     *('rpn_head', 'roi_head', 'bbox_head', 'mask_head'),
@@ -56,6 +59,62 @@ def check_config(cfg: Config) -> None:
             if arguments and inspect.isclass(entry) and not _takes_anything(entry):
                 given = {name: v for name, v in node.items() if name not in _TAKEN_OUT}
                 check_arguments(entry, given, key, complete=False)
+
+
+def check_method(path: str, options: Mapping[str, Any] | None = None) -> None:
+    """Refuse a ``method`` that the model is not built of, because a base has built it before.
+
+    ``method`` is what files of ``_base_/methods`` describe, and ``model`` is built of it where a
+    config joins it with a segmentor. From there on only ``model`` counts.
+
+    Args:
+        path: A config file; its bases are looked at too.
+        options: ``--cfg-options``.
+
+    Raises:
+        ValueError: Names the key of ``method``, both values, and the key to set.
+    """
+    for key in options or {}:
+        if key.split('.')[0] == 'method':
+            raise ValueError(
+                f'--cfg-options {key} has no effect, because the config has built its model: set '
+                f'{key.replace("method", "model", 1)}'
+            )
+    bases = [Config._get_cfg_path(name, path)[0] for name in Config._get_base_files(path)]
+    if _SETS_METHOD.search(Path(path).read_text(encoding='utf-8')):
+        for base in bases:
+            _check_built(path, Config.fromfile(path), Config.fromfile(base).get('method'))
+    for base in bases:
+        check_method(base)
+
+
+def _check_built(path: str, config: Config, before: Any) -> None:
+    """Refuse what a file changes in ``method``, given that of its base, and not in ``model``."""
+    model, method = config.get('model'), config.get('method')
+    if not all(isinstance(one, Mapping) for one in (model, method, before)):
+        return
+    for key, value in _changes(method, before):
+        built: Any = model
+        for part in key:
+            built = built.get(part) if isinstance(built, Mapping) else None
+        if built != value:
+            name = '.'.join(key)
+            raise ValueError(
+                f'{path}: method.{name}={value!r} has no effect, because the model has been built '
+                f'with {built!r}: set model.{name} instead'
+            )
+
+
+def _changes(
+    new: Mapping[str, Any], old: Mapping[str, Any], key: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path and value of what is in ``new`` and not the same in ``old``."""
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            yield from _changes(value, before, (*key, name))
+        elif value != before:
+            yield (*key, name), value
 
 
 def check_data_paths(cfg: Config, parts: tuple[str, ...]) -> None:
@@ -132,7 +191,12 @@ def _datasets(key: str, node: Any, known: ModuleType) -> Found:
             yield from _datasets(f'{key}[{i}]', value, known)
     elif isinstance(node, Mapping):
         yield from _typed(key, node, known.DATASETS)
-        yield from _transforms(f'{key}.pipeline', node.get('pipeline'), known)
+        for name in ('pipeline', 'geometry', 'detections', 'maps'):
+            yield from _transforms(f'{key}.{name}', node.get(name), known)
+        views = node.get('strong')
+        if isinstance(views, Mapping):
+            yield f'{key}.strong', dict(views, type='StrongViews'), known.TRANSFORMS, True
+            yield from _transforms(f'{key}.strong.transforms', views.get('transforms'), known)
         for name in ('dataset', 'datasets', 'labeled', 'unlabeled'):
             yield from _datasets(f'{key}.{name}', node.get(name), known)
 
@@ -141,6 +205,9 @@ def _transforms(key: str, node: Any, known: ModuleType) -> Found:
     if isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
             yield from _transforms(f'{key}[{i}]', value, known)
-    elif isinstance(node, Mapping):
+    elif isinstance(node, Mapping) and 'type' in node:
         yield from _typed(key, node, known.TRANSFORMS)
         yield from _transforms(f'{key}.transforms', node.get('transforms'), known)
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _transforms(f'{key}.{name}', value, known)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .config_checks import check_config
+from .config_checks import check_config, check_method
 from .detection_runs import is_detector, require_mmdet
 
 
@@ -161,10 +161,12 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         FileNotFoundError: There is no such file.
         ModuleNotFoundError: A detector's config, and mmdet is not installed.
         KeyError, TypeError: See ``check_config``.
+        ValueError: See ``check_method``.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'config file {path} does not exist')
     cfg = _read_config(path)
+    check_method(path, options)
     if options:
         cfg.merge_from_dict(options)
     check_config(cfg)

@@ -231,7 +231,7 @@ def test_it_can_be_imported_first(plain_server, tmp_path):
     script = tmp_path / 'script.py'
     script.write_text(
         'from mmseg_semi.detection.cached_detections import CachedDetections\n'
-        'from mmseg_semi.datasets.transforms import LoadDetections\n'
+        'from mmseg_semi.detection import LoadDetections\n'
         "assert LoadDetections('a', 'b').score_thr == 0.85\n"
         'try:\n'
         '    import mmdet\n'

@@ -521,10 +521,9 @@ def test_configs_set_the_hook_and_the_one_strong_view(name):
     (hook,) = (one for one in config.custom_hooks if one.type == 'MeanTeacherHook')
     momentum = 0.99 if 'digit' in name.stem else 0.999
     assert (hook.momentum, hook.buffers) == (momentum, 'ema')
-    pipeline = config.train_dataloader.dataset.unlabeled.pipeline
-    (strong,) = (one for one in pipeline if one.type == 'StrongViews')
+    strong = config.train_dataloader.dataset.unlabeled.strong
     assert strong.num_views == 1
-    assert [one.type for one in strong.transforms] == ['RandomIntensityAugment']
+    assert strong.transforms == dict(intensity=dict(type='RandomIntensityAugment'))
     model = config.model
     assert model.teacher == dict(type='ema') and model.student_sees_weak
     assert model.refiners.select == dict(type='ConfidenceThreshold', threshold=0.95)
@@ -543,9 +542,8 @@ def test_the_readmes_combinations_build(tmp_path):
         model = MODELS.build(config.model)
         assert isinstance(model.mixer, AdaptiveCutMix)
         assert ('context' in model.refiners) == (number == 1)
-        pipeline = config.train_dataloader.dataset.unlabeled.pipeline
-        (strong,) = (one for one in pipeline if one.type == 'StrongViews')
-        assert [one.type for one in strong.transforms] == ['RandomIntensityAugment']
+        strong = config.train_dataloader.dataset.unlabeled.strong
+        assert strong.transforms == dict(intensity=dict(type='RandomIntensityAugment'))
 
 
 # ---------------------------------------------------------------------------- other components

@@ -403,8 +403,8 @@ def test_the_step_of_weighting_works_with_boxes_and_fills_the_bank(weighting, th
     report = weighting.benchmark_step(weighting.parse_args(['--crop', '33']))
     model, plain = (one.model for one in steps)
     assert sorted(model.refiners) == ['agreement', 'select', 'weight']
-    assert list(plain.refiners) == ['select'] and 'detections' not in steps[1].data['inputs']
-    assert steps[0].data['inputs']['detections'].shape == (2, 3, 33, 33)
+    assert list(plain.refiners) == ['select'] and steps[1].data['inputs']['maps'] == {}
+    assert steps[0].data['inputs']['maps']['detections'].shape == (2, 3, 33, 33)
     own, other = (dict(one.segmentor.named_parameters()) for one in (model, plain))
     assert all(torch.equal(own[name], other[name]) for name in other)
     assert ' 0% reliable' not in report.notes[0] and ' 0 classes' not in report.notes[0]

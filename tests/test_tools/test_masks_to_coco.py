@@ -22,7 +22,6 @@ from mmseg_semi.detection.coco import (
     coco_images,
     image_size,
     read_coco,
-    write_coco,
     write_coco_files,
 )
 
@@ -403,9 +402,10 @@ def test_configs_without_unlabeled_images_or_masks_are_refused(server, root, tmp
     dataset = dict(data_root=str(root), ann_file='splits/labeled_8.txt')
     plain = tmp_path / 'plain.py'
     plain.write_text(
-        f'_base_ = {str(CONFIGS / SUPERVISED)!r}\ntrain_dataloader = dict(dataset={dataset!r})\n'
+        f'_base_ = {str(CONFIGS / SUPERVISED)!r}\n'
+        f'train_dataloader = dict(dataset=dict(labeled={dataset!r}))\n'
     )
-    assert "has no part 'labeled'" in convert(server, plain, code=1)
+    assert "has no part 'unlabeled'" in convert(server, plain, code=1)
     bare = dict(labeled=dict(pipeline=[dict(type='LoadImageFromFile')]))
     config = config_of(tmp_path, root, train_dataloader=dict(dataset=bare))
     assert 'no mask is loaded' in convert(server, config, code=1)
@@ -492,7 +492,7 @@ def small_content():
 
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / 'deep' / 'file.json'
-    write_coco(path, **small_content())
+    write_coco_files({path: small_content()})
     assert read_coco(path) == small_content()
     assert small_content()['annotations'] == [
         dict(id=1, image_id=2, category_id=0, bbox=[1, 2, 2, 3], area=6, iscrowd=0),
@@ -504,7 +504,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_detectors_read_the_files(tmp_path):
     """The reader that mmdet's CocoDataset uses."""
     coco = pytest.importorskip('pycocotools.coco')
-    write_coco(tmp_path / 'file.json', **small_content())
+    write_coco_files({tmp_path / 'file.json': small_content()})
     found = coco.COCO(str(tmp_path / 'file.json'))
     assert found.getCatIds(catNms=['road', 'traffic light']) == [0, 7]
     assert [one['bbox'] for one in found.loadAnns(found.getAnnIds(imgIds=[2]))] == [

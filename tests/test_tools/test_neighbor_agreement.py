@@ -123,7 +123,7 @@ def test_plain_supervised_configs_are_measured_too(server, root, tmp_path):
     dataset = dict(data_root=str(root), ann_file='splits/labeled_8.txt')
     config.write_text(
         f'_base_ = {str(CONFIGS / "supervised/supervised_unet_digit-scenes-60.py")!r}\n'
-        f'train_dataloader = dict(dataset={dataset!r})\n'
+        f'train_dataloader = dict(dataset=dict(labeled={dataset!r}))\n'
     )
     plain, _ = measure(server, tmp_path / 'b', config)
     assert plain.read_text() == whole.read_text()

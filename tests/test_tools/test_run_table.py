@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tool_runs import CONFIGS, TOOLS, load_tool
 
-from mmseg_semi.detection.coco import coco_images, write_coco
+from mmseg_semi.detection.coco import coco_images, write_coco_files
 from mmseg_semi.utils.experiments import Experiment
 from mmseg_semi.utils.paper_tables import baseline_rows, find_table, load_methods
 
@@ -230,7 +230,8 @@ def test_boxes_of_other_images_are_made_anew_by_another_detector(run, tmp_path):
 
     def images(part: str, *names: str) -> None:
         sizes = {f'{name}.jpg': (4, 3) for name in names}
-        write_coco(folder / f'{part}.json', coco_images(sizes), [], [], {})
+        content = dict(info={}, images=coco_images(sizes), annotations=[], categories=[])
+        write_coco_files({folder / f'{part}.json': content})
 
     assert '1 detectors to train first' in run(*args), 'nothing says what they are of'
     images('labeled', '2007_000032')

@@ -68,10 +68,7 @@ def detections(digit_root, tmp_path_factory) -> dict[str, str]:
 def write_small(path: Path, data_root: Path, files: dict[str, str], **changes: Any) -> Path:
     """A small child of the shipped config that reads these boxes."""
     settings = merged(small_settings(WEIGHTING, data_root), merged(dict(model=MODEL), HOOKS))
-    pipeline = [dict(t) for t in load_config(CONFIGS / WEIGHTING).unlabeled_pipeline]
-    (load,) = (t for t in pipeline if t['type'] == 'LoadDetections')
-    load.update(files, score_thr=0.5)
-    unlabeled = dict(dataset=dict(unlabeled=dict(pipeline=pipeline)))
+    unlabeled = dict(dataset=dict(unlabeled=dict(detections=dict(files, score_thr=0.5))))
     settings = merged(settings, dict(train_dataloader=unlabeled))
     lines = [f'_base_ = {str(CONFIGS / WEIGHTING)!r}']
     lines += [f'{key} = {value!r}' for key, value in merged(settings, changes).items()]
@@ -168,9 +165,7 @@ def test_boxes_of_other_images_stop_the_run(train_small, detections, digit_root,
     found = [('elsewhere.png', 1, (0, 0, 9, 9), 0.9)]
     classes = load_config(CONFIGS / WEIGHTING).classes
     other = write_detections(tmp_path, {'elsewhere.png': (64, 64)}, classes, found)
-    pipeline = [dict(t) for t in load_config(CONFIGS / WEIGHTING).unlabeled_pipeline]
-    pipeline[2].update(other)
-    data = dict(dataset=dict(unlabeled=dict(pipeline=pipeline)))
+    data = dict(dataset=dict(unlabeled=dict(detections=other)))
     work_dir, output = train_small(code=1, train_dataloader=data)
     assert f'LoadDetections.images: {tmp_path}/listed.json lacks 13 of 13 unlabeled' in output
     assert train_scalars(work_dir) == {}

@@ -14,12 +14,32 @@ DATASET = 'train_dataloader.dataset'
         (f'{DATASET}.onerror', 'skip', TypeError, f"{DATASET}: .*'onerror'.*'on_error'"),
         (f'{DATASET}.unlabeled.img_sufix', '', TypeError, "unlabeled: .*'img_sufix'.*'img_suffix'"),
         (f'{DATASET}.labeled.img_sufix', '', TypeError, "labeled: BaseSegDataset .*'img_suffix'"),
-        (f'{DATASET}.unlabeled.pipeline.1.a', 1, TypeError, r"pipeline\[1\]: InitValidMask .*'a'"),
+        (f'{DATASET}.geometry.crop.size', 1, TypeError, r"geometry\.crop: RandomCrop .*'size'"),
+        (f'{DATASET}.geometry.crop.type', 'RandCrop', KeyError, r"crop\.type.*'RandomCrop'"),
+        (f'{DATASET}.unlabeled.strong.views', 1, TypeError, r"unlabeled\.strong: .*'views'"),
         (
-            f'{DATASET}.unlabeled.pipeline.4.transforms.0.prop',
+            f'{DATASET}.unlabeled.strong.transforms.gray.prop',
             1,
             TypeError,
-            r"pipeline\[4\]\.transforms\[0\]: RandomColorJitter .*'prop'.*'prob'",
+            r"strong\.transforms\.gray: RandomGray .*'prop'.*'prob'",
+        ),
+        (
+            f'{DATASET}.unlabeled.detections',
+            dict(type='LoadDetections', result=''),
+            TypeError,
+            r"unlabeled\.detections: LoadDetections .*'result'.*'results'",
+        ),
+        (
+            f'{DATASET}.unlabeled.maps',
+            dict(mine=dict(type='LoadMine')),
+            KeyError,
+            r"unlabeled\.maps\.mine\.type: 'LoadMine' is not registered",
+        ),
+        (
+            'val_dataloader.dataset.pipeline.1.a',
+            1,
+            TypeError,
+            r"pipeline\[1\]: LoadAnnotations .*'a'",
         ),
         ('train_cfg.max_iter', 3, TypeError, "train_cfg: SemiTrainLoop .*'max_iters'"),
         ('default_hooks.checkpoint.type', 'AtomicHook', KeyError, 'default_hooks.checkpoint.type'),
@@ -35,6 +55,44 @@ def test_misspelt_types_and_arguments_are_named_with_key_and_suggestion(
 ):
     with pytest.raises(error, match=message):
         load_config(str(CONFIGS / UNIMATCH), {option: value})
+
+
+def child_of(folder, base, text):
+    path = folder / f'{len(list(folder.iterdir()))}.py'
+    path.write_text(f'_base_ = {str(base)!r}\n{text}\n')
+    return path
+
+
+STRAY = 'method = dict(refiners=dict(select=dict(threshold=0.8)))'
+
+
+def test_a_method_that_the_model_is_not_built_of_is_refused(tmp_path):
+    stray = child_of(tmp_path, CONFIGS / UNIMATCH, STRAY)
+    changed = child_of(tmp_path, CONFIGS / UNIMATCH, '_base_.method.mixer.prob = 1.0')
+    message = (
+        r'method\.refiners\.select\.threshold=0\.8 has no effect, because the model has been built '
+        r'with 0\.95: set model\.refiners\.select\.threshold instead'
+    )
+    for path in (stray, child_of(tmp_path, stray, 'model = dict(warmup_iters=3)')):
+        with pytest.raises(ValueError, match=message):
+            load_config(str(path))
+    with pytest.raises(ValueError, match=r'method\.mixer\.prob=1\.0 .* set model\.mixer\.prob'):
+        load_config(str(changed))
+    with pytest.raises(ValueError, match=r'--cfg-options method\.a\.b .*: set model\.a\.b'):
+        load_config(str(CONFIGS / UNIMATCH), {'method.a.b': 1})
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        STRAY.replace('method', 'model', 1),
+        f'{STRAY}\nmodel = dict(refiners=dict(select=dict(threshold=0.8)))',
+        'method = _base_.method\nmethod.supervised_weight = 3.0\n'
+        'model = dict(_delete_=True, segmentor=_base_.model.segmentor, **method)',
+    ],
+)
+def test_a_method_that_the_model_is_built_of_passes(tmp_path, text):
+    load_config(str(child_of(tmp_path, CONFIGS / UNIMATCH, text)))
 
 
 def test_hook_priorities_and_scopes_are_no_arguments():

@@ -113,9 +113,7 @@ load = dict(
     images=f'{detections}unlabeled.json',
     score_thr=0.9,
 )
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline.insert(2, load)
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
+train_dataloader = dict(dataset=dict(unlabeled=dict(detections=load)))
 """,
 }
 

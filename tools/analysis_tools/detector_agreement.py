@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint')
     parser.add_argument('audit_root', help='folder of the true masks of the unlabeled images')
     parser.add_argument('--audit-suffix', default='.png')
-    parser.add_argument('--results', help='COCO results file, if the config has no LoadDetections')
+    parser.add_argument('--results', help='COCO results file, if the config has no detections')
     parser.add_argument('--images', help='COCO annotation file that it was predicted on')
     parser.add_argument('--score-thr', type=float, help="lowest score; default: the config's")
     parser.add_argument('--min-confidence', type=float, default=0.95)
@@ -57,13 +57,12 @@ def parse_args() -> argparse.Namespace:
 
 def find_detections(cfg: Any, args: argparse.Namespace) -> CachedDetections:
     """Read the boxes that the config or the command line names."""
-    pipeline = cfg.train_dataloader.dataset.unlabeled.pipeline
-    found = next((dict(t) for t in pipeline if t['type'] == 'LoadDetections'), {})
+    found = cfg.train_dataloader.dataset.unlabeled.get('detections') or {}
     names = {key: getattr(args, key) or found.get(key) for key in ('results', 'images')}
     if None in names.values():
         raise SystemExit(
-            f'{args.config} has no LoadDetections in the unlabeled pipeline: give --results and '
-            '--images'
+            f'{args.config} has no train_dataloader.dataset.unlabeled.detections: give --results '
+            'and --images'
         )
     score = found.get('score_thr', 0.85) if args.score_thr is None else args.score_thr
     return CachedDetections(**names, score_thr=score)
@@ -195,8 +194,7 @@ def main() -> None:
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     detections = find_detections(cfg, args)
     model = load_model(cfg, args.checkpoint)
-    unlabeled = cfg.train_dataloader.dataset.unlabeled
-    unlabeled.pipeline = [t for t in unlabeled.pipeline if t['type'] != 'LoadDetections']
+    cfg.train_dataloader.dataset.unlabeled.detections = None
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     masks = AuditMasks(dataset, args.audit_root, args.audit_suffix)
     classes = list(dataset.metainfo['classes'])

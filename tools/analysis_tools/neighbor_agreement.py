@@ -13,7 +13,7 @@ import numpy as np
 from mmengine.registry import init_default_scope
 
 from mmseg_semi.datasets.dataset_tree import data_infos, leaf_datasets
-from mmseg_semi.datasets.labeled_checks import build_labeled
+from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.utils.progress import track
 from mmseg_semi.utils.runner_setup import load_config
 
@@ -65,7 +65,7 @@ def main() -> None:
     config = load_config(args.config)
     init_default_scope(config.get('default_scope', 'mmseg'))
     dataset = config.train_dataloader.dataset
-    labeled = build_labeled(dataset.get('labeled', dataset))
+    labeled = SemiDataset(dataset.get('labeled', dataset), None).labeled
     names = labeled.metainfo.get('classes') or ()
     total, same = 0, np.zeros(len(names), np.int64)
     samples = [

@@ -132,10 +132,8 @@ def load_config(name: str, network: str, crop: int) -> Any:
 
 def num_views(config: Any) -> int:
     """Return how many strong views the config makes; 0 for supervised training."""
-    unlabeled = config.train_dataloader.dataset.get('unlabeled')
-    if unlabeled is None:
-        return 0
-    return next(t.num_views for t in unlabeled.pipeline if t.type == 'StrongViews')
+    unlabeled = config.train_dataloader.dataset.unlabeled
+    return 0 if unlabeled is None else unlabeled.strong.num_views
 
 
 def attach_hooks(configs: Sequence[Any], model: torch.nn.Module) -> tuple[list[Any], Any]:

@@ -217,7 +217,7 @@ def measure(path: str, crops: Sequence[int], amp: bool) -> Line:
         low - slope * pixels[0],
         slope,
         batch,
-        cfg.model.segmentor.data_preprocessor.size[0],
+        cfg.train_dataloader.dataset.geometry.crop.crop_size[0],
         max(cfg.auto_scale_lr.base_batch_size // batch, 1),
     )
 
@@ -262,7 +262,7 @@ def main() -> None:
     if args.device == 'cuda':
         for path in args.configs:
             cfg = Config.fromfile(path)
-            crop = cfg.model.segmentor.data_preprocessor.size[0]
+            crop = cfg.train_dataloader.dataset.geometry.crop.crop_size[0]
             batch = cfg.train_dataloader.batch_size // 2
             _, peak = peak_of_step(path, batch, crop, args.amp, 'cuda')
             print(

@@ -120,8 +120,7 @@ def experiment(row: Row, seed: int, args: argparse.Namespace) -> Experiment:
 # -------------------------------------------------------------------------------------------- boxes
 def labeled_list(row: Row) -> Path:
     """The list of a row's labeled images."""
-    train = Config.fromfile(str(CONFIGS / row.config)).train_dataloader.dataset
-    labeled = train.get('labeled', train)
+    labeled = Config.fromfile(str(CONFIGS / row.config)).train_dataloader.dataset.labeled
     return Path(labeled.data_root, labeled.ann_file)
 
 
@@ -203,8 +202,8 @@ def remedy(row: Row) -> str:
 # -------------------------------------------------------------------------------------------- table
 def crop_of(row: Row) -> str:
     """Side of the crops of a row's config."""
-    model = Config.fromfile(str(CONFIGS / row.config)).model
-    return str(model.get('segmentor', model).data_preprocessor.size[0])
+    data = Config.fromfile(str(CONFIGS / row.config)).train_dataloader.dataset
+    return str(data.geometry.crop.crop_size[0])
 
 
 def table_text(rows: Sequence[Row], results: dict[str, dict[int, float]]) -> str:

@@ -354,8 +354,8 @@ def with_detections(data: dict[str, Any]) -> dict[str, Any]:
     source, valid = torch.Generator().manual_seed(0), data['inputs']['valid']
     size = valid.shape[-1]
     maps = [pack_boxes(*draw_boxes(source, size), CLASSES, (size, size)) for _ in valid]
-    detections = torch.stack(maps).to(valid.device)
-    return dict(data, inputs=dict(data['inputs'], detections=detections))
+    maps = dict(detections=torch.stack(maps).to(valid.device))
+    return dict(data, inputs=dict(data['inputs'], maps=maps))
 
 
 class WeightingStep(TrainingStep):

@@ -27,7 +27,7 @@ from mmseg_semi.datasets.dataset_tree import (
     leaf_datasets,
     pipeline_transforms,
 )
-from mmseg_semi.datasets.labeled_checks import build_labeled
+from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.detection.coco import (
     coco_annotations,
     coco_categories,
@@ -43,6 +43,7 @@ from mmseg_semi.utils.progress import track
 from mmseg_semi.utils.runner_setup import load_config
 
 LOADING = ('LoadImageFromFile', 'LoadAnnotations')
+AFTER_LOADING = ('geometry', 'strong', 'detections', 'maps')
 MIN_AREA = 90  # pixels, the value of the authors of "Weighting Pseudo-Labels"
 Box = tuple[int, int, int, int, int]
 
@@ -89,9 +90,9 @@ def loading_only(dataset: Mapping[str, Any]) -> dict[str, Any]:
         dataset['dataset'] = loading_only(dataset['dataset'])
     if 'datasets' in dataset:
         dataset['datasets'] = [loading_only(one) for one in dataset['datasets']]
-    if 'pipeline' in dataset:
+    if dataset.get('pipeline') is not None:
         dataset['pipeline'] = [t for t in dataset['pipeline'] if _kind(t) in LOADING]
-    return dataset
+    return {key: value for key, value in dataset.items() if key not in AFTER_LOADING}
 
 
 def _kind(transform: Any) -> str:
@@ -108,7 +109,7 @@ def build_parts(config: Config, path: str) -> tuple[Any, Any]:
                 f'{path}: train_dataloader.dataset has no part {part!r}; give the config of a '
                 'semi-supervised method (its dataset is a SemiDataset)'
             )
-    labeled = build_labeled(loading_only(dataset['labeled']))
+    labeled = SemiDataset(loading_only(dataset['labeled']), None).labeled
     unlabeled = DATASETS.build(loading_only(dataset['unlabeled']))
     unlabeled.full_init()
     return labeled, unlabeled

@@ -23,6 +23,7 @@ from mmseg.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
 import mmseg_semi  # noqa: F401  (registers the components)
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
+from mmseg_semi.datasets.pipelines import labeled_pipeline, unlabeled_pipeline
 from mmseg_semi.utils.progress import track
 from mmseg_semi.utils.runner_setup import load_config
 
@@ -99,13 +100,16 @@ def expected_crop(method: str, dataset: str, crop: str | None) -> int:
     return 513
 
 
-def all_pipelines(node: Any) -> Iterator[list[dict[str, Any]]]:
-    """Every pipeline below a node of a config."""
-    if isinstance(node, Mapping):
-        if isinstance(node.get('pipeline'), list):
-            yield node['pipeline']
-        for child in node.values():
-            yield from all_pipelines(child)
+def all_transforms(cfg: Config) -> Iterator[dict[str, Any]]:
+    """The transforms of every pipeline of a config that has one unlabeled part at most."""
+    train = cfg.train_dataloader.dataset
+    yield from labeled_pipeline(train.geometry)
+    if train.unlabeled is not None:
+        yield from unlabeled_pipeline(train.geometry, train.unlabeled.strong)
+        if train.unlabeled.get('detections'):
+            yield train.unlabeled.detections
+    for part in ('val', 'test'):
+        yield from cfg[f'{part}_dataloader'].dataset.pipeline
 
 
 def check_config(path: Path, build: bool = True) -> list[str]:
@@ -131,7 +135,7 @@ def check_config(path: Path, build: bool = True) -> list[str]:
     split += '-seed0' if dataset == 'lucchi' else ''
     train = cfg.train_dataloader.dataset
     supervised = method == 'supervised'
-    labeled = train if supervised else train.labeled
+    labeled = train.labeled
     expect('labeled.ann_file', labeled.ann_file, f'{layout.split_dir}/{split}/labeled.txt')
     if not supervised:
         wanted = f'{layout.split_dir}/{split}/unlabeled.txt'
@@ -146,20 +150,21 @@ def check_config(path: Path, build: bool = True) -> list[str]:
     for key, value in BACKBONES[match['model']].items():
         expect(f'backbone.{key}', segmentor.backbone.get(key), value)
     crop = expected_crop(method, dataset, match['crop'])
-    expect('data_preprocessor.size', tuple(segmentor.data_preprocessor.size), (crop, crop))
-    crops = [t.crop_size for p in all_pipelines(train) for t in p if t['type'] == 'RandomCrop']
-    expect('crops of the pipelines', {tuple(one) for one in crops}, {(crop, crop)})
+    expect('crop', tuple(train.geometry.crop.crop_size), (crop, crop))
+    expect('data_preprocessor.size', segmentor.data_preprocessor.get('size'), None)
     slide = dataset == 'cityscapes'
     expect('test_cfg.mode', segmentor.test_cfg.mode, 'slide' if slide else 'whole')
     if slide:
         stride = int(crop * 2 / 3)
         expect('test_cfg.crop_size', tuple(segmentor.test_cfg.crop_size), (crop, crop))
         expect('test_cfg.stride', tuple(segmentor.test_cfg.stride), (stride, stride))
-    boxes = [t for p in all_pipelines(train) for t in p if t['type'] == 'LoadDetections']
     if method.startswith('weighting'):
-        folder = f'{labeled.data_root}/detection/{split}/unlabeled'
-        expect('boxes', [b.results for b in boxes], [f'{folder}.bbox.json'])
-        expect('list of the boxes', [b.images for b in boxes], [f'{folder}.json'])
+        folder, boxes = (
+            f'{labeled.data_root}/detection/{split}/unlabeled',
+            train.unlabeled.detections,
+        )
+        expect('boxes', boxes.results, f'{folder}.bbox.json')
+        expect('list of the boxes', boxes.images, f'{folder}.json')
     if build:
         problems += build_problems(path, cfg)
     return problems
@@ -170,10 +175,8 @@ def build_problems(path: Path, cfg: Config) -> list[str]:
     try:
         build_model(cfg)
         with DefaultScope.overwrite_default_scope('mmseg'):
-            for part in ('train', 'val', 'test'):
-                for pipeline in all_pipelines(cfg[f'{part}_dataloader'].to_dict()):
-                    for transform in pipeline:
-                        TRANSFORMS.build(dict(transform))
+            for transform in all_transforms(cfg):
+                TRANSFORMS.build(dict(transform))
             for hook in cfg.custom_hooks:
                 HOOKS.build(dict(hook))
     except Exception as error:  # every part has errors of its own

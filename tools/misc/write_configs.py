@@ -68,7 +68,8 @@ def config_text(row: Row) -> str:
     if row.method == SUPERVISED:
         iters = supervised_iterations(row)
         lines += [
-            f"train_dataloader = dict(dataset=dict(ann_file='{folder}/labeled.txt'))",
+            f"labeled = dict(ann_file='{folder}/labeled.txt')",
+            'train_dataloader = dict(dataset=dict(labeled=labeled))',
             '# As many iterations as the semi-supervised runs.',
             "loop = dict(_delete_=True, type='SemiTrainLoop')",
             f'train_cfg = dict(loop, max_iters={iters}, val_interval={iters // 40})',
@@ -78,9 +79,8 @@ def config_text(row: Row) -> str:
         if row.method == 'weighting':
             lines += [
                 f"boxes = f'{{_base_.data_root}}/detection/{row.split_folder}/unlabeled'",
-                'pipeline = _base_.unlabeled_pipeline',
-                "pipeline[2].update(results=f'{boxes}.bbox.json', images=f'{boxes}.json')",
-                "unlabeled = dict(ann_file=f'{split}/unlabeled.txt', pipeline=pipeline)",
+                "detections = dict(results=f'{boxes}.bbox.json', images=f'{boxes}.json')",
+                "unlabeled = dict(ann_file=f'{split}/unlabeled.txt', detections=detections)",
             ]
         else:
             lines += ["unlabeled = dict(ann_file=f'{split}/unlabeled.txt')"]

@@ -3,7 +3,3 @@ _base_ = ['../settings/cityscapes_769-d8_2+2.py', '../methods/ael.py']
 _base_.model.decode_head.sampler = dict(type='MeanOHEMPixelSampler', thresh=0.7, min_kept=100000)
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
 auto_scale_lr = dict(base_batch_size=16)
-# One strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

@@ -4,7 +4,3 @@ _base_ = ['../settings/cityscapes_801-d8.py', '../methods/corrmatch.py']
 method = _base_.method
 method.refiners.select = dict(type='ConfidenceThreshold', threshold=0.0)
 model = dict(_delete_=True, segmentor=_base_.model, **method)
-# One strong view.
-unlabeled_pipeline = _base_.unlabeled_pipeline
-unlabeled_pipeline[-2]['num_views'] = 1
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))

@@ -1,3 +1,4 @@
 # RankMatch on VOC, crop 513.
 _base_ = ['../settings/voc12_513-d16.py', '../methods/rankmatch.py']
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
+train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))

@@ -2,11 +2,9 @@
 # cityscapes: the leaf config says how many.
 _base_ = '../settings/cityscapes_801-d16.py'
 train_dataloader = dict(
-    _delete_=True,
     batch_size=2,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=_base_.train_dataloader.dataset.labeled,
+    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
+    collate_fn=dict(type='pseudo_collate'),
+    dataset=dict(unlabeled=None),
 )
 auto_scale_lr = dict(base_batch_size=8)

@@ -9,7 +9,6 @@ _base_ = [
 ]
 segmentor = _base_.model
 segmentor.type = 'SlidingEncoderDecoder'
-segmentor.data_preprocessor.size = (801, 801)
 segmentor.backbone.update(
     embed_dims=64,
     num_layers=[3, 4, 6, 3],
@@ -45,7 +44,7 @@ optim_wrapper = dict(
     ),
 )
 # The leaf config says which boxes.
-unlabeled_pipeline = _base_.unlabeled_pipeline
 boxes = dict(type='LoadDetections', results='', images='', score_thr=0.95)
-unlabeled_pipeline.insert(2, boxes)
-train_dataloader = dict(batch_size=4, dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
+train_dataloader = dict(
+    batch_size=4, dataset=dict(unlabeled=dict(strong=_base_.strong, detections=boxes))
+)

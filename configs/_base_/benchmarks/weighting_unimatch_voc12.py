@@ -2,7 +2,5 @@
 _base_ = ['../settings/voc12_321-d16.py', '../methods/weighting.py']
 model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
 # The leaf config says which boxes.
-unlabeled_pipeline = _base_.unlabeled_pipeline
 boxes = dict(type='LoadDetections', results='', images='', score_thr=0.85)
-unlabeled_pipeline.insert(2, boxes)
-train_dataloader = dict(dataset=dict(unlabeled=dict(pipeline=unlabeled_pipeline)))
+train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong, detections=boxes)))

@@ -1,7 +1,7 @@
 # Lucchi, mitochondria in slices of a mouse brain (tools/dataset_converters/lucchi.py): 165 slices
 # to train with, 165 to validate with. No split is published: make_splits.py draws these (seed 0).
 # The environment variable LUCCHI_ROOT says where the data are, if not in data/lucchi.
-_base_ = './voc12_513.py'
+_base_ = './semi.py'
 data_root = '{{$LUCCHI_ROOT:data/lucchi}}'
 train_dataloader = dict(
     dataset=dict(
@@ -16,6 +16,7 @@ train_dataloader = dict(
             data_prefix=dict(img_path='images/train'),
             ann_file='semi/5-seed0/unlabeled.txt',
         ),
+        geometry=dict(crop=dict(crop_size=(513, 513))),
     )
 )
 val_dataloader = dict(
@@ -23,7 +24,6 @@ val_dataloader = dict(
         type='LucchiDataset',
         data_root=data_root,
         data_prefix=dict(img_path='images/val', seg_map_path='annotations/val'),
-        ann_file='',
     )
 )
 test_dataloader = val_dataloader

@@ -1,6 +1,9 @@
-# AugSeg (CVPR 2023): an EMA teacher of momentum 0.999, one
-# strong view by RandomIntensityAugment (leaf config), and CutMix that pastes labeled boxes onto
-# unsure images. The student sees the weak view too, for its BatchNorm.
+# AugSeg (CVPR 2023): an EMA teacher of momentum 0.999, one strong view by one to three random
+# intensity operations, and CutMix that pastes labeled boxes onto unsure images. The student sees
+# the weak view too, for its BatchNorm.
+strong = dict(
+    num_views=1, transforms=dict(_delete_=True, intensity=dict(type='RandomIntensityAugment'))
+)
 method = dict(
     type='SemiSegmentor',
     teacher=dict(type='EMATeacher', momentum=0.999),

@@ -1,9 +1,9 @@
 # CorrMatch (CVPR 2024) on UniMatch with one strong view.
 # L = 1/2 (L_s + L_u), L_s = 1/2 (L_s^h + L_s^c), L_u = 1/2 L_u^h + 1/4 L_u^s + 1/4 L_u^c, and
 # L_u^h is the mean of the strong view and of the feature-perturbed stream.
-# A config on it sets StrongViews.num_views=1, and for a backbone whose last map is finer than
-# stride 8 chooses another tap.
+# A backbone whose last map is finer than stride 8 wants another tap of the head.
 _base_ = './unimatch.py'
+strong = dict(num_views=1)
 method = dict(
     supervised_weight=0.25,
     refiners=dict(

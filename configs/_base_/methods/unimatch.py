@@ -1,5 +1,6 @@
 # UniMatch (CVPR 2023): two strong views and a feature-perturbed stream.
 # L = 1/2 (L_x + 1/4 L_s1 + 1/4 L_s2 + 1/2 L_fp); the strong loss is the mean of both views.
+strong = dict(num_views=2)
 method = dict(
     type='SemiSegmentor',
     supervised_weight=0.5,

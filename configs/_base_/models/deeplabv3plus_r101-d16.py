@@ -4,7 +4,6 @@
 # stem_channels=128.
 _base_ = './deeplabv3plus_r50.py'
 model = dict(
-    data_preprocessor=dict(size=(321, 321)),
     pretrained='open-mmlab://resnet101_v1c',
     backbone=dict(depth=101, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
     decode_head=dict(

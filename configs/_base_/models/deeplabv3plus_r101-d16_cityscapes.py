@@ -1,10 +1,9 @@
-# The papers' DeepLabV3+ for Cityscapes: 19 classes, crops of 801, OHEM on the labeled images (the
+# The papers' DeepLabV3+ for Cityscapes: 19 classes, OHEM on the labeled images (the
 # 200000 pixels of a rank's batch that are hardest, and all with a probability of at most 0.7),
 # windows of the crop's size at two thirds of it, cut off at the image's edge, softmax summed.
 _base_ = './deeplabv3plus_r101-d16.py'
 model = dict(
     type='SlidingEncoderDecoder',
-    data_preprocessor=dict(size=(801, 801)),
     decode_head=dict(
         num_classes=19, sampler=dict(type='MeanOHEMPixelSampler', thresh=0.7, min_kept=200000)
     ),

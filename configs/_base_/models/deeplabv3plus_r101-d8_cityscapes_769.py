@@ -1,7 +1,6 @@
-# With output stride 8, crops of 769, labeled images without OHEM.
+# With output stride 8, windows of 769, labeled images without OHEM.
 _base_ = './deeplabv3plus_r101-d8_cityscapes.py'
 model = dict(
-    data_preprocessor=dict(size=(769, 769)),
     decode_head=dict(sampler=None),
     test_cfg=dict(crop_size=(769, 769), stride=(512, 512)),
 )

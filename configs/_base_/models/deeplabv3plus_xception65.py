@@ -3,7 +3,6 @@
 # scratch.
 _base_ = './deeplabv3plus_r101-d16.py'
 model = dict(
-    data_preprocessor=dict(size=(513, 513)),
     pretrained=None,
     backbone=dict(
         _delete_=True, type='Xception65', output_stride=16, norm_cfg=_base_.norm_cfg, init_cfg=None

@@ -3,7 +3,7 @@
 _base_ = [
     '../default_runtime.py',
     '../datasets/lucchi.py',
-    '../models/deeplabv3plus_r101-d16_513.py',
+    '../models/deeplabv3plus_r101-d16.py',
     '../schedules/sgd_voc12_80e.py',
 ]
 model = dict(decode_head=dict(num_classes=2))

@@ -1,9 +1,9 @@
 # VOC, crop 513, output stride 8: 16 labeled and 16 unlabeled images on 4 GPUs.
 _base_ = [
     '../default_runtime.py',
-    '../datasets/voc12_513.py',
-    '../models/deeplabv3plus_r101-d8_513.py',
+    '../datasets/voc12.py',
+    '../models/deeplabv3plus_r101-d8.py',
     '../schedules/sgd_voc12_80e.py',
 ]
 auto_scale_lr = dict(base_batch_size=32)
-train_dataloader = dict(batch_size=8)
+train_dataloader = dict(batch_size=8, dataset=dict(geometry=dict(crop=dict(crop_size=(513, 513)))))

@@ -40,7 +40,7 @@ class SemiSampler(Sampler):
         start_iter: Iteration to begin with.
 
     Raises:
-        ValueError: A ratio, batch size or iteration outside its range.
+        ValueError: A ratio, batch size or iteration outside its range, no unlabeled part.
         TypeError: ``dataset`` is no ``SemiDataset``.
     """
 
@@ -56,6 +56,11 @@ class SemiSampler(Sampler):
             raise TypeError(
                 f'SemiSampler needs a SemiDataset, got {type(dataset).__name__} (train_dataloader: '
                 "set dataset.type='SemiDataset' and leave num_batch_per_epoch out)"
+            )
+        if dataset.unlabeled is None:
+            raise ValueError(
+                'SemiSampler needs unlabeled images, but train_dataloader.dataset.unlabeled is '
+                "None: set it, or sampler=dict(type='InfiniteSampler') for labeled images alone"
             )
         if len(ratio) != 2 or not all(isinstance(n, int) and n > 0 for n in ratio):
             raise ValueError(

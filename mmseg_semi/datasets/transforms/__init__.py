@@ -1,6 +1,6 @@
+from .carry_maps import CarryMaps
 from .check_annotations import CheckAnnotations
 from .init_valid_mask import InitValidMask
-from .load_detections import LoadDetections
 from .pack_semi_inputs import PackSemiInputs
 from .random_color_jitter import RandomColorJitter
 from .random_gaussian_blur import RandomGaussianBlur
@@ -10,9 +10,9 @@ from .random_relative_resize import RandomRelativeResize
 from .strong_views import StrongViews
 
 __all__ = [
+    'CarryMaps',
     'CheckAnnotations',
     'InitValidMask',
-    'LoadDetections',
     'PackSemiInputs',
     'RandomColorJitter',
     'RandomGaussianBlur',

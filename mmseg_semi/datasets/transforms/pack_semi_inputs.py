@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmseg_semi.errors import DataError
 
-from .load_detections import OUTSIDE
+from .carry_maps import VALID_MAP, check_maps
 
 META_KEYS = (
     'img_path',
@@ -32,14 +32,14 @@ META_KEYS = (
 
 @TRANSFORMS.register_module()
 class PackSemiInputs(BaseTransform):
-    """Pack weak image, strong views and valid map of an unlabeled image.
+    """Pack weak image, strong views and maps of an unlabeled image.
 
-    Required Keys: ``img`` (H, W, 3) uint8, ``gt_seg_map`` of ``InitValidMask``, and optionally
-    ``strong_imgs`` and ``detection_sets`` of ``LoadDetections``. Returns ``dict(weak, strong,
-    data_samples)``: ``weak`` uint8 (3, H, W) BGR, ``strong`` a list of the same kind (empty
-    without ``StrongViews``), ``data_samples`` a ``SegDataSample`` with ``valid.data`` bool
-    (1, H, W), and with ``LoadDetections`` ``detections.data`` uint8 (ceil(K/8), H, W), packed as
-    ``functional.box_agreement`` reads it.
+    Required Keys: ``img`` (H, W, 3) uint8, ``valid_map`` of ``InitValidMask``, and optionally
+    ``strong_imgs`` and further maps (H, W) or (H, W, C) that ``seg_fields`` lists. Returns
+    ``dict(weak, strong, data_samples)``: ``weak`` uint8 (3, H, W) BGR, ``strong`` a list of the
+    same kind (empty without ``StrongViews``), ``data_samples`` a ``SegDataSample`` with
+    ``valid.data`` bool (1, H, W) and every further map under its name, (C, H, W), 0 where the pixel
+    is not of the image.
 
     Args:
         meta_keys: Keys to keep as meta information, as in ``PackSegInputs``.
@@ -52,28 +52,26 @@ class PackSemiInputs(BaseTransform):
         """Pack.
 
         Raises:
-            DataError: There is no valid map, or it has another size than the image.
+            DataError: There is no valid map, or a map has another size than the image.
         """
-        name = results.get('img_path', 'the image')
-        if 'gt_seg_map' not in results:
+        if VALID_MAP not in results:
             raise DataError(
-                f'{name} has no valid map: put InitValidMask directly after LoadImageFromFile in '
-                'the unlabeled pipeline'
+                f'{results.get("img_path", "the image")} has no valid map: put InitValidMask '
+                'directly after LoadImageFromFile in the unlabeled pipeline'
             )
-        ids, sets = results['gt_seg_map'], results.get('detection_sets')
-        valid = ids == 0 if sets is None else (ids < len(sets)) & (ids != OUTSIDE)
-        if valid.shape != results['img'].shape[:2]:
-            raise DataError(
-                f'the valid map of {name} is {valid.shape}, the image {results["img"].shape[:2]}: '
-                'a transform of the unlabeled pipeline changed the image but not the maps in '
-                "results['seg_fields']"
-            )
+        check_maps(
+            results,
+            'a transform of the unlabeled pipeline changed the image and not each map of '
+            "results['seg_fields']; put the geometric transforms into dict(type='CarryMaps', "
+            'transforms=[...])',
+        )
+        valid = results[VALID_MAP] == 0
+        fields = dict(valid=PixelData(data=torch.from_numpy(valid[None])))
+        for name in results['seg_fields']:
+            if name != VALID_MAP:
+                fields[name] = PixelData(data=_pack_map(results[name], valid))
         sample = SegDataSample(metainfo={k: results[k] for k in self.meta_keys if k in results})
-        sample.set_data(dict(valid=PixelData(data=torch.from_numpy(valid[None]))))
-        if sets is not None:
-            packed = sets[np.where(valid, ids, 0)].transpose(2, 0, 1)
-            packed = torch.from_numpy(np.ascontiguousarray(packed))
-            sample.set_data(dict(detections=PixelData(data=packed)))
+        sample.set_data(fields)
         return dict(
             weak=_to_tensor(results['img']),
             strong=[_to_tensor(image) for image in results.get('strong_imgs', [])],
@@ -82,6 +80,12 @@ class PackSemiInputs(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(meta_keys={self.meta_keys})'
+
+
+def _pack_map(one: np.ndarray, valid: np.ndarray) -> Tensor:
+    one = np.atleast_3d(one).copy()
+    one[~valid] = 0
+    return _to_tensor(one)
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:

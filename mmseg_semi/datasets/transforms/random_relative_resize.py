@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from mmcv.transforms import BaseTransform, Resize
+from mmcv.transforms import BaseTransform
+from mmseg.datasets.transforms import Resize
 from mmseg.registry import TRANSFORMS
+
+from mmseg_semi.arguments import Each, Number, checked
 
 
 @TRANSFORMS.register_module()
@@ -19,21 +22,25 @@ class RandomRelativeResize(BaseTransform):
     semi-supervised papers (UniMatch, CVPR 2023). mmcv's ``RandomResize`` multiplies a size that is
     the same for all images instead, which differs where images differ in size.
 
-    Required and Modified Keys: those of ``Resize``: ``img``, ``gt_seg_map``, ``scale_factor``,
-    ``img_shape``, ...
+    Required and Modified Keys: those of mmseg's ``Resize``: ``img``, the maps of ``seg_fields``,
+    ``scale_factor``, ``img_shape``, ...
 
     Args:
-        ratio_range: Smallest and largest multiple.
+        ratio_range: Smallest and largest multiple, both above 0.
 
     Raises:
-        ValueError: A ratio that is not above 0, or the larger one first.
+        ValueError: An argument outside its values, or the larger multiple first.
     """
 
-    def __init__(self, ratio_range: Sequence[float] = (0.5, 2.0)) -> None:
-        if len(ratio_range) != 2 or not 0 < ratio_range[0] <= ratio_range[1]:
+    @checked
+    def __init__(
+        self,
+        ratio_range: Annotated[Sequence[float], Each(Number(0, above=True), 2)] = (0.5, 2.0),
+    ) -> None:
+        if ratio_range[0] > ratio_range[1]:
             raise ValueError(
-                f'RandomRelativeResize.ratio_range is {ratio_range}; give the smallest and the '
-                'largest multiple of the long side, both above 0'
+                f'RandomRelativeResize.ratio_range is {ratio_range}; the smallest multiple of the '
+                'long side comes first'
             )
         self.ratio_range = tuple(ratio_range)
 

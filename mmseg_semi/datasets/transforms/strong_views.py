@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, Callable
+from typing import Annotated, Any, Callable
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
+from mmseg_semi.arguments import Whole, checked
 from mmseg_semi.errors import DataError
+
+from .carry_maps import pixel_numbers
+from .named_transforms import Named, list_transforms
 
 
 @TRANSFORMS.register_module()
@@ -25,18 +27,17 @@ class StrongViews(BaseTransform):
     images of the same kind.
 
     Args:
-        num_views: How many views.
-        transforms: Photometric transforms, as configs or built, applied in order.
+        num_views: How many views, at least 1.
+        transforms: Photometric transforms, as configs or built, by name or as a list, applied in
+            order.
 
     Raises:
-        ValueError: ``num_views`` below 1, or no transform.
+        ValueError: An argument outside its values, or no transform.
     """
 
-    def __init__(
-        self, num_views: int = 2, transforms: Sequence[dict[str, Any] | Callable] = ()
-    ) -> None:
-        if not isinstance(num_views, int) or num_views < 1:
-            raise ValueError(f'StrongViews.num_views is {num_views!r}; it must be 1 or more')
+    @checked
+    def __init__(self, num_views: Annotated[int, Whole(1)] = 1, transforms: Named = ()) -> None:
+        transforms = list_transforms(transforms, 'StrongViews.transforms')
         if not transforms:
             raise ValueError(
                 'StrongViews.transforms is empty: the views would equal the weak image. Give '
@@ -56,9 +57,9 @@ class StrongViews(BaseTransform):
 
     def _view(self, results: dict[str, Any]) -> np.ndarray:
         weak = results['img']
-        # A map that names each pixel travels along in place of the valid map: whatever moves
-        # pixels moves it as well, even where the shape stays the same.
-        probe = _pixel_names(*weak.shape[:2])
+        # A map of the pixels' numbers travels along: whatever moves pixels moves it as well, even
+        # where the shape stays the same.
+        probe = pixel_numbers(*weak.shape[:2])
         view = dict(results, img=weak.copy(), gt_seg_map=probe, seg_fields=['gt_seg_map'])
         for transform in self.transforms:
             view = transform(view)
@@ -86,11 +87,3 @@ class StrongViews(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(num_views={self.num_views}, transforms={self.transforms})'
-
-
-@lru_cache(maxsize=8)
-def _pixel_names(height: int, width: int) -> np.ndarray:
-    """A read-only map (height, width) float32 with a different number for each pixel."""
-    names = np.arange(height * width, dtype=np.float32).reshape(height, width)
-    names.flags.writeable = False
-    return names

@@ -72,8 +72,9 @@ class DataCheckHook(Hook):
         if heldout['val']:
             _check_heldout(heldout['val'], 'val_dataloader.dataset')
         if semi:
-            _check_collate(loader)
-            _check_images(loader.dataset, [dataset for dataset in heldout.values() if dataset])
+            if loader.dataset.unlabeled is not None:
+                _check_collate(loader)
+                _check_images(loader.dataset, [dataset for dataset in heldout.values() if dataset])
             _log_summary(loader)
 
     def before_val(self, runner: Any) -> None:
@@ -183,7 +184,8 @@ def _check_images(dataset: SemiDataset, heldout: list[Any]) -> None:
 
 def _log_summary(loader: Any) -> None:
     dataset, sampler = loader.dataset, loader.sampler
-    text = f'Data: {len(dataset.labeled)} labeled and {len(dataset.unlabeled)} unlabeled images'
+    unlabeled = 0 if dataset.unlabeled is None else len(dataset.unlabeled)
+    text = f'Data: {len(dataset.labeled)} labeled and {unlabeled} unlabeled images'
     if isinstance(sampler, SemiSampler):
         batch = sampler.samples_per_batch
         text += (

@@ -95,10 +95,13 @@ class RunRecordHook(Hook):
 def make_record(runner: Any) -> dict[str, Any]:
     """Collect the facts about a run that is about to train, see ``RunRecordHook``."""
     loader = runner.train_dataloader
-    semi = isinstance(loader.dataset, SemiDataset)
-    labeled = loader.dataset.labeled if semi else loader.dataset
-    unlabeled = loader.dataset.unlabeled if semi else []
-    names: list[Any] = [dataset_names(labeled), dataset_names(unlabeled) if semi else []]
+    labeled, unlabeled = loader.dataset, None
+    if isinstance(loader.dataset, SemiDataset):
+        labeled, unlabeled = loader.dataset.labeled, loader.dataset.unlabeled
+    names: list[Any] = [
+        dataset_names(labeled),
+        [] if unlabeled is None else dataset_names(unlabeled),
+    ]
     counts = [
         len(part if known is None else known) for part, known in zip((labeled, unlabeled), names)
     ]

@@ -20,7 +20,9 @@ class SemiDataPreprocessor(SegDataPreProcessor):
 
     A semi-supervised batch is ``dict(labeled=dict(inputs, data_samples), unlabeled=dict(weak,
     strong, data_samples))`` as ``semi_collate`` makes it. All its images are padded right and
-    bottom to one common size, because labeled and weak images go through the student together.
+    bottom to one common size, because labeled and weak images go through the student together:
+    ``size``, or else at least the crop that ``SemiDataset`` tells with its samples
+    (``crop_size``), in training on labeled images alone too.
     """
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
@@ -31,17 +33,17 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             training: Whether it is a training batch.
 
         Returns:
-            For a semi-supervised batch ``dict(inputs=dict(labeled, weak, strong, valid),
+            For a semi-supervised batch ``dict(inputs=dict(labeled, weak, strong, valid, maps),
             data_samples=dict(labeled, unlabeled))``: images (B, 3, H, W) float32, ``strong`` a
             list of views, ``valid`` bool (Bu, H, W), and ``maps``, the further maps of the
             unlabeled images (Bu, C, H, W) by name. Otherwise what ``SegDataPreProcessor`` returns.
 
         Raises:
-            ValueError: Images are larger than ``size``, a part is missing, or
-                ``batch_augments`` is set.
+            ValueError: Images are larger than ``size``, a part is missing, some unlabeled images
+                lack a map, or ``batch_augments`` is set.
         """
         if 'labeled' not in data and 'unlabeled' not in data:
-            return super().forward(data, training)
+            return self._plain(data, training)
         if self.batch_augments is not None:
             raise ValueError(
                 'data_preprocessor.batch_augments does not know unlabeled images: remove it and '
@@ -54,7 +56,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             raise ValueError(
                 f'the batch has no {missing} image; every batch needs both. Check sampler.ratio.'
             )
-        size = self._common_size([*labeled['inputs'], *unlabeled['weak']])
+        samples = [*labeled['data_samples'], *unlabeled['data_samples']]
+        size = self._common_size([*labeled['inputs'], *unlabeled['weak']], _crops(samples))
         inputs = dict(
             labeled=self.prepare_images(labeled['inputs'], size),
             **self.prepare_unlabeled(unlabeled, size),
@@ -73,32 +76,32 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         Returns:
             ``weak``, ``strong``, ``valid`` and ``maps`` as :meth:`forward` returns them.
         """
-        samples = part['data_samples']
-        marked = ['detections' in sample for sample in samples]
-        maps = {}
-        if all(marked):
-            maps['detections'] = _stack('detections', samples, size)
-        elif any(marked):
-            raise ValueError(
-                'some unlabeled images have detections and some do not: every pipeline of the '
-                'unlabeled part needs LoadDetections, or none'
-            )
         return dict(
             weak=self.prepare_images(part['weak'], size),
             strong=[self.prepare_images(view, size) for view in part['strong']],
-            valid=_stack('valid', samples, size)[:, 0].bool(),
-            maps=maps,
+            valid=_stack('valid', part['data_samples'], size)[:, 0].bool(),
+            maps=_stack_maps(part['data_samples'], size),
         )
 
-    def _common_size(self, images: list[Tensor]) -> tuple[int, int]:
-        height = max(image.shape[-2] for image in images)
-        width = max(image.shape[-1] for image in images)
+    def _plain(self, data: dict[str, Any], training: bool) -> dict[str, Any]:
+        crops = _crops(data.get('data_samples') or []) if training else []
+        if self.size is not None or self.size_divisor is not None or not crops:
+            return super().forward(data, training)
+        self.size = tuple(map(max, zip(*crops)))
+        try:
+            return super().forward(data, training)
+        finally:
+            self.size = None
+
+    def _common_size(self, images: list[Tensor], crops: list[tuple[int, int]]) -> tuple[int, int]:
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        height, width = map(max, zip(*sizes, *(crops if self.size is None else ())))
         if self.size is not None:
             if height > self.size[0] or width > self.size[1]:
                 raise ValueError(
                     f'model.data_preprocessor.size is {tuple(self.size)} but the pipeline gives '
-                    f'images of {(height, width)}: crop them to size in the train pipelines '
-                    '(RandomCrop) or raise size'
+                    f'images of {(height, width)}: leave size out, so that images are padded to '
+                    'the crop of train_dataloader.dataset.geometry'
                 )
             return int(self.size[0]), int(self.size[1])
         divisor = self.size_divisor or 1
@@ -139,6 +142,22 @@ class SemiDataPreprocessor(SegDataPreProcessor):
                 sample.set_metainfo(
                     dict(img_shape=tuple(data.shape[-2:]), pad_shape=size, padding_size=pad)
                 )
+
+
+def _crops(samples: list[Any]) -> list[tuple[int, int]]:
+    return [tuple(one.metainfo['crop_size']) for one in samples if 'crop_size' in one.metainfo]
+
+
+def _stack_maps(samples: list[Any], size: tuple[int, int]) -> dict[str, Tensor]:
+    """Stack every map but ``valid``."""
+    names = sorted(set().union(*(sample.keys() for sample in samples)) - {'valid'})
+    for name in names:
+        if not all(name in sample for sample in samples):
+            raise ValueError(
+                f'some unlabeled images of a batch have the map {name!r} and some do not: every '
+                'dataset of the unlabeled part needs the transform that adds it, or none'
+            )
+    return {name: _stack(name, samples, size) for name in names}
 
 
 def _stack(name: str, samples: list[Any], size: tuple[int, int]) -> Tensor:

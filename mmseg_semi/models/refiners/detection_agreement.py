@@ -24,7 +24,7 @@ class DetectionAgreement(BaseRefiner):
 
     RPPI of Weighting Pseudo-Labels (ECCV 2024): a pixel is reliable when its pseudo-label has a
     kept box of that class over it and its confidence is above ``min_confidence``. Classes without
-    boxes, such as the background, are never reliable. ``LoadDetections`` in the unlabeled pipeline
+    boxes, such as the background, are never reliable. ``LoadDetections`` in the unlabeled part
     gives the boxes, and its ``score_thr`` decides which are kept.
 
     Args:

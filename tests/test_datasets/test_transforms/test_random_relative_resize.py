@@ -8,7 +8,8 @@ from mmseg_semi.datasets.transforms import RandomRelativeResize
 def results(height=30, width=40):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     truth = np.arange(height * width, dtype=np.uint8).reshape(height, width) % 5
-    return dict(img=image, gt_seg_map=truth, seg_fields=['gt_seg_map'])
+    # Every map of seg_fields is resized, whatever its name.
+    return dict(img=image, gt_seg_map=truth, mine=truth, seg_fields=['gt_seg_map', 'mine'])
 
 
 @pytest.mark.parametrize(('height', 'width'), [(30, 40), (41, 20)])
@@ -34,6 +35,7 @@ def test_image_and_mask_are_resized_alike_and_masks_keep_their_values():
         out = RandomRelativeResize((0.3, 3.0))(results())
         assert out['gt_seg_map'].shape == out['img'].shape[:2] == out['img_shape']
         assert set(np.unique(out['gt_seg_map'])) <= set(range(5))
+        assert np.array_equal(out['gt_seg_map'], out['mine'])
 
 
 def test_one_multiple_changes_nothing_but_the_size():
@@ -44,5 +46,5 @@ def test_one_multiple_changes_nothing_but_the_size():
 
 @pytest.mark.parametrize('ratio_range', [(0, 1), (2, 1), (1,), (-1, 1)])
 def test_wrong_arguments(ratio_range):
-    with pytest.raises(ValueError, match='RandomRelativeResize.ratio_range is'):
+    with pytest.raises(ValueError, match='RandomRelativeResize.ratio_range (is|must be)'):
         RandomRelativeResize(ratio_range)

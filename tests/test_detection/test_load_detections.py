@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detection_files import draw, rewrite, unpack, write_detections
+from detection_files import draw, unpack, write_detections
 from mmcv.transforms import Compose
 from mmseg.registry import DATASETS, MODELS, TRANSFORMS
+from scene_files import STRONG, WEAK
 
 from mmseg_semi.datasets import DataError, SampleKey, semi_collate
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.datasets.seeding import seeded
-from mmseg_semi.datasets.transforms import InitValidMask, LoadDetections, PackSemiInputs
-from mmseg_semi.datasets.transforms.load_detections import draw_sets
+from mmseg_semi.datasets.transforms import CarryMaps, InitValidMask, PackSemiInputs
+from mmseg_semi.detection import LoadDetections
+from mmseg_semi.detection.load_detections import draw_boxes
 from mmseg_semi.models.mixers import CutMix
 from mmseg_semi.structures import DETECTIONS, PseudoLabel
 
@@ -91,7 +93,7 @@ def reference(transforms, image, seed, covered):
 def check_followed(folder, seed, num_classes, num_boxes, crop=None, size=None):
     """Compare a random pipeline with the reference.
 
-    Returns the packed sample, its bits, and how many numbered sets there were.
+    Returns the packed sample and its bits.
     """
     rng = np.random.default_rng(seed)
     size = size or tuple(map(int, rng.integers(20, 60, 2)))
@@ -105,7 +107,8 @@ def check_followed(folder, seed, num_classes, num_boxes, crop=None, size=None):
         transforms += [fitting, dict(type='RandomRotate', prob=1.0, degree=20.0)]
     load = LoadDetections(**files, classes=class_names(num_classes))
     first = [InitValidMask(), load]
-    pipeline = Compose([*first, *copy.deepcopy(transforms), VIEWS, PackSemiInputs()])
+    carry = CarryMaps(copy.deepcopy(transforms))
+    pipeline = Compose([*first, carry, VIEWS, PackSemiInputs()])
     with seeded(seed):
         packed = pipeline(results_of(image, '/some/root/x.png'))
     covered = draw(boxes, num_classes, size)
@@ -117,13 +120,7 @@ def check_followed(folder, seed, num_classes, num_boxes, crop=None, size=None):
     assert data.shape == (-(-num_classes // 8), *packed['weak'].shape[1:])
     assert np.array_equal(unpack(data.numpy(), num_classes), bits)
     assert len(packed['strong']) == 1 and packed['strong'][0].shape == packed['weak'].shape
-    number = len(draw_sets(_corners(boxes), [k for k, _ in boxes], num_classes, size)[1])
-    return packed, bits, number
-
-
-def _corners(boxes):
-    corners = [(x, y, x + w, y + h) for _, (x, y, w, h) in boxes]
-    return np.array(corners, float).reshape(-1, 4)
+    return packed, bits
 
 
 # --------------------------------------------------------------------------------- to the pixel
@@ -132,45 +129,24 @@ def test_each_class_goes_where_its_own_mask_would(tmp_path, num_classes):
     share, invalid = [], 0
     for seed in range(40 if num_classes < 81 else 12):
         number = 1 + seed % 9
-        packed, bits, _ = check_followed(tmp_path, 100 * num_classes + seed, num_classes, number)
+        packed, bits = check_followed(tmp_path, 100 * num_classes + seed, num_classes, number)
         share.append(bits.mean())
         invalid += int((~packed['data_samples'].valid.data).sum())
     assert invalid > 0 and sum(share) > 0, 'the pipelines are no test'
 
 
-@pytest.mark.parametrize('num_classes', [21, 81])
-def test_more_sets_than_a_byte_has_numbers(tmp_path, num_classes):
-    for seed in range(3):
-        _, bits, number = check_followed(tmp_path, seed, num_classes, 200, size=(60, 75))
-        assert number > 300 and bits.any()
+def test_every_pixel_may_have_a_set_of_classes_of_its_own():
+    """Classes of one column each and of one row each: 256 x 256 sets of 512 classes."""
+    side = 256
+    boxes = [(x, 0, x + 1, side) for x in range(side)] + [(0, y, side, y + 1) for y in range(side)]
+    bits = draw_boxes(np.array(boxes), list(range(2 * side)), 2 * side, (side, side))
+    covered = unpack(bits.transpose(2, 0, 1), 2 * side)
+    eye = np.eye(side, dtype=bool)
+    assert np.array_equal(covered[:side], np.broadcast_to(eye[:, None], (side,) * 3))
+    assert np.array_equal(covered[side:], np.broadcast_to(eye[:, :, None], (side,) * 3))
 
 
-@pytest.mark.parametrize('number', [254, 255, 256])
-def test_around_the_number_that_means_no_pixel(number):
-    """Columns of one class each: as many sets as columns, and a rotation that adds 255."""
-    size = (3, 300)
-    boxes = [(x, 0, x + 1, 3) for x in range(number)]
-    ids, sets = draw_sets(np.array(boxes), list(range(number)), 260, size)
-    assert ids.dtype == (np.uint8 if number == 254 else np.uint16)
-    assert not (ids == 255).any() and len(np.unique(ids)) == number + 1
-    covered = unpack(sets[ids].transpose(2, 0, 1), 260)
-    wanted = np.zeros_like(covered)
-    for i in range(number):
-        wanted[i, :, i] = True
-    assert np.array_equal(covered, wanted)
-    image = np.zeros((*size, 3), np.uint8)
-    results = dict(results_of(image, 'x'), seg_fields=['gt_seg_map'], gt_seg_map=ids)
-    results['detection_sets'] = sets
-    padded = TRANSFORMS.build(dict(type='Pad', size=(304, 5), pad_val=dict(img=0, seg=255)))
-    sample = PackSemiInputs()(padded(results))['data_samples']
-    expected = np.zeros((5, 304), bool)
-    expected[:3, :300] = True
-    assert np.array_equal(sample.valid.data[0].numpy(), expected)
-    got = unpack(sample.detections.data.numpy(), 260)
-    assert np.array_equal(got[:, :3, :300], wanted) and not got[:, ~expected].any()
-
-
-def test_a_box_covers_the_pixels_whose_centres_lie_inside(tmp_path):
+def test_a_box_covers_the_pixels_whose_centers_lie_inside(tmp_path):
     cases = [
         ((0, 0, 2, 1), [(0, 0), (0, 1)]),
         ((0.5, 0.5, 1, 1), [(0, 0)]),  # its left and upper edge count, the others do not
@@ -218,7 +194,7 @@ def test_cutmix_takes_the_boxes_of_the_partner(tmp_path):
     size, num_classes = (40, 48), 9
     items, wanted = [], []
     for seed in range(4):
-        packed, bits, _ = check_followed(tmp_path / str(seed), seed, num_classes, 8, crop=size)
+        packed, bits = check_followed(tmp_path / str(seed), seed, num_classes, 8, crop=size)
         items.append(dict(packed, source='unlabeled'))
         wanted.append(bits)
     detections, images = preprocessed(items)
@@ -252,14 +228,14 @@ def preprocessed(items):
     batch = semi_collate([dict(pack(labeled), source='labeled'), *items])
     config = dict(type='SemiDataPreprocessor', mean=[100.0] * 3, std=[50.0] * 3)
     inputs = MODELS.build(config)(batch, True)['inputs']
-    return inputs['detections'], inputs['weak']
+    return inputs['maps']['detections'], inputs['weak']
 
 
 def test_padding_of_the_batch_has_no_boxes(tmp_path):
     items, wanted = [], []
     for seed, size in enumerate([(24, 40), (40, 24)]):
         folder = tmp_path / str(seed)
-        packed, bits, _ = check_followed(folder, 7 + seed, 17, 9, crop=size)
+        packed, bits = check_followed(folder, 7 + seed, 17, 9, crop=size)
         assert bits.any()
         items.append(dict(packed, source='unlabeled'))
         wanted.append(bits)
@@ -270,7 +246,7 @@ def test_padding_of_the_batch_has_no_boxes(tmp_path):
         assert np.array_equal(data[:, :height, :width], bits)
         assert not data[:, height:].any() and not data[..., width:].any()
     del items[0]['data_samples'].detections
-    with pytest.raises(ValueError, match='some unlabeled images have detections and some do not'):
+    with pytest.raises(ValueError, match="of a batch have the map 'detections' and some do not"):
         preprocessed(items)
 
 
@@ -279,16 +255,14 @@ CLASSES = ('ground', 'tree', 'house')
 NAMES = [f'u{i}.png' for i in range(7)]
 
 
-def pipeline_with(scenes, *transforms, at=2):
-    pipeline = scenes.unlabeled()['pipeline']
-    pipeline[at:at] = [dict(type='LoadDetections', **arguments) for arguments in transforms]
-    return pipeline
+def part_with(scenes, files=None, **changes):
+    detections = files and dict(type='LoadDetections', **files)
+    parts = dict(pipeline=None, geometry=WEAK, strong=dict(transforms=STRONG))
+    return scenes.unlabeled(**{**parts, 'detections': detections, **changes})
 
 
-def build(scenes, *transforms, unlabeled=(), **places):
-    part = scenes.unlabeled(
-        pipeline=pipeline_with(scenes, *transforms, **places), **dict(unlabeled)
-    )
+def build(scenes, files=None, **changes):
+    part = part_with(scenes, files, **changes)
     return DATASETS.build(dict(type='SemiDataset', labeled=scenes.labeled(), unlabeled=part))
 
 
@@ -317,25 +291,13 @@ def test_it_changes_nothing_but_adds_the_boxes(scenes):
 
 @pytest.mark.parametrize('rotate', [False, True])
 def test_audit_masks_of_a_pipeline_with_boxes(scenes, rotate):
-    pipelines = [pipeline_with(scenes, files_of(scenes)), pipeline_with(scenes)]
-    if rotate:
-        for pipeline in pipelines:
-            pipeline.insert(-2, dict(type='RandomRotate', prob=1.0, degree=30.0))
+    geometry = [*WEAK, *([dict(type='RandomRotate', prob=1.0, degree=30.0)] if rotate else [])]
     rng = np.random.default_rng(2)
     masks = {}
     for name in NAMES:
         masks[name] = rng.integers(0, 3, (32, 40), dtype=np.uint8)
         scenes.mask(f'audit/{name}', masks[name])
-    dataset, _ = (
-        DATASETS.build(
-            dict(
-                type='SemiDataset',
-                labeled=scenes.labeled(),
-                unlabeled=scenes.unlabeled(pipeline=pipeline),
-            )
-        )
-        for pipeline in pipelines
-    )
+    dataset = build(scenes, files_of(scenes), geometry=geometry)
     audit = AuditMasks(dataset, str(scenes.root / 'audit'))
     for index in range(7):
         key = SampleKey('unlabeled', index, 5 + index)
@@ -344,7 +306,7 @@ def test_audit_masks_of_a_pipeline_with_boxes(scenes, rotate):
         results = dict(img_path=sample.img_path, seg_fields=['gt_seg_map'])
         results = TRANSFORMS.build(dict(type='LoadImageFromFile'))(results)
         results['gt_seg_map'] = masks[Path(sample.img_path).name]
-        geometric = Compose([dict(t) for t in pipelines[1][2:-2]])
+        geometric = Compose([dict(t) for t in geometry])
         with seeded(key.seed):
             wanted = geometric(results)['gt_seg_map']
         got = audit.load(sample, item['weak'])
@@ -364,7 +326,7 @@ def test_two_data_sets_with_files_of_their_own(scenes):
     for name in NAMES[4:]:
         shutil.move(scenes.root / 'unlabeled' / name, scenes.root / 'more' / name)
     parts = [
-        scenes.unlabeled(data_prefix=dict(img_path=path), pipeline=pipeline_with(scenes, files))
+        part_with(scenes, files, data_prefix=dict(img_path=path))
         for path, files in (('unlabeled', first), ('more', other))
     ]
     dataset = DATASETS.build(
@@ -391,7 +353,7 @@ def test_nested_folders_with_equal_names(scenes):
         scenes.image(f'nested/{name}')
     found = [(name, 1, (i, 0, 1, 1), 0.9) for i, name in enumerate(names)]
     files = files_of(scenes, found, names)
-    dataset = build(scenes, files, unlabeled=dict(data_prefix=dict(img_path='nested')))
+    dataset = build(scenes, files, data_prefix=dict(img_path='nested'))
     assert len(dataset.unlabeled) == len(names)
     (load,) = (t for t in dataset.unlabeled.pipeline.transforms if isinstance(t, LoadDetections))
     for i, name in enumerate(names):
@@ -448,38 +410,38 @@ def test_images_of_another_size(scenes):
         dataset[SampleKey('unlabeled', 2, 0)]
 
 
-STAND = 'LoadDetections must stand directly after InitValidMask'
-CROP = dict(type='RandomCrop', crop_size=(24, 24))
-
-
-@pytest.mark.parametrize('places', ['before', 'resized', 'rotated', 'twice'])
+@pytest.mark.parametrize('places', ['resized', 'rotated', 'flipped', 'cut', 'twice'])
 def test_wrong_places_in_the_pipeline(scenes, places):
     files = dict(type='LoadDetections', **files_of(scenes), classes=CLASSES)
-    init, size = dict(type='InitValidMask'), dict(type='Resize', scale=(20, 16))
-    rotate = dict(type='RandomRotate', prob=1.0, degree=(30, 31))
-    order = dict(
-        before=[files, init],
-        resized=[init, size, files],
-        rotated=[init, rotate, files],
-        twice=[init, files, files],
+    init = dict(type='InitValidMask')
+    before = dict(
+        resized=[init, dict(type='Resize', scale=(40, 32))],  # of the same size
+        rotated=[init, dict(type='RandomRotate', prob=1.0, degree=(30, 31))],
+        flipped=[init, dict(type='RandomFlip', prob=0.0)],  # boxes would lie on the wrong side
+        cut=[init, dict(type='RandomCrop', crop_size=(20, 16))],
+        twice=[init, files],
     )[places]
-    if places == 'twice':  # empty images look as they did before
-        rewrite(files['results'], lambda results: results.clear())
-    pipeline = Compose(order)
     image = np.zeros((32, 40, 3), np.uint8)
-    with pytest.raises(DataError, match=rf'u1\.png: {STAND}|u1\.png is 16 x 20') as error:
-        pipeline(results_of(image, 'u1.png'))
-    assert STAND in str(error.value) or places == 'resized'
+    stand = 'LoadDetections must stand before the geometric transforms'
+    with pytest.raises(DataError, match=rf'u1\.png: {stand}|u1\.png is 20 x 16') as error:
+        Compose([*before, files])(results_of(image, 'u1.png'))
+    assert stand in str(error.value) or places == 'cut'
 
 
-def test_a_flip_before_it_is_refused(scenes):
-    """Boxes would lie on the wrong side."""
-    pipeline = pipeline_with(scenes, files_of(scenes), at=3)
-    pipeline[2] = dict(type='RandomFlip', prob=1.0)
-    part = scenes.unlabeled(pipeline=pipeline)
-    config = dict(type='SemiDataset', labeled=scenes.labeled(), unlabeled=part)
-    with pytest.raises(DataError, match=STAND):
-        DATASETS.build(config)[SampleKey('unlabeled', 0, 0)]
+def test_it_needs_no_neighbor(scenes):
+    """Before or after InitValidMask, with another map between them."""
+
+    def another(results):
+        results['seg_fields'] = [*results.get('seg_fields', []), 'another']
+        return dict(results, another=np.ones((32, 40)))
+
+    files = files_of(scenes, [('u1.png', 1, (0, 0, 5, 5), 0.9)])
+    load, init = LoadDetections(**files, classes=CLASSES), InitValidMask()
+    for order in ([load, init], [init, another, load], [load, another, init]):
+        results = Compose(order)(results_of(np.zeros((32, 40, 3), np.uint8), 'u1.png'))
+        sample = PackSemiInputs()(results)['data_samples']
+        assert sample.valid.data.all() and int((sample.detections.data == 2).sum()) == 25
+        assert ('another' in sample) == (another in order)
 
 
 def test_two_images_of_one_listed_name_are_refused(scenes):
@@ -488,17 +450,7 @@ def test_two_images_of_one_listed_name_are_refused(scenes):
         scenes.image(f'nested/{name}')
     files = files_of(scenes, [('0.png', 1, (0, 0, 9, 9), 0.9)], ['0.png'])
     with pytest.raises(DataError, match='a/0.png'):
-        build(scenes, files, unlabeled=dict(data_prefix=dict(img_path='nested')))
-
-
-def test_more_sets_than_two_bytes_have_numbers(tmp_path):
-    """Classes of one column and classes of one row: each pixel has a set of its own."""
-    side, names = 256, class_names(512)
-    found = [('x.png', i, (i, 0, 1, side), 0.9) for i in range(side)]
-    found += [('x.png', side + i, (0, i, side, 1), 0.9) for i in range(side)]
-    files = write_detections(tmp_path, {'x.png': (side, side)}, names, found)
-    with pytest.raises(DataError, match=r'x\.png.*score_thr'):
-        loaded(LoadDetections(**files, classes=names), 'x.png', (side, side))
+        build(scenes, files, data_prefix=dict(img_path='nested'))
 
 
 def test_without_classes(scenes):
@@ -529,7 +481,7 @@ def test_numbers_are_those_of_the_data_set(scenes):
 
 @pytest.mark.parametrize('value', [-0.1, 1.01, True, float('nan')])
 def test_wrong_score_thr(value):
-    with pytest.raises(ValueError, match=r'LoadDetections\.score_thr is .*must be in \[0, 1\]'):
+    with pytest.raises(ValueError, match=r'LoadDetections\.score_thr must be a number in \[0, 1\]'):
         LoadDetections('a', 'b', score_thr=value)
 
 

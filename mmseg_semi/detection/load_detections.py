@@ -1,66 +1,58 @@
-"""Boxes of a detector on an unlabeled image, carried through the pipeline pixel by pixel."""
+"""Boxes of a detector on an unlabeled image, as a map that goes through the pipeline with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Optional
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from mmseg_semi.detection.cached_detections import CachedDetections
+from mmseg_semi.arguments import Number, checked
 from mmseg_semi.errors import DataError
+from mmseg_semi.structures import DETECTIONS
 
-#: Value that geometric transforms give to pixels that are not of the image.
-OUTSIDE = 255
-WRONG_PLACE = (
-    'LoadDetections must stand directly after InitValidMask, before any geometric transform, once'
-)
-_MOST_SETS = 2**16
+from .cached_detections import CachedDetections
 
 
 @TRANSFORMS.register_module()
 class LoadDetections(BaseTransform):
-    """Mark each pixel of an unlabeled image with the set of classes whose boxes cover it.
+    """Mark each pixel of an unlabeled image with the classes whose boxes cover it.
 
-    Stands directly after ``InitValidMask``. Each set of classes gets a number, and the valid map
-    ``gt_seg_map`` becomes the map of these numbers (0: no box), so every geometric transform that
-    carries the valid map carries the boxes, to the pixel. ``PackSemiInputs`` turns it into
-    ``valid`` and the packed map ``detections`` of ``ceil(K/8)`` bytes a pixel. A box covers the
-    pixels whose centres lie inside it.
+    The map ``detections`` has a bit for each class, packed as ``functional.box_agreement`` reads
+    it, and is listed in ``seg_fields``, so that geometric transforms carry it to the pixel. A box
+    covers the pixels whose centers lie inside it.
 
-    Required Keys: ``img``, ``img_path``, ``gt_seg_map`` of ``InitValidMask``. Modified Keys:
-    ``gt_seg_map`` (H, W) uint8, or uint16 with more than 254 sets. Added Keys:
-    ``detection_sets`` uint8 (M, ceil(K/8)), the bits of each set.
+    Required Keys: ``img`` as it was loaded, ``img_path``. Added Keys: ``detections`` uint8 (H, W,
+    ceil(K/8)). Modified Keys: ``seg_fields``.
 
     Args:
         results: COCO results file of the unlabeled images, from ``tools/test.py`` with a
             detection config or from elsewhere.
         images: COCO annotation file that the boxes were predicted on (``unlabeled.json`` of
             ``masks_to_coco.py``): names, sizes and categories.
-        score_thr: Lowest score of a box that is kept; the paper takes 0.85 on VOC and 0.95 on
-            Cityscapes (Weighting Pseudo-Labels, ECCV 2024).
+        score_thr: Lowest score of a box that is kept, in [0, 1]; the paper takes 0.85 on VOC and
+            0.95 on Cityscapes (Weighting Pseudo-Labels, ECCV 2024).
         allow_missing: Whether images that ``images`` does not list go without boxes; otherwise
             they are an error.
         classes: Class names in the order of the masks. None takes those of the labeled part,
             which ``SemiDataset`` fills in.
 
     Raises:
-        ValueError: ``score_thr`` is not in [0, 1].
+        ValueError: An argument outside its values.
         FileNotFoundError, DataError: See ``CachedDetections``.
     """
 
+    @checked
     def __init__(
         self,
         results: str,
         images: str,
-        score_thr: float = 0.85,
+        score_thr: Annotated[float, Number(0, 1)] = 0.85,
         allow_missing: bool = False,
-        classes: Sequence[str] | None = None,
+        classes: Optional[Sequence[str]] = None,
     ) -> None:
-        if isinstance(score_thr, bool) or not 0 <= score_thr <= 1:
-            raise ValueError(f'LoadDetections.score_thr is {score_thr!r}; it must be in [0, 1]')
         self.results, self.images = results, images
         self.score_thr, self.allow_missing = score_thr, allow_missing
         self.classes = None if classes is None else tuple(classes)
@@ -103,13 +95,16 @@ class LoadDetections(BaseTransform):
         """Draw the boxes.
 
         Raises:
-            DataError: No valid map, a changed one, an image that is not listed, or of another
+            DataError: Geometric transforms came before, an image that is not listed, or of another
                 size than listed.
         """
         detections, path = self._load(), str(results.get('img_path'))
-        valid, size = results.get('gt_seg_map'), results['img'].shape[:2]
-        if valid is None or valid.shape != size or valid.any() or 'detection_sets' in results:
-            raise DataError(f'{path}: {WRONG_PLACE}')
+        size = results['img'].shape[:2]
+        if _is_moved(results) or DETECTIONS in results:
+            raise DataError(
+                f'{path}: LoadDetections must stand before the geometric transforms, once: boxes '
+                'are in pixels of the image as it is loaded'
+            )
         row = detections.find(path)
         if row is None and not self.allow_missing:
             raise DataError(
@@ -126,14 +121,8 @@ class LoadDetections(BaseTransform):
                 )
             boxes, categories = detections.boxes(row)
         numbers = [self._numbers[int(one)] for one in categories]
-        try:
-            ids, sets = draw_sets(boxes, numbers, len(self.classes or ()), size)
-        except OverflowError as error:
-            raise DataError(
-                f'{path}: its {len(boxes)} boxes overlap in more than {_MOST_SETS} ways; raise '
-                'LoadDetections.score_thr to keep fewer of them'
-            ) from error
-        results['gt_seg_map'], results['detection_sets'] = ids, sets
+        results[DETECTIONS] = draw_boxes(boxes, numbers, len(self.classes or ()), size)
+        results['seg_fields'] = [*results.get('seg_fields', []), DETECTIONS]
         return results
 
     def __repr__(self) -> str:
@@ -143,10 +132,15 @@ class LoadDetections(BaseTransform):
         )
 
 
-def draw_sets(
+def _is_moved(results: dict[str, Any]) -> bool:
+    """Whether a geometric transform of mmcv or mmseg has left its traces."""
+    return 'flip' in results or 'scale_factor' in results or np.any(results.get('valid_map', 0))
+
+
+def draw_boxes(
     boxes: np.ndarray, classes: Sequence[int], num_classes: int, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Number the sets of classes whose boxes cover a pixel.
+) -> np.ndarray:
+    """Set the bits of the classes whose boxes cover a pixel.
 
     Args:
         boxes: (N, 4), each x1, y1, x2, y2 in pixels; parts outside the image are cut off.
@@ -155,30 +149,11 @@ def draw_sets(
         size: Height and width.
 
     Returns:
-        ``(ids, sets)``: the number of each pixel's set (H, W), never 255 and 0 where no box is,
-        and the bits of each set, uint8 (M, ceil(K/8)).
-
-    Raises:
-        OverflowError: More than 65535 sets.
+        uint8 (H, W, ceil(K/8)); bit ``k % 8`` of byte ``k // 8`` is class k.
     """
-    ids = np.zeros(size, np.uint16)
-    sets, number = [0], {0: 0}
+    bits = np.zeros((*size, -(-num_classes // 8)), np.uint8)
     limits = np.array([size[1], size[0], size[1], size[0]])
     edges = np.clip(np.ceil(np.asarray(boxes, np.float64) - 0.5), 0, limits).astype(np.int64)
     for (x1, y1, x2, y2), one in zip(edges.tolist(), classes):
-        region = ids[y1:y2, x1:x2]
-        table = np.arange(len(sets), dtype=np.uint16)
-        for old in np.flatnonzero(np.bincount(region.ravel(), minlength=1)):
-            wanted = sets[old] | 1 << one
-            if wanted not in number:
-                sets.extend([0] * (len(sets) == OUTSIDE))  # 255 is no set
-                if len(sets) == _MOST_SETS:
-                    raise OverflowError(f'more than {_MOST_SETS} sets of classes')
-                number[wanted] = len(sets)
-                sets.append(wanted)
-            table[old] = number[wanted]
-        region[...] = table[region]
-    width = -(-num_classes // 8)
-    bits = [one.to_bytes(width, 'little') for one in sets]
-    packed = np.frombuffer(b''.join(bits), np.uint8).reshape(len(sets), width)
-    return (ids if len(sets) > OUTSIDE else ids.astype(np.uint8)), packed
+        bits[y1:y2, x1:x2, one // 8] |= 1 << one % 8
+    return bits
