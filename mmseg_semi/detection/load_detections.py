@@ -11,9 +11,11 @@ from mmseg.registry import TRANSFORMS
 
 from mmseg_semi.arguments import Number, checked
 from mmseg_semi.errors import DataError
-from mmseg_semi.structures import DETECTIONS
 
 from .cached_detections import CachedDetections
+
+#: Name of the map, also in ``PseudoLabel.extras``.
+DETECTIONS = 'detections'
 
 
 @TRANSFORMS.register_module()
