@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,26 +12,17 @@ import pytest
 import torch
 from detection_files import unpack
 from mmengine.hooks import Hook
-from tool_runs import TOOLS
 from torch import nn
 
 from mmseg_semi.functional import mix
+from mmseg_semi.zoo import compatibility as tool
 
 # What the OpenMMLab stack says of its own calls, a hundred times.
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 
-TOOL = TOOLS / 'analysis_tools' / 'compatibility.py'
 TRIED_WITH = re.compile(r'^Tried with .*\.$', re.M)
 
 
-def load_tool() -> Any:
-    spec = importlib.util.spec_from_file_location('compatibility', TOOL)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 CELLS = [(framework, column) for framework in tool.FRAMEWORKS for column in tool.COLUMNS]
 
 # ---------------------------------------------------------------------- what is expected

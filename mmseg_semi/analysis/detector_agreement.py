@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Ask the true masks of unlabeled images what the detector's agreement is worth.
 
 Prints how many of the kept boxes are right, and for each class how accurate the pseudo-labels are
@@ -8,30 +7,33 @@ The picture: images with the kept boxes, truth, pseudo-label, its pixels inside 
 class, and, with a config of configs/weighting, the weight (bright: low).
 """
 
+from __future__ import annotations
+
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 import cv2
 import numpy as np
 import torch
-from draw_method import colors, heat, load_model, stack
 from mmcv.transforms import Compose
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, TRANSFORMS
 
+from mmseg_semi.analysis.draw_method import colors, heat, load_model, stack
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.datasets.dataset_tree import image_paths
 from mmseg_semi.detection.cached_detections import CachedDetections
 from mmseg_semi.functional import box_agreement, masks_to_boxes, pack_boxes
 from mmseg_semi.models.refiners import RankStatisticsWeight
 from mmseg_semi.models.segmentors.student import forward_segmentor
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
-from mmseg_semi.utils.runner_setup import load_config
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -49,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--picture', help='picture of boxes, agreement and weights, .png')
     parser.add_argument('--num', type=int, default=6, help='images in the picture')
     parser.add_argument('--scale', type=int, default=2, help='factor of enlargement')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.picture and not args.picture.endswith('.png'):
         parser.error(f'--picture must end in .png, got {args.picture}')
     return args
@@ -188,9 +190,9 @@ def draw_row(
     return tiles
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Count, print and draw."""
-    args = parse_args()
+    args = parse_args(argv)
     cfg = load_config(args.config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     detections = find_detections(cfg, args)
@@ -239,7 +241,3 @@ def main() -> None:
         size = (picture.shape[1] * args.scale, picture.shape[0] * args.scale)
         os.makedirs(os.path.dirname(os.path.abspath(args.picture)), exist_ok=True)
         cv2.imwrite(args.picture, cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST))
-
-
-if __name__ == '__main__':
-    main()

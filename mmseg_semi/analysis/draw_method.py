@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Draw what RankMatch's agents or S4MC's refinement do on test images.
 
 agents: image, truth, the chosen agents, and as many pixels drawn at random; a dot has the colour of
@@ -7,8 +6,11 @@ refinement: image, truth, the margin of the prediction before and after (dark: s
 where refining changed it.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -19,18 +21,18 @@ from mmengine.runner import load_checkpoint
 from mmseg.registry import DATASETS, MODELS
 from torch import Tensor
 
+from mmseg_semi.apis.runner_setup import check_data_paths
 from mmseg_semi.functional import confidence_score, select_agents
 from mmseg_semi.models.heads import AgentRankHead
 from mmseg_semi.models.segmentors.student import forward_segmentor
 from mmseg_semi.structures import SegOutputs
-from mmseg_semi.utils.config_checks import check_data_paths
-from mmseg_semi.utils.runner_setup import load_config
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
 GAP = 4
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num', type=int, default=6, help='test images')
     parser.add_argument('--scale', type=int, default=2, help='factor of enlargement')
     parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not args.out.endswith('.png'):
         parser.error(f'out must end in .png, got {args.out}')
     for name in ('num', 'scale'):
@@ -116,6 +118,7 @@ class AgentTiles:
     def draw(
         self, outputs: SegOutputs, image: np.ndarray, truth: np.ndarray, table: np.ndarray
     ) -> list:
+        """Return the tiles of one image."""
         features = outputs.features[self.head.tap]
         grid = tuple(features.shape[-2:])
         chosen = self.head.choose(features)[0]
@@ -125,6 +128,7 @@ class AgentTiles:
         return [dots(image, index, grid, table[truth]) for index in (chosen, drawn)]
 
     def summary(self) -> str:
+        """Return what was counted, in words."""
         chosen, drawn, all_ = self.counts
         return (
             f'of {all_} classes in these images, {chosen} have a chosen agent, {drawn} a random one'
@@ -146,6 +150,7 @@ class RefinementTiles:
     def draw(
         self, outputs: SegOutputs, image: np.ndarray, truth: np.ndarray, table: np.ndarray
     ) -> list:
+        """Return the tiles of one image."""
         height, width = truth.shape
         prob = outputs.logits[..., :height, :width].softmax(dim=1)
         refined = prob
@@ -159,6 +164,7 @@ class RefinementTiles:
         return [*map(heat, margins), table[other] * moved[..., None].astype(np.uint8)]
 
     def summary(self) -> str:
+        """Return what was counted, in words."""
         before, after = self.unsure / self.pixels
         changed = self.changed / self.pixels
         return f'margin under 0.5: {before:.2%}, refined {after:.2%}; labels changed: {changed:.3%}'
@@ -179,9 +185,9 @@ def stack(rows: list[list[np.ndarray]]) -> np.ndarray:
     )[:-GAP]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Draw."""
-    args = parse_args()
+    args = parse_args(argv)
     cfg = load_config(args.config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     check_data_paths(cfg, ('test',))
@@ -206,7 +212,3 @@ def main() -> None:
     if not cv2.imwrite(args.out, cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST)):
         raise SystemExit(f'{args.out} can not be written: give a path ending in .png')
     print(f'{args.out}: {drawer.summary()}')
-
-
-if __name__ == '__main__':
-    main()

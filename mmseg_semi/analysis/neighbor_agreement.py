@@ -1,12 +1,14 @@
-#!/usr/bin/env python
 """Measure how often neighbouring pixels of the labeled masks share their class.
 
 Writes the JSON file that NeighborhoodRefiner.joint reads (S4MC's empirical joint probability).
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +16,18 @@ from mmengine.registry import init_default_scope
 
 from mmseg_semi.datasets.dataset_tree import data_infos, leaf_datasets
 from mmseg_semi.datasets.labeled_checks import build_labeled
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
-from mmseg_semi.utils.runner_setup import load_config
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='training config; its labeled images are measured')
     parser.add_argument('--out', default='neighbor_agreement.json')
     parser.add_argument('--window', type=int, default=3, choices=(3, 5, 7))
     parser.add_argument('--connectivity', type=int, default=8, choices=(4, 8))
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def offsets(window: int, connectivity: int) -> list[tuple[int, int]]:
@@ -59,9 +61,9 @@ def count_pairs(mask: np.ndarray, classes: int, window: int = 3, connectivity: i
     return total, same
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write."""
-    args = parse_args()
+    args = parse_args(argv)
     config = load_config(args.config)
     init_default_scope(config.get('default_scope', 'mmseg'))
     dataset = config.train_dataloader.dataset
@@ -99,7 +101,3 @@ def main() -> None:
     part.write_text(json.dumps(result, indent=1) + '\n')
     os.replace(part, args.out)
     print(f'\n{args.out}: {total} pairs in {len(samples)} masks, {result["overall"]:.4f} agree')
-
-
-if __name__ == '__main__':
-    main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .config_checks import check_config
-from .detection_runs import is_detector, require_mmdet
+from mmseg_semi.detection.runs import check_detection_data
+from mmseg_semi.files import check_paths
+from mmseg_semi.utils.config import is_detector
 
 
 def setup_distributed(cfg: Config, launcher: str) -> None:
@@ -145,31 +146,22 @@ def set_work_dir(cfg: Config, work_dir: str | None, config_file: str) -> None:
         cfg.work_dir = os.path.join('work_dirs', name)
 
 
-def _read_config(path: str) -> Config:
-    try:
-        return Config.fromfile(path)
-    except Exception as error:  # what mmengine says of a base `mmdet::...` depends on its version
-        if 'mmdet' in str(error):
-            require_mmdet(f'config file {path}')
-        raise
+def check_data_paths(cfg: Config, parts: tuple[str, ...]) -> None:
+    """Refuse missing folders, split files and annotation files.
 
-
-def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
-    """Read a config file, apply ``--cfg-options`` and check types and arguments.
+    Args:
+        cfg: The config.
+        parts: ``'val'`` and ``'test'``, whichever is going to be read; ``'train'`` for a detector,
+            since a segmentor's training data are checked when they are built.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ModuleNotFoundError: A detector's config, and mmdet is not installed.
-        KeyError, TypeError: See ``check_config``.
+        FileNotFoundError, ValueError: See ``check_paths``, and ``check_detection_data`` for a
+            detector.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'config file {path} does not exist')
-    cfg = _read_config(path)
-    if options:
-        cfg.merge_from_dict(options)
-    check_config(cfg)
-    for part in ('train', 'val', 'test'):
-        loader = cfg.get(f'{part}_dataloader') or {}
-        if loader.get('num_workers') == 0:  # with which torch refuses persistent workers
-            loader['persistent_workers'] = False
-    return cfg
+    if is_detector(cfg):
+        check_detection_data(cfg, parts)
+        return
+    for part in parts:
+        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
+        if isinstance(dataset, Mapping):
+            check_paths(dataset, f'{part}_dataloader.dataset')

@@ -1,30 +1,27 @@
-#!/usr/bin/env python
 """Test a checkpoint."""
+
+from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-import mmseg_semi  # noqa: F401  (registers the components)
-from mmseg_semi.utils.config_checks import check_data_paths
-from mmseg_semi.utils.detection_runs import (
-    check_checkpoint_classes,
-    complete_results,
-    is_detector,
-)
-from mmseg_semi.utils.runner_setup import (
+from mmseg_semi.apis.runner_setup import (
+    check_data_paths,
     finish_distributed,
-    load_config,
     set_work_dir,
     setup_distributed,
 )
+from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
+from mmseg_semi.utils.config import is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
@@ -45,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -113,9 +110,9 @@ def use_tta(cfg: Config) -> None:
     cfg.model = cfg.tta_model
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
-    args = parse_args()
+    args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     refuse_incomplete(args.checkpoint, 'checkpoint')
     check_data_paths(cfg, ('test',))
@@ -136,7 +133,3 @@ def main() -> None:
     with complete_results(cfg, args.out) if is_detector(cfg) else nullcontext():
         Runner.from_cfg(cfg).test()
     finish_distributed()
-
-
-if __name__ == '__main__':
-    main()

@@ -1,26 +1,25 @@
-#!/usr/bin/env python
 """Train a config, with or without unlabeled images, or a detector of mmdet."""
+
+from __future__ import annotations
 
 import argparse
 import os
-from typing import Optional
+from collections.abc import Sequence
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-import mmseg_semi  # noqa: F401  (registers the components)
-from mmseg_semi.utils.config_checks import check_data_paths
-from mmseg_semi.utils.detection_runs import is_detector
-from mmseg_semi.utils.runner_setup import (
+from mmseg_semi.apis.runner_setup import (
+    check_data_paths,
     enable_amp,
     enable_auto_scale_lr,
     enable_tensorboard,
     finish_distributed,
-    load_config,
     set_work_dir,
     setup_distributed,
 )
+from mmseg_semi.utils.config import is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import (
     checkpoint_seed,
     latest_checkpoint,
@@ -29,7 +28,7 @@ from mmseg_semi.utils.safe_checkpoints import (
 from mmseg_semi.utils.weight_checks import check_pretrained
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
@@ -55,12 +54,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
 
-def set_resume(cfg: Config, resume: str, seed: Optional[int]) -> None:
+def set_resume(cfg: Config, resume: str, seed: int | None) -> None:
     """Point the config to the checkpoint to be resumed from and take over its seed."""
     if resume == 'auto':
         checkpoint = latest_checkpoint(cfg.work_dir)
@@ -82,9 +81,9 @@ def set_resume(cfg: Config, resume: str, seed: Optional[int]) -> None:
         cfg.randomness.seed = written
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
-    args = parse_args()
+    args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
@@ -104,7 +103,3 @@ def main() -> None:
         check_pretrained(cfg)
     Runner.from_cfg(cfg).train()
     finish_distributed()
-
-
-if __name__ == '__main__':
-    main()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Measure the training step of each framework as a multiple of the supervised one.
 
 A step is forward, losses, backward, optimizer and what the custom hooks do in an iteration (EMA
@@ -24,10 +23,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
 
-import measuring
 import torch
-from measuring import REPO, confident_share, duration, in_turns, leaf, median_ratio, step_inputs
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmseg.registry import HOOKS, MODELS
 from torch import Tensor
+
+from mmseg_semi.benchmarks import measuring
+from mmseg_semi.benchmarks.measuring import (
+    REPO,
+    confident_share,
+    duration,
+    in_turns,
+    leaf,
+    median_ratio,
+    step_inputs,
+)
 
 SUPERVISED = 'supervised'
 FRAMEWORKS = (
@@ -115,8 +127,6 @@ def load_config(name: str, network: str, crop: int) -> Any:
         network: One of ``CROPS``.
         crop: Side of the images in pixels.
     """
-    from mmengine.config import Config
-
     configs = REPO / 'configs'
     config = Config.fromfile(configs / name / f'{name}_unet_digit-scenes-60.py')
     if network != 'unet':
@@ -148,8 +158,6 @@ def attach_hooks(configs: Sequence[Any], model: torch.nn.Module) -> tuple[list[A
     Returns:
         The hooks, and what they take for the runner, in the middle of the run.
     """
-    from mmseg.registry import HOOKS
-
     runner = SimpleNamespace(model=model, iter=0, max_iters=MAX_ITERS)
     hooks = [HOOKS.build(one) for one in configs if one['type'] != 'DataCheckHook']
     for hook in hooks:
@@ -173,12 +181,6 @@ class Step:
     """
 
     def __init__(self, config: Any, device: str) -> None:
-        from mmengine.optim import build_optim_wrapper
-        from mmengine.registry import DefaultScope
-        from mmseg.registry import MODELS
-
-        import mmseg_semi  # noqa: F401  (registers the components)
-
         with DefaultScope.overwrite_default_scope('mmseg'):
             self.model = MODELS.build(config.model).to(device).train()
             config.optim_wrapper.optimizer.lr = 0.0
@@ -447,7 +449,3 @@ def main(argv: Optional[list[str]] = None) -> None:
         part = Path(f'{args.out}.part')
         part.write_text(text)
         os.replace(part, args.out)
-
-
-if __name__ == '__main__':
-    main()

@@ -1,14 +1,12 @@
 """What the benchmarks of single methods share: taking turns, peak memory, steps, and the table.
 
-The tools import it as a neighbour (``python tools/benchmarks/corrmatch.py``). Both sides of a
-ratio take turns in one process, on the same inputs and threads, after a warm-up. The ratio is the
-median over the turns, and so are the times.
+Both sides of a ratio take turns in one process, on the same inputs and threads, after a warm-up.
+The ratio is the median over the turns, and so are the times.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import platform
 import resource
 import statistics
@@ -23,9 +21,17 @@ from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from torch import Tensor
 
-REPO = Path(__file__).resolve().parents[2]
+from mmseg_semi.files import shipped_root
+from mmseg_semi.models.segmentors.ema_teacher import update_teacher
+
+REPO = shipped_root()
 CLASSES = 21
 
 
@@ -255,18 +261,6 @@ def check_close(
 # --------------------------------------------------------------------------------- peak memory
 
 
-def load_function(module: str, name: str) -> Callable[..., Any]:
-    """Load a function of ``mmseg_semi.functional`` alone; the whole package imports for seconds."""
-    package = importlib.util.find_spec('mmseg_semi')
-    if package is None:
-        raise ModuleNotFoundError('mmseg_semi is not installed')
-    path = Path(package.origin).parent / 'functional' / f'{module}.py'
-    spec = importlib.util.spec_from_file_location(module, path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return getattr(loaded, name)
-
-
 def peak_of_call(run: Callable[[], Any], warm_up: Callable[[], Any], device: str) -> int:
     """Return the bytes that a call takes at its peak beyond what is there before.
 
@@ -320,15 +314,11 @@ def peak_ratio(ours: int, reference: int) -> float:
 
 def load_method(name: str) -> Any:
     """Read ``configs/_base_/methods/<name>.py``."""
-    from mmengine.config import Config
-
     return Config.fromfile(REPO / 'configs' / '_base_' / 'methods' / f'{name}.py').method
 
 
 def load_segmentor() -> Any:
     """Read the config of DeepLabV3+ R50 for one device, without pretrained weights."""
-    from mmengine.config import Config
-
     base = REPO / 'configs' / '_base_' / 'models' / 'deeplabv3plus_r50.py'
     segmentor = Config.fromfile(base).model
     segmentor.pretrained = None
@@ -344,11 +334,6 @@ def build_model(method: Any, hooks: Sequence[str] = ()) -> torch.nn.Module:
         method: From ``load_method``.
         hooks: Names of the hooks whose work is done by ``TrainingStep`` instead.
     """
-    from mmengine.registry import DefaultScope
-    from mmseg.registry import MODELS
-
-    import mmseg_semi  # noqa: F401  (registers the components)
-
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(dict(segmentor=load_segmentor(), **method))
     for hook in hooks:
@@ -360,9 +345,6 @@ def step_inputs(
     model: torch.nn.Module, batch: int, crop: int, views: int = 1
 ) -> dict[str, Any]:  # the arguments of ``model.loss``
     """Draw a batch of smooth images, as many labeled as unlabeled, and prepare it."""
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
     source = torch.Generator().manual_seed(0)
 
     def images() -> list[Tensor]:
@@ -416,8 +398,6 @@ class TrainingStep:
 
     def __call__(self) -> None:
         """Run forward, backward and update, and what hooks do after an iteration."""
-        from mmseg_semi.models.segmentors.ema_teacher import update_teacher
-
         model = self.model
         losses = model.loss(**self.data)
         total, _ = model.parse_losses(losses)

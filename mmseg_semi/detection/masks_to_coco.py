@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Make the COCO files that a detector learns from, out of the masks of a training config.
 
 labeled.json has the labeled images and a box around every connected component of their masks,
@@ -39,15 +38,15 @@ from mmseg_semi.detection.coco import (
 from mmseg_semi.errors import hint
 from mmseg_semi.files import is_local
 from mmseg_semi.functional.components import masks_to_boxes
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
-from mmseg_semi.utils.runner_setup import load_config
 
 LOADING = ('LoadImageFromFile', 'LoadAnnotations')
 MIN_AREA = 90  # pixels, the value of the authors of "Weighting Pseudo-Labels"
 Box = tuple[int, int, int, int, int]
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -75,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--connectivity', type=int, default=8, choices=(4, 8))
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 # --------------------------------------------------------------------------------------- what to do
@@ -305,9 +304,9 @@ def report(classes: Mapping[int, str], boxes: Sequence[Sequence[Box]]) -> None:
             print(f'WARNING: class {name!r} has no box; the detector cannot learn it')
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read everything, then write both files."""
-    args = parse_args()
+    args = parse_args(argv)
     config = load_config(args.config, args.cfg_options)
     init_default_scope(config.get('default_scope', 'mmseg'))
     min_area = choose_min_area(config, args.min_area)
@@ -363,7 +362,3 @@ def main() -> None:
                 f'WARNING: {part}.json names images of several folders, relative to each: '
                 f'{", ".join(image_folders(dataset))}'
             )
-
-
-if __name__ == '__main__':
-    main()

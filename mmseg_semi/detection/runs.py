@@ -6,7 +6,6 @@ A config with ``default_scope = 'mmdet'`` is a detector's. mmdet is imported for
 from __future__ import annotations
 
 import glob
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,36 +18,10 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 
 from mmseg_semi.files import check_paths, is_local
-
-from .safe_checkpoints import is_complete
+from mmseg_semi.utils.safe_checkpoints import is_complete
 
 CONVERTER = 'tools/dataset_converters/masks_to_coco.py'
 PART = '.part'
-
-
-def is_detector(cfg: Config) -> bool:
-    """Whether a config is one of mmdet's."""
-    return cfg.get('default_scope') == 'mmdet'
-
-
-def require_mmdet(what: str) -> None:
-    """Refuse to go on without mmdet.
-
-    Args:
-        what: What needs it, for the message.
-
-    Raises:
-        ModuleNotFoundError: Says how to install it.
-    """
-    try:
-        missing = importlib.util.find_spec('mmdet') is None
-    except ModuleNotFoundError:
-        missing = True
-    if missing:
-        raise ModuleNotFoundError(
-            f'{what} needs mmdet, which is not installed. Install requirements/optional.txt, or '
-            "'mmdet>=3.3.0,<4.0.0' (with the onedl stack 'onedl-mmdetection>=3.5.1,<4.0.0')."
-        )
 
 
 def dataset_classes(dataset: Mapping[str, Any]) -> list[str] | None:

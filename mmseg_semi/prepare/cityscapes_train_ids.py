@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Make the masks of Cityscapes' 19 classes out of its label ids.
 
 Beside every gtFine/{train,val}/CITY/*_gtFine_labelIds.png a *_gtFine_labelTrainIds.png is written:
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mmseg_semi.datasets.benchmark_layouts import CITYSCAPES
-from mmseg_semi.utils.conversion import (
+from mmseg_semi.prepare.conversion import (
     Task,
     check_count,
     conversion_parser,
@@ -23,7 +22,7 @@ from mmseg_semi.utils.conversion import (
     leave_out_missing,
     report,
 )
-from mmseg_semi.utils.label_maps import check_numbers, read_numbers
+from mmseg_semi.prepare.label_maps import check_numbers, read_numbers
 
 COMPLETE = {'train': 2975, 'val': 500}
 PARTS = ('leftImg8bit/train/', 'leftImg8bit/val/', 'gtFine/train/', 'gtFine/val/')
@@ -95,7 +94,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         overwrite=args.overwrite,
     )
     report(root / 'gtFine', counts)
-
-
-if __name__ == '__main__':
-    main()

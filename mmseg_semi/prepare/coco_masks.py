@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Make masks of 81 classes out of COCO's instances.
 
 semantic_masks/{train2017,val2017} gets a mask of every image of
@@ -22,7 +21,7 @@ import numpy as np
 from mmseg_semi.datasets.benchmark_layouts import COCO
 from mmseg_semi.datasets.coco81_dataset import COCO81Dataset
 from mmseg_semi.errors import DataError
-from mmseg_semi.utils.conversion import (
+from mmseg_semi.prepare.conversion import (
     Task,
     check_count,
     conversion_parser,
@@ -217,7 +216,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     note = f'coco_masks overlap={args.overlap} crowd={args.crowd}'
     counts = convert(tasks, draw, note, workers=args.workers, overwrite=args.overwrite)
     report(root / 'semantic_masks', counts)
-
-
-if __name__ == '__main__':
-    main()

@@ -21,7 +21,7 @@ import numpy as np
 
 from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import write_file
-from mmseg_semi.utils.label_maps import encode_png, note_of_complete, opened
+from mmseg_semi.prepare.label_maps import encode_png, note_of_complete, opened
 from mmseg_semi.utils.progress import track
 
 MOST_TOGETHER = 32  # tasks that are handed to a worker process at once

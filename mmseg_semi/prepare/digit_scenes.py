@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Make the digit scenes: a small, real, deterministic data set for semi-supervised segmentation.
 
 Handwritten digits (``sklearn.datasets.load_digits``) are composed on photographs
@@ -695,7 +694,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     state = 'made' if made else 'is complete already, nothing to do'
     print(f'digit scenes: {out} {state} ({counts}; labeled subsets {subsets})')
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

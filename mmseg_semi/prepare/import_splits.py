@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Bring published lists of labeled and unlabeled images into the form that the configs read.
 
 SOURCE is a folder with labeled.txt and unlabeled.txt, or one with such folders somewhere below.
@@ -260,7 +259,3 @@ def main(args: Sequence[str] | None = None) -> None:
     except (DataError, OSError) as error:
         raise SystemExit(str(error)) from None
     print('\n'.join(summary_lines(splits, states)))
-
-
-if __name__ == '__main__':
-    main()

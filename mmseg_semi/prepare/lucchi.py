@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Take the Lucchi mitochondria stacks apart.
 
 training.tif and testing.tif become images/{train,val}/slice_000.png and so on, their
@@ -16,7 +15,7 @@ import numpy as np
 
 from mmseg_semi.datasets.benchmark_layouts import LUCCHI
 from mmseg_semi.errors import DataError
-from mmseg_semi.utils.conversion import (
+from mmseg_semi.prepare.conversion import (
     Task,
     check_count,
     conversion_parser,
@@ -24,7 +23,7 @@ from mmseg_semi.utils.conversion import (
     find_folder,
     report,
 )
-from mmseg_semi.utils.label_maps import opened
+from mmseg_semi.prepare.label_maps import opened
 
 MOST_MITOCHONDRIA = 0.5  # they are about a twentieth
 COMPLETE = 165
@@ -123,7 +122,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     except DataError as error:
         raise SystemExit(str(error)) from error
     report(root, convert(tasks, take, 'lucchi', overwrite=args.overwrite, what='slices'), 'slices')
-
-
-if __name__ == '__main__':
-    main()

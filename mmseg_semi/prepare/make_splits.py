@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Draw labeled images of a data set at random, and list the other ones as unlabeled.
 
 Splits of one seed are nested: each is a part of every larger one, whatever sizes are asked for
@@ -255,7 +254,3 @@ def main(args: Sequence[str] | None = None) -> None:
     except (DataError, OSError) as error:
         raise SystemExit(str(error)) from None
     print('\n'.join(summary_lines(splits, states)))
-
-
-if __name__ == '__main__':
-    main()

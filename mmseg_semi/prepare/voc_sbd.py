@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Merge SBD's masks into Pascal VOC 2012.
 
 SegmentationClassAug gets a mask of every image of VOC's train.txt and val.txt and of SBD: VOC's own
@@ -17,7 +16,7 @@ import numpy as np
 from mmseg_semi.datasets.benchmark_layouts import VOC12
 from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import write_file
-from mmseg_semi.utils.conversion import (
+from mmseg_semi.prepare.conversion import (
     Task,
     check_count,
     conversion_parser,
@@ -28,7 +27,7 @@ from mmseg_semi.utils.conversion import (
     read_names,
     report,
 )
-from mmseg_semi.utils.label_maps import check_numbers, read_numbers, unreadable
+from mmseg_semi.prepare.label_maps import check_numbers, read_numbers, unreadable
 
 COMPLETE = 10582
 LISTS = 'ImageSets/Segmentation'
@@ -143,7 +142,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = convert(tasks, read_label, 'voc_sbd', workers=args.workers, overwrite=args.overwrite)
     write_names(voc / LISTS / 'train_aug.txt', train_aug, args.overwrite)
     report(voc / 'SegmentationClassAug', counts)
-
-
-if __name__ == '__main__':
-    main()

@@ -1,4 +1,4 @@
-"""Looking through a config for misspelt types and arguments before anything is built.
+"""Reading a config, and looking through it for misspelt types and arguments before it is built.
 
 mmengine names neither the config key nor what would be allowed. Types are checked wherever a
 registry is known; arguments where the class names all of its own (no ``**kwargs``).
@@ -7,7 +7,9 @@ registry is known; arguments where the class names all of its own (no ``**kwargs
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -17,9 +19,6 @@ from mmengine.registry import FUNCTIONS, DefaultScope, Registry
 
 from mmseg_semi.arguments import check_arguments
 from mmseg_semi.errors import hint
-from mmseg_semi.files import check_paths
-
-from .detection_runs import check_detection_data, is_detector, require_mmdet
 
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
@@ -28,6 +27,61 @@ _NETWORK_PARTS = (
     *('backbone', 'neck', 'decode_head', 'auxiliary_head'),
     *('rpn_head', 'roi_head', 'bbox_head', 'mask_head'),
 )
+
+
+def is_detector(cfg: Config) -> bool:
+    """Whether a config is one of mmdet's."""
+    return cfg.get('default_scope') == 'mmdet'
+
+
+def require_mmdet(what: str) -> None:
+    """Refuse to go on without mmdet.
+
+    Args:
+        what: What needs it, for the message.
+
+    Raises:
+        ModuleNotFoundError: Says how to install it.
+    """
+    try:
+        missing = importlib.util.find_spec('mmdet') is None
+    except ModuleNotFoundError:
+        missing = True
+    if missing:
+        raise ModuleNotFoundError(
+            f'{what} needs mmdet, which is not installed. Install requirements/optional.txt, or '
+            "'mmdet>=3.3.0,<4.0.0' (with the onedl stack 'onedl-mmdetection>=3.5.1,<4.0.0')."
+        )
+
+
+def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file, apply ``--cfg-options`` and check types and arguments.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ModuleNotFoundError: A detector's config, and mmdet is not installed.
+        KeyError, TypeError: See ``check_config``.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'config file {path} does not exist')
+    cfg = _read_config(path)
+    if options:
+        cfg.merge_from_dict(options)
+    check_config(cfg)
+    for part in ('train', 'val', 'test'):
+        loader = cfg.get(f'{part}_dataloader') or {}
+        if loader.get('num_workers') == 0:  # with which torch refuses persistent workers
+            loader['persistent_workers'] = False
+    return cfg
+
+
+def _read_config(path: str) -> Config:
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # what mmengine says of a base `mmdet::...` depends on its version
+        if 'mmdet' in str(error):
+            require_mmdet(f'config file {path}')
+        raise
 
 
 def check_config(cfg: Config) -> None:
@@ -56,27 +110,6 @@ def check_config(cfg: Config) -> None:
             if arguments and inspect.isclass(entry) and not _takes_anything(entry):
                 given = {name: v for name, v in node.items() if name not in _TAKEN_OUT}
                 check_arguments(entry, given, key, complete=False)
-
-
-def check_data_paths(cfg: Config, parts: tuple[str, ...]) -> None:
-    """Refuse missing folders, split files and annotation files.
-
-    Args:
-        cfg: The config.
-        parts: ``'val'`` and ``'test'``, whichever is going to be read; ``'train'`` for a detector,
-            since a segmentor's training data are checked when they are built.
-
-    Raises:
-        FileNotFoundError, ValueError: See ``check_paths``, and ``check_detection_data`` for a
-            detector.
-    """
-    if is_detector(cfg):
-        check_detection_data(cfg, parts)
-        return
-    for part in parts:
-        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
-        if isinstance(dataset, Mapping):
-            check_paths(dataset, f'{part}_dataloader.dataset')
 
 
 def _names(registry: Registry | None) -> set[str]:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Check the configs of the papers' tables: files, builds, README.md and metafile.yml.
 
 Nothing here asks how the configs were written: each is loaded and built, and what it holds is held
@@ -11,7 +10,7 @@ import argparse
 import copy
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
-import mmseg_semi  # noqa: F401  (registers the components)
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
+from mmseg_semi.files import shipped_root
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
-from mmseg_semi.utils.runner_setup import load_config
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = shipped_root()
 MOST_LINES = 10
 NAME = re.compile(
     r'(?P<method>[a-z0-9_]+?)_(?P<model>deeplabv3plus_(?:r50|r101|xception65)|segformer_mit-b2)_'
@@ -48,12 +47,12 @@ LARGE_CROPS = (
 SMALLER_CITYSCAPES = set(LARGE_CROPS) - {'rankmatch', 'augseg', 'weighting_augseg'}
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('configs', nargs='*', type=Path, help='config files; default: all')
     parser.add_argument('--no-build', action='store_true', help='leave out building the models')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def benchmark_configs(folder: Path = REPO / 'configs') -> list[Path]:
@@ -257,9 +256,9 @@ def check_index(configs: Path) -> list[str]:
     return [] if sorted(listed) == there else [f'{path}: imports {listed}; there are {there}']
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Check everything and print what is wrong."""
-    args = parse_args()
+    args = parse_args(argv)
     folder = REPO / 'configs'
     paths = args.configs or benchmark_configs(folder)
     unknown = [str(path) for path in paths if not NAME.fullmatch(path.stem)]
@@ -276,7 +275,3 @@ def main() -> None:
     if problems:
         raise SystemExit(f'{len(problems)} problems in {len(paths)} configs')
     print(f'{len(paths)} configs: all right')
-
-
-if __name__ == '__main__':
-    main()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Train two steps of every framework with every plug-in and list what came out.
 
 Writes docs/compatibility.md. The data are a few digit scenes, made in a temporary folder. A
@@ -9,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dis
-import importlib.util
 import json
 import os
 import re
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,20 +25,21 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
-import mmseg_semi
 from mmseg_semi.detection.coco import (
     coco_annotations,
     coco_categories,
     coco_images,
     write_coco_files,
 )
+from mmseg_semi.files import shipped_root
 from mmseg_semi.functional.components import masks_to_boxes
 from mmseg_semi.models.refiners import BaseRefiner
+from mmseg_semi.prepare.digit_scenes import DIGIT_NAMES, SceneParams, make_digit_scenes
 from mmseg_semi.utils.collect_env import distribution_version
-from mmseg_semi.utils.runner_setup import load_config
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.version import __version__
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = shipped_root()
 OUT = REPO / 'docs' / 'compatibility.md'
 COMMAND = 'python tools/analysis_tools/compatibility.py'
 STEPS = 2
@@ -231,7 +229,7 @@ class QuickRunner(Runner):
     """The runner without its reports of the config, which take longer than the two steps."""
 
     def dump_config(self) -> None:
-        pass
+        """Do nothing."""
 
     def _log_env(self, env_cfg: Any) -> None:
         pass
@@ -243,6 +241,7 @@ class OwnRefiner(BaseRefiner):
     stage = 'selection'
 
     def forward(self, pseudo: Any, step: Any) -> Any:
+        """Change nothing."""
         return pseudo
 
 
@@ -253,17 +252,10 @@ def make_data(folder: Path) -> None:
     Args:
         folder: Becomes the working folder of the configs, which read ``data/digit_scenes``.
     """
-    name = 'digit_scenes'
-    if name not in sys.modules:
-        path = REPO / 'tools' / 'dataset_converters' / f'{name}.py'
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    generator = sys.modules[name]
-    root = folder / 'data' / name
+    root = folder / 'data' / 'digit_scenes'
     counts = dict(labeled=60, subsets=(60,), unlabeled=8, val=1, test=1)
-    generator.make_digit_scenes(root, generator.SceneParams(**counts))
-    numbers = {i: digit for i, digit in enumerate(generator.DIGIT_NAMES[:5], 1)}
+    make_digit_scenes(root, SceneParams(**counts))
+    numbers = {i: digit for i, digit in enumerate(DIGIT_NAMES[:5], 1)}
     boxes, sizes = [], {}
     for path in sorted((root / 'audit' / 'unlabeled').iterdir()):
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -380,7 +372,7 @@ def _is_refusal(error: BaseException) -> bool:
     while trace.tb_next is not None:
         trace = trace.tb_next
     code = trace.tb_frame.f_code
-    inside = Path(mmseg_semi.__file__).parent in Path(code.co_filename).parents
+    inside = Path(__file__).resolve().parents[1] in Path(code.co_filename).resolve().parents
     return inside and code.co_code[trace.tb_lasti] == dis.opmap['RAISE_VARARGS']
 
 
@@ -515,13 +507,13 @@ def write_page(out: Path, text: str) -> None:
     os.replace(part, out)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Try everything, then write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--out', type=Path, default=OUT, help='Markdown file to write')
-    out = parser.parse_args().out.resolve()
+    out = parser.parse_args(argv).out.resolve()
     if not out.parent.is_dir():
         parser.error(f'--out {out}: there is no folder {out.parent}')
     warnings.filterwarnings('ignore')
@@ -539,7 +531,3 @@ def main() -> None:
                 print(f'{what}: {refused[what].reason}', flush=True)
     write_page(out, document(table, refused, versions()))
     print(out)
-
-
-if __name__ == '__main__':
-    main()

@@ -1,15 +1,17 @@
-#!/usr/bin/env python
 """Run configs on digit scenes over several seeds and write a result table.
 
 Runs that are finished are not repeated and interrupted ones are resumed, so the command can be
 given again until the table is complete.
 """
 
+from __future__ import annotations
+
 import argparse
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_semi.utils.experiments import (
+from mmseg_semi.zoo.experiments import (
     Experiment,
     checkout_commit,
     mean_and_spread,
@@ -17,7 +19,7 @@ from mmseg_semi.utils.experiments import (
 )
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('configs', nargs='+', help='config files, one table row each')
@@ -26,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='Markdown file to write (default: only print)')
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
     parser.add_argument('--threads', type=int, help='CPU threads of each run')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def table(results: dict[str, list[tuple[int, dict[str, float]]]]) -> str:
@@ -43,9 +45,9 @@ def table(results: dict[str, list[tuple[int, dict[str, float]]]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run and tabulate."""
-    args = parse_args()
+    args = parse_args(argv)
     runs = [
         Experiment(
             config,
@@ -69,7 +71,3 @@ def main() -> None:
     print(text)
     if args.out:
         Path(args.out).write_text(text)
-
-
-if __name__ == '__main__':
-    main()

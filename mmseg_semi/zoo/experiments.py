@@ -21,11 +21,13 @@ from typing import Optional
 
 from mmengine.config import Config
 
-from mmseg_semi.files import write_file
+from mmseg_semi.files import shipped_root, write_file
+from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
+from mmseg_semi.version import __version__
 
-from .safe_checkpoints import latest_checkpoint
-
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+ROOT = shipped_root()
+TOOLS = ROOT / 'tools'
+INSTALLED = ROOT.name == '.mim'  # from a wheel: there is no repository
 RESULT_FILE, SETTINGS_FILE = 'result.json', 'settings.json'
 
 
@@ -70,9 +72,9 @@ class Experiment:
         for root in sorted(_data_roots(config), key=len, reverse=True):
             text = text.replace(root, 'DATA_ROOT')
         path = Path(self.config).resolve()
-        inside = TOOLS.parent in path.parents
+        inside = ROOT in path.parents
         return dict(
-            config=str(path.relative_to(TOOLS.parent) if inside else path),
+            config=str(path.relative_to(ROOT) if inside else path),
             seed=self.seed,
             options=self.options,
             processes=self.processes,
@@ -181,8 +183,7 @@ def call(command: Sequence[str], log: str, threads: Optional[int], what: str) ->
         RuntimeError: It failed; names the log file.
     """
     env = dict(os.environ, PYTHON=sys.executable, PORT=str(_free_port()))
-    root = str(TOOLS.parent)
-    env['PYTHONPATH'] = os.pathsep.join(p for p in (root, env.get('PYTHONPATH')) if p)
+    env['PYTHONPATH'] = os.pathsep.join(p for p in (str(ROOT), env.get('PYTHONPATH')) if p)
     if threads is not None:
         for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
             env[name] = str(threads)
@@ -202,9 +203,10 @@ def _free_port() -> int:
 
 
 def shown(command: Sequence[str]) -> str:
-    """A command as a user types it in the folder of the checkout."""
-    root, python = f'{TOOLS.parent}{os.sep}', sys.executable
-    words = ['python' if word == python else word.replace(root, '') for word in command]
+    """A command as a user types it: in the repository, paths are relative to it."""
+    words = ['python' if word == sys.executable else word for word in command]
+    if not INSTALLED:
+        words = [word.replace(f'{ROOT}{os.sep}', '') for word in words]
     return shlex.join(words)
 
 
@@ -237,13 +239,15 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def checkout_commit() -> str:
-    """Return the commit of the checkout, marked when files are changed."""
+    """Return the commit of the repository, marked when files are changed; a wheel's version."""
+    if INSTALLED:
+        return f'of version {__version__}'
     try:
         text = subprocess.check_output(
             ['git', 'describe', '--always', '--dirty'],
             text=True,
             stderr=subprocess.DEVNULL,
-            cwd=TOOLS.parent,
+            cwd=ROOT,
         )
     except (OSError, subprocess.CalledProcessError):
         return 'unknown'

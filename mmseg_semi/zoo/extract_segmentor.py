@@ -1,25 +1,27 @@
-#!/usr/bin/env python
 """Write a semi-supervised checkpoint's student or teacher as a plain mmseg model.
 
 Two files come out, OUT.pth and OUT.py: a checkpoint with tensors and plain values only, and a
 config that mmseg tests, serves and fine-tunes without mmseg_semi.
 """
 
+from __future__ import annotations
+
 import argparse
 import copy
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
 from mmseg.registry import MODELS, TRANSFORMS
 
-import mmseg_semi
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
-from mmseg_semi.utils.runner_setup import load_config
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.safe_checkpoints import is_complete
 from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
 
+PACKAGE = __name__.split('.')[0]
 PREFIXES = dict(student='segmentor.', teacher='teacher.')
 # Checks of the user's data; a plain mmseg installation does not have them.
 OWN_CHECKS = ('CheckAnnotations',)
@@ -41,7 +43,7 @@ KEPT_KEYS = (
 )
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of the semi-supervised run')
@@ -49,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out', help='path of the checkpoint to write, ending in .pth')
     parser.add_argument('--which', choices=sorted(PREFIXES), default='student')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not args.out.endswith('.pth'):
         parser.error(f'out must end in .pth, got {args.out}')
     return args
@@ -96,7 +98,7 @@ def own_types(node: Any) -> list[str]:
         kind = node.get('type')
         for registry in (MODELS, TRANSFORMS):
             entry = registry.get(kind) if isinstance(kind, str) else None
-            if entry is not None and entry.__module__.split('.')[0] == mmseg_semi.__name__:
+            if entry is not None and entry.__module__.split('.')[0] == PACKAGE:
                 found.append(kind)
         node = list(node.values())
     if isinstance(node, (list, tuple)):
@@ -117,7 +119,7 @@ def plain_config(cfg: Config) -> Config:
     own = own_types(kept)
     if own:
         print(f'the config keeps components of mmseg_semi and imports it: {", ".join(own)}')
-        kept['custom_imports'] = dict(imports=['mmseg_semi'])
+        kept['custom_imports'] = dict(imports=[PACKAGE])
     return Config(kept)
 
 
@@ -143,9 +145,9 @@ def plain_checkpoint(checkpoint: dict[str, Any], which: str) -> dict[str, Any]:
     return dict(meta=kept, state_dict=state)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Extract."""
-    args = parse_args()
+    args = parse_args(argv)
     if not is_complete(args.checkpoint):
         raise SystemExit(f'checkpoint {args.checkpoint} does not exist or is cut short')
     cfg = plain_config(load_config(args.config, args.cfg_options))
@@ -162,7 +164,3 @@ def main() -> None:
     config_out = args.out[: -len('.pth')] + '.py'
     cfg.dump(config_out)
     print(f'wrote {args.out} and {config_out} ({args.which}, {len(plain["state_dict"])} tensors)')
-
-
-if __name__ == '__main__':
-    main()

@@ -1,22 +1,23 @@
-#!/usr/bin/env python
 """Train UniMatch and its supervised baseline on digit scenes; write a picture and a table."""
+
+from __future__ import annotations
 
 import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from mmseg_semi.utils.experiments import TOOLS, Experiment
+from mmseg_semi.prepare import digit_scenes
+from mmseg_semi.zoo.experiments import ROOT, Experiment
 
-ROOT = TOOLS.parent
 CORES = os.cpu_count() or 1
 DATA = 'data/digit_scenes'
 RUNS = {
@@ -25,13 +26,13 @@ RUNS = {
 }
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default='work_dirs/quickstart', help='folder of the results')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--scenes', type=int, default=8, help='test scenes in the picture')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def progress(experiment: Experiment) -> str:
@@ -115,16 +116,19 @@ def write_table(out: Path, results: dict, seed: int) -> Path:
     return path
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the quickstart."""
-    args = parse_args()
+    args = parse_args(argv)
     start = time.time()
     out = Path(args.out)
-    converter = ROOT / 'tools/dataset_converters/digit_scenes.py'
-    subprocess.run([sys.executable, str(converter), DATA], check=True)
+    status = digit_scenes.main([DATA])
+    if status:
+        sys.exit(status)
     threads = max(1, CORES // len(RUNS))
     experiments = {
-        name: Experiment(config, str(out / name.lower()), args.seed, threads=threads)
+        name: Experiment(
+            os.path.relpath(ROOT / config), str(out / name.lower()), args.seed, threads=threads
+        )
         for name, config in RUNS.items()
     }
     try:
@@ -134,7 +138,3 @@ def main() -> None:
     picture, table = draw(out, results, args.scenes), write_table(out, results, args.seed)
     print(f'\n{table.read_text()}\npicture: {picture}\ntable: {table}')
     print(f'done in {(time.time() - start) / 60:.1f} minutes')
-
-
-if __name__ == '__main__':
-    main()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Run, resume or print the configs of a paper's table, and write the table.
 
 Finished runs are not repeated and interrupted ones are resumed, so the command can be given again
@@ -20,8 +19,8 @@ from mmengine.logging import MMLogger
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
 from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
 from mmseg_semi.detection.coco import read_coco
-from mmseg_semi.files import write_file
-from mmseg_semi.utils.experiments import (
+from mmseg_semi.files import shipped_root, write_file
+from mmseg_semi.zoo.experiments import (
     TOOLS,
     Experiment,
     call,
@@ -30,7 +29,7 @@ from mmseg_semi.utils.experiments import (
     run_experiments,
     shown,
 )
-from mmseg_semi.utils.paper_tables import (
+from mmseg_semi.zoo.paper_tables import (
     DIGIT_SCENES,
     Method,
     Row,
@@ -39,11 +38,10 @@ from mmseg_semi.utils.paper_tables import (
     load_methods,
 )
 
-REPO = Path(__file__).resolve().parents[2]
-CONFIGS = REPO / 'configs'
+CONFIGS = shipped_root() / 'configs'
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('tables', nargs='*', help='such as rankmatch/table-1; see --list')
@@ -69,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', default='work_dirs/tables', help='folder of all runs')
     parser.add_argument('--out', help='Markdown file to write (default: only print)')
     parser.add_argument('--dry-run', action='store_true', help='print the commands, run nothing')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not args.list and not args.tables:
         parser.error('name a table, or give --list')
     return args
@@ -242,7 +240,7 @@ def last_iteration(row: Row, args: argparse.Namespace) -> str:
 
 
 def finished_results(runs: Sequence[tuple[Row, Experiment]]) -> dict[str, dict[int, float]]:
-    """mIoU of the finished runs, by config and seed."""
+    """MIoU of the finished runs, by config and seed."""
     found: dict[str, dict[int, float]] = {}
     for row, run in runs:
         metrics = run.result()
@@ -312,9 +310,9 @@ def run_all(
     print(write_out())
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run or print."""
-    args = parse_args()
+    args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='WARNING')  # it reports each variable it reads
     methods = load_methods(CONFIGS)
     if args.list:
@@ -342,7 +340,3 @@ def main() -> None:
         raise SystemExit(
             f'{error}\nFinished runs are kept; after that the same command goes on.'
         ) from error
-
-
-if __name__ == '__main__':
-    main()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Turn a checkpoint of the UniMatch family into one that mmseg's models load.
 
 IN.pth is a DeepLabV3+ on ResNet-50 or 101 with a deep stem (64, 64, 128 channels), or such a
@@ -44,7 +43,7 @@ Layer = tuple[str, str, tuple[int, ...]]
 Wanted = dict[str, tuple[str, tuple[int, ...]]]
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -70,7 +69,7 @@ def parse_args() -> argparse.Namespace:
         metavar='PREFIX',
         help='leave out the keys that start so, such as the correlation layers of CorrMatch',
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not args.out.endswith('.pth'):
         parser.error(f'OUT.pth must end in .pth, got {args.out}')
     if Path(args.out).resolve() == Path(args.source).resolve():
@@ -307,9 +306,9 @@ def report(facts: Mapping[str, int], part: str, out: str) -> None:
     print(f'  load_from={out!r}')
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Convert."""
-    args = parse_args()
+    args = parse_args(argv)
     state = take_state(read(args.source), args.which, args.source)
     state = drop(state, args.drop, args.source)
     part = choose_part(state, args.what, args.source)
@@ -323,7 +322,3 @@ def main() -> None:
         write_file(out, content)
         print(f'wrote {out} ({part}, {len(converted)} tensors)')
     report(facts, part, args.out)
-
-
-if __name__ == '__main__':
-    main()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Write the configs of the papers' tables, and what lists them.
 
 From configs/*/tables.yml follow: the config of every row and of every detector that its boxes need,
@@ -10,16 +9,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
-from mmseg_semi.files import write_files
-from mmseg_semi.utils.paper_tables import CLASSIC, DIGIT_SCENES, Method, Row, Table, load_methods
+from mmseg_semi.files import shipped_root, write_files
+from mmseg_semi.zoo.paper_tables import CLASSIC, DIGIT_SCENES, Method, Row, Table, load_methods
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = shipped_root()
 BEGIN, END = '<!-- tables: written by tools/misc/write_configs.py -->', '<!-- end of tables -->'
 DATASET_NAMES = {
     'voc12': 'Pascal VOC 2012',
@@ -39,12 +38,12 @@ R50 = "model = dict({}pretrained='open-mmlab://resnet50_v1c', backbone=dict(dept
 SUPERVISED = 'supervised'
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--check', action='store_true', help='only compare')
     parser.add_argument('--configs', type=Path, default=REPO / 'configs', help='folder of configs')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 # ------------------------------------------------------------------------------------------ configs
@@ -287,9 +286,9 @@ def stale_files(configs: Path, files: Iterable[Path]) -> list[Path]:
     ]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write or check."""
-    args = parse_args()
+    args = parse_args(argv)
     files = all_files(args.configs)
     stale = stale_files(args.configs, files)
     differing = [
@@ -314,7 +313,3 @@ def main() -> None:
     configs = sum(path.suffix == '.py' for path in files)
     done = 'agree' if args.check else f'written, {len(differing)} of them changed'
     print(f'{len(files)} files, {configs} of them configs: {done}')
-
-
-if __name__ == '__main__':
-    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +15,7 @@ from mmseg.registry import MODELS
 from tool_runs import TOOLS
 from unimatch_network import ResNet, UniMatchNetwork, shake
 
-import mmseg_semi  # noqa: F401
+from mmseg_semi.zoo import semi2mmseg as tool
 
 TOOL = TOOLS / 'model_converters' / 'semi2mmseg.py'
 STRIDES = {
@@ -27,13 +26,9 @@ DILATIONS = {16: (6, 12, 18), 8: (12, 24, 36)}
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 
 
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('semi2mmseg', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@pytest.fixture(scope='module', autouse=True)
+def default_scope():
     init_default_scope('mmseg')
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +39,7 @@ def network():
 
 
 @pytest.fixture
-def run(tool, tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch, capsys):
     """Save a content, convert it, and give the path, the loaded result and what was printed."""
 
     def convert(content, *args, source='in.pth', out='out.pth'):
@@ -128,7 +123,7 @@ def test_a_semi_segmentor_starts_student_and_teacher_from_it(run, network):
         check_logits(network, one, 33)
 
 
-def test_wrappings_and_prefixes_are_taken_off(tool):
+def test_wrappings_and_prefixes_are_taken_off():
     state = {'backbone.bn1.bias': torch.zeros(2), 'classifier.bias': torch.zeros(3)}
     other = {key: value + 1 for key, value in state.items()}
     wrapped = {f'module.{key}': value for key, value in state.items()}

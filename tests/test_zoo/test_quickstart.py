@@ -1,19 +1,10 @@
-import importlib.util
 import json
 
 import cv2
 import numpy as np
 import pytest
-from tool_runs import TOOLS
 
-
-@pytest.fixture
-def quickstart():
-    spec = importlib.util.spec_from_file_location('quickstart', TOOLS / 'quickstart.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from mmseg_semi.zoo import quickstart
 
 RESULTS = {
     'supervised': dict(mIoU=40.0, mAcc=50.0, train_minutes=1.0),
@@ -21,10 +12,8 @@ RESULTS = {
 }
 
 
-def test_picture_shows_image_truth_and_both_predictions(
-    quickstart, digit_root, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(quickstart, 'DATA', str(digit_root))
+def test_picture_shows_image_truth_and_both_predictions(digit_root, tmp_path, monkeypatch):
+    monkeypatch.setattr('DATA', str(digit_root))
     for i, name in enumerate(('supervised', 'unimatch')):
         (tmp_path / name / 'predictions').mkdir(parents=True)
         for scene in range(5):
@@ -42,13 +31,13 @@ def test_picture_shows_image_truth_and_both_predictions(
         assert (row[:128, :128, ::-1] == palette[label]).all()
 
 
-def test_table_has_the_measured_numbers(quickstart, tmp_path):
+def test_table_has_the_measured_numbers(tmp_path):
     text = quickstart.write_table(tmp_path, RESULTS, seed=7).read_text()
     assert 'seed 7' in text and '| 40.00 | 50.00 | 1.0 |' in text
     assert '| UniMatch | `configs/unimatch/' in text and '| 51.25 | 60.00 | 5.5 |' in text
 
 
-def test_all_experiments_run_and_a_failure_is_raised(quickstart):
+def test_all_experiments_run_and_a_failure_is_raised():
     class Fake:
         config, work_dir = 'c.py', 'w'
 

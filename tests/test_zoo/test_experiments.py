@@ -4,7 +4,7 @@ import sys
 import pytest
 from mmengine.config import Config
 
-from mmseg_semi.utils.experiments import (
+from mmseg_semi.zoo.experiments import (
     TOOLS,
     Experiment,
     mean_and_spread,
@@ -35,7 +35,7 @@ def experiment(tmp_path, monkeypatch):
         trained = any(one[1].endswith('train.py') for one in calls)
         return f'{folder}/iter_4.pth' if trained else None
 
-    monkeypatch.setattr('mmseg_semi.utils.experiments.latest_checkpoint', latest)
+    monkeypatch.setattr('mmseg_semi.zoo.experiments.latest_checkpoint', latest)
     return made
 
 
@@ -109,7 +109,7 @@ def test_where_data_and_checkout_are_does_not_count(tmp_path, monkeypatch):
     assert made.settings() != first
     inside = Experiment(str(TOOLS.parent / 'configs' / 'x.py'), 'w')
     inside_path = inside.config
-    monkeypatch.setattr('mmseg_semi.utils.experiments.Config.fromfile', lambda path: Config())
+    monkeypatch.setattr('mmseg_semi.zoo.experiments.Config.fromfile', lambda path: Config())
     assert inside.settings()['config'] == 'configs/x.py' != inside_path
 
 

@@ -1,7 +1,6 @@
 """The digit scenes: what is written, from which samples, and how a rerun behaves."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,12 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'digit_scenes.py'
-spec = importlib.util.spec_from_file_location('digit_scenes', SCRIPT)
-digit_scenes = importlib.util.module_from_spec(spec)
-sys.modules['digit_scenes'] = digit_scenes
-spec.loader.exec_module(digit_scenes)
+from mmseg_semi.prepare import digit_scenes
 
+SCRIPT = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'digit_scenes.py'
 SceneParams, DigitScenesError = digit_scenes.SceneParams, digit_scenes.DigitScenesError
 SMALL = SceneParams(labeled=12, subsets=(5, 8, 12), unlabeled=9, val=6, test=7)
 SMALL_ARGS = [
@@ -411,10 +407,8 @@ def test_a_killed_run_leaves_no_half_data_set_and_is_cleaned_up(made, tmp_path):
     """A real process that dies without any clean-up in the middle of writing."""
     folder = tmp_path / 'scenes'
     code = (
-        'import importlib.util, os, sys\n'
-        f'spec = importlib.util.spec_from_file_location("digit_scenes", {str(SCRIPT)!r})\n'
-        'module = sys.modules["digit_scenes"] = importlib.util.module_from_spec(spec)\n'
-        'spec.loader.exec_module(module)\n'
+        'import os\n'
+        'from mmseg_semi.prepare import digit_scenes as module\n'
         'module.write_meta = lambda *args: os._exit(9)\n'
         f'module.main([{str(folder)!r}, *{SMALL_ARGS!r}])\n'
     )

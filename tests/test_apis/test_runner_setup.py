@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
-from mmseg_semi.utils import runner_setup
+from mmseg_semi.apis import runner_setup
 
 
 def test_sync_bn_becomes_bn_wherever_it_stands(monkeypatch):

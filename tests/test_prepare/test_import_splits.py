@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from tool_runs import TOOLS
 
 from mmseg_semi.datasets.benchmark_layouts import CITYSCAPES, COCO, VOC12
 from mmseg_semi.datasets.splits import split_hash
+from mmseg_semi.prepare import import_splits
 
 TOOL = TOOLS / 'dataset_converters' / 'import_splits.py'
 VOC = [f'2007_{i:06}' for i in range(12)]
@@ -28,12 +28,9 @@ def small(layout):
 
 @pytest.fixture
 def tool(monkeypatch):
-    spec = importlib.util.spec_from_file_location('import_splits', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     layouts = {one.name: small(one) for one in (VOC12, CITYSCAPES, COCO)}
-    monkeypatch.setattr(module, 'BENCHMARK_LAYOUTS', layouts)
-    return module
+    monkeypatch.setattr(import_splits, 'BENCHMARK_LAYOUTS', layouts)
+    return import_splits
 
 
 def touch(root, layout, names, masks=True):

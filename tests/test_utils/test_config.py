@@ -1,8 +1,8 @@
 import pytest
 from tool_runs import CONFIGS, UNIMATCH
 
-from mmseg_semi.utils.config_checks import check_data_paths
-from mmseg_semi.utils.runner_setup import load_config
+from mmseg_semi.apis.runner_setup import check_data_paths
+from mmseg_semi.utils.config import load_config
 
 DATASET = 'train_dataloader.dataset'
 

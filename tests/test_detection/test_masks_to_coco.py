@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import struct
@@ -16,6 +15,7 @@ from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 from tool_runs import CONFIGS, SUPERVISED, TOOLS, UNIMATCH, merged, write_config
 
+from mmseg_semi.detection import masks_to_coco as tool
 from mmseg_semi.detection.coco import (
     coco_annotations,
     coco_categories,
@@ -30,14 +30,6 @@ TOOL = TOOLS / 'dataset_converters' / 'masks_to_coco.py'
 CLASSES = ['background', 'zero', 'one', 'two', 'three', 'four']
 DIGITS = dict(detection_classes=None, detection_min_area=20)
 ORIENTATION = 0x0112
-
-
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('masks_to_coco', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -178,7 +170,7 @@ def test_options_and_config_keys(
     assert not (root / 'detection').exists()
 
 
-def test_without_config_keys_90_pixels_and_all_classes_but_background(tool):
+def test_without_config_keys_90_pixels_and_all_classes_but_background():
     assert tool.choose_min_area({}, None) == 90
     assert tool.choose_classes(CLASSES, {}) == dict(enumerate(CLASSES[1:], 1))
     assert tool.choose_classes(CLASSES[1:], {}) == dict(enumerate(CLASSES[1:]))
@@ -193,7 +185,7 @@ def test_without_config_keys_90_pixels_and_all_classes_but_background(tool):
         ('labeled.txt', 'labeled'),
     ],
 )
-def test_names_of_splits(tool, ann_file, name):
+def test_names_of_splits(ann_file, name):
     assert tool.split_name(ann_file) == name
 
 
@@ -311,7 +303,7 @@ def test_sizes_and_nested_names_are_those_that_are_loaded(server, root, tmp_path
     assert set(sizes.values()) == {(64, 64)} and len(sizes) == 13
 
 
-def test_transforms_that_need_later_files_are_left_out(tool):
+def test_transforms_that_need_later_files_are_left_out():
     class LoadBoxes:
         pass
 

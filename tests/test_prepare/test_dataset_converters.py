@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -31,8 +31,8 @@ from miniature_data import (
 from PIL import Image
 from tool_runs import TOOLS
 
-from mmseg_semi.utils import files
-from mmseg_semi.utils.conversion import Task, convert
+from mmseg_semi import files
+from mmseg_semi.prepare.conversion import Task, convert
 
 # pycocotools says so for every mask that it decodes.
 pytestmark = pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')
@@ -45,20 +45,13 @@ TRAIN_IDS = (
 )
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, script(name))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def script(name):
     return TOOLS / 'dataset_converters' / f'{name}.py'
 
 
 @pytest.fixture(scope='module')
 def tools():
-    return {name: load(name) for name in CONVERTERS}
+    return {name: importlib.import_module(f'mmseg_semi.prepare.{name}') for name in CONVERTERS}
 
 
 @pytest.fixture(scope='module')
@@ -589,7 +582,7 @@ def test_a_stopped_conversion_says_how_to_go_on(lucchi, monkeypatch):
         written.append(path)
         files.write_file(path, content)
 
-    monkeypatch.setattr('mmseg_semi.utils.conversion.write_file', stop_at_the_third)
+    monkeypatch.setattr('mmseg_semi.prepare.conversion.write_file', stop_at_the_third)
     assert 'stopped; 2 slices were written and 0 kept so far. Run the same' in lucchi.refused()
     monkeypatch.undo()
     assert '2 kept' in lucchi.run()[-1]
@@ -686,10 +679,9 @@ def test_zero_workers_are_refused(tools, name, capsys):
 
 
 DYING = """
-import os, signal, sys
+import os, signal
 from pathlib import Path
-sys.path.insert(0, {folder!r})
-import {tool}
+from mmseg_semi.prepare import {tool}
 
 write, calls = Path.write_bytes, []
 
@@ -713,7 +705,7 @@ def test_a_killed_run_leaves_no_half_file_and_is_continued(server, conversion, t
     for path in one.outputs():
         path.unlink()
     dying = tmp_path / 'dying.py'
-    dying.write_text(DYING.format(folder=str(script(name).parent), tool=name))
+    dying.write_text(DYING.format(tool=name))
     server.run(dying, *one.roots, '--partial', code=-signal.SIGKILL)
     done = {path for path in one.outputs() if path.suffix != '.part'}
     assert len(done) == 3 and len(one.outputs()) == 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -12,19 +11,12 @@ import numpy as np
 import pytest
 from tool_runs import CONFIGS, TOOLS, write_config
 
+from mmseg_semi.analysis.neighbor_agreement import count_pairs
 from mmseg_semi.models.refiners import NeighborhoodRefiner
 
 TOOL = TOOLS / 'analysis_tools' / 'neighbor_agreement.py'
 BASE = 's4mc/s4mc_unet_digit-scenes-60.py'
 CLASSES = ['background', 'zero', 'one', 'two', 'three', 'four']
-
-
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('neighbor_agreement', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -106,13 +98,13 @@ def test_defaults_are_the_papers_window_and_a_file_in_the_present_folder(server,
 
 @pytest.mark.parametrize('connectivity', [8, 4])
 @pytest.mark.parametrize('window', [3, 5, 7])
-def test_counts_of_random_masks(tool, window, connectivity):
+def test_counts_of_random_masks(window, connectivity):
     source = np.random.default_rng(window)
     masks = [source.choice([0, 1, 2, 255], size) for size in ((9, 13), (7, 4), (2, 9), (8, 8))]
     masks[3][:] = 255
     for mask in masks:
         mask = mask.astype(np.uint8)
-        pairs, same = tool.count_pairs(mask, 3, window, connectivity)
+        pairs, same = count_pairs(mask, 3, window, connectivity)
         total, expected = by_hand([mask], window, connectivity, classes=3)
         assert (2 * pairs, [2 * n for n in same.tolist()]) == (total, expected)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from tool_runs import TOOLS
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS, LUCCHI, VOC12
 from mmseg_semi.datasets.splits import split_hash
+from mmseg_semi.prepare import make_splits
 
 TOOL = TOOLS / 'dataset_converters' / 'make_splits.py'
 NAMES = [f'slice_{i:03}' for i in range(12)]
@@ -22,12 +22,9 @@ CUSTOM = ('--images', 'pictures', '--masks', 'truth')
 
 @pytest.fixture
 def tool(monkeypatch):
-    spec = importlib.util.spec_from_file_location('make_splits', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     small = dict(lucchi=replace(LUCCHI, num_train=12), voc12=replace(VOC12, num_train=12))
-    monkeypatch.setattr(module, 'BENCHMARK_LAYOUTS', {**BENCHMARK_LAYOUTS, **small})
-    return module
+    monkeypatch.setattr(make_splits, 'BENCHMARK_LAYOUTS', {**BENCHMARK_LAYOUTS, **small})
+    return make_splits
 
 
 def write_mask(path, classes):

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tool_runs import CONFIGS, TOOLS, load_tool
+from tool_runs import CONFIGS, TOOLS
 
 from mmseg_semi.detection.coco import coco_images, write_coco
-from mmseg_semi.utils.experiments import Experiment
-from mmseg_semi.utils.paper_tables import baseline_rows, find_table, load_methods
+from mmseg_semi.zoo import run_table as tool
+from mmseg_semi.zoo.experiments import Experiment
+from mmseg_semi.zoo.paper_tables import baseline_rows, find_table, load_methods
 
-tool = load_tool('benchmarks/run_table.py')
 METHODS = load_methods(CONFIGS)
 
 
@@ -52,7 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(Experiment, '_call', step)
     monkeypatch.setattr(tool, 'call', box_step)
     monkeypatch.setattr(
-        'mmseg_semi.utils.experiments.latest_checkpoint', lambda folder: f'{folder}/iter_4.pth'
+        'mmseg_semi.zoo.experiments.latest_checkpoint', lambda folder: f'{folder}/iter_4.pth'
     )
     return made
 

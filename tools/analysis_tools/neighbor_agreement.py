@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Measure how often neighbouring pixels of the labeled masks share their class."""
+
+import sys
+
+from mmseg_semi.analysis.neighbor_agreement import main
+
+if __name__ == '__main__':
+    sys.exit(main())
