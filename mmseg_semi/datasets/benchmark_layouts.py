@@ -59,12 +59,10 @@ class BenchmarkLayout:
         name_pattern: Regular expression that a whole image name matches.
         example: An image name, for messages.
         num_train: Number of training images; None: as many as there are.
-        num_val: Number of validation images; None: unknown.
         train_list: List file of the training images, '' when they are all of ``img_dir``.
         train_list_tool: The tool that writes ``train_list``.
         val_list: List file of the validation images, '' when they are all of ``val_img_dir``.
         val_img_dir: Folder of the validation images, '' when there are none.
-        val_seg_map_dir: Folder of their masks.
         names_are_unique: Whether no validation image has the name of a training image.
         published: The published splits.
     """
@@ -80,12 +78,10 @@ class BenchmarkLayout:
     name_pattern: str = '.+'
     example: str = ''
     num_train: int | None = None
-    num_val: int | None = None
     train_list: str = ''
     train_list_tool: str = ''
     val_list: str = ''
     val_img_dir: str = ''
-    val_seg_map_dir: str = ''
     names_are_unique: bool = True
     published: tuple[PublishedSplit, ...] = ()
 
@@ -181,12 +177,10 @@ VOC12 = BenchmarkLayout(
     name_pattern=r'\d{4}_\d{6}',
     example='2007_000032',
     num_train=10582,
-    num_val=1449,
     train_list='ImageSets/Segmentation/train_aug.txt',
     train_list_tool='tools/dataset_converters/voc_sbd.py',
     val_list='ImageSets/Segmentation/val.txt',
     val_img_dir='JPEGImages',
-    val_seg_map_dir='SegmentationClass',
     published=_voc_splits(),
 )
 CITYSCAPES = BenchmarkLayout(
@@ -200,9 +194,7 @@ CITYSCAPES = BenchmarkLayout(
     name_pattern=r'(?P<city>[a-z-]+)/(?P=city)_\d{6}_\d{6}',
     example='aachen/aachen_000000_000019',
     num_train=2975,
-    num_val=500,
     val_img_dir='leftImg8bit/val',
-    val_seg_map_dir='gtFine/val',
     published=_cityscapes_splits(),
 )
 COCO = BenchmarkLayout(
@@ -216,9 +208,7 @@ COCO = BenchmarkLayout(
     name_pattern=r'\d{12}',
     example='000000000009',
     num_train=118287,
-    num_val=5000,
     val_img_dir='val2017',
-    val_seg_map_dir='semantic_masks/val2017',
     published=_coco_splits(),
 )
 LUCCHI = BenchmarkLayout(
@@ -232,9 +222,7 @@ LUCCHI = BenchmarkLayout(
     name_pattern=r'slice_\d{3}',
     example='slice_000',
     num_train=165,
-    num_val=165,
     val_img_dir='images/val',
-    val_seg_map_dir='annotations/val',
     names_are_unique=False,
 )
 BENCHMARK_LAYOUTS = {layout.name: layout for layout in (VOC12, CITYSCAPES, COCO, LUCCHI)}

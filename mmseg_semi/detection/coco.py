@@ -65,18 +65,6 @@ def coco_categories(names: Mapping[int, str]) -> list[dict[str, Any]]:
 
 
 # ----------------------------------------------------------------------------------------- writing
-def write_coco(
-    path: str | Path,
-    images: list[dict[str, Any]],
-    annotations: list[dict[str, Any]],
-    categories: list[dict[str, Any]],
-    info: Mapping[str, Any],
-) -> None:
-    """Write one file, see :func:`write_coco_files`."""
-    content = dict(info=info, images=images, annotations=annotations, categories=categories)
-    write_coco_files({path: content})
-
-
 def write_coco_files(files: Mapping[str | Path, Mapping[str, Any]]) -> None:
     """Write files that belong together, none of them before all are complete.
 

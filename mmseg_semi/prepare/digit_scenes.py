@@ -181,10 +181,6 @@ def palette(digits: Sequence[int] = SceneParams.classes) -> list[list[int]]:
     return [[0, 0, 0], *(list(DIGIT_COLORS[digit]) for digit in digits)]
 
 
-CLASSES = tuple(class_names())
-PALETTE = palette()
-
-
 # --------------------------------------------------------------------------- material and its pools
 def _divide(items: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Shuffles and divides items among the pools; every pool gets one at least."""

@@ -22,7 +22,6 @@ from mmseg_semi.detection.coco import (
     coco_images,
     image_size,
     read_coco,
-    write_coco,
     write_coco_files,
 )
 
@@ -484,7 +483,7 @@ def small_content():
 
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / 'deep' / 'file.json'
-    write_coco(path, **small_content())
+    write_coco_files({path: small_content()})
     assert read_coco(path) == small_content()
     assert small_content()['annotations'] == [
         dict(id=1, image_id=2, category_id=0, bbox=[1, 2, 2, 3], area=6, iscrowd=0),
@@ -496,7 +495,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_detectors_read_the_files(tmp_path):
     """The reader that mmdet's CocoDataset uses."""
     coco = pytest.importorskip('pycocotools.coco')
-    write_coco(tmp_path / 'file.json', **small_content())
+    write_coco_files({tmp_path / 'file.json': small_content()})
     found = coco.COCO(str(tmp_path / 'file.json'))
     assert found.getCatIds(catNms=['road', 'traffic light']) == [0, 7]
     assert [one['bbox'] for one in found.loadAnns(found.getAnnIds(imgIds=[2]))] == [

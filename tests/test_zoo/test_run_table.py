@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tool_runs import CONFIGS, TOOLS
+from tool_runs import CONFIGS, REPO, TOOLS, run_command
 
-from mmseg_semi.detection.coco import coco_images, write_coco
+from mmseg_semi.detection.coco import coco_images, write_coco_files
 from mmseg_semi.zoo import run_table as tool
 from mmseg_semi.zoo.experiments import Experiment
 from mmseg_semi.zoo.paper_tables import baseline_rows, find_table, load_methods
@@ -230,7 +232,8 @@ def test_boxes_of_other_images_are_made_anew_by_another_detector(run, tmp_path):
 
     def images(part: str, *names: str) -> None:
         sizes = {f'{name}.jpg': (4, 3) for name in names}
-        write_coco(folder / f'{part}.json', coco_images(sizes), [], [], {})
+        content = dict(info={}, images=coco_images(sizes), annotations=[], categories=[])
+        write_coco_files({folder / f'{part}.json': content})
 
     assert '1 detectors to train first' in run(*args), 'nothing says what they are of'
     images('labeled', '2007_000032')
@@ -257,3 +260,30 @@ def test_every_weighting_row_has_a_detector_and_every_row_a_remedy():
     for row in (row for method in METHODS.values() for row in method.rows):
         (named,) = re.findall(r'tools/dataset_converters/(\w+\.py)', tool.remedy(row))
         assert (TOOLS / 'dataset_converters' / named).is_file()
+
+
+def test_a_wheel_needs_no_repository(tmp_path):
+    """Its configs and tools lie in the package; paths are not those of a repository."""
+    site = tmp_path / 'site'
+    shutil.copytree(REPO / 'mmseg_semi', site / 'mmseg_semi', ignore=shutil.ignore_patterns('.mim'))
+    shipped = site / 'mmseg_semi' / '.mim'
+    shipped.mkdir()
+    for name in ('configs', 'tools', 'model-index.yml'):
+        (shipped / name).symlink_to(REPO / name)
+    run_table = (sys.executable, shipped / 'tools' / 'benchmarks' / 'run_table.py')
+    args = (
+        'supervised/voc12-classic',
+        '--only',
+        'r50.*-92$',
+        '--seeds',
+        0,
+        '--gpus',
+        1,
+        '--dry-run',
+    )
+    output = run_command([*run_table, *args], tmp_path, PYTHONPATH=str(site)).output
+    config = shipped / 'configs/supervised/supervised_deeplabv3plus_r50_voc12-92.py'
+    assert f'python {shipped}/tools/train.py {config} --work-dir' in output
+    script = 'from mmseg_semi.zoo.experiments import checkout_commit; print(checkout_commit())'
+    command = [sys.executable, '-c', script]
+    assert 'of version' in run_command(command, tmp_path, PYTHONPATH=str(site)).output
