@@ -27,6 +27,8 @@ def imports() -> Iterator[tuple[str, str, str]]:
     """Where, the importing part and the imported one; "" for the package itself."""
     for path in sorted(PACKAGE.rglob('*.py')):
         place = path.relative_to(PACKAGE).with_suffix('').parts
+        if place[0] == '.mim':
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             names = []
             if isinstance(node, ast.ImportFrom):

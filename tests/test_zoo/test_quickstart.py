@@ -13,7 +13,7 @@ RESULTS = {
 
 
 def test_picture_shows_image_truth_and_both_predictions(digit_root, tmp_path, monkeypatch):
-    monkeypatch.setattr('DATA', str(digit_root))
+    monkeypatch.setattr(quickstart, 'DATA', str(digit_root))
     for i, name in enumerate(('supervised', 'unimatch')):
         (tmp_path / name / 'predictions').mkdir(parents=True)
         for scene in range(5):
