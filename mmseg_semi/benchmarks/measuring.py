@@ -7,6 +7,7 @@ The ratio is the median over the turns, and so are the times.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import platform
 import resource
 import statistics
@@ -280,6 +281,8 @@ def peak_of_call(run: Callable[[], Any], warm_up: Callable[[], Any], device: str
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what imports have freed is no room for the call
     with suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5')  # the mark falls to the present size
     before = _peak_of_process()
