@@ -36,7 +36,7 @@ BUILT, BEGUN, FIRST = 'when it is built', 'when training begins', 'in the first 
 REFUSED = {
     'region propagation without a correlation head': (BUILT, "has none named 'correlation'"),
     'contrast without an EMA teacher': (BUILT, "set model.teacher=dict(type='ema')"),
-    "AEL's CutMix with a teacher that normalises by the batch": (BUILT, "without mode='train'"),
+    "AEL's CutMix with a teacher that normalizes by the batch": (BUILT, "without mode='train'"),
     "AEL's CutMix with a refiner of one's own that has no `refine_more`": (BUILT, 'own=None'),
     "AEL's loss in a framework without class confidences": (BUILT, 'reads a ClassConfidence'),
     'a loss on perturbed features in a framework that perturbs none': (
@@ -176,7 +176,7 @@ def check_NeighborhoodRefiner(watch: Watch, name: str, part: Any) -> None:
     for step in watch.steps:
         got, after = watch.before(name, step), step.refined[name]
         gain = (after.prob - got.prob).transpose(0, 1)[:, got.valid]
-        assert gain.min() >= -1e-6 and gain.max() > 0.01, 'neighbours support a class'
+        assert gain.min() >= -1e-6 and gain.max() > 0.01, 'neighbors support a class'
 
 
 def check_RegionPropagation(watch: Watch, name: str, part: Any) -> None:

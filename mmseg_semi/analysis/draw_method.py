@@ -1,6 +1,6 @@
 """Draw what RankMatch's agents or S4MC's refinement do on test images.
 
-agents: image, truth, the chosen agents, and as many pixels drawn at random; a dot has the colour of
+agents: image, truth, the chosen agents, and as many pixels drawn at random; a dot has the color of
 the true class. Says how many of the classes of an image have an agent at all.
 refinement: image, truth, the margin of the prediction before and after (dark: sure), and the label
 where refining changed it.
@@ -70,7 +70,7 @@ def heat(values: Tensor) -> np.ndarray:
 
 
 def dots(image: np.ndarray, index: Tensor, grid: tuple[int, int], fill: np.ndarray) -> np.ndarray:
-    """Draw agents at the centres of their cells, filled with the colours (H, W, 3) there."""
+    """Draw agents at the centers of their cells, filled with the colors (H, W, 3) there."""
     canvas = np.ascontiguousarray(image // 2)
     height, width = image.shape[:2]
     for pixel in index.tolist():

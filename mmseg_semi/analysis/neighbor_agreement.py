@@ -1,4 +1,4 @@
-"""Measure how often neighbouring pixels of the labeled masks share their class.
+"""Measure how often neighboring pixels of the labeled masks share their class.
 
 Writes the JSON file that NeighborhoodRefiner.joint reads (S4MC's empirical joint probability).
 """
@@ -31,7 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def offsets(window: int, connectivity: int) -> list[tuple[int, int]]:
-    """List one of each pair of opposite neighbours (dy, dx)."""
+    """List one of each pair of opposite neighbors (dy, dx)."""
     reach = window // 2
     steps = range(-reach, reach + 1)
     pairs = [(dy, dx) for dy in steps for dx in steps if (dy, dx) > (0, 0)]
@@ -39,7 +39,7 @@ def offsets(window: int, connectivity: int) -> list[tuple[int, int]]:
 
 
 def count_pairs(mask: np.ndarray, classes: int, window: int = 3, connectivity: int = 8) -> tuple:
-    """Count neighbouring pixel pairs of known class.
+    """Count neighboring pixel pairs of known class.
 
     Args:
         mask: uint8 (H, W), class numbers; others (255) are unknown.
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pairs, found = count_pairs(mask, len(names), args.window, args.connectivity)
         total, same = total + pairs, same + found
     if not total:
-        raise SystemExit(f'{args.config}: the masks have no two neighbouring pixels of known class')
+        raise SystemExit(f'{args.config}: the masks have no two neighboring pixels of known class')
     result = dict(
         classes=list(names),
         window=args.window,

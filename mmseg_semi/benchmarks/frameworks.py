@@ -410,7 +410,7 @@ def to_markdown(
         "- All networks run in the same memory format, that of the frameworks' configs; in torch's "
         f'default format the supervised step takes {contiguous} times as long.',
         '- Thresholds are lowered to what 60 % of the pixels reach at first. Nothing is loaded, '
-        'augmented or normalised. AEL takes its partners from the batch: the images that its '
+        'augmented or normalized. AEL takes its partners from the batch: the images that its '
         'training loads and labels besides are no part.',
     ]
     return '\n'.join(lines) + '\n'

@@ -224,7 +224,7 @@ def note_without_sync(name: str, function: Callable[[], Any], device: str) -> li
     finally:
         torch.cuda.set_sync_debug_mode('default')
     return [
-        f"`{name}`: ours ran under `torch.cuda.set_sync_debug_mode('error')`; nothing synchronised."
+        f"`{name}`: ours ran under `torch.cuda.set_sync_debug_mode('error')`; nothing synchronized."
     ]
 
 

@@ -31,7 +31,7 @@ def select_agents(
     With :math:`\hat f` the pixel features of length 1 and :math:`A` the agents chosen so far,
     ``'orthogonal'`` takes next the pixel outside :math:`A` with the smallest
     :math:`\max_{a \in A} |\hat f^T a|`, ties going to the lower index. Only the running maximum
-    is kept: O(num h w C) time, O(h w) memory beside one normalised copy of the features, and
+    is kept: O(num h w C) time, O(h w) memory beside one normalized copy of the features, and
     nothing is read back from the device.
 
     The others are the paper's ablations: ``'random'`` draws pixels without replacement,
@@ -166,7 +166,7 @@ def gather_agents(features: Tensor, indices: Tensor) -> Tensor:
 def agent_correlation(features: Tensor, agents: Tensor) -> Tensor:
     r"""How much each pixel belongs to each agent (RankMatch, CVPR 2024).
 
-    :math:`\log c_n(x) = \log \mathrm{softmax}_n(f(x)^T a_n)` of unnormalised features and
+    :math:`\log c_n(x) = \log \mathrm{softmax}_n(f(x)^T a_n)` of unnormalized features and
     without a temperature.
 
     Args:
@@ -175,7 +175,7 @@ def agent_correlation(features: Tensor, agents: Tensor) -> Tensor:
 
     Returns:
         Log-probabilities (B, N, h, w) over dim 1, in float32 at least, also under autocast:
-        unnormalised products of many channels do not fit half precision.
+        unnormalized products of many channels do not fit half precision.
 
     Raises:
         ValueError: The shapes do not fit.

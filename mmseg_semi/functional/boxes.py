@@ -39,7 +39,7 @@ def box_agreement(label: Tensor, boxes: Tensor) -> Tensor:
 def pack_boxes(boxes: Tensor, classes: Tensor, num_classes: int, size: tuple[int, int]) -> Tensor:
     """Draw boxes into a packed map.
 
-    A box covers the pixels whose centres lie inside it, so whole numbers x1, x2 cover the columns
+    A box covers the pixels whose centers lie inside it, so whole numbers x1, x2 cover the columns
     x1 to x2 - 1.
 
     Args:

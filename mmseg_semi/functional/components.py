@@ -110,7 +110,7 @@ def _runs(seg_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _touching(
     starts: np.ndarray, lengths: np.ndarray, ranks: np.ndarray, width: int, connectivity: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of runs of the same class in neighbouring rows that touch, as two index arrays.
+    """Pairs of runs of the same class in neighboring rows that touch, as two index arrays.
 
     Where two runs overlap, one of them starts over or under a pixel of the other. Where they touch
     at a corner, one starts just right of the other's last column.
@@ -134,8 +134,8 @@ def _touching(
 def _roots(first: np.ndarray, second: np.ndarray, size: int) -> np.ndarray:
     """Smallest index of each index's connected component; ``first`` and ``second`` are the edges.
 
-    Every root that has a smaller neighbour is hung on the smallest one, then all paths are
-    shortened. Two rounds halve the number of roots that still have neighbours.
+    Every root that has a smaller neighbor is hung on the smallest one, then all paths are
+    shortened. Two rounds halve the number of roots that still have neighbors.
     """
     parent = np.arange(size, dtype=np.int32)
     while True:

@@ -58,7 +58,7 @@ def _softmax_rows(rows: Tensor, columns: Tensor) -> Tensor:
 class _PropagatePixels(torch.autograd.Function):
     """z = logits . C in chunks of rows; the backward pass makes each chunk again.
 
-    C's rows are normalised over the columns, so a chunk of whole rows is normalised by itself.
+    C's rows are normalized over the columns, so a chunk of whole rows is normalized by itself.
     When one chunk holds everything, it is kept instead.
     """
 
@@ -187,7 +187,7 @@ def sample_shapes(
         num: Shapes of each image, at least 1.
         size: Height and width ``(H, W)`` of the shapes in pixels.
         strategy: ``'random'`` draws positions for each image, without repetition while ``num <=
-            hw``; ``'uniform'`` takes the cell centres of a regular grid.
+            hw``; ``'uniform'`` takes the cell centers of a regular grid.
         generator: Source of randomness, on its own device. Defaults to the global one of ``w1``'s
             device.
         align_corners: As in bilinear ``interpolate``; the segmentor's own.

@@ -1,4 +1,4 @@
-"""Adaptive equalization learning: what badly learnt classes get more of."""
+"""Adaptive equalization learning: what badly learned classes get more of."""
 
 from __future__ import annotations
 

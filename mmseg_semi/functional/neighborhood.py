@@ -1,4 +1,4 @@
-"""Refining probabilities by their neighbourhood, as S4MC does.
+"""Refining probabilities by their neighborhood, as S4MC does.
 
 Shape legend: ``B`` images, ``K`` classes, ``H W`` pixels.
 """
@@ -26,30 +26,30 @@ def refine_neighborhood(
     connectivity: int = 8,
     generator: Optional[torch.Generator] = None,
 ) -> Tensor:
-    r"""Raise a pixel's class score by the neighbour that supports it (S4MC).
+    r"""Raise a pixel's class score by the neighbor that supports it (S4MC).
 
-    The probability that the pixel *or* a neighbour belongs to the class (Kimhi et al., Semi-
+    The probability that the pixel *or* a neighbor belongs to the class (Kimhi et al., Semi-
     Supervised Semantic Segmentation via Marginal Contextual Information, TMLR 2024):
-    :math:`\tilde p_c(x) = p_c(x) + \beta_n [p_c(n) - J]`, class by class, with the neighbour n
-    in the window (centre excluded) that the criterion names. J is the joint probability,
+    :math:`\tilde p_c(x) = p_c(x) + \beta_n [p_c(n) - J]`, class by class, with the neighbor n
+    in the window (center excluded) that the criterion names. J is the joint probability,
     :math:`p_c(x) p_c(n)` when pixels are taken as independent, or the larger of that and an
-    empirical E. Outside the image every probability is zero, and such neighbours count like
+    empirical E. Outside the image every probability is zero, and such neighbors count like
     others. The formula is followed to the letter: where E exceeds every :math:`p_c(n)` the gain
     is negative.
 
-    More than one neighbour: repeated, with :math:`\tilde p_c(x)` in the place of
-    :math:`p_c(x)`, on the neighbours not yet used.
+    More than one neighbor: repeated, with :math:`\tilde p_c(x)` in the place of
+    :math:`p_c(x)`, on the neighbors not yet used.
 
     Args:
         prob: Probabilities (B, K, H, W).
         window: Odd side of the window in pixels, at least 3 (the paper tries 3, 5, 7).
-        neighbors: How many neighbours are united with the pixel, at least 1.
-        criterion: ``'max'`` the largest gain (ties to the nearer neighbour), ``'min'`` the
+        neighbors: How many neighbors are united with the pixel, at least 1.
+        criterion: ``'max'`` the largest gain (ties to the nearer neighbor), ``'min'`` the
             smallest, ``'random'`` one drawn uniformly for each pixel, the same for all classes,
-            without replacement; ``'two_max'`` is ``'max'`` with 2 neighbours.
-        joint: E in [0, 1], the probability that neighbouring pixels share the class: None for
+            without replacement; ``'two_max'`` is ``'max'`` with 2 neighbors.
+        joint: E in [0, 1], the probability that neighboring pixels share the class: None for
             independence, one number, or a tensor (K,).
-        beta: Weight of a neighbour: ``'distance'`` for exp(-(|dy| + |dx|) / 2), or a constant
+        beta: Weight of a neighbor: ``'distance'`` for exp(-(|dy| + |dx|) / 2), or a constant
             in [0, 1].
         connectivity: 8 for the whole window; 4 for the pixels that (window - 1) / 2 steps along
             rows and columns reach (a diamond; the authors' program, with window 3).
@@ -133,7 +133,7 @@ def _gain(
 
 
 def _shift(padded: Tensor, offset: tuple[int, int], size: torch.Size) -> Tensor:
-    """View of the neighbours at one offset."""
+    """View of the neighbors at one offset."""
     height, width = size
     top = (padded.shape[-2] - height) // 2 + offset[0]
     left = (padded.shape[-1] - width) // 2 + offset[1]
@@ -148,9 +148,9 @@ def _unite_extreme(
     floor: Optional[Tensor],
     largest: bool,
 ) -> Tensor:
-    """Unite with the neighbours of the largest (or smallest) gain, one after the other.
+    """Unite with the neighbors of the largest (or smallest) gain, one after the other.
 
-    At one weight the gain grows with the neighbour's probability, so that a ring is fully
+    At one weight the gain grows with the neighbor's probability, so that a ring is fully
     described by its ``neighbors`` most extreme values, whichever pixels they come from.
     """
     better = torch.maximum if largest else torch.minimum
@@ -179,7 +179,7 @@ def _unite_extreme(
 def _extremes(
     padded: Tensor, offsets: list[tuple[int, int]], prob: Tensor, count: int, largest: bool
 ) -> list[Tensor]:
-    """The ``count`` largest (or smallest) neighbours among the offsets, in order."""
+    """The ``count`` largest (or smallest) neighbors among the offsets, in order."""
     better, worse = torch.maximum, torch.minimum
     if not largest:
         better, worse = worse, better
@@ -210,7 +210,7 @@ def _unite_random(
     floor: Optional[Tensor],
     generator: Optional[torch.Generator],
 ) -> Tensor:
-    """Unite with neighbours drawn without replacement, pixel by pixel."""
+    """Unite with neighbors drawn without replacement, pixel by pixel."""
     batch, classes, height, width = prob.shape
     table = [(weight, *offset) for weight, offsets in rings for offset in offsets]
     device, row = prob.device, padded.shape[-1]
@@ -220,11 +220,11 @@ def _unite_random(
     draw = torch.rand(batch, len(table), height, width, generator=generator, device=source)
     order = draw.topk(neighbors, dim=1).indices.to(device)
     reach = (row - width) // 2
-    centre = torch.arange(reach, reach + height, device=device)[:, None] * row
-    centre = centre + torch.arange(reach, reach + width, device=device)
+    center = torch.arange(reach, reach + height, device=device)[:, None] * row
+    center = center + torch.arange(reach, reach + width, device=device)
     union = prob
     for pick in order.unbind(dim=1):
-        index = (centre + steps[pick]).flatten(1)[:, None].expand(-1, classes, -1)
+        index = (center + steps[pick]).flatten(1)[:, None].expand(-1, classes, -1)
         value = padded.flatten(2).gather(2, index).view_as(prob)
         union = _gain(union, value, weights[pick][:, None], floor).add_(union)
     return union

@@ -34,7 +34,7 @@ def rank_log_prob(log_corr: Tensor, indices: Tensor) -> Tensor:
 
     Args:
         log_corr: Log-correlations (B, N, h, w), from ``agent_correlation``; -inf is a zero. They
-            need not be normalised.
+            need not be normalized.
         indices: int64 (B, n, h, w), the ranked agents of each pixel, n in [1, 8].
 
     Returns:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 # Bins of the class counts where the number of classes is not known: class maps are 8-bit images.
 _DEFAULT_BINS = 256
-# Counters of each class that neighbouring pixels spread over, so that they do not wait in line.
+# Counters of each class that neighboring pixels spread over, so that they do not wait in line.
 _LANES = 64
 
 

@@ -88,7 +88,7 @@ def draw(image: Instances) -> np.ndarray:
     mask = np.zeros((image.height, image.width), np.uint8)
     covers = np.zeros(mask.shape, np.uint16)
     for one in sorted(image.instances, key=lambda one: (not one.crowd, -one.area)):
-        inside = rasterise(one.segmentation, image)
+        inside = rasterize(one.segmentation, image)
         ignored = one.crowd and image.crowd == 'ignore'
         mask[inside] = IGNORED if ignored else one.number
         if not one.crowd:
@@ -98,7 +98,7 @@ def draw(image: Instances) -> np.ndarray:
     return mask
 
 
-def rasterise(segmentation: Any, image: Instances) -> np.ndarray:
+def rasterize(segmentation: Any, image: Instances) -> np.ndarray:
     """Pixels (H, W) bool of polygons or of run lengths, compressed or not."""
     from pycocotools import mask as coco_mask
 

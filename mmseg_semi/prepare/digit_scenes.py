@@ -77,7 +77,7 @@ class SceneParams:
         rotation: Largest rotation of a digit in degrees, either way.
         overlap: Largest share of a digit that later digits may hide.
         photo_light: Brightness of the photographs; 1 leaves them as they are.
-        digit_light: Lowest mean of a stroke's colour channels (0 to 255); 0 allows any colour.
+        digit_light: Lowest mean of a stroke's color channels (0 to 255); 0 allows any color.
             Light digits on dim photographs are learned from scratch in minutes; without this
             a network must first learn that dark on light means the same as light on dark.
         contrast: Distance (RGB, 0 to 255) wanted between a digit and what it covers.
@@ -177,7 +177,7 @@ def class_names(digits: Sequence[int] = SceneParams.classes) -> list[str]:
 
 
 def palette(digits: Sequence[int] = SceneParams.classes) -> list[list[int]]:
-    """RGB colours of the classes, background first."""
+    """RGB colors of the classes, background first."""
     return [[0, 0, 0], *(list(DIGIT_COLORS[digit]) for digit in digits)]
 
 
@@ -262,7 +262,7 @@ def load_sources(params: SceneParams) -> Sources:
 
 # --------------------------------------------------------------------------- one scene
 def _recolor(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random gain, contrast and colour cast; float32 in and out, 0 to 255."""
+    """Random gain, contrast and color cast; float32 in and out, 0 to 255."""
     mean = image.mean(axis=(0, 1))
     image = (image - mean) * rng.uniform(0.6, 1.3) + mean * rng.uniform(0.6, 1.3)
     if rng.random() < 0.5:
@@ -324,10 +324,10 @@ def _scribble_alpha(params: SceneParams, rng: np.random.Generator) -> np.ndarray
 
 
 def _stroke_colors(count: int, light: float, rng: np.random.Generator) -> np.ndarray:
-    """Random colours (count, 3), each with a channel mean of at least ``light``."""
+    """Random colors (count, 3), each with a channel mean of at least ``light``."""
     colors = rng.uniform(0, 255, size=(count, 3))
     mean = colors.mean(axis=1, keepdims=True)
-    # Towards white just as far as it takes: the mean moves linearly from its value to 255.
+    # Toward white just as far as it takes: the mean moves linearly from its value to 255.
     share = np.clip((light - mean) / (255 - mean), 0, 1)
     return (colors + share * (255 - colors)).astype(np.float32)
 
@@ -339,7 +339,7 @@ def _paint(
     params: SceneParams,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Fills ``alpha`` with a colour that stands off what it covers, and with photo texture."""
+    """Fills ``alpha`` with a color that stands off what it covers, and with photo texture."""
     below = image[alpha > 0.5].mean(axis=0) if (alpha > 0.5).any() else image.mean(axis=(0, 1))
     colors = _stroke_colors(16, params.digit_light, rng)
     distance = np.linalg.norm(colors - below, axis=1)
@@ -638,7 +638,7 @@ HELP = {
     'rotation': 'largest rotation of a digit in degrees',
     'overlap': 'largest share of a digit that later ones may hide',
     'photo_light': 'brightness of the photographs (1: as they are)',
-    'digit_light': "lowest mean of a stroke's colour channels (0: any colour)",
+    'digit_light': "lowest mean of a stroke's color channels (0: any color)",
     'contrast': 'RGB distance (0 to 255) wanted between a digit and what it covers',
     'texture': 'largest share of photo texture in a stroke (0 to 1)',
     'distractors': 'most scribbles in a scene (labeled background)',

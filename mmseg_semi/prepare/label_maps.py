@@ -1,4 +1,4 @@
-"""Reading and writing images whose pixels are numbers of classes: grey 8-bit PNG files."""
+"""Reading and writing images whose pixels are numbers of classes: gray 8-bit PNG files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def unreadable(path: object, error: Exception) -> DataError:
 
 
 def read_numbers(path: Path) -> np.ndarray:
-    """Read the numbers of a single-channel 8-bit image, grey or with a palette; uint8 (H, W).
+    """Read the numbers of a single-channel 8-bit image, gray or with a palette; uint8 (H, W).
 
     Raises:
         DataError: Names the file.

@@ -53,7 +53,7 @@ def read_stack(path: Path) -> np.ndarray:
             image.seek(page)
             if image.mode != 'L':
                 raise DataError(
-                    f'{path}: slice {page} has pixels of mode {image.mode}; slices must be grey '
+                    f'{path}: slice {page} has pixels of mode {image.mode}; slices must be gray '
                     'with 8 bits'
                 )
             image.load()

@@ -131,7 +131,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 DESCRIPTIONS = {
-    'S4MC': 'Neighbours refine the probabilities, and a quantile of the margin takes the place of '
+    'S4MC': 'Neighbors refine the probabilities, and a quantile of the margin takes the place of '
     "the framework's selection (called `select` in every framework).",
     'EMA threshold': "CorrMatch's threshold takes the place of the framework's selection.",
     'regions': "CorrMatch's correlation head and region propagation. `position` and `in_channels` "
@@ -153,7 +153,7 @@ REFUSED = {
         'fixmatch',
         "model = dict(heads=dict(contrast=dict(type='ContrastHead')))",
     ),
-    "AEL's CutMix with a teacher that normalises by the batch": (
+    "AEL's CutMix with a teacher that normalizes by the batch": (
         'ael',
         "model = dict(teacher=dict(mode='train'))",
     ),

@@ -132,7 +132,7 @@ def hash_of_lists(row: Row) -> str | None:
 
 
 def hash_of_boxes(row: Row, boxes: Path) -> str | None:
-    """Hash of the split that boxes were learnt and found on, which their image lists tell."""
+    """Hash of the split that boxes were learned and found on, which their image lists tell."""
     suffix = BENCHMARK_LAYOUTS[row.dataset].img_suffix
     try:
         names = [

@@ -1,4 +1,4 @@
-"""How often neighbouring pixels share their class: against a loop over all pairs of pixels."""
+"""How often neighboring pixels share their class: against a loop over all pairs of pixels."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CLASSES = ['background', 'zero', 'one', 'two', 'three', 'four']
 
 @pytest.fixture(scope='module')
 def root(digit_root, tmp_path_factory):
-    """The tiny scenes with unknown pixels: a frame, a block and a chequered corner."""
+    """The tiny scenes with unknown pixels: a frame, a block and a checkered corner."""
     root = tmp_path_factory.mktemp('unknown') / 'digit_scenes'
     shutil.copytree(digit_root, root)
     paths = sorted((root / 'annotations' / 'labeled').glob('*.png'))
-    for path, part in zip(paths, ('frame', 'block', 'chequers')):
+    for path, part in zip(paths, ('frame', 'block', 'checkers')):
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if part == 'frame':
             mask[0], mask[:, -1] = 255, 255
@@ -149,7 +149,7 @@ def test_masks_that_know_nothing_are_refused(server, root, tmp_path):
         cv2.imwrite(str(path), np.full((64, 64), 255, np.uint8))
     config = write_config(tmp_path / 'config.py', BASE, tmp_path / 'scenes')
     out, output = measure(server, tmp_path, config, code=1)
-    assert 'no two neighbouring pixels of known class' in output
+    assert 'no two neighboring pixels of known class' in output
     assert 'Traceback' not in output and not out.parent.exists()
 
 

@@ -355,7 +355,7 @@ def test_masks_of_background_only(server, root, tmp_path):
     assert len(found) == 8 and all(boxes == {0: [(0, 0, 64, 64)]} for boxes in found.values())
 
 
-@pytest.mark.parametrize('broken', ['cut', 'colour', 'small', 'image'])
+@pytest.mark.parametrize('broken', ['cut', 'color', 'small', 'image'])
 def test_a_run_that_fails_leaves_earlier_files_alone(server, root, tmp_path, broken):
     config = config_of(tmp_path, root)
     convert(server, config)
@@ -364,7 +364,7 @@ def test_a_run_that_fails_leaves_earlier_files_alone(server, root, tmp_path, bro
     path = masks_folder(root) / f'{(root / "splits/labeled_8.txt").read_text().split()[-1]}.png'
     if broken == 'cut':
         path.write_bytes(path.read_bytes()[:40])
-    elif broken == 'colour':
+    elif broken == 'color':
         assert cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint8))
     elif broken == 'small':
         assert cv2.imwrite(str(path), np.zeros((32, 64), np.uint8))

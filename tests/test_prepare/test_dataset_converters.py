@@ -139,7 +139,7 @@ def lucchi(conversion):
 
 
 def read(path):
-    """An image as OpenCV gives it: colours for a PNG with a palette, which these must not have."""
+    """An image as OpenCV gives it: colors for a PNG with a palette, which these must not have."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert image.dtype == np.uint8 and image.ndim == 2
     return image
@@ -297,7 +297,7 @@ def test_cityscapes_images_and_labels_go_in_pairs(cityscapes):
 
 # --------------------------------------------------------------------------------------------- COCO
 def inside_polygon(polygon, x, y):
-    """Whether the centre of a pixel is inside, by the crossings of a ray to the right."""
+    """Whether the center of a pixel is inside, by the crossings of a ray to the right."""
     points = list(zip(polygon[::2], polygon[1::2]))
     crossings = 0
     for (x1, y1), (x2, y2) in zip(points, [*points[1:], points[0]]):

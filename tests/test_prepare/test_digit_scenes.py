@@ -217,14 +217,14 @@ def test_classes_and_size_can_be_chosen(tmp_path):
 
 # ------------------------------------------------------------------------------- one scene
 def test_the_mask_says_where_the_digit_is(sources):
-    """Plain digits on a plain ground: two colours, and the mask separates them."""
+    """Plain digits on a plain ground: two colors, and the mask separates them."""
     flat = replace(sources, photos=[np.full_like(photo, 90) for photo in sources.photos])
     plain = replace(SMALL, noise=0, texture=0, distractors=0, digits_per_scene=(1, 1), contrast=100)
     for index in range(10):
         image, mask = digit_scenes.render_scene(flat, 'test', index, plain)
         digit = mask > 0
         assert np.unique(mask).tolist() == [0, index % 5 + 1]
-        # Away from the smooth edge every pixel has the one colour or the other.
+        # Away from the smooth edge every pixel has the one color or the other.
         inside = cv2.erode(digit.astype(np.uint8), np.ones((3, 3))) > 0
         outside = cv2.dilate(digit.astype(np.uint8), np.ones((9, 9))) == 0
         ground, color = image[outside][0].astype(float), np.median(image[inside], axis=0)

@@ -202,13 +202,13 @@ def test_the_environment_says_where_the_data_are(tool, tmp_path, monkeypatch, ca
     assert len(names_in(root / 'semi' / '2-seed0')[0]) == 2
 
 
-@pytest.mark.parametrize('kind', ['class', 'colour', 'broken', 'missing'])
+@pytest.mark.parametrize('kind', ['class', 'color', 'broken', 'missing'])
 def test_masks_that_are_none(tool, lucchi, kind):
     path = lucchi / 'annotations' / 'train' / 'slice_003.png'
     if kind == 'class':
         write_mask(path, [0, 2])
         message = f'mask {path} has the class 2; allowed are 0 to 1'
-    elif kind == 'colour':
+    elif kind == 'color':
         Image.new('RGB', (2, 2)).save(path)
         message = f'mask {path} has the shape (2, 2, 3)'
     elif kind == 'broken':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure how often neighbouring pixels of the labeled masks share their class."""
+"""Measure how often neighboring pixels of the labeled masks share their class."""
 
 import sys
 

@@ -75,7 +75,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 
 
 def reference_refine(prob: Tensor) -> Tensor:
-    """Unite every pixel with the neighbour of the largest gain, from all windows laid out."""
+    """Unite every pixel with the neighbor of the largest gain, from all windows laid out."""
     reach = WINDOW // 2
     steps = [(dy, dx) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
     others = [i for i, step in enumerate(steps) if step != (0, 0)]
@@ -137,7 +137,7 @@ def benchmark_refine(args: argparse.Namespace) -> Report:
     ]
     report.notes.append(
         f'`refine`: {len(prob)} images of {args.size}x{args.size}, {CLASSES} classes '
-        f'({mebibytes(prob.nbytes)} of probabilities), window {WINDOW}, one neighbour. Results '
+        f'({mebibytes(prob.nbytes)} of probabilities), window {WINDOW}, one neighbor. Results '
         f'differ by at most {worst:.1e} of their scale. The reference lays out all windows with '
         '`F.unfold`. Memory is what a fresh process takes at its peak beyond its inputs.'
     )
@@ -241,7 +241,7 @@ class AddedRefiners:
             nonlocal pseudo
             pseudo = self.refiners[name](pseudo, self.step)
 
-        times['neighbourhood'] = timed(lambda: refine('context'), device)
+        times['neighborhood'] = timed(lambda: refine('context'), device)
         times['quantile threshold'] = timed(lambda: refine('select'), device)
         return times
 

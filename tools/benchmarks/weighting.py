@@ -279,12 +279,12 @@ def box_inputs(size: int, device: str, batch: int = 4) -> tuple[Tensor, Tensor, 
     """Draw labels, and boxes as packed maps and as bool masks (B, K, H, W)."""
     source = torch.Generator().manual_seed(0)
     packed, planes = [], torch.zeros(batch, CLASSES, size, size, dtype=torch.bool)
-    centres = torch.arange(size) + 0.5
+    centers = torch.arange(size) + 0.5
     for image in range(batch):
         boxes, classes = draw_boxes(source, size)
         packed.append(pack_boxes(boxes, classes, CLASSES, (size, size)))
         for (x1, y1, x2, y2), one in zip(boxes.tolist(), classes.tolist()):
-            columns, rows = ((a <= centres) & (centres < b) for a, b in ((x1, x2), (y1, y2)))
+            columns, rows = ((a <= centers) & (centers < b) for a, b in ((x1, x2), (y1, y2)))
             planes[image, one] |= rows[:, None] & columns
     return tuple(x.to(device) for x in (labels(source, batch, size), torch.stack(packed), planes))
 
