@@ -7,7 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+PACKAGE = Path(__file__).resolve().parent
 PART_SUFFIX = '.part'
+
+
+def shipped_root(package: Path = PACKAGE) -> Path:
+    """Return the folder of ``configs``, ``tools`` and ``model-index.yml``.
+
+    That is the repository when the package lies in one, else ``.mim`` in the package, where a
+    wheel has them.
+
+    Args:
+        package: Folder of the package.
+
+    Raises:
+        FileNotFoundError: Neither is there.
+    """
+    for root in (package.parent, package / '.mim'):
+        if (root / 'model-index.yml').is_file():
+            return root
+    raise FileNotFoundError(
+        f'neither {package.parent} nor {package / ".mim"} has model-index.yml, configs and tools. '
+        'Install mmseg_semi anew, from its wheel or with pip install -e in its repository.'
+    )
 
 
 def write_files(files: Mapping[str | Path, str | bytes]) -> None:

@@ -17,30 +17,20 @@ if str(TESTS) not in sys.path:
 
 from tool_runs import EMA, SUPERVISED, TOOLS, UNIMATCH, ForkServer, write_config  # noqa: E402
 
+from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # noqa: E402
+
 # torch._dynamo is imported by the first optimizer that is built.
 HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine']
 if importlib.util.find_spec('tensorboard') is not None:
     HEAVY.append('torch.utils.tensorboard')
 
 
-def _generator() -> Any:
-    name = 'digit_scenes'
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            name, TOOLS / 'dataset_converters' / 'digit_scenes.py'
-        )
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture(scope='session')
 def digit_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny digit scenes data set: 8 labeled, 13 unlabeled, 3 validation and 5 test images."""
-    generator = _generator()
     folder = tmp_path_factory.mktemp('scenes') / 'digit_scenes'
-    params = generator.SceneParams(labeled=8, subsets=(8,), unlabeled=13, val=3, test=5)
-    generator.make_digit_scenes(folder, params)
+    params = SceneParams(labeled=8, subsets=(8,), unlabeled=13, val=3, test=5)
+    make_digit_scenes(folder, params)
     return folder
 
 

@@ -65,7 +65,7 @@ def rewrite(path: str, change: Any) -> None:
 def draw(
     boxes: Sequence[tuple[int, Sequence[float]]], num_classes: int, size: tuple[int, int]
 ) -> np.ndarray:
-    """Bool (K, H, W): pixels whose centre lies in a box (x, y, width, height) of the class."""
+    """Bool (K, H, W): pixels whose center lies in a box (x, y, width, height) of the class."""
     rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
     covered = np.zeros((num_classes, *size), bool)
     for number, (x, y, width, height) in boxes:

@@ -1,7 +1,7 @@
 """Tiny copies of the benchmark data sets as they are downloaded.
 
 Folders, file names, file formats, palettes, label ids and JSON are those of the real ones; images
-are a few dozen pixels wide and show flat colours, one per class, with a little noise. A file
+are a few dozen pixels wide and show flat colors, one per class, with a little noise. A file
 depends on its name and on the arguments alone: the same call writes the same bytes, and an image
 is the same in VOC and in SBD. What each function returns has ``root``, the folder that the
 converter of the data set takes, and ``names``, the images of each part in the order of the lists.
@@ -79,7 +79,7 @@ def varied_size(name: str) -> tuple[int, int]:
 
 
 def voc_palette() -> list[int]:
-    """VOC's colour map, 256 colours as PIL wants them: bits of the number go to the channels."""
+    """VOC's color map, 256 colors as PIL wants them: bits of the number go to the channels."""
     colors = np.zeros((256, 3), int)
     for number in range(256):
         for bit in range(8):
@@ -92,7 +92,7 @@ def save(path: Path, array: np.ndarray, palette: Sequence[int] | None = None) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(array)
     if palette is not None:
-        image.putpalette(palette)  # a grey image becomes one of mode P
+        image.putpalette(palette)  # a gray image becomes one of mode P
     image.save(path, quality=95)
 
 
@@ -215,7 +215,7 @@ def make_cityscapes(
     val: Mapping[str, int] = CITYSCAPES_VAL,
     size: tuple[int, int] = (64, 32),
 ) -> RawData:
-    """Write ``leftImg8bit`` and ``gtFine`` (label ids, instance ids, colours) into ``root``.
+    """Write ``leftImg8bit`` and ``gtFine`` (label ids, instance ids, colors) into ``root``.
 
     Args:
         root: Folder in which both archives are unpacked.
@@ -351,7 +351,7 @@ def lucchi_mask(part: str, number: int, size: tuple[int, int] = (48, 36)) -> np.
 def make_lucchi(
     root: Path, training: int = 6, testing: int = 4, size: tuple[int, int] = (48, 36)
 ) -> RawData:
-    """Write the four TIFF stacks into ``root``: grey images of 8 bits, ground truth 0 and 255.
+    """Write the four TIFF stacks into ``root``: gray images of 8 bits, ground truth 0 and 255.
 
     Args:
         root: Folder of the stacks.

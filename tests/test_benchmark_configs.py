@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tool_runs import CONFIGS, REPO, load_tool
+from tool_runs import CONFIGS, REPO
 
-from mmseg_semi.utils.paper_tables import DIGIT_SCENES, load_methods
+from mmseg_semi.zoo import check_configs as checker
+from mmseg_semi.zoo import write_configs as writer
+from mmseg_semi.zoo.paper_tables import DIGIT_SCENES, load_methods
 
-checker = load_tool('misc/check_configs.py')
-writer = load_tool('misc/write_configs.py')
 PATHS = checker.benchmark_configs(CONFIGS)
 METHODS = load_methods(CONFIGS)
 #: What the README and the documents say; change it together with configs/*/tables.yml.

@@ -17,12 +17,12 @@ import torch
 from miniature_data import make_cityscapes, make_coco, make_lucchi, make_sbd, make_voc
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tool_runs import CONFIGS, TOOLS, load_tool
+from tool_runs import CONFIGS, TOOLS
 
-from mmseg_semi.utils.runner_setup import load_config
+from mmseg_semi.utils.config import load_config
+from mmseg_semi.zoo import check_configs as checker
+from mmseg_semi.zoo.compatibility import QuickRunner
 
-checker = load_tool('misc/check_configs.py')
-QuickRunner = load_tool('analysis_tools/compatibility.py').QuickRunner
 CONVERTERS = TOOLS / 'dataset_converters'
 CROP = 33
 ROOTS = dict(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,26 +12,17 @@ import pytest
 import torch
 from detection_files import unpack
 from mmengine.hooks import Hook
-from tool_runs import TOOLS
 from torch import nn
 
 from mmseg_semi.functional import mix
+from mmseg_semi.zoo import compatibility as tool
 
 # What the OpenMMLab stack says of its own calls, a hundred times.
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 
-TOOL = TOOLS / 'analysis_tools' / 'compatibility.py'
 TRIED_WITH = re.compile(r'^Tried with .*\.$', re.M)
 
 
-def load_tool() -> Any:
-    spec = importlib.util.spec_from_file_location('compatibility', TOOL)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 CELLS = [(framework, column) for framework in tool.FRAMEWORKS for column in tool.COLUMNS]
 
 # ---------------------------------------------------------------------- what is expected
@@ -47,7 +36,7 @@ BUILT, BEGUN, FIRST = 'when it is built', 'when training begins', 'in the first 
 REFUSED = {
     'region propagation without a correlation head': (BUILT, "has none named 'correlation'"),
     'contrast without an EMA teacher': (BUILT, "set model.teacher=dict(type='ema')"),
-    "AEL's CutMix with a teacher that normalises by the batch": (BUILT, "without mode='train'"),
+    "AEL's CutMix with a teacher that normalizes by the batch": (BUILT, "without mode='train'"),
     "AEL's CutMix with a refiner of one's own that has no `refine_more`": (BUILT, 'own=None'),
     "AEL's loss in a framework without class confidences": (BUILT, 'reads a ClassConfidence'),
     'a loss on perturbed features in a framework that perturbs none': (
@@ -187,7 +176,7 @@ def check_NeighborhoodRefiner(watch: Watch, name: str, part: Any) -> None:
     for step in watch.steps:
         got, after = watch.before(name, step), step.refined[name]
         gain = (after.prob - got.prob).transpose(0, 1)[:, got.valid]
-        assert gain.min() >= -1e-6 and gain.max() > 0.01, 'neighbours support a class'
+        assert gain.min() >= -1e-6 and gain.max() > 0.01, 'neighbors support a class'
 
 
 def check_RegionPropagation(watch: Watch, name: str, part: Any) -> None:

@@ -12,13 +12,13 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import is_installed
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import DATASETS, TRANSFORMS
-from tool_runs import CONFIGS, load_tool
+from tool_runs import CONFIGS
 
 import mmseg_semi  # noqa: F401  (registers the components)
 from mmseg_semi.models import SemiSegmentor
-from mmseg_semi.utils.runner_setup import load_config
+from mmseg_semi.utils.config import load_config
+from mmseg_semi.zoo import check_configs as checker
 
-checker = load_tool('misc/check_configs.py')
 OF_TABLES = set(checker.benchmark_configs(CONFIGS))
 SHIPPED = sorted(
     path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts and path not in OF_TABLES

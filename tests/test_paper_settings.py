@@ -14,12 +14,12 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
-from tool_runs import CONFIGS, load_tool
+from tool_runs import CONFIGS
 
 from mmseg_semi.datasets.transforms.named_transforms import list_transforms
-from mmseg_semi.utils.runner_setup import load_config
+from mmseg_semi.utils.config import load_config
+from mmseg_semi.zoo import check_configs as checker
 
-checker = load_tool('misc/check_configs.py')
 FIXED, EMA, QUANTILE = 'ConfidenceThreshold', 'EMAThreshold', 'QuantileThreshold'
 MARGIN = dict(type=QUANTILE, score='margin', alpha=0.4)
 ENTROPY = dict(type=QUANTILE, score='entropy', alpha=0.2)

@@ -63,7 +63,6 @@ class BenchmarkLayout:
         train_list_tool: The tool that writes ``train_list``.
         val_list: List file of the validation images, '' when they are all of ``val_img_dir``.
         val_img_dir: Folder of the validation images, '' when there are none.
-        val_seg_map_dir: Folder of their masks.
         names_are_unique: Whether no validation image has the name of a training image.
         published: The published splits.
     """
@@ -83,7 +82,6 @@ class BenchmarkLayout:
     train_list_tool: str = ''
     val_list: str = ''
     val_img_dir: str = ''
-    val_seg_map_dir: str = ''
     names_are_unique: bool = True
     published: tuple[PublishedSplit, ...] = ()
 
@@ -183,7 +181,6 @@ VOC12 = BenchmarkLayout(
     train_list_tool='tools/dataset_converters/voc_sbd.py',
     val_list='ImageSets/Segmentation/val.txt',
     val_img_dir='JPEGImages',
-    val_seg_map_dir='SegmentationClass',
     published=_voc_splits(),
 )
 CITYSCAPES = BenchmarkLayout(
@@ -198,7 +195,6 @@ CITYSCAPES = BenchmarkLayout(
     example='aachen/aachen_000000_000019',
     num_train=2975,
     val_img_dir='leftImg8bit/val',
-    val_seg_map_dir='gtFine/val',
     published=_cityscapes_splits(),
 )
 COCO = BenchmarkLayout(
@@ -213,7 +209,6 @@ COCO = BenchmarkLayout(
     example='000000000009',
     num_train=118287,
     val_img_dir='val2017',
-    val_seg_map_dir='semantic_masks/val2017',
     published=_coco_splits(),
 )
 LUCCHI = BenchmarkLayout(
@@ -228,7 +223,6 @@ LUCCHI = BenchmarkLayout(
     example='slice_000',
     num_train=165,
     val_img_dir='images/val',
-    val_seg_map_dir='annotations/val',
     names_are_unique=False,
 )
 BENCHMARK_LAYOUTS = {layout.name: layout for layout in (VOC12, CITYSCAPES, COCO, LUCCHI)}

@@ -1,1 +1,1 @@
-"""Helpers around the package that are no part of a model: reports about the environment."""
+"""Helpers of all parts above: configs, checkpoints, progress, reports of the environment."""

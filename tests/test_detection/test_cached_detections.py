@@ -137,12 +137,12 @@ FINE = ('c.jpg', 0, (0, 0, 9, 8), 0.1)
 )
 def test_boxes_outside_their_image(tmp_path, box, fits):
     """Whatever their score, since then all of them are on the wrong scale."""
-    found = [FINE, ('c.jpg', 1, box, 0.0)]
+    found = [FINE, FINE, ('c.jpg', 1, box, 0.0)]
     if fits:
-        assert len(read(tmp_path, found, 0)) == 2
+        assert len(read(tmp_path, found, 0)) == 3
         return
     message = (
-        r'results: .*found\.bbox\.json: 1 of 2 boxes are not inside their image; the first is '
+        r'results: .*found\.bbox\.json: 1 of 3 boxes are not inside their image; the first is '
         r'\[.*\] \(x, y, width, height\) in c\.jpg of 9 x 8 pixels \(width x height\)'
     )
     refused(tmp_path, found, message)

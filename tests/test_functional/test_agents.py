@@ -68,7 +68,7 @@ def test_ties_go_to_the_lower_index_and_chosen_pixels_are_left_out(data):
 
 @pytest.mark.parametrize('channels, side', [(8, 51), (16, 5), (16, 11), (256, 17)])
 def test_identical_features_tie_exactly(channels, side):
-    # Odd widths are where vectorised products round the last columns differently.
+    # Odd widths are where vectorized products round the last columns differently.
     features = torch.randn(3, channels, 1, 1, generator=generator()).expand(-1, -1, side, side)
     agents = select_agents(features, 10, torch.tensor([4, 0, side * side - 1]))
     assert agents[0].tolist() == [4, 0, 1, 2, 3, 5, 6, 7, 8, 9]

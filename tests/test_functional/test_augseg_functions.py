@@ -61,6 +61,9 @@ def test_padding_may_hold_anything():
     expected = instance_confidence(prob, valid)
     prob[:, :, 2:] = math.nan
     assert torch.equal(instance_confidence(prob, valid), expected)
+    valid[:, 1:], valid[..., 1:] = False, False  # one pixel is left
+    pixel = prob[0, :, :1, :1].tolist()
+    assert instance_confidence(prob, valid).item() == pytest.approx(rho(pixel, [[True]]), abs=1e-6)
 
 
 def test_confidence_needs_two_classes_and_gives_no_gradient():

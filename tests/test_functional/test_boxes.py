@@ -18,7 +18,7 @@ def generator(seed=0):
 
 
 def slow_planes(boxes, classes, num_classes, size):
-    """Bool (K, H, W): whether the centre of a pixel lies inside a box of the class."""
+    """Bool (K, H, W): whether the center of a pixel lies inside a box of the class."""
     planes = torch.zeros(num_classes, *size, dtype=torch.bool)
     for (x1, y1, x2, y2), one in zip(boxes, classes):
         for y in range(size[0]):

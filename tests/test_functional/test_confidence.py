@@ -40,3 +40,6 @@ def test_selected_ratio_counts_valid_pixels_only():
     valid = torch.tensor([[[True, False, True, True]]])
     assert selected_ratio(selected, valid).item() == pytest.approx(2 / 3)
     assert selected_ratio(selected, torch.zeros_like(valid)).item() == 0
+    one = torch.zeros_like(valid)
+    one[..., 1] = True
+    assert selected_ratio(selected, one).item() == 1

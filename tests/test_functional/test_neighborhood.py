@@ -76,7 +76,7 @@ def test_equals_the_loop_over_pixels(data):
 @pytest.mark.parametrize('criterion', ['max', 'min'])
 @pytest.mark.parametrize('joint', [None, 0.2])
 def test_all_neighbors_can_be_used(criterion, joint):
-    # With 8 neighbours both rings of 4 run dry, at another round in every pixel.
+    # With 8 neighbors both rings of 4 run dry, at another round in every pixel.
     prob = random_prob(2, 3, 4, 4, seed=1)
     result = refine_neighborhood(prob, 3, 8, criterion, joint=joint)
     pick = max if criterion == 'max' else min
@@ -89,7 +89,7 @@ def test_by_hand_in_the_middle_and_at_the_border():
     prob[0, 0] = torch.tensor([[0.9, 0.0, 0.0], [0.0, 0.5, 0.6], [0.0, 0.0, 0.0]])
     result = refine_neighborhood(prob)[0]
     side, corner = math.exp(-0.5), math.exp(-1)
-    # 0.9 in the corner weighs 0.331, 0.6 beside it 0.364: the nearer neighbour wins.
+    # 0.9 in the corner weighs 0.331, 0.6 beside it 0.364: the nearer neighbor wins.
     assert result[0, 1, 1].item() == pytest.approx(0.5 + side * 0.6 * 0.5)
     assert result[0, 0, 0].item() == pytest.approx(0.9 + corner * 0.5 * 0.1)
     assert result[0, 2, 0].item() == pytest.approx(corner * 0.5)
@@ -101,7 +101,7 @@ def test_by_hand_in_the_middle_and_at_the_border():
     # E above p(x) p(n) = 0.3: side * (0.6 - 0.4) = 0.121, corner * (0.9 - 0.45) = 0.166.
     empirical = refine_neighborhood(prob, joint=0.4)[0]
     assert empirical[0, 1, 1].item() == pytest.approx(0.5 + corner * (0.9 - 0.45))
-    # Where nothing supports the class, E is all loss; the farther neighbour loses less.
+    # Where nothing supports the class, E is all loss; the farther neighbor loses less.
     assert empirical[1, 1, 1].item() == pytest.approx(-corner * 0.4)
     assert refine_neighborhood(prob, criterion='min')[0, 0, 0, 0].item() == pytest.approx(0.9)
 
@@ -214,7 +214,7 @@ def test_no_window_is_unfolded_and_nothing_read_back(criterion):
     prob = random_prob(1, 12, 40, 40)
     with Recorder() as record:
         refine_neighborhood(prob, window=7, criterion=criterion, joint=0.2)
-    # The padded maps are the largest; 'random' draws one number for each of the 48 neighbours.
+    # The padded maps are the largest; 'random' draws one number for each of the 48 neighbors.
     assert record.largest <= (48 * 40 * 40 if criterion == 'random' else 12 * 46 * 46)
     assert not record.names & {'aten::_local_scalar_dense', 'aten::nonzero'}
 

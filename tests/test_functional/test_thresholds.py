@@ -94,7 +94,7 @@ def test_ties_go_to_the_smaller_class():
     assert class_peaks(pixels((0.1, 0.3, 0.3, 0.3)), valid).tolist() == pytest.approx(
         [-math.inf, 0.3, -math.inf, -math.inf]
     )
-    # A large map of ties, so that no vectorised path breaks them otherwise.
+    # A large map of ties, so that no vectorized path breaks them otherwise.
     prob = torch.full((2, 19, 33, 35), 1 / 19)
     valid = torch.ones(2, 33, 35, dtype=torch.bool)
     assert class_peaks(prob, valid).isfinite().tolist() == [True] + [False] * 18

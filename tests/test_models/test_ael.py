@@ -580,7 +580,7 @@ from mmseg.structures import SegDataSample
 from mmseg_semi.models.heads import ClassConfidence
 from mmseg_semi.models.mixers import ClassAwareCutMix
 from mmseg_semi.structures import PseudoLabel, SemiStep
-from mmseg_semi.utils.runner_setup import finish_distributed
+from mmseg_semi.apis.runner_setup import finish_distributed
 
 def build():
     segmentor = SimpleNamespace(decode_head=SimpleNamespace(out_channels=4))

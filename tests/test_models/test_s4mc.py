@@ -331,7 +331,7 @@ import torch.distributed as dist
 from mmseg_semi.models.refiners import NeighborhoodRefiner, QuantileThreshold
 from mmseg_semi.structures import PseudoLabel, SemiStep
 from types import SimpleNamespace
-from mmseg_semi.utils.runner_setup import finish_distributed
+from mmseg_semi.apis.runner_setup import finish_distributed
 
 def run(rank):
     torch.set_num_threads(1)

@@ -594,7 +594,7 @@ import torch.distributed as dist
 from mmseg_semi.models.heads import ContrastHead
 from mmseg_semi.models.heads.contrast_head import TeacherPixels
 from mmseg_semi.models.memories import NegativeQueues
-from mmseg_semi.utils.runner_setup import finish_distributed
+from mmseg_semi.apis.runner_setup import finish_distributed
 
 def run(rank):
     torch.set_num_threads(1)

@@ -736,7 +736,7 @@ import torch
 import torch.distributed as dist
 from mmseg_semi.engine.hooks import MemoryBankHook
 from mmseg_semi.models.memories import FeatureMemoryBank, feature_memory_bank
-from mmseg_semi.utils.runner_setup import finish_distributed
+from mmseg_semi.apis.runner_setup import finish_distributed
 
 draw, drawn = feature_memory_bank.sample_per_class, []
 

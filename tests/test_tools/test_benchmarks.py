@@ -2,75 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
 import pytest
 import torch
-from tool_runs import TOOLS
+from tool_runs import load_tool
 
+from mmseg_semi.benchmarks import frameworks, measuring
 from mmseg_semi.functional import (
     box_agreement,
     correlation_map,
-    propagate_pixels,
     propagate_regions,
     quantile_threshold,
-    rank_consistency,
     rank_log_prob,
     rank_statistics_overlap,
     refine_neighborhood,
     select_agents,
 )
 
-
-@pytest.fixture(scope='module')
-def load():
-    folder = str(TOOLS / 'benchmarks')
-    sys.path.insert(0, folder)  # as for a script
-    loaded = []
-
-    def load(name):
-        path = TOOLS / 'benchmarks' / f'{name}.py'
-        spec = importlib.util.spec_from_file_location(f'{name}_benchmark', path)
-        loaded.append(spec.name)
-        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
-    sys.path.remove(folder)
-    for name in (*loaded, 'measuring'):
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture(scope='module')
-def tool(load):
-    return load('corrmatch')
-
-
-@pytest.fixture(scope='module')
-def rankmatch(load):
-    return load('rankmatch')
-
-
-@pytest.fixture(scope='module')
-def s4mc(load):
-    return load('s4mc')
-
-
-@pytest.fixture(scope='module')
-def weighting(load):
-    return load('weighting')
-
-
-@pytest.fixture(scope='module')
-def frameworks(load):
-    return load('frameworks')
-
-
-@pytest.fixture(scope='module')
-def measuring(tool):
-    return sys.modules['measuring']
+tool = load_tool('benchmarks/corrmatch.py')
+rankmatch = load_tool('benchmarks/rankmatch.py')
+s4mc = load_tool('benchmarks/s4mc.py')
+weighting = load_tool('benchmarks/weighting.py')
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +32,7 @@ def global_settings():
 
 
 @pytest.fixture
-def thin(measuring, monkeypatch):
+def thin(monkeypatch):
     """Build networks of few channels."""
     load_segmentor = measuring.load_segmentor
 
@@ -117,7 +68,7 @@ def names_and_targets(rows):
 # ----------------------------------------------------------------------------------- CorrMatch
 
 
-def test_the_table_of_corrmatch(tool, thin, tmp_path, capsys):
+def test_the_table_of_corrmatch(thin, tmp_path, capsys):
     rows = table_of(tool, tmp_path, capsys, '--size', 40, '--shapes', 6, '--grid', 24)
     assert names_and_targets(rows) == [
         ('regions', '>= 5x'),
@@ -137,14 +88,14 @@ def test_the_table_of_corrmatch(tool, thin, tmp_path, capsys):
         (['--step-repeats', '0'], '--step-repeats must be at least 1, got 0'),
     ],
 )
-def test_wrong_options_are_refused(tool, capsys, options, message):
+def test_wrong_options_are_refused(capsys, options, message):
     with pytest.raises(SystemExit) as error:
         tool.main(options)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_results_follow_from_the_numbers(measuring):
+def test_results_follow_from_the_numbers():
     tool = measuring
     assert [tool.at_least(value, 5) for value in (4.9, 5, 6)] == ['below target', 'PASS', 'PASS']
     assert [tool.at_most(value, 5) for value in (4, 5, 5.1)] == ['PASS', 'PASS', 'above target']
@@ -154,14 +105,14 @@ def test_results_follow_from_the_numbers(measuring):
 
 @pytest.mark.parametrize('threshold', [0.0, 0.5, 0.85])
 @pytest.mark.parametrize('seed', range(4))
-def test_the_reference_of_regions_is_the_library_bit_by_bit(tool, seed, threshold):
+def test_the_reference_of_regions_is_the_library_bit_by_bit(seed, threshold):
     label, selected, shapes = tool.region_inputs(24, 12, batch=2, seed=seed)
     found = propagate_regions(label, selected, shapes, threshold, tool.CLASSES)
     wanted = tool.reference_regions(label, selected, shapes, threshold)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted))
 
 
-def test_about_half_of_the_shapes_of_regions_pass(tool):
+def test_about_half_of_the_shapes_of_regions_pass():
     label, selected, shapes = tool.region_inputs(128, 32)
     assert label.shape == selected.shape == (4, 128, 128)
     assert shapes.shape == (4, 32, 128, 128)
@@ -170,17 +121,15 @@ def test_about_half_of_the_shapes_of_regions_pass(tool):
     assert not torch.equal(wanted[0], label) and wanted[1].sum() > selected.sum()
 
 
-def test_the_reference_of_pixels_is_the_library(tool):
+def test_the_reference_of_pixels_is_the_library():
     inputs = tool.pixel_inputs(7, 'cpu')
     assert tool.check_pixels(inputs) <= 1e-5
     logits, w1, w2, _ = inputs
     wanted = logits.flatten(2) @ correlation_map(w1, w2)
     torch.testing.assert_close(tool.reference_pixels(logits, w1, w2), wanted.view_as(logits))
-    own = tool.load_function('correlation', 'propagate_pixels')
-    torch.testing.assert_close(own(logits, w1, w2), propagate_pixels(logits, w1, w2))
 
 
-def test_a_difference_stops_the_tool(tool, monkeypatch):
+def test_a_difference_stops_the_tool(monkeypatch):
     monkeypatch.setattr(tool, 'reference_pixels', lambda logits, w1, w2: logits + 0 * (w1 + w2))
     with pytest.raises(AssertionError, match='propagate_pixels and the reference differ'):
         tool.main(['--only', 'pixels', '--grid', '5'])
@@ -192,7 +141,7 @@ def test_a_difference_stops_the_tool(tool, monkeypatch):
 # ----------------------------------------------------------------------------------- RankMatch
 
 
-def test_the_table_of_rankmatch(rankmatch, thin, tmp_path, capsys):
+def test_the_table_of_rankmatch(thin, tmp_path, capsys):
     sizes = ['--grid', 40, '--channels', 6, '--agents', 24]
     rows = table_of(rankmatch, tmp_path, capsys, *sizes)
     assert names_and_targets(rows) == [
@@ -218,14 +167,14 @@ def test_the_table_of_rankmatch(rankmatch, thin, tmp_path, capsys):
         (['--peak-of', 'plain'], "invalid choice: 'plain'"),
     ],
 )
-def test_wrong_options_of_rankmatch_are_refused(rankmatch, capsys, options, message):
+def test_wrong_options_of_rankmatch_are_refused(capsys, options, message):
     with pytest.raises(SystemExit) as error:
         rankmatch.main(options)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_reference_of_agents_is_the_library(rankmatch):
+def test_the_reference_of_agents_is_the_library():
     features, start = rankmatch.agent_inputs(9, 5)
     exact = features.double()
     wanted = select_agents(exact, 20, start)
@@ -234,7 +183,7 @@ def test_the_reference_of_agents_is_the_library(rankmatch):
 
 
 @pytest.mark.parametrize('side', ['reference_rank', 'lean_reference_rank'])
-def test_the_references_of_rank_are_the_library(rankmatch, side):
+def test_the_references_of_rank_are_the_library(side):
     inputs = rankmatch.rank_inputs(6, 7, 'cpu')
     assert rankmatch.check_rank(inputs) <= 1e-5
     weak, strong = (one.double() for one in inputs)
@@ -243,11 +192,9 @@ def test_the_references_of_rank_are_the_library(rankmatch, side):
     difference = rank_log_prob(weak, indices) - rank_log_prob(strong, indices)
     wanted = (probability * difference).sum(1).mean()
     torch.testing.assert_close(getattr(rankmatch, side)(weak, strong), wanted)
-    own = rankmatch.load_function('ranking', 'rank_consistency')
-    torch.testing.assert_close(own(*inputs), rank_consistency(*inputs))
 
 
-def test_the_head_of_rankmatch_is_split_into_its_parts(rankmatch):
+def test_the_head_of_rankmatch_is_split_into_its_parts():
     calls = []
 
     class Head(torch.nn.Module):
@@ -278,7 +225,7 @@ def test_the_head_of_rankmatch_is_split_into_its_parts(rankmatch):
     assert all(seconds > 0 for seconds in parts.values())
 
 
-def test_a_difference_stops_the_tool_of_rankmatch(rankmatch, monkeypatch):
+def test_a_difference_stops_the_tool_of_rankmatch(monkeypatch):
     few = ['--grid', '5', '--agents', '6', '--channels', '4']
     lean = rankmatch.lean_reference_rank
     monkeypatch.setattr(rankmatch, 'reference_agents', lambda features, num, start: start[:, None])
@@ -296,27 +243,25 @@ def test_a_difference_stops_the_tool_of_rankmatch(rankmatch, monkeypatch):
 # ---------------------------------------------------------------------------------------- S4MC
 
 
-def test_the_table_of_s4mc(s4mc, thin, tmp_path, capsys):
+def test_the_table_of_s4mc(thin, tmp_path, capsys):
     rows = table_of(s4mc, tmp_path, capsys, '--size', 16, '--values', 500)
     names = ['refine', 'refine', 'quantile', 'step', 'step']
     assert names_and_targets(rows) == list(zip(names, ['-', '-', '-', '<= 10 %', '-']))
 
 
-def test_wrong_options_of_s4mc_are_refused(s4mc, capsys):
+def test_wrong_options_of_s4mc_are_refused(capsys):
     with pytest.raises(SystemExit) as error:
         s4mc.main(['--values', '1'])
     assert error.value.code == 2
     assert '--values must be at least 2, got 1' in capsys.readouterr().err
 
 
-def test_the_references_of_s4mc_are_the_library(s4mc):
+def test_the_references_of_s4mc_are_the_library():
     prob = s4mc.refine_inputs(9, 'cpu', batch=2)
     torch.testing.assert_close(prob.sum(1), torch.ones(2, 9, 9))
     wanted = refine_neighborhood(prob)
     torch.testing.assert_close(s4mc.reference_refine(prob), wanted)
-    torch.testing.assert_close(
-        s4mc.load_function('neighborhood', 'refine_neighborhood')(prob), wanted
-    )
+    torch.testing.assert_close(refine_neighborhood(prob), wanted)
     assert s4mc.check_refine(prob) <= 1e-6
     score, valid = s4mc.quantile_inputs(400, 'cpu')
     assert valid.any() and not valid.all()
@@ -325,7 +270,7 @@ def test_the_references_of_s4mc_are_the_library(s4mc):
     assert s4mc.check_quantile(score, valid) <= 1e-6
 
 
-def test_a_difference_stops_the_tool_of_s4mc(s4mc, monkeypatch):
+def test_a_difference_stops_the_tool_of_s4mc(monkeypatch):
     monkeypatch.setattr(s4mc, 'reference_refine', lambda prob: prob)
     with pytest.raises(AssertionError, match='refine_neighborhood and the reference differ'):
         s4mc.main(['--only', 'refine', '--size', '8'])
@@ -337,7 +282,7 @@ def test_a_difference_stops_the_tool_of_s4mc(s4mc, monkeypatch):
 # ----------------------------------------------------------------------------------- Weighting
 
 
-def test_the_table_of_weighting(weighting, thin, tmp_path, capsys):
+def test_the_table_of_weighting(thin, tmp_path, capsys):
     sizes = ['--size', 40, '--grid', 11, '--channels', 8]
     rows = table_of(weighting, tmp_path, capsys, *sizes)
     assert names_and_targets(rows) == [
@@ -361,14 +306,14 @@ def test_the_table_of_weighting(weighting, thin, tmp_path, capsys):
         (['--only', 'box'], "invalid choice: 'box'"),
     ],
 )
-def test_wrong_options_of_weighting_are_refused(weighting, capsys, options, message):
+def test_wrong_options_of_weighting_are_refused(capsys, options, message):
     with pytest.raises(SystemExit) as error:
         weighting.main(options)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_references_of_weighting_are_the_library(weighting):
+def test_the_references_of_weighting_are_the_library():
     inputs = weighting.overlap_inputs(7, 16, 9, 'cpu', batch=2)
     weighting.check_overlap(inputs)
     wanted = weighting.reference_overlap(*inputs, weighting.TOP, exact=True)
@@ -385,7 +330,7 @@ def test_the_references_of_weighting_are_the_library(weighting):
     assert agreed.any() and not agreed.all()
 
 
-def test_the_step_of_weighting_works_with_boxes_and_fills_the_bank(weighting, thin, monkeypatch):
+def test_the_step_of_weighting_works_with_boxes_and_fills_the_bank(thin, monkeypatch):
     steps = []
 
     def turns(given, added, repeats, device):
@@ -410,7 +355,7 @@ def test_the_step_of_weighting_works_with_boxes_and_fills_the_bank(weighting, th
     assert ' 0% reliable' not in report.notes[0] and ' 0 classes' not in report.notes[0]
 
 
-def test_a_difference_stops_the_tool_of_weighting(weighting, monkeypatch):
+def test_a_difference_stops_the_tool_of_weighting(monkeypatch):
     few = ['--size', '12', '--grid', '5', '--channels', '6']
     wrong = [
         ('overlap', 'rank_statistics_overlap', 'reference_overlap', lambda *a, **_: a[1] * 0),
@@ -449,7 +394,7 @@ def framework_rows(text):
     return {cells[0].strip('`'): cells[1:] for cells in table[2:]}
 
 
-def test_the_table_of_frameworks(frameworks, tmp_path, capsys):
+def test_the_table_of_frameworks(tmp_path, capsys):
     out = tmp_path / 'table.md'
     sizes = ['--batch', '2', '--repeats', '1', '--warm-up', '1']
     frameworks.main([*sizes, '--out', str(out)])
@@ -470,7 +415,7 @@ def test_the_table_of_frameworks(frameworks, tmp_path, capsys):
     assert rows['unimatch'][0] == 'student 4 + 4, decoder 2'
 
 
-def test_frameworks_on_another_network(frameworks, thin, capsys):
+def test_frameworks_on_another_network(thin, capsys):
     options = ['--network', 'deeplabv3plus_r50', '--crop', '33', '--batch', '2', '--repeats', '1']
     frameworks.main([*options, '--warm-up', '1', '--frameworks', 's4mc', 'unimatch'])
     rows = framework_rows(capsys.readouterr().out)
@@ -490,14 +435,14 @@ def test_frameworks_on_another_network(frameworks, thin, capsys):
         (['--out', 'no/such/folder/table.md'], 'its folder does not exist'),
     ],
 )
-def test_wrong_options_of_frameworks_are_refused(frameworks, capsys, options, message):
+def test_wrong_options_of_frameworks_are_refused(capsys, options, message):
     with pytest.raises(SystemExit) as error:
         frameworks.main(options)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_passes_are_counted_by_hand(frameworks):
+def test_passes_are_counted_by_hand():
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -522,7 +467,7 @@ def test_passes_are_counted_by_hand(frameworks):
     assert not any('forward' in vars(one) for one in student.modules())
 
 
-def test_a_step_does_the_work_of_the_hooks(frameworks):
+def test_a_step_does_the_work_of_the_hooks():
     def step_of(name):
         step = frameworks.Step(frameworks.load_config(name, 'unet', 64), 'cpu')
         step.set_data(frameworks.make_data(step.model, 2, 64))

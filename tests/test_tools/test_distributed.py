@@ -112,7 +112,7 @@ import os
 from pathlib import Path
 import torch.distributed as dist
 from torch import nn
-from mmseg_semi.utils.runner_setup import finish_distributed
+from mmseg_semi.apis.runner_setup import finish_distributed
 
 def gloo_threads():
     return sum('gloo' in path.read_text() for path in Path('/proc/self/task').glob('*/comm'))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
-from tool_runs import CONFIGS, TOOLS, load_tool
+from tool_runs import CONFIGS, load_tool
 
-sys.path.insert(0, str(TOOLS / 'benchmarks'))
 memory = load_tool('benchmarks/memory.py')
 UNIMATCH = str(CONFIGS / 'unimatch' / 'unimatch_deeplabv3plus_r50_voc12-92.py')
 GIB = 2**30

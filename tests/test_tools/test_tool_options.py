@@ -1,39 +1,30 @@
 """What the options of the tools do to a config."""
 
-import importlib.util
-
 import pytest
 from mmengine.config import Config
-from tool_runs import SUPERVISED, TOOLS, train_scalars
+from tool_runs import SUPERVISED, train_scalars
 
+from mmseg_semi.apis.test import choose_predictor
 from mmseg_semi.utils.safe_checkpoints import checkpoint_seed
 
 
-@pytest.fixture(scope='module')
-def test_tool():
-    spec = importlib.util.spec_from_file_location('test_tool', TOOLS / 'test.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_both_adds_a_teacher_metric_beside_each_iou_metric(test_tool):
+def test_both_adds_a_teacher_metric_beside_each_iou_metric():
     metric = dict(type='IoUMetric', iou_metrics=['mIoU', 'mDice'])
     cfg = Config(dict(model=dict(type='SemiSegmentor'), test_evaluator=metric))
     for _ in range(2):  # a config that lists it already gets no second one
-        test_tool.choose_predictor(cfg, 'both')
+        choose_predictor(cfg, 'both')
         assert cfg.model.test_cfg == dict(predict_with='both')
         own, teacher = cfg.test_evaluator
         assert own == metric
         assert teacher == dict(metric, type='TeacherIoUMetric', prefix='teacher')
 
 
-def test_a_plain_segmentor_keeps_its_test_cfg_and_has_no_teacher(test_tool):
+def test_a_plain_segmentor_keeps_its_test_cfg_and_has_no_teacher():
     cfg = Config(dict(model=dict(type='EncoderDecoder', test_cfg=dict(mode='whole'))))
-    test_tool.choose_predictor(cfg, 'student')
+    choose_predictor(cfg, 'student')
     assert cfg.model.test_cfg == dict(mode='whole')
     with pytest.raises(SystemExit, match='--predict-with teacher: .*EncoderDecoder.*no teacher'):
-        test_tool.choose_predictor(cfg, 'teacher')
+        choose_predictor(cfg, 'teacher')
 
 
 def test_a_resumed_run_takes_over_the_seed(train):

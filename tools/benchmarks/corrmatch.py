@@ -21,7 +21,9 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from measuring import (
+from torch import Tensor
+
+from mmseg_semi.benchmarks.measuring import (
     CLASSES,
     Report,
     Row,
@@ -36,7 +38,6 @@ from measuring import (
     duration,
     in_turns,
     leaf,
-    load_function,
     load_method,
     make_parser,
     mebibytes,
@@ -55,7 +56,7 @@ from measuring import (
     tabulate,
     timed,
 )
-from torch import Tensor
+from mmseg_semi.functional import propagate_pixels, propagate_regions, sample_shapes
 
 # Targets by device type: speed-up of `regions` (at least), time and memory of `pixels` (at most),
 # percent that `step` adds beside network layers (at most).
@@ -154,8 +155,6 @@ def region_inputs(
 
 def benchmark_regions(args: argparse.Namespace) -> Report:
     """Compare ``propagate_regions`` with the loop over shapes."""
-    from mmseg_semi.functional import propagate_regions
-
     label, selected, shapes = (x.to(args.device) for x in region_inputs(args.size, args.shapes))
 
     def ours() -> tuple[Tensor, Tensor]:
@@ -226,15 +225,13 @@ def pixel_pass(
 def peak_bytes(side: str, grid: int, device: str) -> int:
     """Return the bytes that a forward and backward pass takes at its peak beyond its inputs."""
     ours = side == 'ours'
-    function = load_function('correlation', 'propagate_pixels') if ours else reference_pixels
+    function = propagate_pixels if ours else reference_pixels
     run, warm_up = (pixel_pass(function, pixel_inputs(size, device)) for size in (grid, 2))
     return peak_of_call(run, warm_up, device)
 
 
 def check_pixels(inputs: list[Tensor], tolerance: float = 1e-5) -> float:
     """Compare values and gradients of both sides; return the largest relative difference."""
-    from mmseg_semi.functional import propagate_pixels
-
     results = []
     for function in (propagate_pixels, reference_pixels):
         leaves = [one.clone().requires_grad_() for one in inputs[:3]]
@@ -245,8 +242,6 @@ def check_pixels(inputs: list[Tensor], tolerance: float = 1e-5) -> float:
 
 def benchmark_pixels(args: argparse.Namespace) -> Report:
     """Compare ``propagate_pixels`` with attention over the full map."""
-    from mmseg_semi.functional import propagate_pixels
-
     inputs = pixel_inputs(args.grid, args.device)
     worst = check_pixels(inputs)
     sides = [pixel_pass(function, inputs) for function in (propagate_pixels, reference_pixels)]
@@ -385,8 +380,6 @@ class AddedParts:
 
 def benchmark_step(args: argparse.Namespace) -> Report:
     """Tell how much CorrMatch adds to a training step."""
-    from mmseg_semi.functional import sample_shapes
-
     torch.manual_seed(0)
     device = args.device
     torch.backends.cudnn.benchmark = True  # as in the shipped configs

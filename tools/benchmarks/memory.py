@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from frameworks import Step, make_data
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mmseg_semi.apis.runner_setup import enable_amp
+from mmseg_semi.benchmarks.frameworks import Step, make_data
 from mmseg_semi.files import write_file
-from mmseg_semi.utils.runner_setup import enable_amp
 
 GIB = 2**30
 CARDS = (24, 40, 80)
@@ -253,9 +253,9 @@ def table(lines: Sequence[Line], reserve: float) -> str:
     return '\n'.join(rows) + '\n'
 
 
-def main() -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
     """Measure the configs and print the table."""
-    args = parse_args()
+    args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='WARNING')  # optimizers report every parameter
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -22,7 +22,9 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from measuring import (
+from torch import Tensor
+
+from mmseg_semi.benchmarks.measuring import (
     CLASSES,
     Report,
     Row,
@@ -37,7 +39,6 @@ from measuring import (
     duration,
     in_turns,
     leaf,
-    load_function,
     load_method,
     make_parser,
     mebibytes,
@@ -55,7 +56,7 @@ from measuring import (
     tabulate,
     timed,
 )
-from torch import Tensor
+from mmseg_semi.functional import rank_consistency, select_agents
 
 TOP = 4
 # Targets: speed-up of `agents` (at least), memory of `rank` (at most), percent that `step` adds by
@@ -121,8 +122,6 @@ def check_agents(features: Tensor, num: int, start: Tensor) -> float:
 
     In float32, rounding may decide between two pixels that are about as near.
     """
-    from mmseg_semi.functional import select_agents
-
     exact = features.double()
     if not torch.equal(select_agents(exact, num, start), reference_agents(exact, num, start)):
         raise AssertionError('select_agents and the reference differ')
@@ -132,8 +131,6 @@ def check_agents(features: Tensor, num: int, start: Tensor) -> float:
 
 def benchmark_agents(args: argparse.Namespace) -> Report:
     """Compare ``select_agents`` with comparing all chosen agents each time."""
-    from mmseg_semi.functional import select_agents
-
     drawn = (one.to(args.device) for one in agent_inputs(args.grid, args.channels))
     features, start = drawn
     equal = check_agents(features, args.agents, start)
@@ -233,15 +230,13 @@ def rank_pass(function: Callable[..., Tensor], inputs: tuple[Tensor, Tensor]) ->
 
 def peak_bytes(side: str, grid: int, agents: int, device: str) -> int:
     """Return the bytes that a forward and backward pass takes at its peak beyond its inputs."""
-    function = RANK_SIDES[side] or load_function('ranking', 'rank_consistency')
+    function = RANK_SIDES[side] or rank_consistency
     run, warm_up = (rank_pass(function, rank_inputs(size, agents, device)) for size in (grid, 2))
     return peak_of_call(run, warm_up, device)
 
 
 def check_rank(inputs: tuple[Tensor, Tensor], tolerance: float = 1e-4) -> float:
     """Compare values and gradients of all sides; return the largest relative difference."""
-    from mmseg_semi.functional import rank_consistency
-
     found = rank_pass(rank_consistency, inputs)()
     return max(
         check_close('rank_consistency', found, rank_pass(function, inputs)(), tolerance)
@@ -251,8 +246,6 @@ def check_rank(inputs: tuple[Tensor, Tensor], tolerance: float = 1e-4) -> float:
 
 def benchmark_rank(args: argparse.Namespace) -> Report:
     """Compare ``rank_consistency`` with the sum over permutations."""
-    from mmseg_semi.functional import rank_consistency
-
     inputs = rank_inputs(args.grid, args.agents, args.device)
     worst = check_rank(inputs)
     functions = (rank_consistency, reference_rank, lean_reference_rank)

@@ -19,7 +19,9 @@ from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
-from measuring import (
+from torch import Tensor
+
+from mmseg_semi.benchmarks.measuring import (
     CLASSES,
     Report,
     Row,
@@ -31,7 +33,6 @@ from measuring import (
     differences_note,
     duration,
     in_turns,
-    load_function,
     load_method,
     make_parser,
     mebibytes,
@@ -50,7 +51,7 @@ from measuring import (
     tabulate,
     timed,
 )
-from torch import Tensor
+from mmseg_semi.functional import quantile_threshold, refine_neighborhood
 
 WINDOW, SHARE = 3, 0.4
 # Percent that `step` adds (at most), by device type.
@@ -74,7 +75,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 
 
 def reference_refine(prob: Tensor) -> Tensor:
-    """Unite every pixel with the neighbour of the largest gain, from all windows laid out."""
+    """Unite every pixel with the neighbor of the largest gain, from all windows laid out."""
     reach = WINDOW // 2
     steps = [(dy, dx) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
     others = [i for i, step in enumerate(steps) if step != (0, 0)]
@@ -94,23 +95,19 @@ def refine_inputs(size: int, device: str, batch: int = 4) -> Tensor:
 def peak_bytes(side: str, size: int, device: str) -> int:
     """Return the bytes that refining takes at its peak beyond its inputs."""
     ours = side == 'ours'
-    function = load_function('neighborhood', 'refine_neighborhood') if ours else reference_refine
+    function = refine_neighborhood if ours else reference_refine
     prob, small = (refine_inputs(one, device) for one in (size, 8))
     return peak_of_call(lambda: function(prob), lambda: function(small), device)
 
 
 def check_refine(prob: Tensor, tolerance: float = 1e-6) -> float:
     """Compare both sides; return the largest relative difference."""
-    from mmseg_semi.functional import refine_neighborhood
-
     found, wanted = refine_neighborhood(prob, WINDOW), reference_refine(prob)
     return check_close('refine_neighborhood', [found], [wanted], tolerance)
 
 
 def benchmark_refine(args: argparse.Namespace) -> Report:
     """Compare ``refine_neighborhood`` with unfolded windows."""
-    from mmseg_semi.functional import refine_neighborhood
-
     prob = refine_inputs(args.size, args.device)
     worst = check_refine(prob)
 
@@ -140,7 +137,7 @@ def benchmark_refine(args: argparse.Namespace) -> Report:
     ]
     report.notes.append(
         f'`refine`: {len(prob)} images of {args.size}x{args.size}, {CLASSES} classes '
-        f'({mebibytes(prob.nbytes)} of probabilities), window {WINDOW}, one neighbour. Results '
+        f'({mebibytes(prob.nbytes)} of probabilities), window {WINDOW}, one neighbor. Results '
         f'differ by at most {worst:.1e} of their scale. The reference lays out all windows with '
         '`F.unfold`. Memory is what a fresh process takes at its peak beyond its inputs.'
     )
@@ -167,16 +164,12 @@ def quantile_inputs(values: int, device: str) -> tuple[Tensor, Tensor]:
 
 def check_quantile(score: Tensor, valid: Tensor, tolerance: float = 1e-6) -> float:
     """Compare both sides; return the relative difference."""
-    from mmseg_semi.functional import quantile_threshold
-
     found, wanted = quantile_threshold(score, valid, SHARE), reference_quantile(score, valid)
     return check_close('quantile_threshold', [found], [wanted], tolerance)
 
 
 def benchmark_quantile(args: argparse.Namespace) -> Report:
     """Compare ``quantile_threshold`` with ``torch.quantile``."""
-    from mmseg_semi.functional import quantile_threshold
-
     score, valid = quantile_inputs(args.values, args.device)
     difference = check_quantile(score, valid)
 
@@ -248,7 +241,7 @@ class AddedRefiners:
             nonlocal pseudo
             pseudo = self.refiners[name](pseudo, self.step)
 
-        times['neighbourhood'] = timed(lambda: refine('context'), device)
+        times['neighborhood'] = timed(lambda: refine('context'), device)
         times['quantile threshold'] = timed(lambda: refine('select'), device)
         return times
 

@@ -19,7 +19,9 @@ from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
-from measuring import (
+from torch import Tensor
+
+from mmseg_semi.benchmarks.measuring import (
     CLASSES,
     Report,
     Row,
@@ -47,7 +49,13 @@ from measuring import (
     tabulate,
     timed,
 )
-from torch import Tensor
+from mmseg_semi.functional import (
+    box_agreement,
+    pack_boxes,
+    push_queues,
+    rank_statistics_overlap,
+    sample_per_class,
+)
 
 TOP, QUEUE, PUSHED, BOXES = 5, 256, 32, 40
 SPEED_UP = 30.0  # of `overlap` on one CPU thread
@@ -122,8 +130,6 @@ def overlap_inputs(
 
 def check_overlap(inputs: Sequence[Tensor]) -> None:
     """Compare both sides, the reference upsampling as ours reads: to the nearest."""
-    from mmseg_semi.functional import rank_statistics_overlap
-
     found = rank_statistics_overlap(*inputs, TOP)
     wanted = reference_overlap(*inputs, TOP, exact=True)
     check_close('rank_statistics_overlap', [found.float()], [wanted.float()], 0)
@@ -131,8 +137,6 @@ def check_overlap(inputs: Sequence[Tensor]) -> None:
 
 def benchmark_overlap(args: argparse.Namespace) -> Report:
     """Compare ``rank_statistics_overlap`` with upsampled and sorted features."""
-    from mmseg_semi.functional import rank_statistics_overlap
-
     inputs = overlap_inputs(args.grid, args.size, args.channels, args.device)
     check_overlap(inputs)
 
@@ -210,8 +214,6 @@ def in_order(queues: Tensor, heads: Tensor) -> list[Tensor]:
 
 def check_bank(features: Tensor, label: Tensor, state: tuple[Tensor, Tensor, Tensor]) -> None:
     """Check what is drawn, and push it on both sides."""
-    from mmseg_semi.functional import push_queues, sample_per_class
-
     index, present = sample_per_class(label, CLASSES, PUSHED)
     drawn = [row[there] for row, there in zip(index, present)]
     for one, (own, wanted) in enumerate(zip(drawn, reference_sample(label, PUSHED))):
@@ -224,8 +226,6 @@ def check_bank(features: Tensor, label: Tensor, state: tuple[Tensor, Tensor, Ten
 
 def benchmark_bank(args: argparse.Namespace) -> Report:
     """Compare sampling and pushing with a loop over classes."""
-    from mmseg_semi.functional import push_queues, sample_per_class
-
     features, label, state = bank_inputs(args.grid, args.channels, args.device)
     check_bank(features, label, state)
     lists = in_order(state[0], state[2])
@@ -277,32 +277,26 @@ def draw_boxes(source: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
 
 def box_inputs(size: int, device: str, batch: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     """Draw labels, and boxes as packed maps and as bool masks (B, K, H, W)."""
-    from mmseg_semi.functional import pack_boxes
-
     source = torch.Generator().manual_seed(0)
     packed, planes = [], torch.zeros(batch, CLASSES, size, size, dtype=torch.bool)
-    centres = torch.arange(size) + 0.5
+    centers = torch.arange(size) + 0.5
     for image in range(batch):
         boxes, classes = draw_boxes(source, size)
         packed.append(pack_boxes(boxes, classes, CLASSES, (size, size)))
         for (x1, y1, x2, y2), one in zip(boxes.tolist(), classes.tolist()):
-            columns, rows = ((a <= centres) & (centres < b) for a, b in ((x1, x2), (y1, y2)))
+            columns, rows = ((a <= centers) & (centers < b) for a, b in ((x1, x2), (y1, y2)))
             planes[image, one] |= rows[:, None] & columns
     return tuple(x.to(device) for x in (labels(source, batch, size), torch.stack(packed), planes))
 
 
 def check_boxes(label: Tensor, packed: Tensor, planes: Tensor) -> None:
     """Compare both sides."""
-    from mmseg_semi.functional import box_agreement
-
     if not torch.equal(box_agreement(label, packed), reference_agreement(label, planes)):
         raise AssertionError('box_agreement and the reference differ')
 
 
 def benchmark_boxes(args: argparse.Namespace) -> Report:
     """Compare ``box_agreement`` on bits with a mask of each class."""
-    from mmseg_semi.functional import box_agreement
-
     label, packed, planes = box_inputs(args.size, args.device)
     check_boxes(label, packed, planes)
 
@@ -349,8 +343,6 @@ def build(method: str) -> torch.nn.Module:
 
 def with_detections(data: dict[str, Any]) -> dict[str, Any]:
     """Add a packed map of random boxes to a prepared batch."""
-    from mmseg_semi.functional import pack_boxes
-
     source, valid = torch.Generator().manual_seed(0), data['inputs']['valid']
     size = valid.shape[-1]
     maps = [pack_boxes(*draw_boxes(source, size), CLASSES, (size, size)) for _ in valid]

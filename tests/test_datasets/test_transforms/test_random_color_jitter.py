@@ -75,10 +75,17 @@ def record(monkeypatch):
     return calls
 
 
-def test_ranges_order_and_probability(monkeypatch):
+OWN = dict(brightness=(0, 2.4), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.1, 0.1))
+UNIMATCH = {**OWN, 'brightness': (0.5, 1.5), 'hue': (-0.25, 0.25)}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'wanted'), [(dict(brightness=1.4, hue=0.1), OWN), ({}, UNIMATCH)]
+)
+def test_ranges_order_and_probability(monkeypatch, arguments, wanted):
     np.random.seed(0)
     calls = record(monkeypatch)
-    jitter = TRANSFORMS.build(dict(type='RandomColorJitter', brightness=1.4, hue=0.1))
+    jitter = TRANSFORMS.build(dict(type='RandomColorJitter', **arguments))
     orders, ranges, jittered = set(), {}, 0
     for _ in range(2000):
         calls.clear()
@@ -92,9 +99,7 @@ def test_ranges_order_and_probability(monkeypatch):
                 ranges.setdefault(name, []).append(value)
     assert 0.77 < jittered / 2000 < 0.83
     assert len(orders) == 24
-    for name, low, high in (
-        ('brightness', 0, 2.4), ('contrast', 0.5, 1.5), ('saturation', 0.5, 1.5), ('hue', -0.1, 0.1)
-    ):  # fmt: skip
+    for name, (low, high) in wanted.items():
         seen = ranges[name]
         slack = (high - low) * 0.02
         assert low <= min(seen) < low + slack and high - slack < max(seen) <= high

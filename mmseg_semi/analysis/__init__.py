@@ -1,0 +1,1 @@
+"""What trained models and masks hold: pictures and counts."""

@@ -1,0 +1,167 @@
+"""What the command line tools do to a config before they build a runner."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmseg_semi.detection.runs import check_detection_data
+from mmseg_semi.files import check_paths
+from mmseg_semi.utils.config import is_detector
+
+
+def setup_distributed(cfg: Config, launcher: str) -> None:
+    """Make distributed training work on machines without a GPU.
+
+    mmengine's launcher expects CUDA. Without it, the gloo process group and a wrapper without
+    device ids are set up here; mmengine keeps a group that exists. SyncBN, which torch has on
+    accelerators only, becomes BN.
+    """
+    if launcher == 'none' or torch.cuda.is_available():
+        return
+    if launcher != 'pytorch':
+        raise ValueError(
+            f"--launcher {launcher} needs GPUs; on a CPU use 'none' or 'pytorch' (dist_train.sh)"
+        )
+    if not dist.is_initialized():
+        dist.init_process_group('gloo')
+    if cfg.get('model_wrapper_cfg') is None:
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+    cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    replaced = sum(_replace_sync_bn(part) for part in (cfg.model,))
+    if replaced:
+        print_log(f'SyncBN needs GPUs: {replaced} norm_cfg of the model use BN', logger='current')
+
+
+def finish_distributed() -> None:
+    """Leave the process group together; does nothing in a single process.
+
+    A process that exits with gloo's threads running is aborted now and then, after all work is
+    done. They end when the last owner of the group is gone, and the model's wrapper, which is one,
+    lives in a reference cycle. Not for a run that failed: the other ranks would wait.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        gc.collect()
+        dist.destroy_process_group()
+
+
+def _dicts(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from _dicts(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _dicts(value)
+
+
+def _replace_sync_bn(node: Any) -> int:
+    found = [entry for entry in _dicts(node) if entry.get('type') == 'SyncBN']
+    for entry in found:
+        entry['type'] = 'BN'
+    return len(found)
+
+
+def enable_amp(cfg: Config) -> None:
+    """Turn on mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU.
+
+    Raises:
+        ValueError: The config uses an optimizer wrapper that cannot be replaced; a detector on a
+            CPU.
+    """
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if wrapper.split('.')[-1] in ('AmpOptimWrapper', 'CPUAmpOptimWrapper'):
+        return
+    if wrapper != 'OptimWrapper':
+        raise ValueError(
+            f"--amp replaces optim_wrapper.type='OptimWrapper', but the config has {wrapper!r}"
+        )
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    elif is_detector(cfg):
+        raise ValueError(
+            "--amp of a detector needs a GPU: on a CPU mmcv's NMS and RoIAlign do not take "
+            'bfloat16. Leave --amp out.'
+        )
+    else:
+        cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Turn on the scaling of the learning rate with the batch size.
+
+    With accumulated gradients the batch is that of all iterations of an update, while mmengine
+    counts the images of one.
+
+    Raises:
+        ValueError: The config does not say for which batch size its learning rate is.
+    """
+    auto = cfg.get('auto_scale_lr')
+    if not auto or 'base_batch_size' not in auto:
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config: the '
+            'number of images per iteration, over all GPUs, that the learning rate is for'
+        )
+    cfg.auto_scale_lr.enable = True
+    steps = cfg.optim_wrapper.get('accumulative_counts', 1)
+    if steps > 1:
+        base = cfg.auto_scale_lr.base_batch_size
+        print_log(
+            f'--auto-scale-lr: the learning rate is for {base} images an update, which are '
+            f'{base / steps:g} an iteration with accumulative_counts={steps}'
+        )
+        cfg.auto_scale_lr.base_batch_size = base / steps
+
+
+def enable_tensorboard(cfg: Config) -> None:
+    """Log to TensorBoard as well when it is installed and the config does not already."""
+    if importlib.util.find_spec('tensorboard') is None or 'visualizer' not in cfg:
+        return
+    backends = list(cfg.visualizer.get('vis_backends') or [])
+    if not any(backend['type'] == 'TensorboardVisBackend' for backend in backends):
+        cfg.visualizer.vis_backends = [*backends, dict(type='TensorboardVisBackend')]
+
+
+def set_work_dir(cfg: Config, work_dir: str | None, config_file: str) -> None:
+    """Choose the folder of the run: argument, config, or ``work_dirs/<config name>``."""
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        name = os.path.splitext(os.path.basename(config_file))[0]
+        cfg.work_dir = os.path.join('work_dirs', name)
+
+
+def check_data_paths(cfg: Config, parts: tuple[str, ...]) -> None:
+    """Refuse missing folders, split files and annotation files.
+
+    Args:
+        cfg: The config.
+        parts: ``'val'`` and ``'test'``, whichever is going to be read; ``'train'`` for a detector,
+            since a segmentor's training data are checked when they are built.
+
+    Raises:
+        FileNotFoundError, ValueError: See ``check_paths``, and ``check_detection_data`` for a
+            detector.
+    """
+    if is_detector(cfg):
+        check_detection_data(cfg, parts)
+        return
+    for part in parts:
+        dataset = (cfg.get(f'{part}_dataloader') or {}).get('dataset')
+        if isinstance(dataset, Mapping):
+            check_paths(dataset, f'{part}_dataloader.dataset')

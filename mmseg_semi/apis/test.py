@@ -1,0 +1,135 @@
+"""Test a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from mmseg_semi.apis.runner_setup import (
+    check_data_paths,
+    finish_distributed,
+    set_work_dir,
+    setup_distributed,
+)
+from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
+from mmseg_semi.utils.config import is_detector, load_config
+from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder for the log and the metrics')
+    parser.add_argument(
+        '--out',
+        help='folder for the predicted label maps (PNG); for a detector the .json file for its '
+        'boxes (otherwise test_evaluator.outfile_prefix with .bbox.json)',
+    )
+    parser.add_argument('--show-dir', help='folder for pictures of the predictions')
+    parser.add_argument(
+        '--predict-with',
+        choices=['student', 'teacher', 'both'],
+        help='which network predicts (config key model.test_cfg.predict_with)',
+    )
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def choose_predictor(cfg: Config, predictor: str) -> None:
+    """Let student, teacher or both predict; with both, every IoU metric gets a teacher's one."""
+    if cfg.model.type != 'SemiSegmentor':
+        if predictor != 'student':
+            raise SystemExit(
+                f'--predict-with {predictor}: the config trains a plain {cfg.model.type}, which '
+                'has no teacher'
+            )
+        return
+    cfg.model.test_cfg = {**(cfg.model.get('test_cfg') or {}), 'predict_with': predictor}
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    kinds = [evaluator['type'] for evaluator in evaluators]
+    if predictor == 'both' and 'TeacherIoUMetric' not in kinds:
+        evaluators += [
+            {**evaluator, 'type': 'TeacherIoUMetric', 'prefix': 'teacher'}
+            for evaluator in evaluators
+            if evaluator['type'] == 'IoUMetric'
+        ]
+        cfg.test_evaluator = evaluators
+
+
+def write_predictions(cfg: Config, folder: str) -> None:
+    """Let the IoU metrics write label maps."""
+    evaluators = cfg.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        default = 'teacher' if evaluator['type'] == 'TeacherIoUMetric' else ''
+        evaluator['output_dir'] = os.path.join(folder, evaluator.get('prefix', default) or '')
+        evaluator['keep_results'] = True
+
+
+def draw_predictions(cfg: Config, folder: str) -> None:
+    """Let the visualization hook of mmseg or mmdet write pictures."""
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        kind = 'DetVisualizationHook' if is_detector(cfg) else 'SegVisualizationHook'
+        raise SystemExit(
+            f"--show-dir needs default_hooks.visualization=dict(type='{kind}') in the config"
+        )
+    hook['draw'] = True
+    if is_detector(cfg):
+        hook['test_out_dir'] = os.path.abspath(folder)  # a relative one goes below the work folder
+        return
+    hook['interval'] = 1  # the hook counts batches; with mmseg's 50 small test sets get no picture
+    cfg.visualizer['save_dir'] = folder
+
+
+def use_tta(cfg: Config) -> None:
+    """Wrap the model for test-time augmentation."""
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise SystemExit('--tta needs tta_model and tta_pipeline in the config')
+    if (cfg.model.get('test_cfg') or {}).get('predict_with') == 'both':
+        raise SystemExit('--tta predicts with one network: use --predict-with student or teacher')
+    if (cfg.model.get('test_cfg') or {}).get('refine'):
+        raise SystemExit(
+            '--tta averages logits and would leave the refinement out: set '
+            'model.test_cfg.refine=False, or go without --tta'
+        )
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.tta_model.module = cfg.model
+    cfg.model = cfg.tta_model
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Test."""
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    refuse_incomplete(args.checkpoint, 'checkpoint')
+    check_data_paths(cfg, ('test',))
+    if is_detector(cfg):
+        check_checkpoint_classes(cfg, args.checkpoint)
+    cfg.launcher = args.launcher
+    set_work_dir(cfg, args.work_dir, args.config)
+    setup_distributed(cfg, args.launcher)
+    cfg.load_from = args.checkpoint
+    if args.predict_with:
+        choose_predictor(cfg, args.predict_with)
+    if args.show_dir:
+        draw_predictions(cfg, args.show_dir)
+    if args.tta:
+        use_tta(cfg)
+    if args.out and not is_detector(cfg):
+        write_predictions(cfg, args.out)
+    with complete_results(cfg, args.out) if is_detector(cfg) else nullcontext():
+        Runner.from_cfg(cfg).test()
+    finish_distributed()

@@ -1,0 +1,105 @@
+"""Train a config, with or without unlabeled images, or a detector of mmdet."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from mmseg_semi.apis.runner_setup import (
+    check_data_paths,
+    enable_amp,
+    enable_auto_scale_lr,
+    enable_tensorboard,
+    finish_distributed,
+    set_work_dir,
+    setup_distributed,
+)
+from mmseg_semi.utils.config import is_detector, load_config
+from mmseg_semi.utils.safe_checkpoints import (
+    checkpoint_seed,
+    latest_checkpoint,
+    refuse_incomplete,
+)
+from mmseg_semi.utils.weight_checks import check_pretrained
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue a run: from the newest complete checkpoint in the work folder, or from '
+        'the one named here',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument('--seed', type=int, help='seed of the run (config key randomness.seed)')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override config keys, for example train_cfg.max_iters=100',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def set_resume(cfg: Config, resume: str, seed: int | None) -> None:
+    """Point the config to the checkpoint to be resumed from and take over its seed."""
+    if resume == 'auto':
+        checkpoint = latest_checkpoint(cfg.work_dir)
+        if checkpoint is None:
+            print_log(f'no complete checkpoint in {cfg.work_dir}: training starts from scratch')
+            return
+    else:
+        refuse_incomplete(resume, '--resume')
+        checkpoint = resume
+    cfg.resume = True
+    cfg.load_from = checkpoint
+    # Samplers and data workers are seeded when they are built, before mmengine reads the file.
+    written = checkpoint_seed(checkpoint)
+    if written is not None:
+        cfg.setdefault('randomness', {})
+        asked = f'--seed {seed}' if seed is not None else 'randomness.seed of the config'
+        if cfg.randomness.get('seed') not in (None, written):
+            print_log(f'{asked} is not used: the run to be resumed has seed {written}')
+        cfg.randomness.seed = written
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train."""
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    set_work_dir(cfg, args.work_dir, args.config)
+    setup_distributed(cfg, args.launcher)
+    enable_tensorboard(cfg)
+    if args.amp:
+        enable_amp(cfg)
+    if args.auto_scale_lr:
+        enable_auto_scale_lr(cfg)
+    if args.seed is not None:
+        cfg.setdefault('randomness', {})
+        cfg.randomness.seed = args.seed
+    if args.resume:
+        set_resume(cfg, args.resume, args.seed)
+    check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
+    if not is_detector(cfg):
+        check_pretrained(cfg)
+    Runner.from_cfg(cfg).train()
+    finish_distributed()

@@ -1,0 +1,1 @@
+"""Data sets made ready for training: digit scenes, masks of the benchmarks, splits."""

@@ -1,0 +1,98 @@
+"""Reading and writing images whose pixels are numbers of classes: gray 8-bit PNG files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from mmseg_semi.errors import DataError, name_some
+
+NOTE = 'mmseg_semi'  # keyword of the text in a PNG file that says how it was made
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file.
+
+    Raises:
+        DataError: It is broken; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # every decoder has errors of its own
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: object, error: Exception) -> DataError:
+    """Return the error of a broken input file."""
+    text = f'{path} cannot be read: {type(error).__name__}: {error}. Copy or download it anew.'
+    return DataError(text)
+
+
+def read_numbers(path: Path) -> np.ndarray:
+    """Read the numbers of a single-channel 8-bit image, gray or with a palette; uint8 (H, W).
+
+    Raises:
+        DataError: Names the file.
+    """
+    with opened(path) as image:
+        if image.mode not in ('L', 'P'):
+            raise DataError(
+                f'{path} has pixels of mode {image.mode}; it must have one channel of 8 bits'
+            )
+        image.load()
+        return np.array(image)
+
+
+def encode_png(array: np.ndarray, note: str) -> bytes:
+    """PNG file of a uint8 array (H, W) with a note about how it was made."""
+    info, data = PngInfo(), io.BytesIO()
+    info.add_text(NOTE, note)
+    Image.fromarray(array).save(data, 'png', pnginfo=info)
+    return data.getvalue()
+
+
+def note_of_complete(path: Path, size: tuple[int, int] | None = None) -> str | None:
+    """Note of a whole single-channel 8-bit PNG, '' when it has none.
+
+    Args:
+        path: The file.
+        size: Width and height that it must have.
+
+    Returns:
+        None when the file is missing, broken, or another kind of image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.verify()  # every chunk to the end of the file; nothing is decoded
+    except Exception:  # whatever it is, it is made anew
+        return None
+    fits = image.format == 'PNG' and image.mode in ('L', 'P') and size in (None, image.size)
+    return str(image.info.get(NOTE, '')) if fits else None
+
+
+def check_numbers(label: object, array: np.ndarray, allowed: Iterable[int], rule: str) -> None:
+    """Refuse numbers that a label map cannot have.
+
+    Args:
+        label: What the array was read from.
+        array: uint8 (H, W).
+        allowed: The numbers that are allowed.
+        rule: The same in words.
+
+    Raises:
+        DataError: Names the file and the numbers.
+    """
+    found = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
+    wrong = sorted(set(found.tolist()) - set(allowed))
+    if wrong:
+        raise DataError(f'{label} has the numbers {name_some(list(map(str, wrong)))}; {rule}')

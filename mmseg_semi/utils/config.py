@@ -1,0 +1,248 @@
+"""Reading a config, and looking through it for misspelt types and arguments before it is built.
+
+mmengine names neither the config key nor what would be allowed. Types are checked wherever a
+registry is known; arguments where the class names all of its own (no ``**kwargs``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import FUNCTIONS, DefaultScope, Registry
+
+from mmseg_semi.arguments import check_arguments
+from mmseg_semi.errors import hint
+
+Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
+# Keys that mmengine takes out of a component's config before it builds it.
+_TAKEN_OUT = ('type', 'priority', '_scope_', '_delete_')
+_SETS_METHOD = re.compile(r'^(_base_\.)?method\b', re.MULTILINE)
+_NETWORK_PARTS = (
+    *('backbone', 'neck', 'decode_head', 'auxiliary_head'),
+    *('rpn_head', 'roi_head', 'bbox_head', 'mask_head'),
+)
+
+
+def is_detector(cfg: Config) -> bool:
+    """Whether a config is one of mmdet's."""
+    return cfg.get('default_scope') == 'mmdet'
+
+
+def require_mmdet(what: str) -> None:
+    """Refuse to go on without mmdet.
+
+    Args:
+        what: What needs it, for the message.
+
+    Raises:
+        ModuleNotFoundError: Says how to install it.
+    """
+    try:
+        missing = importlib.util.find_spec('mmdet') is None
+    except ModuleNotFoundError:
+        missing = True
+    if missing:
+        raise ModuleNotFoundError(
+            f'{what} needs mmdet, which is not installed. Install requirements/optional.txt, or '
+            "'mmdet>=3.3.0,<4.0.0' (with the onedl stack 'onedl-mmdetection>=3.5.1,<4.0.0')."
+        )
+
+
+def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file, apply ``--cfg-options`` and check types and arguments.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ModuleNotFoundError: A detector's config, and mmdet is not installed.
+        KeyError, TypeError: See ``check_config``.
+        ValueError: See ``check_method``.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'config file {path} does not exist')
+    cfg = _read_config(path)
+    check_method(path, options)
+    if options:
+        cfg.merge_from_dict(options)
+    check_config(cfg)
+    for part in ('train', 'val', 'test'):
+        loader = cfg.get(f'{part}_dataloader') or {}
+        if loader.get('num_workers') == 0:  # with which torch refuses persistent workers
+            loader['persistent_workers'] = False
+    return cfg
+
+
+def _read_config(path: str) -> Config:
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # what mmengine says of a base `mmdet::...` depends on its version
+        if 'mmdet' in str(error):
+            require_mmdet(f'config file {path}')
+        raise
+
+
+def check_config(cfg: Config) -> None:
+    """Refuse unknown types and arguments, naming the config key and what is known.
+
+    Types of a detector's config are looked up in mmdet's registries.
+
+    Raises:
+        ModuleNotFoundError: A detector's config, and mmdet is not installed.
+        KeyError: A ``type`` that is registered nowhere.
+        TypeError: An argument that a class does not have.
+    """
+    if is_detector(cfg):
+        require_mmdet("a config with default_scope='mmdet'")
+    registries = importlib.import_module(f'{"mmdet" if is_detector(cfg) else "mmseg"}.registry')
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
+        for key, node, registry, arguments in _components(cfg, registries):
+            kind = node['type']
+            entry = registry.get(kind) if isinstance(kind, str) else kind
+            if entry is None:
+                known = sorted(_names(registry))
+                raise KeyError(
+                    f"{key}.type: '{kind}' is not registered.{hint(kind, known)} Check the "
+                    f'spelling and custom_imports. Known: {", ".join(known)}.'
+                )
+            if arguments and inspect.isclass(entry) and not _takes_anything(entry):
+                given = {name: v for name, v in node.items() if name not in _TAKEN_OUT}
+                check_arguments(entry, given, key, complete=False)
+
+
+def check_method(path: str, options: Mapping[str, Any] | None = None) -> None:
+    """Refuse a ``method`` that the model is not built of, because a base has built it before.
+
+    ``method`` is what files of ``_base_/methods`` describe, and ``model`` is built of it where a
+    config joins it with a segmentor. From there on only ``model`` counts.
+
+    Args:
+        path: A config file; its bases are looked at too.
+        options: ``--cfg-options``.
+
+    Raises:
+        ValueError: Names the key of ``method``, both values, and the key to set.
+    """
+    for key in options or {}:
+        if key.split('.')[0] == 'method':
+            raise ValueError(
+                f'--cfg-options {key} has no effect, because the config has built its model: set '
+                f'{key.replace("method", "model", 1)}'
+            )
+    bases = [Config._get_cfg_path(name, path)[0] for name in Config._get_base_files(path)]
+    if _SETS_METHOD.search(Path(path).read_text(encoding='utf-8')):
+        for base in bases:
+            _check_built(path, Config.fromfile(path), Config.fromfile(base).get('method'))
+    for base in bases:
+        check_method(base)
+
+
+def _check_built(path: str, config: Config, before: Any) -> None:
+    """Refuse what a file changes in ``method``, given that of its base, and not in ``model``."""
+    model, method = config.get('model'), config.get('method')
+    if not all(isinstance(one, Mapping) for one in (model, method, before)):
+        return
+    for key, value in _changes(method, before):
+        built: Any = model
+        for part in key:
+            built = built.get(part) if isinstance(built, Mapping) else None
+        if built != value:
+            name = '.'.join(key)
+            raise ValueError(
+                f'{path}: method.{name}={value!r} has no effect, because the model has been built '
+                f'with {built!r}: set model.{name} instead'
+            )
+
+
+def _changes(
+    new: Mapping[str, Any], old: Mapping[str, Any], key: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path and value of what is in ``new`` and not the same in ``old``."""
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            yield from _changes(value, before, (*key, name))
+        elif value != before:
+            yield (*key, name), value
+
+
+def _names(registry: Registry | None) -> set[str]:
+    names: set[str] = set()
+    while registry is not None:
+        names |= set(registry.module_dict)
+        registry = registry.parent
+    return names
+
+
+def _takes_anything(entry: type) -> bool:
+    if entry.__init__ is object.__init__:
+        return False
+    kinds = [p.kind for p in inspect.signature(entry.__init__).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _components(cfg: Config, known: ModuleType) -> Found:
+    yield from _typed('model', cfg.get('model'), known.MODELS, False)
+    model = cfg.get('model') or {}
+    inner = model.get('segmentor')
+    for prefix, owner in (('model', model), ('model.segmentor', inner)):
+        if isinstance(owner, Mapping):
+            yield from _typed(prefix, owner, known.MODELS, False)
+            for name in _NETWORK_PARTS:
+                yield from _typed(f'{prefix}.{name}', owner.get(name), known.MODELS, False)
+    for part in ('train', 'val', 'test'):
+        loader = cfg.get(f'{part}_dataloader') or {}
+        key = f'{part}_dataloader'
+        yield from _typed(f'{key}.sampler', loader.get('sampler'), known.DATA_SAMPLERS)
+        yield from _typed(f'{key}.batch_sampler', loader.get('batch_sampler'), known.DATA_SAMPLERS)
+        yield from _typed(f'{key}.collate_fn', loader.get('collate_fn'), FUNCTIONS, False)
+        yield from _datasets(f'{key}.dataset', loader.get('dataset'), known)
+        yield from _typed(f'{part}_cfg', cfg.get(f'{part}_cfg'), known.LOOPS)
+        yield from _typed(f'{part}_evaluator', cfg.get(f'{part}_evaluator'), known.METRICS)
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        yield from _typed(f'default_hooks.{name}', hook, known.HOOKS)
+    yield from _typed('custom_hooks', cfg.get('custom_hooks'), known.HOOKS)
+    yield from _typed('optim_wrapper', cfg.get('optim_wrapper'), known.OPTIM_WRAPPERS, False)
+
+
+def _typed(key: str, node: Any, registry: Registry, arguments: bool = True) -> Found:
+    if isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _typed(f'{key}[{i}]', value, registry, arguments)
+    elif isinstance(node, Mapping) and 'type' in node:
+        yield key, node, registry, arguments
+
+
+def _datasets(key: str, node: Any, known: ModuleType) -> Found:
+    if isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _datasets(f'{key}[{i}]', value, known)
+    elif isinstance(node, Mapping):
+        yield from _typed(key, node, known.DATASETS)
+        for name in ('pipeline', 'geometry', 'detections', 'maps'):
+            yield from _transforms(f'{key}.{name}', node.get(name), known)
+        views = node.get('strong')
+        if isinstance(views, Mapping):
+            yield f'{key}.strong', dict(views, type='StrongViews'), known.TRANSFORMS, True
+            yield from _transforms(f'{key}.strong.transforms', views.get('transforms'), known)
+        for name in ('dataset', 'datasets', 'labeled', 'unlabeled'):
+            yield from _datasets(f'{key}.{name}', node.get(name), known)
+
+
+def _transforms(key: str, node: Any, known: ModuleType) -> Found:
+    if isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _transforms(f'{key}[{i}]', value, known)
+    elif isinstance(node, Mapping) and 'type' in node:
+        yield from _typed(key, node, known.TRANSFORMS)
+        yield from _transforms(f'{key}.transforms', node.get('transforms'), known)
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _transforms(f'{key}.{name}', value, known)

@@ -1,0 +1,1 @@
+"""The papers' tables: their configs, runs and checkpoints."""

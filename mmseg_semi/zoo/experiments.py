@@ -1,0 +1,267 @@
+"""Training and testing configs as subprocesses, so that a list of runs can be interrupted.
+
+A finished step leaves a result file and is not run again; an unfinished training is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from mmengine.config import Config
+
+from mmseg_semi.files import shipped_root, write_file
+from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
+from mmseg_semi.version import __version__
+
+ROOT = shipped_root()
+TOOLS = ROOT / 'tools'
+INSTALLED = ROOT.name == '.mim'  # from a wheel: there is no repository
+RESULT_FILE, SETTINGS_FILE = 'result.json', 'settings.json'
+
+
+@dataclass
+class Experiment:
+    """One training run and its test.
+
+    Attributes:
+        config: Config file.
+        work_dir: Folder of the run.
+        seed: Seed of the run.
+        options: ``--cfg-options`` of training and testing, as ``key=value``.
+        threads: CPU threads; None leaves it to the environment.
+        processes: Processes (GPUs) of training and testing.
+        train_args: Further arguments of tools/train.py, such as ``--amp``.
+        split: Hash of the split that is trained on, where it is known.
+        keep_predictions: Whether the predicted label maps are kept, in ``predictions``.
+    """
+
+    config: str
+    work_dir: str
+    seed: int = 0
+    options: list[str] = field(default_factory=list)
+    threads: Optional[int] = None
+    processes: int = 1
+    train_args: list[str] = field(default_factory=list)
+    keep_predictions: bool = True
+    split: Optional[str] = None
+
+    @property
+    def result_path(self) -> Path:
+        """Where the result is kept."""
+        return Path(self.work_dir) / RESULT_FILE
+
+    def settings(self) -> dict[str, object]:
+        """What a kept result or checkpoint must agree with to be taken for this run's.
+
+        Where data and checkout are does not count.
+        """
+        config = Config.fromfile(self.config).to_dict()
+        text = json.dumps(config, default=repr)  # not pretty_text, which takes seconds
+        for root in sorted(_data_roots(config), key=len, reverse=True):
+            text = text.replace(root, 'DATA_ROOT')
+        path = Path(self.config).resolve()
+        inside = ROOT in path.parents
+        return dict(
+            config=str(path.relative_to(ROOT) if inside else path),
+            seed=self.seed,
+            options=self.options,
+            processes=self.processes,
+            train_args=self.train_args,
+            split=self.split,
+            config_text=text,
+        )
+
+    def result(self) -> Optional[dict[str, float]]:
+        """Return the kept metrics, or None when the run is not finished."""
+        if not self.result_path.is_file():
+            return None
+        kept = json.loads(self.result_path.read_text())
+        return kept['metrics'] if kept['settings'] == self.settings() else None
+
+    def conflict(self) -> Optional[str]:
+        """Why the folder cannot be used for this run, None when it can.
+
+        It has checkpoints of other settings, which would be taken up.
+        """
+        path, settings = Path(self.work_dir, SETTINGS_FILE), self.settings()
+        earlier = json.loads(path.read_text()) if path.is_file() else settings
+        changed = [key for key in settings if earlier.get(key) != settings[key]]
+        if not changed or latest_checkpoint(self.work_dir) is None:
+            return None
+        return (
+            f'{self.work_dir} has checkpoints of {self.config} with other settings '
+            f'({", ".join(changed)}), and training would go on from them. Give another work '
+            'folder, or remove that one.'
+        )
+
+    def train_command(self) -> list[str]:
+        """The command that trains, or resumes."""
+        rest = ['--work-dir', self.work_dir, '--seed', str(self.seed), '--resume']
+        return self._command('train', [self.config], [*rest, *self.train_args])
+
+    def test_command(self, checkpoint: str) -> list[str]:
+        """The command that tests a checkpoint."""
+        rest = ['--work-dir', os.path.join(self.work_dir, 'test')]
+        if self.keep_predictions:
+            rest += ['--out', os.path.join(self.work_dir, 'predictions')]
+        return self._command('test', [self.config, checkpoint], rest)
+
+    def _command(self, tool: str, files: list[str], rest: list[str]) -> list[str]:
+        options = ['--cfg-options', *self.options] if self.options else []
+        if self.processes == 1:
+            return [sys.executable, str(TOOLS / f'{tool}.py'), *files, *rest, *options]
+        script = str(TOOLS / f'dist_{tool}.sh')
+        return ['bash', script, *files, str(self.processes), *rest, *options]
+
+    def run(self) -> dict[str, float]:
+        """Train (or resume), test, keep and return the metrics.
+
+        Raises:
+            RuntimeError: Training or testing failed; names the log file. The folder has checkpoints
+                of other settings, which would be taken up.
+        """
+        kept = self.result()
+        if kept is not None:
+            return kept
+        self._claim_folder()
+        start = time.time()
+        self._call('train', self.train_command())
+        minutes = (time.time() - start) / 60
+        self._call('test', self.test_command(latest_checkpoint(self.work_dir)))
+        metrics = newest_metrics(os.path.join(self.work_dir, 'test'))
+        metrics['train_minutes'] = round(minutes, 2)
+        content = dict(settings=self.settings(), metrics=metrics)
+        write_file(self.result_path, json.dumps(content, indent=1))
+        return metrics
+
+    def _claim_folder(self) -> None:
+        """Note the settings of the run, before it leaves any checkpoint."""
+        conflict = self.conflict()
+        if conflict:
+            raise RuntimeError(conflict)
+        write_file(Path(self.work_dir, SETTINGS_FILE), json.dumps(self.settings(), indent=1))
+
+    def _call(self, step: str, command: Sequence[str]) -> None:
+        log = os.path.join(self.work_dir, f'{step}.log')
+        call(command, log, self.threads, self.config)
+
+
+def _data_roots(node: object) -> set[str]:
+    """Every ``data_root`` in a config."""
+    found: set[str] = set()
+    if isinstance(node, dict):
+        root = node.get('data_root')
+        found.update([root] if isinstance(root, str) and root else [])
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        found.update(*(_data_roots(child) for child in node))
+    return found
+
+
+def call(command: Sequence[str], log: str, threads: Optional[int], what: str) -> None:
+    """Run a command, appending what it prints to a log file.
+
+    Args:
+        command: Program and arguments.
+        log: Log file.
+        threads: CPU threads; None leaves it to the environment.
+        what: What it is for, named by the error.
+
+    Raises:
+        RuntimeError: It failed; names the log file.
+    """
+    env = dict(os.environ, PYTHON=sys.executable, PORT=str(_free_port()))
+    env['PYTHONPATH'] = os.pathsep.join(p for p in (str(ROOT), env.get('PYTHONPATH')) if p)
+    if threads is not None:
+        for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+            env[name] = str(threads)
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    with open(log, 'ab') as output:
+        code = subprocess.call(list(command), stdout=output, stderr=subprocess.STDOUT, env=env)
+    if code:
+        tail = Path(log).read_text(errors='replace').splitlines()[-15:]
+        raise RuntimeError(f'{Path(command[1]).name} {what} failed, see {log}:\n' + '\n'.join(tail))
+
+
+def _free_port() -> int:
+    """A port that no other run of this machine uses for its processes."""
+    with socket.socket() as one:
+        one.bind(('127.0.0.1', 0))
+        return one.getsockname()[1]
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command as a user types it: in the repository, paths are relative to it."""
+    words = ['python' if word == sys.executable else word for word in command]
+    if not INSTALLED:
+        words = [word.replace(f'{ROOT}{os.sep}', '') for word in words]
+    return shlex.join(words)
+
+
+def run_experiments(
+    experiments: Sequence[Experiment],
+    jobs: int = 1,
+    report: Callable[[Experiment, dict[str, float]], None] = lambda experiment, metrics: None,
+) -> list[dict[str, float]]:
+    """Run experiments, several at a time, and return their metrics in the same order.
+
+    Args:
+        experiments: What to run.
+        jobs: How many run at a time.
+        report: Called when one is finished.
+    """
+
+    def run(experiment: Experiment) -> dict[str, float]:
+        metrics = experiment.run()
+        report(experiment, metrics)
+        return metrics
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(run, experiments))
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Format mean and sample standard deviation."""
+    deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.2f}{deviation}'
+
+
+def checkout_commit() -> str:
+    """Return the commit of the repository, marked when files are changed; a wheel's version."""
+    if INSTALLED:
+        return f'of version {__version__}'
+    try:
+        text = subprocess.check_output(
+            ['git', 'describe', '--always', '--dirty'],
+            text=True,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+    return text.strip()
+
+
+def newest_metrics(folder: str) -> dict[str, float]:
+    """Read the metrics that mmengine wrote last below ``folder``.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
+    files = sorted(Path(folder).glob('*/*.json'), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise FileNotFoundError(f'no metrics (*/*.json) below {folder}')
+    line = files[-1].read_text().strip().splitlines()[-1]
+    return {key: value for key, value in json.loads(line).items() if key not in ('step',)}

@@ -1,0 +1,166 @@
+"""Write a semi-supervised checkpoint's student or teacher as a plain mmseg model.
+
+Two files come out, OUT.pth and OUT.py: a checkpoint with tensors and plain values only, and a
+config that mmseg tests, serves and fine-tunes without mmseg_semi.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmseg.registry import MODELS, TRANSFORMS
+
+from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
+from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.safe_checkpoints import is_complete
+from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
+
+PACKAGE = __name__.split('.')[0]
+PREFIXES = dict(student='segmentor.', teacher='teacher.')
+# Checks of the user's data; a plain mmseg installation does not have them.
+OWN_CHECKS = ('CheckAnnotations',)
+KEPT_KEYS = (
+    'default_scope',
+    'env_cfg',
+    'vis_backends',
+    'visualizer',
+    'log_processor',
+    'log_level',
+    'val_dataloader',
+    'test_dataloader',
+    'val_evaluator',
+    'test_evaluator',
+    'val_cfg',
+    'test_cfg',
+    'tta_model',
+    'tta_pipeline',
+)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of the semi-supervised run')
+    parser.add_argument('checkpoint', help='its checkpoint')
+    parser.add_argument('out', help='path of the checkpoint to write, ending in .pth')
+    parser.add_argument('--which', choices=sorted(PREFIXES), default='student')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
+    args = parser.parse_args(argv)
+    if not args.out.endswith('.pth'):
+        parser.error(f'out must end in .pth, got {args.out}')
+    return args
+
+
+def plain_model(model: dict[str, Any]) -> dict[str, Any]:
+    """Take the segmentor's config out of a SemiSegmentor's."""
+    if model['type'] != 'SemiSegmentor':
+        raise SystemExit(f"the config's model is {model['type']!r}, not 'SemiSegmentor'")
+    segmentor = copy.deepcopy(model['segmentor'])
+    inner = segmentor.pop('data_preprocessor', None)
+    preprocessor = dict(model.get('data_preprocessor') or inner or {})
+    preprocessor['type'] = 'SegDataPreProcessor'
+    # Weights come from the checkpoint, not from a file of the training machine.
+    segmentor.get('backbone', {}).pop('init_cfg', None)
+    segmentor.pop('pretrained', None)
+    return {**segmentor, 'data_preprocessor': preprocessor}
+
+
+def drop_own_checks(node: Any) -> Any:
+    """Remove this package's checks from pipelines."""
+    if isinstance(node, dict):
+        return {key: drop_own_checks(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [
+            drop_own_checks(value)
+            for value in node
+            if not (isinstance(value, dict) and value.get('type') in OWN_CHECKS)
+        ]
+    return node
+
+
+def student_only(evaluator: Any) -> Any:
+    """Keep the evaluators that read a plain segmentor's prediction."""
+    several = isinstance(evaluator, (list, tuple))
+    kept = [e for e in (evaluator if several else [evaluator]) if e['type'] != 'TeacherIoUMetric']
+    return kept if several else kept[0]
+
+
+def own_types(node: Any) -> list[str]:
+    """List the component types of this package that a config still uses."""
+    found = []
+    if isinstance(node, dict):
+        kind = node.get('type')
+        for registry in (MODELS, TRANSFORMS):
+            entry = registry.get(kind) if isinstance(kind, str) else None
+            if entry is not None and entry.__module__.split('.')[0] == PACKAGE:
+                found.append(kind)
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        found += [kind for value in node for kind in own_types(value)]
+    return sorted(set(found))
+
+
+def plain_config(cfg: Config) -> Config:
+    """Make the config of the plain segmentor."""
+    kept = {key: drop_own_checks(cfg[key]) for key in KEPT_KEYS if cfg.get(key) is not None}
+    for key in ('val_evaluator', 'test_evaluator'):
+        if key in kept:
+            kept[key] = student_only(kept[key])
+    kept['model'] = plain_model(cfg.model)
+    hooks = cfg.get('default_hooks', {})
+    if 'visualization' in hooks:
+        kept['default_hooks'] = dict(visualization=hooks['visualization'])
+    own = own_types(kept)
+    if own:
+        print(f'the config keeps components of mmseg_semi and imports it: {", ".join(own)}')
+        kept['custom_imports'] = dict(imports=[PACKAGE])
+    return Config(kept)
+
+
+def plain_checkpoint(checkpoint: dict[str, Any], which: str) -> dict[str, Any]:
+    """Take the weights of the student or the teacher out of a checkpoint."""
+    prefix = PREFIXES[which]
+    state = {
+        key[len(prefix) :]: value
+        for key, value in checkpoint['state_dict'].items()
+        if key.startswith(prefix)
+    }
+    if not state:
+        raise SystemExit(
+            f"the checkpoint has no '{prefix}*' weights: it was trained without a {which}"
+        )
+    meta = checkpoint.get('meta', {})
+    data = dict(meta.get('dataset_meta') or {})
+    kept = dict(
+        dataset_meta={key: data[key] for key in ('classes', 'palette') if data.get(key) is not None}
+    )
+    if meta.get(RECORD_KEY) is not None:  # split, batch and seed of the run
+        kept[RECORD_KEY] = meta[RECORD_KEY]
+    return dict(meta=kept, state_dict=state)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Extract."""
+    args = parse_args(argv)
+    if not is_complete(args.checkpoint):
+        raise SystemExit(f'checkpoint {args.checkpoint} does not exist or is cut short')
+    cfg = plain_config(load_config(args.config, args.cfg_options))
+    checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
+    plain = plain_checkpoint(checkpoint, args.which)
+    try:
+        check_checkpoint(build_shapes(cfg.model), plain, training=False)
+    except ValueError as error:
+        raise SystemExit(f'{args.checkpoint}: {error}') from error
+    folder = os.path.dirname(os.path.abspath(args.out))
+    os.makedirs(folder, exist_ok=True)
+    torch.save(plain, args.out + '.part')
+    os.replace(args.out + '.part', args.out)
+    config_out = args.out[: -len('.pth')] + '.py'
+    cfg.dump(config_out)
+    print(f'wrote {args.out} and {config_out} ({args.which}, {len(plain["state_dict"])} tensors)')

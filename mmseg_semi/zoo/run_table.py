@@ -1,0 +1,341 @@
+"""Run, resume or print the configs of a paper's table, and write the table.
+
+Finished runs are not repeated and interrupted ones are resumed, so the command can be given again
+until the table is complete. Rows that need boxes of a detector get them first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
+from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
+from mmseg_semi.detection.coco import read_coco
+from mmseg_semi.files import shipped_root, write_file
+from mmseg_semi.zoo.experiments import (
+    TOOLS,
+    Experiment,
+    call,
+    checkout_commit,
+    mean_and_spread,
+    run_experiments,
+    shown,
+)
+from mmseg_semi.zoo.paper_tables import (
+    DIGIT_SCENES,
+    Method,
+    Row,
+    baseline_rows,
+    find_table,
+    load_methods,
+)
+
+CONFIGS = shipped_root() / 'configs'
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('tables', nargs='*', help='such as rankmatch/table-1; see --list')
+    parser.add_argument('--list', action='store_true', help='list all tables and exit')
+    parser.add_argument('--only', metavar='REGEX', help='rows whose config name it is found in')
+    parser.add_argument('--baselines', action='store_true', help='add the rows of other methods')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument(
+        '--gpus',
+        type=int,
+        help='processes of each run; default: as many as its batch size and learning rate are for. '
+        'With another number give --auto-scale-lr too, or other batch sizes (docs/reproduce.md)',
+    )
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time, on CPUs')
+    parser.add_argument('--threads', type=int, help='CPU threads of each run')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run'
+    )
+    parser.add_argument('--work-dir', default='work_dirs/tables', help='folder of all runs')
+    parser.add_argument('--out', help='Markdown file to write (default: only print)')
+    parser.add_argument('--dry-run', action='store_true', help='print the commands, run nothing')
+    args = parser.parse_args(argv)
+    if not args.list and not args.tables:
+        parser.error('name a table, or give --list')
+    return args
+
+
+def choose_rows(methods: dict[str, Method], args: argparse.Namespace) -> list[Row]:
+    """The rows that were asked for, each once."""
+    rows: list[Row] = []
+    for name in args.tables:
+        try:
+            table = find_table(methods, name)
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
+        if args.baselines:
+            rows += baseline_rows(methods, table)
+        rows += table.rows
+    rows = list({row.stem: row for row in rows}.values())
+    if args.only:
+        kept = [row for row in rows if re.search(args.only, row.stem)]
+        if not kept:
+            listed = ', '.join(row.stem for row in rows)
+            raise SystemExit(f'--only {args.only}: fits no row. There are: {listed}.')
+        rows = kept
+    return rows
+
+
+def own_gpus(row: Row) -> int:
+    """As many processes as a config's batch size and learning rate are for."""
+    cfg = Config.fromfile(str(CONFIGS / row.config))
+    return max(cfg.auto_scale_lr.base_batch_size // cfg.train_dataloader.batch_size, 1)
+
+
+def experiment(row: Row, seed: int, args: argparse.Namespace) -> Experiment:
+    """The run of a row and seed."""
+    return Experiment(
+        str(CONFIGS / row.config),
+        str(Path(args.work_dir, row.stem, f'seed{seed}')),
+        seed,
+        list(args.cfg_options),
+        args.threads,
+        args.gpus or own_gpus(row),
+        [f'--{name}' for name in ('amp', 'auto-scale-lr') if getattr(args, name.replace('-', '_'))],
+        keep_predictions=False,
+        split=hash_of_lists(row),
+    )
+
+
+# -------------------------------------------------------------------------------------------- boxes
+def labeled_list(row: Row) -> Path:
+    """The list of a row's labeled images."""
+    labeled = Config.fromfile(str(CONFIGS / row.config)).train_dataloader.dataset.labeled
+    return Path(labeled.data_root, labeled.ann_file)
+
+
+def hash_of_lists(row: Row) -> str | None:
+    """Hash of a row's split as its lists have it; None when one of them is not there."""
+    lists = [labeled_list(row).with_name(f'{part}.txt') for part in PARTS]
+    if not all(path.is_file() for path in lists):
+        return None
+    return split_hash(*([name for _, name in read_lines(path)] for path in lists))
+
+
+def hash_of_boxes(row: Row, boxes: Path) -> str | None:
+    """Hash of the split that boxes were learned and found on, which their image lists tell."""
+    suffix = BENCHMARK_LAYOUTS[row.dataset].img_suffix
+    try:
+        names = [
+            [image['file_name'] for image in read_coco(boxes.with_name(f'{p}.json'))['images']]
+            for p in PARTS
+        ]
+    except (FileNotFoundError, ValueError):
+        return None
+    return split_hash(*([name.removesuffix(suffix) for name in part] for part in names))
+
+
+def box_steps(row: Row, args: argparse.Namespace) -> tuple[Path, list[list[str]]]:
+    """Where the boxes of a row are, and the commands that make them, one after the other."""
+    if row.dataset == DIGIT_SCENES:
+        name = 'detection/faster-rcnn_r50_fpn_digit_scenes.py'
+    else:
+        split = row.split.replace('_', '-')
+        name = f'detection/faster-rcnn_r50_fpn_{row.dataset}-{split}.py'
+    detector = str(CONFIGS / name)
+    # Another split of the same name must not resume from the detector of the first.
+    lists = hash_of_lists(row)
+    work_dir = str(Path(args.work_dir, Path(name).stem + (f'-{lists}' if lists else '')))
+    cfg = Config.fromfile(detector)
+    boxes = Path(f'{cfg.test_evaluator.outfile_prefix}.bbox.json')
+    last = f'{work_dir}/iter_{cfg.train_cfg.max_iters}.pth'
+    convert = str(TOOLS / 'dataset_converters' / 'masks_to_coco.py')
+    return boxes, [
+        [sys.executable, convert, str(CONFIGS / row.config)],
+        [sys.executable, str(TOOLS / 'train.py'), detector, '--work-dir', work_dir, '--resume'],
+        [sys.executable, str(TOOLS / 'test.py'), detector, last, '--work-dir', f'{work_dir}/test'],
+    ]
+
+
+def missing_boxes(rows: Sequence[Row], args: argparse.Namespace) -> dict[Path, list[list[str]]]:
+    """The commands for every file of boxes that is needed and not there, or is of other images."""
+    missing = {}
+    for row in rows:
+        if row.method == 'weighting':
+            boxes, commands = box_steps(row, args)
+            lists = hash_of_lists(row)
+            if not boxes.is_file() or (lists and hash_of_boxes(row, boxes) != lists):
+                missing[boxes] = commands
+    return missing
+
+
+# --------------------------------------------------------------------------------------------- data
+def missing_data(rows: Sequence[Row]) -> list[str]:
+    """Split files that are not there, with what makes them."""
+    missing = []
+    for row in rows:
+        path = labeled_list(row)
+        if not path.is_file():
+            missing.append(f'{path} ({remedy(row)})')
+    return list(dict.fromkeys(missing))
+
+
+def remedy(row: Row) -> str:
+    """The tool that makes a split."""
+    if row.dataset == DIGIT_SCENES:
+        return 'tools/dataset_converters/digit_scenes.py makes it'
+    if not BENCHMARK_LAYOUTS[row.dataset].published:
+        return 'tools/dataset_converters/make_splits.py draws it'
+    return 'tools/dataset_converters/import_splits.py imports it'
+
+
+# -------------------------------------------------------------------------------------------- table
+def crop_of(row: Row) -> str:
+    """Side of the crops of a row's config."""
+    data = Config.fromfile(str(CONFIGS / row.config)).train_dataloader.dataset
+    return str(data.geometry.crop.crop_size[0])
+
+
+def table_text(rows: Sequence[Row], results: dict[str, dict[int, float]]) -> str:
+    """The table: the paper's figure beside mean and spread of the seeds that are finished."""
+    lines = [
+        "| config | crop | labeled + unlabeled | the paper's mIoU | our mIoU | seeds |",
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
+    for row in rows:
+        found = results.get(row.stem) or {}
+        mean = mean_and_spread(list(found.values())) if found else ''
+        each = ', '.join(f'{seed}: {value:.2f}' for seed, value in found.items())
+        paper = '' if row.paper is None else str(float(row.paper))
+        cells = (row.stem, crop_of(row), f'{row.labeled} + {row.unlabeled}', paper, mean, each)
+        lines.append('|' + '|'.join(f' {cell} ' if cell else ' ' for cell in cells) + '|')
+    return '\n'.join(lines) + '\n'
+
+
+def said_options(args: argparse.Namespace) -> str:
+    """What the runs had besides their configs."""
+    said = [f'{args.gpus} GPUs' if args.gpus else 'as many GPUs as the configs are for']
+    said += ['mixed precision'] * args.amp + ['scaled learning rate'] * args.auto_scale_lr
+    return ''.join(f', {one}' for one in [*said, *args.cfg_options])
+
+
+def last_iteration(row: Row, args: argparse.Namespace) -> str:
+    """Number in the name of a run's last checkpoint; LAST where options may change it."""
+    if args.gpus or args.cfg_options:
+        return 'LAST'
+    cfg = Config.fromfile(str(CONFIGS / row.config))
+    if 'max_iters' in cfg.train_cfg:
+        return str(cfg.train_cfg.max_iters)
+    batch = cfg.auto_scale_lr.base_batch_size // 2
+    return str(cfg.train_cfg.max_epochs * -(-row.unlabeled // batch))
+
+
+def finished_results(runs: Sequence[tuple[Row, Experiment]]) -> dict[str, dict[int, float]]:
+    """MIoU of the finished runs, by config and seed."""
+    found: dict[str, dict[int, float]] = {}
+    for row, run in runs:
+        metrics = run.result()
+        if metrics is not None:
+            found.setdefault(row.stem, {})[run.seed] = metrics['mIoU']
+    return found
+
+
+def conflicts(runs: Sequence[tuple[Row, Experiment]]) -> list[str]:
+    """Folders of unfinished runs that hold checkpoints of other settings, as sentences."""
+    found = [run.conflict() for _, run in runs if run.result() is None]
+    return [conflict for conflict in found if conflict]
+
+
+def print_plan(
+    rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args: argparse.Namespace
+) -> None:
+    """Print what would be run."""
+    done = {(row.stem, run.seed): run.result() for row, run in runs}
+    boxes = missing_boxes(rows, args)
+    for path, commands in boxes.items():
+        print(f'# boxes {path}')
+        print('\n'.join(shown(command) for command in commands))
+    for row, run in runs:
+        kept = done[row.stem, run.seed]
+        state = f': finished, mIoU {kept["mIoU"]:.2f}' if kept else ''
+        print(f'# {row.stem}, seed {run.seed}{state}')
+        if not kept:
+            last = f'{run.work_dir}/iter_{last_iteration(row, args)}.pth'
+            print(shown(run.train_command()))
+            print(shown(run.test_command(last)))
+    left = sum(kept is None for kept in done.values())
+    print(
+        f'# {len(rows)} configs, {len(args.seeds)} seeds: {len(runs)} runs, {left} left; '
+        f'{len(boxes)} detectors to train first'
+    )
+    for line in missing_data(rows):
+        print(f'# missing: {line}')
+    for line in conflicts(runs):
+        print(f'# refused: {line}')
+
+
+def run_all(
+    rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args: argparse.Namespace
+) -> None:
+    """Make boxes where they are missing, run everything, and write the table after each run."""
+    for commands in missing_boxes(rows, args).values():
+        for command in commands:
+            print('#', shown(command), flush=True)
+            call(command, str(Path(args.work_dir, 'boxes.log')), args.threads, command[2])
+    writing = Lock()
+
+    def report(run: Experiment, metrics: dict[str, float]) -> None:
+        with writing:  # several runs may end together
+            name = Path(run.config).stem
+            print(f'{name} seed {run.seed}: mIoU {metrics["mIoU"]:.2f}', flush=True)
+            write_out()
+
+    def write_out() -> str:
+        text = f'Commit {checkout_commit()}, seeds {args.seeds}{said_options(args)}.\n\n'
+        text += table_text(rows, finished_results(runs))
+        if args.out:
+            write_file(args.out, text)
+        return text
+
+    run_experiments([run for _, run in runs], args.jobs, report)
+    print(write_out())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run or print."""
+    args = parse_args(argv)
+    MMLogger.get_instance('mmengine', log_level='WARNING')  # it reports each variable it reads
+    methods = load_methods(CONFIGS)
+    if args.list:
+        for method in methods.values():
+            for table in method.tables:
+                print(f'{table.full_name:34} {len(table.rows):3} rows  {table.caption}')
+        return
+    rows = choose_rows(methods, args)
+    runs = [(row, experiment(row, seed, args)) for seed in args.seeds for row in rows]
+    if args.dry_run:
+        print_plan(rows, runs, args)
+        return
+    missing = missing_data(rows)
+    if missing:
+        raise SystemExit(
+            'these splits are missing, so nothing was run (docs/reproduce.md says how to make '
+            'them):\n  ' + '\n  '.join(missing)
+        )
+    refused = conflicts(runs)
+    if refused:
+        raise SystemExit('nothing was run:\n  ' + '\n  '.join(refused))
+    try:
+        run_all(rows, runs, args)
+    except RuntimeError as error:  # a run failed, or its folder is another run's
+        raise SystemExit(
+            f'{error}\nFinished runs are kept; after that the same command goes on.'
+        ) from error

@@ -1,0 +1,315 @@
+"""Write the configs of the papers' tables, and what lists them.
+
+From configs/*/tables.yml follow: the config of every row and of every detector that its boxes need,
+the tables in the methods' README.md (between two marks), metafile.yml and model-index.yml. --check
+writes nothing and fails when a file differs from what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
+from mmseg_semi.files import shipped_root, write_files
+from mmseg_semi.zoo.paper_tables import CLASSIC, DIGIT_SCENES, Method, Row, Table, load_methods
+
+REPO = shipped_root()
+BEGIN, END = '<!-- tables: written by tools/misc/write_configs.py -->', '<!-- end of tables -->'
+DATASET_NAMES = {
+    'voc12': 'Pascal VOC 2012',
+    'cityscapes': 'Cityscapes',
+    'coco': 'COCO 2017, 81 classes',
+    'lucchi': 'Lucchi',
+    DIGIT_SCENES: 'Digit scenes',
+}
+MODEL_NAMES = {
+    'deeplabv3plus_r50': ['DeepLabV3+', 'ResNet-50'],
+    'deeplabv3plus_r101': ['DeepLabV3+', 'ResNet-101'],
+    'deeplabv3plus_xception65': ['DeepLabV3+', 'Xception-65'],
+    'segformer_mit-b2': ['SegFormer', 'MiT-B2'],
+    'unet': ['UNet'],
+}
+R50 = "model = dict({}pretrained='open-mmlab://resnet50_v1c', backbone=dict(depth=50){})"
+SUPERVISED = 'supervised'
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--check', action='store_true', help='only compare')
+    parser.add_argument('--configs', type=Path, default=REPO / 'configs', help='folder of configs')
+    return parser.parse_args(argv)
+
+
+# ------------------------------------------------------------------------------------------ configs
+def base_name(row: Row) -> str:
+    """Name of the shared base of a row's config."""
+    model = '_segformer' if row.model.startswith('segformer') else ''
+    crop = f'_{row.crop}' if row.crop else ''
+    return f'{row.prefix}{model}_{row.dataset}{crop}'
+
+
+def supervised_iterations(row: Row) -> int:
+    """Iterations of the semi-supervised runs: passes over the unlabeled images, 8 a batch."""
+    epochs = dict(voc12=80, cityscapes=240, coco=30, lucchi=400)[row.dataset]
+    return epochs * -(-row.unlabeled // 8)
+
+
+def config_text(row: Row) -> str:
+    """Content of a row's config file."""
+    folder = f'{BENCHMARK_LAYOUTS[row.dataset].split_dir}/{row.split_folder}'
+    lines = [f"_base_ = '../_base_/benchmarks/{base_name(row)}.py'"]
+    if row.method == SUPERVISED:
+        iters = supervised_iterations(row)
+        lines += [
+            f"labeled = dict(ann_file='{folder}/labeled.txt')",
+            'train_dataloader = dict(dataset=dict(labeled=labeled))',
+            '# As many iterations as the semi-supervised runs.',
+            "loop = dict(_delete_=True, type='SemiTrainLoop')",
+            f'train_cfg = dict(loop, max_iters={iters}, val_interval={iters // 40})',
+        ]
+    else:
+        lines += [f"split = '{folder}'", "labeled = dict(ann_file=f'{split}/labeled.txt')"]
+        if row.method == 'weighting':
+            lines += [
+                f"boxes = f'{{_base_.data_root}}/detection/{row.split_folder}/unlabeled'",
+                "detections = dict(results=f'{boxes}.bbox.json', images=f'{boxes}.json')",
+                "unlabeled = dict(ann_file=f'{split}/unlabeled.txt', detections=detections)",
+            ]
+        else:
+            lines += ["unlabeled = dict(ann_file=f'{split}/unlabeled.txt')"]
+        lines += ['train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))']
+    if row.model == 'deeplabv3plus_r50':
+        lines += [R50.format(*(('', '') if row.method == SUPERVISED else ('segmentor=dict(', ')')))]
+    return '\n'.join(lines) + '\n'
+
+
+def detector_name(row: Row) -> str:
+    """Config of the detector that makes the boxes of a split."""
+    return f'detection/faster-rcnn_r50_fpn_{row.dataset}-{row.split.replace("_", "-")}.py'
+
+
+def detector_text(row: Row) -> str:
+    """Content of that config file."""
+    return (
+        f"_base_ = './faster-rcnn_r50_fpn_{row.dataset}.py'\n"
+        f"folder = 'detection/{row.split_folder}/'\n"
+        "train_dataloader = dict(dataset=dict(ann_file=f'{folder}labeled.json'))\n"
+        "test_dataloader = dict(dataset=dict(ann_file=f'{folder}unlabeled.json'))\n"
+        "boxes = f'{_base_.data_root}{folder}unlabeled'\n"
+        "test_evaluator = dict(ann_file=f'{boxes}.json', outfile_prefix=boxes)\n"
+    )
+
+
+def config_files(methods: Iterable[Method]) -> dict[str, str]:
+    """Content of all config files by path; those of digit scenes are written by hand."""
+    files = {}
+    for row in (row for method in methods for row in method.rows):
+        if row.dataset != DIGIT_SCENES:
+            files[row.config] = config_text(row)
+            if row.method == 'weighting':
+                files[detector_name(row)] = detector_text(row)
+    return files
+
+
+# ------------------------------------------------------------------------------------------- README
+def ours(row: Row) -> str:
+    """Our result, or nothing."""
+    if not row.seeds:
+        return ''
+    values = list(row.seeds.values())
+    spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    seeds = f'{len(values)} seeds' if len(values) > 1 else f'seed {next(iter(row.seeds))}'
+    return f'{statistics.mean(values):.2f}{spread} ({seeds}, {row.commit})'
+
+
+def split_text(row: Row) -> str:
+    """Name of a split, and the partition that it is of."""
+    if row.dataset == 'lucchi':
+        return f'{row.split}, drawn with seed 0'
+    if row.dataset == DIGIT_SCENES:
+        return row.split
+    partition, _, _ = row.split.rpartition('_')
+    if partition:
+        return f'{partition.upper()} {row.labeled}'
+    classic = 'classic ' if row.split in CLASSIC.get(row.dataset, ()) else ''
+    return f'{classic}{row.labeled}'
+
+
+def table_text(table: Table) -> str:
+    """A table of README.md."""
+    origin = f' (paper: {table.source})' if table.source else ''
+    lines = [
+        f'### {table.caption}{origin}',
+        '',
+        "| config | split | labeled + unlabeled | the paper's mIoU | our mIoU | log |",
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
+    for row in table.rows:
+        paper = '' if row.paper is None else str(float(row.paper))
+        cells = (
+            f'[{row.stem}]({row.stem}.py)',
+            split_text(row),
+            f'{row.labeled} + {row.unlabeled}',
+            paper,
+            ours(row),
+            '',
+        )
+        lines.append('|' + '|'.join(f' {cell} ' if cell else ' ' for cell in cells) + '|')
+    return '\n'.join(lines) + '\n'
+
+
+def readme_text(path: Path, method: Method) -> str:
+    """README.md of a method with its tables made anew.
+
+    Raises:
+        SystemExit: The two marks are not there.
+    """
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f'{path} needs a line "{BEGIN}" and, below it, a line "{END}"')
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    tables = '\n'.join(table_text(table) for table in method.tables)
+    return f'{before}{BEGIN}\n{tables}{END}{after}'
+
+
+# ----------------------------------------------------------------------------------------- metafile
+def metafile(method: Method) -> str:
+    """metafile.yml of a method."""
+    datasets = list(dict.fromkeys(DATASET_NAMES[row.dataset] for row in method.rows))
+    collection = {
+        'Name': method.name,
+        'Metadata': {'Training Data': datasets},
+        'README': f'configs/{method.folder}/README.md',
+        'Frameworks': ['PyTorch'],
+    }
+    if method.paper:
+        collection['Paper'] = {'Title': method.paper['title'], 'URL': method.paper['url']}
+    models = [model_entry(method, row) for row in method.rows]
+    return yaml.safe_dump(
+        {'Collections': [collection], 'Models': models}, sort_keys=False, allow_unicode=True
+    )
+
+
+def model_entry(method: Method, row: Row) -> dict[str, object]:
+    """Entry of a config in metafile.yml; Results are ours, Paper mIoU is the paper's."""
+    entry: dict[str, object] = {
+        'Name': row.stem,
+        'In Collection': method.name,
+        'Config': f'configs/{row.config}',
+        'Metadata': {
+            'Architecture': list(MODEL_NAMES[row.model]),
+            'Training Data': DATASET_NAMES[row.dataset],
+            'Split': split_text(row),
+            'Labeled Images': row.labeled,
+            'Unlabeled Images': row.unlabeled,
+        },
+    }
+    if row.paper is not None:
+        entry['Metadata']['Paper mIoU'] = row.paper
+    if row.seeds:
+        entry['Results'] = [
+            {
+                'Task': 'Semi-Supervised Semantic Segmentation',
+                'Dataset': DATASET_NAMES[row.dataset],
+                'Metrics': {'mIoU': round(statistics.mean(row.seeds.values()), 2)},
+            }
+        ]
+        entry['Metadata']['Seeds'] = dict(row.seeds)
+        entry['Metadata']['Commit'] = row.commit
+    return entry
+
+
+def overview(methods: Iterable[Method]) -> str:
+    """README.md of all configs: how many of each method and data set."""
+    datasets = [name for name in DATASET_NAMES if name != DIGIT_SCENES]
+    heads = [DATASET_NAMES[name] for name in datasets]
+    lines = [
+        '# Configs',
+        '',
+        "The configs of the papers' tables, each a few lines over a shared base of "
+        '`_base_/benchmarks`. Written by',
+        '`tools/misc/write_configs.py` out of `*/tables.yml`, and this page too; '
+        '[docs/reproduce.md](../docs/reproduce.md) says how to run them.',
+        '',
+        '| method | ' + ' | '.join(heads) + ' | all |',
+        '| --- |' + ' --- |' * (len(heads) + 1),
+    ]
+    counts = [
+        (f'[{method.name}]({method.folder}/README.md)', _counts(method, datasets))
+        for method in methods
+    ]
+    counts.append(('all', [sum(column) for column in zip(*(numbers for _, numbers in counts))]))
+    for name, numbers in counts:
+        cells = [str(number or '') for number in (*numbers, sum(numbers))]
+        lines.append('|' + '|'.join(f' {cell} ' if cell else ' ' for cell in (name, *cells)) + '|')
+    lines += [
+        '',
+        'Besides: configs for digit scenes (all methods, with ablations) and for your own images '
+        '(`*_custom.py`), [detectors](detection/README.md)',
+        'and [a combination](mixed) of several methods. `_base_` holds data sets, networks, '
+        'schedules and methods to build others from.',
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def _counts(method: Method, datasets: Iterable[str]) -> list[int]:
+    return [sum(row.dataset == name for row in method.rows) for name in datasets]
+
+
+def all_files(configs: Path) -> dict[Path, str]:
+    """Content of every file that is written, by path."""
+    methods = load_methods(configs)
+    files = {configs / name: text for name, text in config_files(methods.values()).items()}
+    for method in methods.values():
+        folder = configs / method.folder
+        files[folder / 'README.md'] = readme_text(folder / 'README.md', method)
+        files[folder / 'metafile.yml'] = metafile(method)
+    files[configs / 'README.md'] = overview(methods.values())
+    index = [f'configs/{folder}/metafile.yml' for folder in methods]
+    files[configs.parent / 'model-index.yml'] = yaml.safe_dump({'Import': index})
+    return files
+
+
+def stale_files(configs: Path, files: Iterable[Path]) -> list[Path]:
+    """Configs that nothing of the tables explains: they have a shared base of the benchmarks."""
+    wanted = set(files)
+    return [
+        path
+        for path in sorted(configs.glob('*/*.py'))
+        if path not in wanted and "_base_ = '../_base_/benchmarks/" in path.read_text()
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write or check."""
+    args = parse_args(argv)
+    files = all_files(args.configs)
+    stale = stale_files(args.configs, files)
+    differing = [
+        path
+        for path, text in files.items()
+        if not path.is_file() or path.read_text(encoding='utf-8') != text
+    ]
+    if args.check:
+        for path in differing:
+            print(f'{path}: differs from what configs/*/tables.yml says')
+        for path in stale:
+            print(f'{path}: is in no tables.yml')
+        if differing or stale:
+            raise SystemExit(
+                'change configs/*/tables.yml or configs/_base_ and run '
+                'python tools/misc/write_configs.py; never edit these files themselves'
+            )
+    else:
+        write_files({path: files[path] for path in differing})
+        for path in stale:
+            path.unlink()
+    configs = sum(path.suffix == '.py' for path in files)
+    done = 'agree' if args.check else f'written, {len(differing)} of them changed'
+    print(f'{len(files)} files, {configs} of them configs: {done}')

@@ -1,0 +1,93 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+from mmseg_semi.apis import runner_setup
+
+
+def test_sync_bn_becomes_bn_wherever_it_stands(monkeypatch):
+    monkeypatch.setattr(runner_setup.dist, 'init_process_group', lambda *_: None)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    norm = dict(type='SyncBN', requires_grad=True)
+    cfg = Config(dict(model=dict(segmentor=dict(backbone=dict(norm_cfg=norm), heads=[norm]))))
+    cfg.env_cfg = dict(dist_cfg=dict(backend='nccl'))
+    runner_setup.setup_distributed(cfg, 'pytorch')
+    assert cfg.model.segmentor.backbone.norm_cfg.type == 'BN'
+    assert cfg.model.segmentor.heads[0].type == 'BN'
+    assert cfg.env_cfg.dist_cfg.backend == 'gloo' and cfg.model_wrapper_cfg.device_ids is None
+    with pytest.raises(ValueError, match='slurm needs GPUs'):
+        runner_setup.setup_distributed(cfg, 'slurm')
+
+
+def test_nothing_changes_without_a_launcher():
+    cfg = Config(dict(model=dict(norm_cfg=dict(type='SyncBN'))))
+    runner_setup.setup_distributed(cfg, 'none')
+    assert cfg.model.norm_cfg.type == 'SyncBN' and 'model_wrapper_cfg' not in cfg
+
+
+@pytest.mark.parametrize(
+    'cuda, wrapper', [(True, 'AmpOptimWrapper'), (False, 'CPUAmpOptimWrapper')]
+)
+def test_amp_follows_the_device(monkeypatch, cuda, wrapper):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD'))))
+    runner_setup.enable_amp(cfg)
+    assert cfg.optim_wrapper.type == wrapper
+    assert cfg.optim_wrapper.get('loss_scale') == ('dynamic' if cuda else None)
+    with pytest.raises(ValueError, match="'ApexOptimWrapper'"):
+        runner_setup.enable_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
+
+
+def test_auto_scale_lr_needs_the_batch_size():
+    cfg = Config(dict(auto_scale_lr=dict(enable=False, base_batch_size=16), optim_wrapper={}))
+    runner_setup.enable_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr.enable is True and cfg.auto_scale_lr.base_batch_size == 16
+    with pytest.raises(ValueError, match='base_batch_size'):
+        runner_setup.enable_auto_scale_lr(Config(dict()))
+
+
+def test_auto_scale_lr_counts_accumulated_batches(capsys):
+    """4 images an iteration and 4 iterations an update: the batch that 16 is compared with."""
+    auto = dict(enable=False, base_batch_size=16)
+    cfg = Config(dict(auto_scale_lr=auto, optim_wrapper=dict(accumulative_counts=4)))
+    runner_setup.enable_auto_scale_lr(cfg)
+    said = 'for 16 images an update, which are 4 an iteration with accumulative_counts=4'
+    assert said in ''.join(capsys.readouterr())
+    runner = SimpleNamespace(
+        _train_dataloader=dict(batch_size=4),
+        world_size=1,
+        logger=SimpleNamespace(info=lambda text: None),
+        _param_schedulers=None,
+        param_schedulers=None,
+    )
+    wrapper = OptimWrapper(torch.optim.SGD([torch.zeros(1)], lr=0.5))
+    Runner.scale_lr(runner, wrapper, cfg.auto_scale_lr)
+    assert wrapper.param_groups[0]['lr'] == 0.5
+
+
+def test_tensorboard_is_added_once_and_only_when_installed(monkeypatch):
+    cfg = Config(dict(visualizer=dict(vis_backends=[dict(type='LocalVisBackend')])))
+    monkeypatch.setattr(runner_setup.importlib.util, 'find_spec', lambda _: None)
+    runner_setup.enable_tensorboard(cfg)
+    assert len(cfg.visualizer.vis_backends) == 1
+    monkeypatch.setattr(runner_setup.importlib.util, 'find_spec', lambda _: object())
+    for _ in range(2):
+        runner_setup.enable_tensorboard(cfg)
+    assert [b['type'] for b in cfg.visualizer.vis_backends] == [
+        'LocalVisBackend',
+        'TensorboardVisBackend',
+    ]
+
+
+def test_work_dir_is_argument_or_config_or_name():
+    cfg = Config(dict())
+    runner_setup.set_work_dir(cfg, None, 'configs/unimatch/some.py')
+    assert cfg.work_dir == 'work_dirs/some'
+    runner_setup.set_work_dir(cfg, None, 'other.py')
+    assert cfg.work_dir == 'work_dirs/some'
+    runner_setup.set_work_dir(cfg, 'here', 'other.py')
+    assert cfg.work_dir == 'here'

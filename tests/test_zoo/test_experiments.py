@@ -1,0 +1,149 @@
+import json
+import sys
+
+import pytest
+from mmengine.config import Config
+
+from mmseg_semi.zoo.experiments import (
+    TOOLS,
+    Experiment,
+    mean_and_spread,
+    newest_metrics,
+    run_experiments,
+    shown,
+)
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """An experiment whose tools only note how they were called."""
+    config = tmp_path / 'config.py'
+    config.write_text('a = 1\n')
+    made = Experiment(str(config), str(tmp_path / 'work'), seed=3, options=['x=1'])
+    calls = []
+
+    def call(step, command):
+        calls.append(list(command))
+        if step == 'test':
+            folder = tmp_path / 'work/test/20260101_000000'
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / 'x.json').write_text(json.dumps(dict(mIoU=50.5, step=4)))
+
+    made._call, made.calls = call, calls
+
+    def latest(folder):
+        trained = any(one[1].endswith('train.py') for one in calls)
+        return f'{folder}/iter_4.pth' if trained else None
+
+    monkeypatch.setattr('mmseg_semi.zoo.experiments.latest_checkpoint', latest)
+    return made
+
+
+def test_trains_resuming_then_tests_and_keeps_the_result(experiment, tmp_path):
+    assert experiment.result() is None
+    metrics = experiment.run()
+    assert metrics['mIoU'] == 50.5 and 'step' not in metrics and metrics['train_minutes'] >= 0
+    train, test = experiment.calls
+    assert train[:3] == [sys.executable, str(TOOLS / 'train.py'), experiment.config]
+    assert '--resume' in train and train[-2:] == ['--cfg-options', 'x=1']
+    assert train[train.index('--seed') + 1] == '3'
+    assert test[1] == str(TOOLS / 'test.py') and test[3].endswith('work/iter_4.pth')
+    assert test[-1] == 'x=1' and '--out' in test
+    assert experiment.run() == metrics and len(experiment.calls) == 2, 'not run again'
+
+
+def test_a_result_of_other_settings_does_not_count(experiment, tmp_path):
+    experiment.run()
+    (tmp_path / 'config.py').write_text('a = 2\n')
+    assert experiment.result() is None
+    (tmp_path / 'config.py').write_text('a = 1\n')
+    assert experiment.result() is not None
+    experiment.seed = 4
+    assert experiment.result() is None
+    experiment.seed, experiment.train_args = 3, ['--amp']
+    assert experiment.result() is None
+
+
+def test_a_result_of_another_base_config_does_not_count(experiment, tmp_path):
+    (tmp_path / 'base.py').write_text('b = 1\n')
+    (tmp_path / 'config.py').write_text("_base_ = './base.py'\n")
+    experiment.run()
+    assert experiment.result() is not None
+    (tmp_path / 'base.py').write_text('b = 2\n')
+    assert experiment.result() is None
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(options=['x=2']),
+        dict(train_args=['--amp']),
+        dict(processes=4),
+        dict(seed=4),
+        dict(split='0123456789ab'),
+    ],
+)
+def test_checkpoints_of_other_settings_are_not_taken_up(experiment, change):
+    experiment.run()
+    calls = len(experiment.calls)
+    for name, value in change.items():
+        setattr(experiment, name, value)
+    (key,) = change
+    with pytest.raises(RuntimeError, match=rf'other settings \({key}\).*another work folder'):
+        experiment.run()
+    assert len(experiment.calls) == calls and experiment.result() is None
+    experiment.calls.clear()  # as if the folder had no checkpoint
+    assert experiment.run()['mIoU'] == 50.5
+
+
+def test_where_data_and_checkout_are_does_not_count(tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        "a = dict(data_root='{{$SOME_ROOT:data/x}}', other='{{$SOME_ROOT:data/x}}/y')\n"
+    )
+    made = Experiment(str(config), str(tmp_path / 'work'))
+    first = made.settings()
+    monkeypatch.setenv('SOME_ROOT', '/elsewhere/x')
+    assert made.settings() == first
+    config.write_text("a = dict(data_root='data/x', other='data/z')\n")
+    assert made.settings() != first
+    inside = Experiment(str(TOOLS.parent / 'configs' / 'x.py'), 'w')
+    inside_path = inside.config
+    monkeypatch.setattr('mmseg_semi.zoo.experiments.Config.fromfile', lambda path: Config())
+    assert inside.settings()['config'] == 'configs/x.py' != inside_path
+
+
+def test_several_processes_are_those_of_the_distributed_scripts(experiment):
+    experiment.processes, experiment.keep_predictions = 4, False
+    experiment.train_args = ['--amp']
+    train, test = experiment.train_command(), experiment.test_command('x.pth')
+    assert train[:4] == ['bash', str(TOOLS / 'dist_train.sh'), experiment.config, '4']
+    assert '--amp' in train and '--amp' not in test and '--out' not in test
+    assert test[:5] == ['bash', str(TOOLS / 'dist_test.sh'), experiment.config, 'x.pth', '4']
+    assert shown(train).startswith(f'bash tools/dist_train.sh {experiment.config} 4 --work-dir')
+    experiment.processes = 1
+    assert shown(experiment.train_command()).startswith('python tools/train.py ')
+
+
+def test_experiments_run_in_their_order_and_are_reported(experiment):
+    seen = []
+    other = Experiment(experiment.config, experiment.work_dir + '2', seed=1)
+    other.run = lambda: dict(mIoU=1.0)
+    found = run_experiments([other, experiment], 2, lambda one, metrics: seen.append(one.seed))
+    assert [metrics['mIoU'] for metrics in found] == [1.0, 50.5] and sorted(seen) == [1, 3]
+
+
+def test_mean_and_spread():
+    assert mean_and_spread([1.0, 2.0, 4.0]) == '2.33 ± 1.53' and mean_and_spread([2.0]) == '2.00'
+
+
+def test_a_failing_tool_is_an_error_with_the_log(tmp_path):
+    made = Experiment(str(tmp_path / 'missing.py'), str(tmp_path / 'work'))
+    (tmp_path / 'work').mkdir()
+    with pytest.raises(RuntimeError, match=r'(?s)train\.log.*missing\.py does not exist'):
+        made._call('train', made.train_command())
+
+
+def test_newest_metrics(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no metrics'):
+        newest_metrics(str(tmp_path))

@@ -1,0 +1,289 @@
+"""Running the tables of the papers: what is run, in which order, and what is written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tool_runs import CONFIGS, REPO, TOOLS, run_command
+
+from mmseg_semi.detection.coco import coco_images, write_coco_files
+from mmseg_semi.zoo import run_table as tool
+from mmseg_semi.zoo.experiments import Experiment
+from mmseg_semi.zoo.paper_tables import baseline_rows, find_table, load_methods
+
+METHODS = load_methods(CONFIGS)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Function that calls the tool in an empty folder and returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: Any) -> str:
+        monkeypatch.setattr('sys.argv', ['run_table.py', *map(str, args)])
+        tool.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands that would have been run; tests leave mIoU 60 + seed + number of labels / 100."""
+    made: list[list[str]] = []
+
+    def step(experiment: Experiment, name: str, command: Sequence[str]) -> None:
+        made.append([name, Path(experiment.config).stem, str(experiment.seed)])
+        if name == 'test':
+            labels = int(re.search(r'-(\d+)(?:_|$)', Path(experiment.config).stem).group(1))
+            folder = Path(experiment.work_dir, 'test', '20260101_000000')
+            folder.mkdir(parents=True)
+            metrics = dict(mIoU=60.0 + experiment.seed + labels / 100)
+            (folder / 'x.json').write_text(json.dumps(metrics))
+
+    def box_step(command: Sequence[str], log: str, threads: int | None, what: str) -> None:
+        made.append(['boxes', Path(command[1]).name, Path(command[2]).stem])
+
+    monkeypatch.setattr(Experiment, '_call', step)
+    monkeypatch.setattr(tool, 'call', box_step)
+    monkeypatch.setattr(
+        'mmseg_semi.zoo.experiments.latest_checkpoint', lambda folder: f'{folder}/iter_4.pth'
+    )
+    return made
+
+
+def make_splits(tmp_path: Path, *names: str) -> None:
+    folder = tmp_path / 'data/VOCdevkit/VOC2012/ImageSets/Segmentation/semi'
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / 'labeled.txt').write_text('2007_000032\n')
+
+
+# ------------------------------------------------------------------------------------------- plan
+def test_a_dry_run_prints_every_command_of_rankmatchs_table_1(run, calls, tmp_path):
+    text = run('rankmatch/table-1', '--dry-run')
+    assert '# 10 configs, 3 seeds: 30 runs, 30 left; 0 detectors to train first' in text
+    train = re.findall(r'^bash tools/dist_train.sh configs/rankmatch/(\S+).py 4 (.*)$', text, re.M)
+    assert len(train) == 30
+    assert {name for name, _ in train} == {
+        f'rankmatch_deeplabv3plus_{depth}_voc12-{split}'
+        for depth in ('r50', 'r101')
+        for split in (92, 183, 366, 732, 1464)
+    }
+    name, rest = train[0]
+    assert f'{name}/seed0/iter_104960.pth 4' in text, '80 passes of 10490 images, 8 at a time'
+    assert rest == f'--work-dir work_dirs/tables/{name}/seed0 --seed 0 --resume'
+    assert len(re.findall(r'^bash tools/dist_test.sh \S+ \S+/iter_\d+.pth 4 ', text, re.M)) == 30
+    missing = re.findall(r'^# missing: \S+/semi/(\d+)/labeled.txt \((\S+) imports it\)', text, re.M)
+    assert [split for split, _ in missing] == ['92', '183', '366', '732', '1464']
+    assert {by for _, by in missing} == {'tools/dataset_converters/import_splits.py'}
+    assert calls == [] and list(tmp_path.iterdir()) == [], 'runs and writes nothing'
+
+
+def test_as_many_processes_as_the_batch_is_for():
+    rows = {row.stem: row for method in METHODS.values() for row in method.rows}
+    own = {
+        'unimatch_deeplabv3plus_r101_voc12-92': 4,
+        'corrmatch_deeplabv3plus_r101_voc12-92': 4,
+        's4mc_deeplabv3plus_r101_voc12-92': 1,
+        'u2pl_deeplabv3plus_r101_cityscapes-u2pl-186': 1,
+        'ael_deeplabv3plus_r101_cityscapes-u2pl-186': 4,
+        'supervised_deeplabv3plus_r101_cityscapes-186': 4,
+        'unimatch_unet_digit-scenes-60': 1,
+    }
+    assert {stem: tool.own_gpus(rows[stem]) for stem in own} == own
+
+
+def test_options_reach_the_commands(run):
+    options = ['--gpus', 1, '--amp', '--auto-scale-lr', '--seeds', 5]
+    options += ['--cfg-options', 'optim_wrapper.accumulative_counts=4']
+    text = run('unimatch/cityscapes', '--only', 'r50.*-100$', '--dry-run', *options)
+    (train,) = re.findall(r'^python tools/train.py .*$', text, re.M)
+    assert '--seed 5 --resume --amp --auto-scale-lr --cfg-options optim_wrapper.acc' in train
+    (test,) = re.findall(r'^python tools/test.py .*$', text, re.M)
+    assert test.endswith('--cfg-options optim_wrapper.accumulative_counts=4')
+    assert 'iter_LAST.pth' in test
+
+
+def test_all_tables_are_listed(run):
+    text = run('--list')
+    assert len(text.splitlines()) == sum(len(method.tables) for method in METHODS.values())
+    assert re.search(r'^rankmatch/table-1 +10 rows  Pascal VOC 2012, classic splits', text, re.M)
+
+
+def test_unknown_tables_and_rows_are_refused_with_those_that_there_are(run):
+    with pytest.raises(SystemExit, match=r"(?s)no table 'rankmatch'.*rankmatch/table-1: Pascal"):
+        run('rankmatch')
+    with pytest.raises(SystemExit, match='--only r18: fits no row. There are: rankmatch_deep'):
+        run('rankmatch/table-1', '--only', 'r18')
+    with pytest.raises(SystemExit):
+        run()
+
+
+def test_missing_splits_stop_everything_before_it_begins(run, calls, tmp_path):
+    make_splits(tmp_path, '92')
+    with pytest.raises(SystemExit, match=r'(?s)nothing was run.*semi/183/labeled.txt \(tools'):
+        run('rankmatch/table-1', '--only', '12-(92|183)$')
+    assert calls == []
+
+
+def test_baselines_have_the_networks_and_splits_of_the_table():
+    table = find_table(METHODS, 'rankmatch/table-1')
+    rows = baseline_rows(METHODS, table)
+    assert {row.method for row in rows} == {'supervised', 'unimatch'}
+    assert [tool.crop_of(row) for row in (rows[0], table.rows[0])] == ['321', '513']
+    assert len(rows) == 20 and {row.split for row in rows} == {row.split for row in table.rows}
+
+
+# ------------------------------------------------------------------------------------------- runs
+def test_runs_are_made_once_and_the_table_has_mean_and_spread(run, calls, tmp_path):
+    make_splits(tmp_path, '92', '183')
+    args = ['rankmatch/table-1', '--only', 'r50.*-(92|183)$', '--out', 'table.md']
+    text = run(*args, '--seeds', 0, 1)
+    short = 'rankmatch_deeplabv3plus_r50_voc12-'
+    assert calls == [
+        [step, f'{short}{labels}', str(seed)]
+        for seed in (0, 1)
+        for labels in (92, 183)
+        for step in ('train', 'test')
+    ]
+    row = f'| {short}92 | 513 | 92 + 10490 | 71.6 | 61.42 ± 0.71 | 0: 60.92, 1: 61.92 |'
+    assert row in text and row in Path('table.md').read_text()
+    assert 'seeds [0, 1], as many GPUs as the configs are for.' in text
+    assert f'{short}183 seed 1: mIoU 62.83' in text
+    calls.clear()
+    text = run(*args, '--seeds', 0, 1, 2)
+    assert {call[2] for call in calls} == {'2'}, 'only the new seed'
+    assert f'| {short}183 | 513 | 183 + 10399 | 74.6 | 62.83 ± 1.00 |' in text
+    assert ': finished, mIoU 60.92' in run(*args, '--seeds', 0, '--dry-run')
+
+
+def test_a_result_of_another_split_is_not_taken(run, calls, tmp_path):
+    make_splits(tmp_path, '92')
+    lists = tmp_path / 'data/VOCdevkit/VOC2012/ImageSets/Segmentation/semi/92'
+    (lists / 'unlabeled.txt').write_text('2007_000039\n')
+    args = ['rankmatch/table-1', '--only', 'r50.*-92$', '--seeds', 0]
+    assert 'finished, mIoU 60.92' in run(*args) + run(*args, '--dry-run')
+    (lists / 'unlabeled.txt').write_text('2007_000063\n')
+    plan = run(*args, '--dry-run')
+    assert 'finished' not in plan and re.search(r'# refused: .*other settings \(split\)', plan)
+    calls.clear()
+    make_splits(tmp_path, '183')
+    wider = [*args[:2], 'r50.*-(183|92)$', *args[3:]]
+    with pytest.raises(SystemExit, match=r'nothing was run:\n .*other settings \(split\)'):
+        run(*wider)
+    assert calls == [], 'also not the rows before it'
+
+
+def test_a_failing_run_keeps_what_is_finished(run, calls, tmp_path, monkeypatch):
+    make_splits(tmp_path, '92', '183')
+    step = Experiment._call
+
+    def failing(experiment: Experiment, name: str, command: Sequence[str]) -> None:
+        if '183' in experiment.config:
+            raise RuntimeError('train.py failed, see train.log')
+        step(experiment, name, command)
+
+    monkeypatch.setattr(Experiment, '_call', failing)
+    args = ['rankmatch/table-1', '--only', 'r50.*-(92|183)$', '--out', 'table.md', '--seeds', 0]
+    with pytest.raises(SystemExit, match='see train.log\nFinished runs are kept'):
+        run(*args)
+    assert '| 71.6 | 60.92 | 0: 60.92 |' in Path('table.md').read_text()
+    monkeypatch.setattr(Experiment, '_call', step)
+    calls.clear()
+    run(*args)
+    assert {call[1] for call in calls} == {'rankmatch_deeplabv3plus_r50_voc12-183'}
+
+
+def test_boxes_are_made_first_once_for_all_frameworks_and_only_when_missing(run, calls, tmp_path):
+    make_splits(tmp_path, '92')
+    args = ['weighting/voc12-classic', '--only', '(unimatch|u2pl).*-92$', '--seeds', 0]
+    run(*args)
+    detector = 'faster-rcnn_r50_fpn_voc12-92'
+    assert [call for call in calls if call[0] == 'boxes'] == [
+        ['boxes', 'masks_to_coco.py', 'weighting_u2pl_deeplabv3plus_r101_voc12-92'],
+        ['boxes', 'train.py', detector],
+        ['boxes', 'test.py', detector],
+    ]
+    assert calls[3] == ['train', 'weighting_unimatch_deeplabv3plus_r101_voc12-92', '0']
+    text = run(*args, '--dry-run')
+    assert f'{detector}/iter_3000.pth' in text, 'the last checkpoint of the detector'
+    boxes = tmp_path / 'data/VOCdevkit/VOC2012/detection/92/unlabeled.bbox.json'
+    boxes.parent.mkdir(parents=True)
+    boxes.write_text('[]')
+    assert '0 detectors to train first' in run(*args, '--dry-run')
+
+
+def test_boxes_of_other_images_are_made_anew_by_another_detector(run, tmp_path):
+    args = ['weighting/voc12-classic', '--only', 'unimatch.*-92$', '--seeds', 0, '--dry-run']
+    make_splits(tmp_path, '92')
+    lists = tmp_path / 'data/VOCdevkit/VOC2012/ImageSets/Segmentation/semi/92'
+    (lists / 'unlabeled.txt').write_text('2007_000039\n2007_000063\n')
+    folder = tmp_path / 'data/VOCdevkit/VOC2012/detection/92'
+    folder.mkdir(parents=True)
+    (folder / 'unlabeled.bbox.json').write_text('[]')
+
+    def images(part: str, *names: str) -> None:
+        sizes = {f'{name}.jpg': (4, 3) for name in names}
+        content = dict(info={}, images=coco_images(sizes), annotations=[], categories=[])
+        write_coco_files({folder / f'{part}.json': content})
+
+    assert '1 detectors to train first' in run(*args), 'nothing says what they are of'
+    images('labeled', '2007_000032')
+    images('unlabeled', '2007_000063', '2007_000039')
+    assert '0 detectors to train first' in run(*args)
+    images('unlabeled', '2007_000063', '2007_000068')
+    first = run(*args)
+    assert '1 detectors to train first' in first
+    (lists / 'unlabeled.txt').write_text('2007_000039\n')
+    second = run(*args)
+    folders = [
+        re.findall(r'--work-dir (\S+faster-rcnn\S+?)(?:/test)?$', t, re.M) for t in (first, second)
+    ]
+    assert len(set(folders[0])) == len(set(folders[1])) == 1 and folders[0] != folders[1]
+
+
+def test_every_weighting_row_has_a_detector_and_every_row_a_remedy():
+    args = type('Args', (), dict(work_dir='w', gpus=None))()
+    for row in METHODS['weighting'].rows:
+        boxes, commands = tool.box_steps(row, args)
+        assert boxes.name == 'unlabeled.bbox.json' and len(commands) == 3
+        assert all(Path(command[1]).is_file() for command in commands)
+        assert Path(commands[1][2]).is_file(), row
+    for row in (row for method in METHODS.values() for row in method.rows):
+        (named,) = re.findall(r'tools/dataset_converters/(\w+\.py)', tool.remedy(row))
+        assert (TOOLS / 'dataset_converters' / named).is_file()
+
+
+def test_a_wheel_needs_no_repository(tmp_path):
+    """Its configs and tools lie in the package; paths are not those of a repository."""
+    site = tmp_path / 'site'
+    shutil.copytree(REPO / 'mmseg_semi', site / 'mmseg_semi', ignore=shutil.ignore_patterns('.mim'))
+    shipped = site / 'mmseg_semi' / '.mim'
+    shipped.mkdir()
+    for name in ('configs', 'tools', 'model-index.yml'):
+        (shipped / name).symlink_to(REPO / name)
+    run_table = (sys.executable, shipped / 'tools' / 'benchmarks' / 'run_table.py')
+    args = (
+        'supervised/voc12-classic',
+        '--only',
+        'r50.*-92$',
+        '--seeds',
+        0,
+        '--gpus',
+        1,
+        '--dry-run',
+    )
+    output = run_command([*run_table, *args], tmp_path, PYTHONPATH=str(site)).output
+    config = shipped / 'configs/supervised/supervised_deeplabv3plus_r50_voc12-92.py'
+    assert f'python {shipped}/tools/train.py {config} --work-dir' in output
+    script = 'from mmseg_semi.zoo.experiments import checkout_commit; print(checkout_commit())'
+    command = [sys.executable, '-c', script]
+    assert 'of version' in run_command(command, tmp_path, PYTHONPATH=str(site)).output
