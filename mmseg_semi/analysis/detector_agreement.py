@@ -28,7 +28,6 @@ from mmseg_semi.datasets.dataset_tree import image_paths
 from mmseg_semi.detection.cached_detections import CachedDetections
 from mmseg_semi.functional import box_agreement, masks_to_boxes, pack_boxes
 from mmseg_semi.models.refiners import RankStatisticsWeight
-from mmseg_semi.models.segmentors.student import forward_segmentor
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
 
@@ -181,7 +180,7 @@ def draw_row(
     refiner = find_weights(model)
     if refiner is not None:
         inputs = model.data_preprocessor(batch, False)['inputs']
-        features = forward_segmentor(model.segmentor, inputs, model.taps).features[refiner.tap]
+        features = model.run(inputs).features[refiner.tap]
         padded = torch.zeros((1, *inputs.shape[-2:]), dtype=torch.int64)
         padded[0, : label.shape[0], : label.shape[1]] = label
         weight = refiner.weigh(features, padded)[0, : label.shape[0], : label.shape[1]]

@@ -24,7 +24,6 @@ from torch import Tensor
 from mmseg_semi.apis.runner_setup import check_data_paths
 from mmseg_semi.functional import confidence_score, select_agents
 from mmseg_semi.models.heads import AgentRankHead
-from mmseg_semi.models.segmentors.student import forward_segmentor
 from mmseg_semi.structures import SegOutputs
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
@@ -202,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch = dict(inputs=[item['inputs']], data_samples=[item['data_samples']])
         with torch.no_grad():
             images = model.data_preprocessor(batch, False)['inputs']
-            outputs = forward_segmentor(model.segmentor, images, model.taps)
+            outputs = model.run(images)
             image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
             truth = item['data_samples'].gt_sem_seg.data[0].numpy().astype(np.uint8)
             rows.append([image, table[truth], *drawer.draw(outputs, image, truth, table)])

@@ -40,6 +40,8 @@ from mmseg_semi.benchmarks.measuring import (
     median_ratio,
     step_inputs,
 )
+from mmseg_semi.engine.hooks import ImageBankHook
+from mmseg_semi.models.segmentors.building import missing_hooks
 
 SUPERVISED = 'supervised'
 FRAMEWORKS = (
@@ -150,7 +152,8 @@ def attach_hooks(configs: Sequence[Any], model: torch.nn.Module) -> tuple[list[A
     """Build hooks and let them begin a run.
 
     Args:
-        configs: ``custom_hooks``; the one that checks the data is left out.
+        configs: ``custom_hooks``; the one that checks the data is left out, and those that the
+            model needs are added.
         model: The model.
 
     Returns:
@@ -158,12 +161,13 @@ def attach_hooks(configs: Sequence[Any], model: torch.nn.Module) -> tuple[list[A
     """
     runner = SimpleNamespace(model=model, iter=0, max_iters=MAX_ITERS)
     hooks = [HOOKS.build(one) for one in configs if one['type'] != 'DataCheckHook']
+    hooks += [HOOKS.build(one) for one in missing_hooks(model, hooks)]
     for hook in hooks:
-        if type(hook).__name__ == 'ImageBankHook':
+        if isinstance(hook, ImageBankHook):
             # Its before_train wants a dataset to load from.
-            hook.mixer = model.mixer
-            hook.mixer.set_bank_size(BANK_SIZE, keep=False)
-            model.hook_attached('ImageBankHook')
+            hook.parts = [model.mixer]
+            model.mixer.set_bank_size(BANK_SIZE, keep=False)
+            model.hook_attached(hook)
         else:
             hook.before_train(runner)
     runner.iter = ITERATION
@@ -186,7 +190,7 @@ class Step:
             self.hooks, self.runner = attach_hooks(config.get('custom_hooks', []), self.model)
         self.views = num_views(config)
         self.student = getattr(self.model, 'segmentor', self.model)
-        self.teacher = getattr(self.model, 'teacher', None)
+        self.teacher = getattr(getattr(self.model, 'teacher', None), 'network', None)
         if hasattr(self.model, 'set_progress'):
             self.model.set_progress(ITERATION, MAX_ITERS)
 

@@ -25,12 +25,13 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
-from mmseg.registry import MODELS
+from mmseg.registry import HOOKS, MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mmseg_semi.files import shipped_root
-from mmseg_semi.models.segmentors.ema_teacher import update_teacher
+from mmseg_semi.models.segmentors.building import needed_hooks
+from mmseg_semi.models.teachers.ema_teacher import update_teacher
 
 REPO = shipped_root()
 CLASSES = 21
@@ -330,17 +331,16 @@ def load_segmentor() -> Any:
     return segmentor
 
 
-def build_model(method: Any, hooks: Sequence[str] = ()) -> torch.nn.Module:
-    """Build a method on DeepLabV3+ R50.
+def build_model(method: Any) -> torch.nn.Module:
+    """Build a method on DeepLabV3+ R50; ``TrainingStep`` does the work of its hooks.
 
     Args:
         method: From ``load_method``.
-        hooks: Names of the hooks whose work is done by ``TrainingStep`` instead.
     """
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(dict(segmentor=load_segmentor(), **method))
-    for hook in hooks:
-        model.hook_attached(hook)
+        for hook in needed_hooks(model):
+            model.hook_attached(HOOKS.build(hook))
     return model.train()
 
 
@@ -411,18 +411,20 @@ class TrainingStep:
             model.refiners['select'].update_state()
         if model.teacher is not None:
             # Momentum 1 costs the same and moves nothing.
-            update_teacher(model.teacher, model.segmentor, momentum=1.0)
+            update_teacher(model.teacher.network, model.segmentor, momentum=1.0)
 
 
 @torch.no_grad()
 def run_network(model: torch.nn.Module, data: dict[str, Any]) -> Any:
     """Run the parts of a step up to the student's passes; return the ``SemiStep``."""
     step = model.begin_step(**data)
-    model.forward_student(step)
+    before, after = model.passes
+    for streams in before:
+        model.run_pass(step, streams)
     model.make_pseudo_label(step)
-    model.refine(step)
-    model.make_views(step)
-    model.forward_views(step)
+    model.mix_views(step)
+    for streams in after:
+        model.run_pass(step, streams)
     return step
 
 

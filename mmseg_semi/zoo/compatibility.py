@@ -23,7 +23,6 @@ import cv2
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmseg.registry import MODELS
 
 from mmseg_semi.detection.coco import (
     coco_annotations,
@@ -33,7 +32,6 @@ from mmseg_semi.detection.coco import (
 )
 from mmseg_semi.files import shipped_root
 from mmseg_semi.functional.components import masks_to_boxes
-from mmseg_semi.models.refiners import BaseRefiner
 from mmseg_semi.prepare.digit_scenes import DIGIT_NAMES, SceneParams, make_digit_scenes
 from mmseg_semi.utils.collect_env import distribution_version
 from mmseg_semi.utils.config import load_config
@@ -67,13 +65,10 @@ model = dict(
         select=dict(_delete_=True, type='QuantileThreshold', score='margin', alpha=0.4),
     ),
 )
-custom_hooks = [hook for hook in _base_.custom_hooks if hook['type'] != 'EMAThresholdHook']
 """,
     'EMA threshold': """\
 select = dict(_delete_=True, type='EMAThreshold', initial=0.85, momentum=0.999)
 model = dict(refiners=dict(select=select))
-custom_hooks = [hook for hook in _base_.custom_hooks if hook['type'] != 'EMAThresholdHook']
-custom_hooks.append(dict(type='EMAThresholdHook'))
 """,
     'regions': """\
 model = dict(
@@ -81,7 +76,7 @@ model = dict(
     heads=dict(
         correlation=dict(
             type='CorrelationHead',
-            position='backbone.decoder.1',
+            tap='backbone.decoder.1',
             in_channels=32,
             hidden_channels=64,
         ),
@@ -102,8 +97,6 @@ model = dict(
         weight=dict(type='RankStatisticsWeight', k=5),
     ),
 )
-custom_hooks = [hook for hook in _base_.custom_hooks if hook['type'] != 'MemoryBankHook']
-custom_hooks.append(dict(type='MemoryBankHook'))
 detections = f'{_base_.data_root}detection/labeled_60/'
 load = dict(
     type='LoadDetections',
@@ -132,7 +125,7 @@ DESCRIPTIONS = {
     'S4MC': 'Neighbors refine the probabilities, and a quantile of the margin takes the place of '
     "the framework's selection (called `select` in every framework).",
     'EMA threshold': "CorrMatch's threshold takes the place of the framework's selection.",
-    'regions': "CorrMatch's correlation head and region propagation. `position` and `in_channels` "
+    'regions': "CorrMatch's correlation head and region propagation. `tap` and `in_channels` "
     'are those of the small UNet; a network with an encoder map of stride 8 needs neither.',
     'own threshold': 'For region propagation beside a selection that has no confidence threshold.',
     'rank loss': "RankMatch's loss on agents. `tap` is for the small UNet; the default is `aspp`.",
@@ -155,10 +148,6 @@ REFUSED = {
         'ael',
         "model = dict(teacher=dict(mode='train'))",
     ),
-    "AEL's CutMix with a refiner of one's own that has no `refine_more`": (
-        'ael',
-        "model = dict(refiners=dict(own=dict(type='OwnRefiner')))",
-    ),
     "AEL's loss in a framework without class confidences": (
         'mean_teacher',
         "model = dict(losses=dict(strong=dict(equalize='class_confidence')))",
@@ -170,7 +159,7 @@ REFUSED = {
     ),
     'weak images kept from a student that is its own teacher': (
         'fixmatch',
-        'model = dict(student_sees_weak=False)',
+        'model = dict(streams=dict(weak=None))',
     ),
     'a rank loss on features that the network does not have': (
         'unimatch',
@@ -180,21 +169,9 @@ REFUSED = {
         'unimatch',
         "model = dict(refiners=dict(weight=dict(type='RankStatisticsWeight', k=17)))",
     ),
-    'a hook for a threshold that is not there': (
-        'unimatch',
-        "custom_hooks = [*_base_.custom_hooks, dict(type='EMAThresholdHook')]",
-    ),
     'the hook of a threshold twice': (
         'corrmatch',
-        "custom_hooks = [*_base_.custom_hooks, dict(type='EMAThresholdHook')]",
-    ),
-    'an EMA teacher without its hook': (
-        'unimatch',
-        "model = dict(teacher=dict(type='ema'))",
-    ),
-    'a threshold without its hook': (
-        'unimatch',
-        "model = dict(refiners=dict(select=dict(_delete_=True, type='EMAThreshold')))",
+        "custom_hooks = [*_base_.custom_hooks, *[dict(type='EMAThresholdHook')] * 2]",
     ),
     'detections that are asked for and not loaded': (
         'unimatch',
@@ -231,16 +208,6 @@ class QuickRunner(Runner):
 
     def _log_env(self, env_cfg: Any) -> None:
         pass
-
-
-class OwnRefiner(BaseRefiner):
-    """Stands for a refiner of a user's own that refines the images of the batch alone."""
-
-    stage = 'selection'
-
-    def forward(self, pseudo: Any, step: Any) -> Any:
-        """Change nothing."""
-        return pseudo
 
 
 # ------------------------------------------------------------------------------------------- data
@@ -387,11 +354,7 @@ def try_cell(folder: Path, framework: str, column: str, *watching: Hook) -> Outc
 def try_refused(folder: Path, what: str) -> Outcome:
     """Try one of ``REFUSED``."""
     framework, text = REFUSED[what]
-    MODELS.register_module(name='OwnRefiner', module=OwnRefiner, force=True)
-    try:
-        return train(folder, framework, [text + '\n'])
-    finally:
-        MODELS.module_dict.pop('OwnRefiner')
+    return train(folder, framework, [text + '\n'])
 
 
 # --------------------------------------------------------------------------------------- the page

@@ -292,7 +292,7 @@ def build(with_corrmatch: bool) -> torch.nn.Module:
         method.refiners.regions = None
         method.losses.soft = None
         method.heads.correlation = None
-    return build_model(method, hooks=['EMAThresholdHook'])
+    return build_model(method)
 
 
 class AddedParts:
@@ -312,31 +312,34 @@ class AddedParts:
         self.head = head = model.heads['correlation']
         self.select, self.regions = model.refiners['select'], model.refiners['regions']
         # What goes through the projection together: labeled and weak, the strong views.
-        together = [[step.labeled, step.weak], [view.outputs for view in step.views]]
+        views = step.streams['strong']
+        together = [[step.labeled, step.weak], [view.outputs for view in views]]
         self.features = [[leaf(one.features[head.tap]) for one in part] for part in together]
         with torch.no_grad():
             made = [head._maps(torch.cat(part)) for part in self.features]
         self.first = [tuple(leaf(w) for w in pair) for pair in zip(*(w.chunk(2) for w in made[0]))]
         self.strong = tuple(leaf(w) for w in made[1])
         self.grads = [[torch.randn_like(w) for w in pair] for pair in made]
-        for view in step.views:
+        for view in views:
             view.outputs = replace(view.outputs, _logits=leaf(view.outputs.logits))
         with torch.no_grad():
-            self.selected = self.select(step.raw_pseudo, step)
+            self.selected = self.select(step.raw_pseudo, step.teacher, step)
         self.optimizer = torch.optim.SGD(head.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-4)
 
     @contextmanager
     def _given_maps(self) -> Iterator[None]:
         """Let the head take the maps that are there instead of projecting features."""
-        self.step.shared[self.head] = tuple(self.first)
+        keys = [(self.head, stream) for stream in ('labeled', 'weak')]
+        self.step.shared.update(zip(keys, self.first))
         with mock.patch.object(self.head, '_maps', lambda features: self.strong):
             yield
-        del self.step.shared[self.head]
+        for key in keys:
+            del self.step.shared[key]
 
     def leaves(self) -> list[Tensor]:
         """Return the tensors at which gradients end."""
         maps = [w for pair in (*self.first, self.strong) for w in pair]
-        return maps + [view.outputs.logits for view in self.step.views]
+        return maps + [view.outputs.logits for view in self.step.streams['strong']]
 
     def time_parts(self, device: str) -> dict[str, float]:
         """Return the seconds of each part but the projection."""
@@ -347,22 +350,33 @@ class AddedParts:
 
         def mix() -> None:
             before = step.pseudo.extras['selected_before_propagation']
-            for view in step.views:
+            for view in step.streams['strong']:
                 if view.mix is not None:
                     view.mix(step.pseudo.logits), view.mix(before)
+
+        def select() -> None:
+            self.select(step.raw_pseudo, step.teacher, step)
+            self.select.observe(step)
+
+        def propagate() -> None:
+            self.regions(self.selected, step.teacher, step)
+
+        def compare() -> None:
+            soft = self.model.losses['soft']
+            of_views = [soft(view) for view in step.streams['strong']]
+            losses['soft.loss'] = soft.loss_weight * torch.stack(of_views).mean()
 
         def backward() -> None:
             torch.autograd.grad(sum(v for k, v in losses.items() if 'loss' in k), self.leaves())
 
         with self._given_maps():
             with torch.no_grad():
-                part('threshold', lambda: self.select(step.raw_pseudo, step))
-                part('sampling and region propagation', lambda: self.regions(self.selected, step))
+                part('threshold', select)
+                part('sampling and region propagation', propagate)
                 part('mixing', mix)
             part('labeled correlation loss', lambda: losses.update(self.head.supervised(step)))
             part('unlabeled correlation loss', lambda: losses.update(self.head(step)))
-            soft = self.model.losses['soft']
-            part('soft loss', lambda: losses.update({'soft.loss': soft(step)['loss']}))
+            part('soft loss', compare)
             part('backward of the three losses', backward)
             part('threshold update', self.select.update_state)
         return times

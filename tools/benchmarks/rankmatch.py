@@ -306,7 +306,7 @@ class AddedHead:
         self.step, self.head = step, head
         # The weak features keep no gradient: the head detaches them.
         self.leaves = []
-        for view in step.views:
+        for view in step.streams[head.stream]:
             strong = leaf(view.outputs.features[head.tap])
             self.leaves.append(strong)
             view.outputs = replace(view.outputs, features={head.tap: strong})

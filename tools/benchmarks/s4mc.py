@@ -204,7 +204,7 @@ def benchmark_quantile(args: argparse.Namespace) -> Report:
 
 def build(method: str) -> torch.nn.Module:
     """Build a method of ``configs/_base_/methods``, at the beginning of a run."""
-    model = build_model(load_method(method), hooks=['MeanTeacherHook'])
+    model = build_model(load_method(method))
     model.set_progress(0, 1000)
     return model
 
@@ -239,7 +239,7 @@ class AddedRefiners:
 
         def refine(name: str) -> None:
             nonlocal pseudo
-            pseudo = self.refiners[name](pseudo, self.step)
+            pseudo = self.refiners[name](pseudo, self.step.teacher, self.step)
 
         times['neighborhood'] = timed(lambda: refine('context'), device)
         times['quantile threshold'] = timed(lambda: refine('select'), device)
@@ -255,7 +255,7 @@ def benchmark_step(args: argparse.Namespace) -> Report:
     data = step_inputs(model, args.batch, args.crop)
     take_statistics(model, data)
     plain.segmentor.load_state_dict(model.segmentor.state_dict())
-    model.reset_teacher(), plain.reset_teacher()
+    model.teacher.reset(), plain.teacher.reset()
     threshold = confident_share(plain, data, 0.6)
     steps = [TrainingStep(one, data, threshold) for one in (model, plain)]
     steps[0].prepare()

@@ -338,7 +338,7 @@ def benchmark_boxes(args: argparse.Namespace) -> Report:
 
 def build(method: str) -> torch.nn.Module:
     """Build a method of ``configs/_base_/methods``."""
-    return build_model(load_method(method), hooks=['MemoryBankHook'])
+    return build_model(load_method(method))
 
 
 def with_detections(data: dict[str, Any]) -> dict[str, Any]:
@@ -373,24 +373,28 @@ class AddedParts:
     @torch.no_grad()
     def time_parts(self, device: str) -> dict[str, float]:
         """Return the seconds of each part."""
-        from mmseg_semi.structures import DETECTIONS
-
         step, times = self.step, {}
-        pseudo = self.refiners['select'](step.raw_pseudo, step)
+        pseudo = self.refiners['select'](step.raw_pseudo, step.teacher, step)
 
         def refine(name: str) -> None:
             nonlocal pseudo
-            pseudo = self.refiners[name](pseudo, step)
+            pseudo = self.refiners[name](pseudo, step.teacher, step)
+
+        def remember() -> None:
+            weight = self.refiners['weight']
+            step.refined[weight.name] = pseudo
+            weight.observe(step)
+            weight.bank.update_state()
 
         def mix() -> None:
-            for view in step.views:
+            for view in step.streams['strong']:
                 if view.mix is not None:
                     view.mix(pseudo.weight), view.mix(pseudo.reliable)
-                    view.mix(pseudo.extras[DETECTIONS])
+                    view.mix(pseudo.extras['detections'])
 
         times['agreement with boxes'] = timed(lambda: refine('agreement'), device)
         times['rank statistics'] = timed(lambda: refine('weight'), device)
-        times['memory bank'] = timed(self.refiners['weight'].bank.update_state, device)
+        times['memory bank'] = timed(remember, device)
         times['mixing'] = timed(mix, device)
         return times
 
