@@ -96,7 +96,7 @@ print('setuptools<81', *kept, *pins, sep='\n')" $MMCV $PINS >"$CONSTRAINTS"
 
 # Operators for CUDA only where torch has CUDA and there is its compiler.
 install_mmcv() {
-  local flags='--no-deps --no-build-isolation --no-cache-dir --force-reinstall'
+  local flags='--no-build-isolation --no-cache-dir'
   export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(jobs)}
   if ! command -v "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" nvcc >/dev/null ||
     [ "${FORCE_CUDA-}" = 0 ] || ! imports "$PYTHON" 'torch; assert torch.version.cuda'; then
@@ -104,7 +104,7 @@ install_mmcv() {
   fi
   pip_install $flags "$MMCV" && imports "$PYTHON" 'torch, mmcv._ext' && return
   echo 'What was installed does not load with this torch: building from source.'
-  pip_install -v $flags --no-binary "${MMCV%%=*}" "$MMCV"
+  pip_install -v $flags --force-reinstall --no-deps --no-binary "${MMCV%%=*}" "$MMCV"
 }
 
 jobs() { # one compiler process a core, each takes about 1.5 GB

@@ -118,6 +118,7 @@ def free_port() -> str:
         return str(found.getsockname()[1])
 
 
+@pytest.mark.two_ranks
 def test_two_ranks_say_it_once_and_count_both(digit_root, unimatch_run, tmp_path):
     config = write_config(tmp_path / 'config.py', UNIMATCH, digit_root, **SHORT)
     command = ['bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', tmp_path / 'work']

@@ -570,21 +570,9 @@ def test_both_buffers_survive_a_checkpoint(build_ael):
         second.load_state_dict(stored)
 
 
-RANKS = """
-import os, sys
-from types import SimpleNamespace
-import torch
-import torch.distributed as dist
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
-from mmseg_semi.models.heads import ClassConfidence
-from mmseg_semi.models.mixers import ClassAwareCutMix
-from mmseg_semi.structures import PseudoLabel, SemiStep
-from mmseg_semi.utils.runner_setup import finish_distributed
-
-def build():
+def components():
     segmentor = SimpleNamespace(decode_head=SimpleNamespace(out_channels=4))
-    head, mixer = ClassConfidence(), ClassAwareCutMix(min_pixels=3)
+    head, mixer = ClassConfidence(), class_aware_cutmix.ClassAwareCutMix(min_pixels=3)
     model = SimpleNamespace(segmentor=segmentor, teacher=1, teacher_mode='eval', refiners={})
     model.heads = dict(class_confidence=head)
     head.attach(model)
@@ -592,10 +580,11 @@ def build():
     mixer.set_bank_size(8, keep=False)
     return head, mixer
 
+
 def move(head, mixer, logits, truth, places):
     samples = [SegDataSample(gt_sem_seg=PixelData(data=one[None])) for one in truth]
-    head.supervised(SimpleNamespace(
-        labeled_samples=samples, labeled=SimpleNamespace(logits=logits)))
+    labeled = SimpleNamespace(logits=logits)
+    head.supervised(SimpleNamespace(labeled_samples=samples, labeled=labeled))
     pseudo = PseudoLabel.from_logits(logits, truth != 255)
     samples = [SegDataSample(metainfo=dict(sample_index=p)) for p in places.tolist()]
     images = torch.zeros(len(truth), 3, *truth.shape[1:])
@@ -604,38 +593,19 @@ def move(head, mixer, logits, truth, places):
     head.update_state()
     mixer.update_state()
 
-def run(part):
-    parts = build()
-    for logits, truth, places in torch.load('inputs.pt'):
+
+def states_after(steps, part):
+    parts = components()
+    for logits, truth, places in steps:
         move(*parts, logits[part], truth[part], places[part])
     return parts[0].values, parts[1].bank
 
-def rank_results(rank):
-    torch.set_num_threads(1)
-    whole = run(slice(None))
-    half = slice(2 * rank, 2 * rank + 2)
-    alone = run(half)
-    store = f'file://{os.getcwd()}/store'
-    dist.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
-    torch.save((run(half), whole, alone), f'rank{rank}.pt')
-    finish_distributed()
 
-pids = []
-for rank in (0, 1):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            rank_results(rank)
-        except BaseException as error:
-            print(f'rank {rank}: {error!r}', flush=True)
-            os._exit(1)
-        os._exit(0)
-    pids.append(pid)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
-"""
+def states_of_a_rank(rank, steps):
+    return states_after(steps, slice(2 * rank, 2 * rank + 2))
 
 
-def test_two_ranks_move_both_states_as_one(server, tmp_path):
+def test_two_ranks_move_both_states_as_one(on_two_ranks):
     steps = []
     for seed in range(4):
         truth = integers(3, 4, 6, 7, seed=seed)
@@ -643,11 +613,9 @@ def test_two_ranks_move_both_states_as_one(server, tmp_path):
         truth[noise(4, 6, 7, seed=50 + seed) > 0.8] = 255
         logits = 2 * noise(4, 4, 6, 7, seed=10 + seed) + 3 * noise(4, 4, 1, 1, seed=60 + seed)
         steps.append((logits, truth, torch.tensor([seed, 5, 6, 5])))
-    torch.save(steps, tmp_path / 'inputs.pt')
-    (tmp_path / 'script.py').write_text(RANKS)
-    server.run(tmp_path / 'script.py', cwd=tmp_path, timeout=120)
-    for rank in (0, 1):
-        both, whole, alone = torch.load(tmp_path / f'rank{rank}.pt')
+    whole = states_after(steps, slice(None))
+    for rank, both in enumerate(on_two_ranks(states_of_a_rank, steps)):
+        alone = states_of_a_rank(rank, steps)
         torch.testing.assert_close(both[0], whole[0], rtol=1e-12, atol=0)
         assert torch.equal(both[1], whole[1]) and 0 < whole[1].sum() < whole[1].numel()
         assert not torch.allclose(alone[0], whole[0], rtol=1e-3)

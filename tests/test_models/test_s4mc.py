@@ -324,21 +324,9 @@ def test_wrong_threshold_arguments_are_refused(build, wrong, message):
         build(refiners=dict(select={**QUANTILE, **wrong}))
 
 
-RANKS = """
-import os, sys
-import torch
-import torch.distributed as dist
-from mmseg_semi.models.refiners import NeighborhoodRefiner, QuantileThreshold
-from mmseg_semi.structures import PseudoLabel, SemiStep
-from types import SimpleNamespace
-from mmseg_semi.utils.runner_setup import finish_distributed
-
-def run(rank):
-    torch.set_num_threads(1)
-    store = f'file://{os.getcwd()}/store'
-    dist.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
+def thresholds_of_a_rank(rank, inputs):
     results = []
-    for logits, valid in torch.load('inputs.pt')[rank]:
+    for logits, valid in inputs[rank]:
         raw = PseudoLabel.from_logits(logits, valid)
         refined = NeighborhoodRefiner()(raw, None)
         for score in ('margin', 'entropy'):
@@ -346,25 +334,10 @@ def run(rank):
             step = SimpleNamespace(raw_pseudo=raw, iteration=3, max_iters=8)
             selected = part(refined, step).selected
             results.append((part.log_values()['threshold'], selected))
-    torch.save(results, f'rank{rank}.pt')
-    finish_distributed()
-
-pids = []
-for rank in (0, 1):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run(rank)
-        except BaseException as error:
-            print(f'rank {rank}: {error!r}', flush=True)
-            os._exit(1)
-        os._exit(0)
-    pids.append(pid)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
-"""
+    return results
 
 
-def test_two_ranks_have_the_threshold_of_the_whole_batch(server, tmp_path):
+def test_two_ranks_have_the_threshold_of_the_whole_batch(on_two_ranks):
     """Ranks with 105 and 240 pixels, of which some are invalid; and one with no valid pixel."""
     shapes = [(1, 4, 7, 15), (2, 4, 10, 12)]
     rounds = []
@@ -374,11 +347,8 @@ def test_two_ranks_have_the_threshold_of_the_whole_batch(server, tmp_path):
             logits = noise(*shape, seed=10 * seed + rank, scale=1.0 + 2 * rank)
             ranks.append((logits, noise(shape[0], *shape[2:], seed=99).sigmoid() < share))
         rounds.append(ranks)
-    torch.save([[ranks[rank] for ranks in rounds] for rank in (0, 1)], tmp_path / 'inputs.pt')
-    (tmp_path / 'script.py').write_text(RANKS)
-    server.run(tmp_path / 'script.py', cwd=tmp_path, timeout=120)
-
-    results = list(zip(*(torch.load(tmp_path / f'rank{rank}.pt') for rank in (0, 1))))
+    inputs = [[ranks[rank] for ranks in rounds] for rank in (0, 1)]
+    results = list(zip(*on_two_ranks(thresholds_of_a_rank, inputs)))
     scores = [margin, lambda p: torch.special.entr(p).sum(1).neg()]
     cases = [(ranks, score) for ranks in rounds for score in scores]
     assert len(results) == len(cases) == 6

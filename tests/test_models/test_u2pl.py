@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmseg_semi.engine.hooks import MeanTeacherHook, MemoryBankHook
 from mmseg_semi.models.heads import ContrastHead, contrast_head
-from mmseg_semi.models.heads.contrast_head import rank_bounds
+from mmseg_semi.models.heads.contrast_head import TeacherPixels, rank_bounds
 from mmseg_semi.models.memories import ClassPrototypes, NegativeQueues
 from mmseg_semi.structures import Mix
 
@@ -587,49 +587,22 @@ def test_positives_follow_the_prototypes(build_u2pl, batch, capture):
     assert not first.allclose(means, atol=1e-3)
 
 
-RANKS = """
-import os, sys
-import torch
-import torch.distributed as dist
-from mmseg_semi.models.heads import ContrastHead
-from mmseg_semi.models.heads.contrast_head import TeacherPixels
-from mmseg_semi.models.memories import NegativeQueues
-from mmseg_semi.utils.runner_setup import finish_distributed
-
-def run(rank):
-    torch.set_num_threads(1)
-    store = f'file://{os.getcwd()}/store'
-    dist.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
+def memory_of_a_rank(rank, inputs):
     queues, own = NegativeQueues(4, 3, 7, 10, 5), []
     head = ContrastHead(norm_cfg=None)
     head.num_classes, head.prototypes = 4, None
     rest = []
-    for features, negative, label, entropy, valid in torch.load('inputs.pt')[rank]:
+    for features, negative, label, entropy, valid in inputs[rank]:
         torch.manual_seed(10 * len(own) + rank)
         queues.note(features, negative)
         own.append([one.clone() for one in queues._pending])
         queues.update_state()
         positives = head.positives(TeacherPixels(features, None, label, negative))
         rest.append((positives, *head.entropy_thresholds(entropy, valid, 0.2)))
-    torch.save((dict(queues.state_dict()), own, rest), f'rank{rank}.pt')
-    finish_distributed()
-
-pids = []
-for rank in (0, 1):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run(rank)
-        except BaseException as error:
-            print(f'rank {rank}: {error!r}', flush=True)
-            os._exit(1)
-        os._exit(0)
-    pids.append(pid)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
-"""
+    return dict(queues.state_dict()), own, rest
 
 
-def test_two_ranks_hold_one_memory(server, tmp_path):
+def test_two_ranks_hold_one_memory(on_two_ranks):
     """What each rank pushes, in the order of the ranks; positives and quantiles of all pixels."""
     source = torch.Generator().manual_seed(0)
     rounds = [
@@ -645,10 +618,8 @@ def test_two_ranks_hold_one_memory(server, tmp_path):
         ]
         for _ in range(5)
     ]
-    torch.save([[ranks[rank] for ranks in rounds] for rank in (0, 1)], tmp_path / 'inputs.pt')
-    (tmp_path / 'script.py').write_text(RANKS)
-    server.run(tmp_path / 'script.py', cwd=tmp_path, timeout=120)
-    first, second = (torch.load(tmp_path / f'rank{rank}.pt') for rank in (0, 1))
+    inputs = [[ranks[rank] for ranks in rounds] for rank in (0, 1)]
+    first, second = on_two_ranks(memory_of_a_rank, inputs)
     assert differing(first[0], second[0]) == [] and differing(list(first[2]), list(second[2])) == []
     wanted = [deque(maxlen=length) for length in (10, 7, 7, 7)]
     for pushes in zip(first[1], second[1]):

@@ -729,33 +729,20 @@ def test_transformers_and_cascades(weighting, boxed, monkeypatch, architecture, 
 
 
 # --------------------------------------------------------------------------------------- two ranks
-RANKS = """
-import os, sys
-from types import SimpleNamespace as Space
-import torch
-import torch.distributed as dist
-from mmseg_semi.engine.hooks import MemoryBankHook
-from mmseg_semi.models.memories import FeatureMemoryBank, feature_memory_bank
-from mmseg_semi.utils.runner_setup import finish_distributed
+def bank_of_a_rank(rank, inputs):
+    draw, drawn, Space = feature_memory_bank.sample_per_class, [], SimpleNamespace
 
-draw, drawn = feature_memory_bank.sample_per_class, []
+    def sample_per_class(label, *args):
+        drawn.append(draw(label, *args))
+        return drawn[-1]
 
-def sample_per_class(label, *args):
-    drawn.append(draw(label, *args))
-    return drawn[-1]
-
-feature_memory_bank.sample_per_class = sample_per_class
-
-def run(rank):
-    torch.set_num_threads(1)
-    store = f'file://{os.getcwd()}/store'
-    dist.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
+    feature_memory_bank.sample_per_class = sample_per_class
     torch.manual_seed(rank)
     bank = FeatureMemoryBank(4, 3, size=7, num_push=4, min_confidence=0.5)
     hook = MemoryBankHook(start=1)
     hook.parts = [bank]
     states = []
-    for iteration, one in enumerate(torch.load('inputs.pt')[rank]):
+    for iteration, one in enumerate(inputs[rank]):
         truth = [Space(gt_sem_seg=Space(data=t[None])) for t in one['truth']]
         labeled = Space(features=dict(f=one['features']), stages=[one['logits']])
         step = Space(labeled=labeled, labeled_samples=truth)
@@ -764,22 +751,7 @@ def run(rank):
         bank.note(step, pseudo, 'f')
         hook.after_train_iter(Space(iter=iteration), iteration)
         states.append({k: v.clone() for k, v in bank.state_dict().items()})
-    torch.save(dict(states=states, drawn=drawn), f'rank{rank}.pt')
-    finish_distributed()
-
-pids = []
-for rank in (0, 1):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run(rank)
-        except BaseException as error:
-            print(f'rank {rank}: {error!r}', flush=True)
-            os._exit(1)
-        os._exit(0)
-    pids.append(pid)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
-"""
+    return dict(states=states, drawn=drawn)
 
 
 def rank_inputs(rank, iterations=6):
@@ -802,13 +774,10 @@ def rank_inputs(rank, iterations=6):
     return inputs
 
 
-def test_two_ranks_hold_one_bank(server, tmp_path):
+def test_two_ranks_hold_one_bank(on_two_ranks):
     """That of a plain queue which gets the items of rank 0 and then those of rank 1."""
     inputs = [rank_inputs(rank) for rank in (0, 1)]
-    torch.save(inputs, tmp_path / 'inputs.pt')
-    (tmp_path / 'script.py').write_text(RANKS)
-    server.run(tmp_path / 'script.py', cwd=tmp_path, timeout=120)
-    ranks = [torch.load(tmp_path / f'rank{rank}.pt') for rank in (0, 1)]
+    ranks = on_two_ranks(bank_of_a_rank, inputs)
     fifo = [[deque(maxlen=7) for _ in range(4)] for _ in range(2)]
     bank = FeatureMemoryBank(4, 3, size=7)
     for iteration in range(6):

@@ -28,6 +28,7 @@ SYNC_BN = dict(
     model=dict(segmentor=dict(backbone=dict(norm_cfg=SYNC), decode_head=dict(norm_cfg=SYNC))),
     train_cfg=dict(max_iters=4),
 )
+pytestmark = pytest.mark.two_ranks
 WEIGHTS = ('student_parameters', 'student_buffers', 'teacher_parameters', 'teacher_buffers')
 Report = dict[str, Any]
 

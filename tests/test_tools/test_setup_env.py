@@ -74,7 +74,7 @@ def test_an_own_environment_is_made_once(machine):
     wanted = ['torch==2.13.0', 'packaging', 'mmcv==2.1.0', '[mim,detection,optional,tests]']
     assert [call['args'][-1].replace(str(machine.repo), '') for call in calls] == wanted
     assert {'setuptools<81', 'wheel', 'ninja', 'psutil'} <= set(calls[1]['args'])
-    assert {'--no-build-isolation', '--no-deps'} <= set(calls[2]['args'])
+    assert '--no-build-isolation' in calls[2]['args']
     assert calls[2]['env'] == dict(FORCE_CUDA='0', MAX_JOBS='3')
     limits = (machine.logs / 'constraints.txt').read_text().split()
     assert {'torch==2.13.0', 'mmengine==0.10.7', 'mmdet==3.3.0', 'setuptools<81'} <= set(limits)
