@@ -20,6 +20,7 @@ from mmseg_semi.utils.runner_setup import (
     load_config,
     set_work_dir,
     setup_distributed,
+    write_metrics_once,
 )
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
@@ -134,7 +135,9 @@ def main() -> None:
     if args.out and not is_detector(cfg):
         write_predictions(cfg, args.out)
     with complete_results(cfg, args.out) if is_detector(cfg) else nullcontext():
-        Runner.from_cfg(cfg).test()
+        runner = Runner.from_cfg(cfg)
+        write_metrics_once(runner)
+        runner.test()
     finish_distributed()
 
 
