@@ -94,8 +94,7 @@ pins = [pin for pin in sys.argv[1:] if pin.split('==')[0] not in have]
 print('setuptools<81', *kept, *pins, sep='\n')" $MMCV $PINS >"$CONSTRAINTS"
 }
 
-# Operators for CUDA only where torch has CUDA and there is its compiler.
-install_mmcv() {
+install_mmcv() { # operators for CUDA only where torch has CUDA and there is its compiler
   local flags='--no-build-isolation --no-cache-dir'
   export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(jobs)}
   if ! command -v "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" nvcc >/dev/null ||

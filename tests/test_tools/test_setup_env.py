@@ -81,8 +81,7 @@ def test_an_own_environment_is_made_once(machine):
     assert machine.run(OWN) == (0, f'[set-up] ready: {machine.repo}/.venv/bin/python\n', [])
     with (machine.repo / 'pyproject.toml').open('a') as file:
         file.write('# another requirement\n')
-    changed = machine.run(OWN)[2]
-    assert [call['args'] for call in changed] == [calls[1]['args'], calls[3]['args']]
+    assert [call['args'] for call in machine.run(OWN)[2]] == [calls[i]['args'] for i in (1, 3)]
 
 
 def test_a_failure_is_said_and_the_next_call_goes_on(machine):
