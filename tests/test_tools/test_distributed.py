@@ -6,7 +6,6 @@ import json
 import os
 import runpy
 import shutil
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tool_runs import (
     load_checkpoint,
     merged,
     read_metrics,
-    run_command,
+    run_ranks,
     train_scalars,
     with_hooks,
     write_config,
@@ -34,18 +33,6 @@ SYNC_BN = dict(
 pytestmark = pytest.mark.two_ranks
 WEIGHTS = ('student_parameters', 'student_buffers', 'teacher_parameters', 'teacher_buffers')
 Report = dict[str, Any]
-
-
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return str(found.getsockname()[1])
-
-
-def run_ranks(script: str, *args: Any, cwd: Path) -> str:
-    """Run one of the dist scripts with this Python and a free port."""
-    command = ['bash', TOOLS / script, *args]
-    return run_command(command, cwd, PYTHON=sys.executable, PORT=free_port()).output
 
 
 def train_two_ranks(folder: Path, data_root: Path, *args: Any) -> tuple[list[Report], str]:
