@@ -27,10 +27,14 @@ if importlib.util.find_spec('tensorboard') is not None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, and all that start two ranks on another one."""
+    """Keep the tests of a file on one worker, and all that start two ranks, which come first."""
+
+    def ranks(item: pytest.Item) -> bool:
+        return bool(item.get_closest_marker('two_ranks')) or 'on_two_ranks' in item.fixturenames
+
+    items.sort(key=ranks, reverse=True)  # the longest group
     for item in items:
-        ranks = item.get_closest_marker('two_ranks') or 'on_two_ranks' in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group('two_ranks' if ranks else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group('two_ranks' if ranks(item) else item.path.stem))
 
 
 def _generator() -> Any:

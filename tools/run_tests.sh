@@ -24,4 +24,4 @@ done
 
 # Tests of a file stay on one worker, so that what they share is made once; see tests/conftest.py.
 exec "$PYTHON" -m pytest ${targets[@]+"${targets[@]}"} -q -n "$(cores)" --dist loadgroup \
-  ${REST_ARGS[@]+"${REST_ARGS[@]}"}
+  --no-loadscope-reorder ${REST_ARGS[@]+"${REST_ARGS[@]}"}

@@ -84,9 +84,7 @@ step() {
 
 pip_install() { "$PYTHON" -m pip install --no-input -c "$CONSTRAINTS" "$@"; }
 
-# Versions that are tested, of what is not there; what is there, torch above all, stays.
-# setuptools<81 has the pkg_resources that mmengine imports.
-write_constraints() {
+write_constraints() { # what there is stays, torch above all; the rest comes as it was tested
   "$PYTHON" -c "import importlib.metadata, sys
 have = {d.metadata['Name']: d.version for d in importlib.metadata.distributions()}
 kept = [f'{name}=={have[name]}' for name in ('torch', 'torchvision', 'numpy') if name in have]

@@ -128,6 +128,7 @@ def test_what_cannot_be_done_is_refused(machine):
 def test_run_tests_passes_options_on(machine):
     code, out, _ = machine.run('-k', 'a b', script='run_tests.sh')
     start = ['-q', '-n', str(len(os.sched_getaffinity(0))), '--dist', 'loadgroup']
+    start.append('--no-loadscope-reorder')
     assert code == 1 and str(['tests', *start, '-k', 'a b']) in out
     (machine.repo / 'tests/test_x.py').touch()
     out = machine.run('tests/test_x.py::test_y', script='run_tests.sh')[1]
