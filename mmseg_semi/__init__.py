@@ -5,11 +5,11 @@ Importing this package registers everything in mmseg's registries, so a config n
 """
 
 from .utils.safe_checkpoints import allow_mmengine_checkpoints
-from .utils.stack import find_fork_configs
+from .utils.stack import find_package_configs
 from .version import __version__
 
 allow_mmengine_checkpoints()
-find_fork_configs()
+find_package_configs()
 
 from . import datasets, detection, engine, evaluation, models  # noqa: E402
 

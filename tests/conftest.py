@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ TESTS = Path(__file__).resolve().parent
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
 
+import torch  # noqa: E402
 from tool_runs import EMA, SUPERVISED, TOOLS, UNIMATCH, ForkServer, write_config  # noqa: E402
 
 from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # noqa: E402
@@ -23,6 +25,18 @@ from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # no
 HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine']
 if importlib.util.find_spec('tensorboard') is not None:
     HEAVY.append('torch.utils.tensorboard')
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker, and all that start two ranks, which come first."""
+
+    def ranks(item: pytest.Item) -> bool:
+        return bool(item.get_closest_marker('two_ranks')) or 'on_two_ranks' in item.fixturenames
+
+    items.sort(key=ranks, reverse=True)  # the longest group
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group('two_ranks' if ranks(item) else item.path.stem))
 
 
 @pytest.fixture(scope='session')
@@ -50,6 +64,22 @@ def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServe
     server = ForkServer(folder, HEAVY, block=['mmdet', 'mmseg_semi'])
     yield server
     server.close()
+
+
+@pytest.fixture
+def on_two_ranks(server: ForkServer, tmp_path: Path) -> Callable[..., list[Any]]:
+    """Function that calls ``function(rank, *inputs)`` on two ranks and returns both results.
+
+    The function stands in a test file; inputs and results are what torch's safe loader takes.
+    """
+
+    def on_two_ranks(function: Callable[..., Any], *inputs: Any) -> list[Any]:
+        torch.save(inputs, tmp_path / 'inputs.pt')
+        names = (function.__module__, inspect.getfile(function), function.__name__)
+        server.run(TESTS / 'two_ranks.py', *names, cwd=tmp_path, timeout=120)
+        return [torch.load(tmp_path / f'rank{rank}.pt') for rank in (0, 1)]
+
+    return on_two_ranks
 
 
 @dataclass

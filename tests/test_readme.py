@@ -1,5 +1,6 @@
 """The README's instructions, followed to the letter."""
 
+import importlib.util
 import os
 import re
 import shlex
@@ -114,6 +115,11 @@ def test_documents_name_only_files_that_exist_and_hold_no_placeholder(name):
     assert not re.findall(r'\b[A-Z]+_TABLE\b|TODO|FIXME', text)
     links = re.findall(r'\]\((?!http)([^)#]+)', text)
     assert not [link for link in links if not (ROOT / 'docs' / link).exists()]
+
+
+def test_the_api_pages_name_every_part():
+    names = re.findall(r'^::: (\S+)', DOCUMENTS['api.md'], re.M)
+    assert len(names) > 9 and all(importlib.util.find_spec(name) for name in names)
 
 
 def test_the_variant_of_a_benchmark_config_builds(tmp_path):

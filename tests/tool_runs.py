@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,15 @@ def run_command(
         errors='replace',
     )
     return check_code(Finished(done.returncode, done.stdout), command, code)
+
+
+def run_ranks(script: str, *args: Any, cwd: Path) -> str:
+    """Run tools/dist_train.sh or dist_test.sh on a free port and return the output."""
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        port = str(found.getsockname()[1])
+    command = ['bash', TOOLS / script, *args]
+    return run_command(command, cwd, PYTHON=sys.executable, PORT=port).output
 
 
 class ForkServer:

@@ -4,8 +4,7 @@
 #
 #   bash tools/quickstart.sh [--stack official|onedl] [--python PY] [--own-venv] [QUICKSTART OPTIONS]
 #
-# Other options go to tools/quickstart.py. What is complete is not done again. Exit codes 10 to 18 and
-# 64 are those of tools/setup_env.sh.
+# Other options go to tools/quickstart.py. What is complete is not done again.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Sets everything up when something is missing, then runs the tests.
+# Sets everything up when something is missing, then runs the tests on all cores.
 #
 #   bash tools/run_tests.sh [--stack official|onedl] [--python PY] [--own-venv] [PYTEST OPTIONS]
 #
-# Other options go to pytest; with a test file or folder among them only that is run. The exit code
-# is pytest's, or one of 10 to 18 and 64 when set-up fails (see tools/setup_env.sh).
+# Other options go to pytest; with a test file or folder among them only that is run (add -n 0 to
+# stay in one process). The exit code is pytest's, or 1 when set-up fails.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
@@ -22,4 +22,6 @@ for argument in ${REST_ARGS[@]+"${REST_ARGS[@]}"}; do
   if [ -e "${argument%%::*}" ]; then targets=(); fi
 done
 
-exec "$PYTHON" -m pytest ${targets[@]+"${targets[@]}"} -q ${REST_ARGS[@]+"${REST_ARGS[@]}"}
+# Tests of a file stay on one worker, so that what they share is made once; see tests/conftest.py.
+exec "$PYTHON" -m pytest ${targets[@]+"${targets[@]}"} -q -n "$(cores)" --dist loadgroup \
+  --no-loadscope-reorder ${REST_ARGS[@]+"${REST_ARGS[@]}"}

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import LoggerHook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
 from mmseg_semi.detection.runs import check_detection_data
 from mmseg_semi.files import check_paths
@@ -57,6 +60,17 @@ def finish_distributed() -> None:
         dist.barrier()
         gc.collect()
         dist.destroy_process_group()
+
+
+def write_metrics_once(runner: Runner) -> None:
+    """Let only the main process write the metrics of a test.
+
+    mmengine's hook writes them on every rank, into one file: two ranks at a time can leave the end
+    of a longer text behind a shorter one.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, LoggerHook) and not is_main_process():
+            hook.after_test_epoch = lambda *args, **kwargs: None
 
 
 def _dicts(node: Any) -> Iterator[dict[str, Any]]:

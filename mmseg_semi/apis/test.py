@@ -15,6 +15,7 @@ from mmseg_semi.apis.runner_setup import (
     finish_distributed,
     set_work_dir,
     setup_distributed,
+    write_metrics_once,
 )
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
 from mmseg_semi.utils.config import is_detector, load_config
@@ -131,5 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out and not is_detector(cfg):
         write_predictions(cfg, args.out)
     with complete_results(cfg, args.out) if is_detector(cfg) else nullcontext():
-        Runner.from_cfg(cfg).test()
+        runner = Runner.from_cfg(cfg)
+        write_metrics_once(runner)
+        runner.test()
     finish_distributed()

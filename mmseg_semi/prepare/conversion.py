@@ -105,14 +105,14 @@ def import_optional(module: str, task: str) -> ModuleType:
         task: What it is needed for, for the message.
 
     Raises:
-        SystemExit: It cannot be imported; names the file of requirements.
+        SystemExit: It cannot be imported; says what to install.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise SystemExit(
             f'{task} needs {module.split(".")[0]}, but: {error}. It comes with mmdet: '
-            'pip install -r requirements/optional.txt'
+            "pip install 'mmdet>=3.3.0,<4.0.0'"
         ) from error
 
 

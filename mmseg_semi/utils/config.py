@@ -52,7 +52,7 @@ def require_mmdet(what: str) -> None:
         missing = True
     if missing:
         raise ModuleNotFoundError(
-            f'{what} needs mmdet, which is not installed. Install requirements/optional.txt, or '
+            f'{what} needs mmdet, which is not installed. Install '
             "'mmdet>=3.3.0,<4.0.0' (with the onedl stack 'onedl-mmdetection>=3.5.1,<4.0.0')."
         )
 

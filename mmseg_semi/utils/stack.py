@@ -1,12 +1,22 @@
-"""Differences between the official OpenMMLab stack and its maintained fork."""
+"""Where mmengine finds the configs of packages: ours, and those of the maintained fork."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
 FORK_PACKAGES = dict(mmseg='onedl-mmsegmentation', mmdet='onedl-mmdetection')
+
+
+_mmengine_config_path = Config._get_cfg_path
+
+
+def _config_path(base: str, filename: str) -> tuple[str, str | None]:
+    """Path of a base config, and the scope of its components: ours register in mmseg's scope."""
+    path, scope = _mmengine_config_path(base, filename)
+    return path, None if scope == 'mmseg_semi' else scope
 
 
 def _is_distribution(name: str) -> bool:
@@ -17,11 +27,15 @@ def _is_distribution(name: str) -> bool:
     return True
 
 
-def find_fork_configs() -> None:
-    """Let ``mmseg::...`` in ``_base_`` find the fork's configs where only the fork is installed.
+def find_package_configs() -> None:
+    """Let ``mmseg_semi::...`` in ``_base_`` find this package's configs, ``mmseg::...`` the fork's.
 
-    mmengine looks for the distribution ``mmsegmentation``, which the fork names differently.
+    mmengine looks for a distribution of the listed name, and for a module when there is none. Of an
+    editable install the distribution is not where the package is, so a module is given for ours;
+    the configs are in ``.mim`` beside it. The fork's distributions have other names.
     """
+    MODULE2PACKAGE['mmseg_semi'] = 'mmseg_semi.version'
+    Config._get_cfg_path = staticmethod(_config_path)
     for module, package in FORK_PACKAGES.items():
         if not _is_distribution(MODULE2PACKAGE[module]) and _is_distribution(package):
             MODULE2PACKAGE[module] = package

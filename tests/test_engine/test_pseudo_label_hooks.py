@@ -24,6 +24,7 @@ from mmseg_semi.datasets import SampleKey, semi_collate
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.engine.hooks import EMAThresholdHook, PseudoLabelStatsHook, PseudoLabelVisHook
 from mmseg_semi.errors import DataError
+from mmseg_semi.structures import PseudoLabel
 
 CLASSES = ('zero', 'one', 'two', 'three')
 PALETTE = [[0, 0, 0], [200, 10, 20], [10, 200, 20], [10, 20, 200]]
@@ -514,17 +515,7 @@ def test_picture_without_masks_palette_and_with_fewer_images(root):
 
 
 # --------------------------------------------------------------------------------------- two ranks
-RANKS = """
-import json
-import os
-import sys
-from types import SimpleNamespace
-import torch
-import torch.distributed as dist
-from mmseg_semi.engine.hooks import PseudoLabelStatsHook
-from mmseg_semi.structures import PseudoLabel
-
-def labels(seed, number):
+def labels_of_half_padded_images(seed, number):
     source = torch.Generator().manual_seed(seed)
     logits = torch.randn(number, 4, 8, 9, generator=source)
     # The second half has much more padding.
@@ -534,52 +525,40 @@ def labels(seed, number):
     truth[torch.rand(truth.shape, generator=source) < 0.1] = 255
     return raw, raw.update(selected=raw.selected & (raw.confidence > 0.5)), truth
 
-class Stats(PseudoLabelStatsHook):
+
+class TruthAsData(PseudoLabelStatsHook):
     def truth(self, data_batch, size):
         return data_batch
 
+
 def figures(part):
-    raw, select, truth = labels(0, 6)
+    raw, select, truth = labels_of_half_padded_images(0, 6)
     raw, select, truth = raw.map(part), select.map(part), part(truth)
     model, values = SimpleNamespace(), {}
     model.add_observer = lambda observe, due: setattr(model, 'observe', observe)
     hub = SimpleNamespace(update_scalar=values.__setitem__)
     runner = SimpleNamespace(model=model, iter=0, message_hub=hub)
-    hook = Stats(1)
+    hook = TruthAsData(1)
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
     model.observe(SimpleNamespace(raw_pseudo=raw, refined=dict(select=select)))
     hook.after_train_iter(runner, 0, truth)
     return values
 
-whole, halves = figures(lambda x: x), [figures(lambda x: x[:3]), figures(lambda x: x[3:])]
-rank = 0 if os.fork() else 1
-method = f'file://{os.getcwd()}/store'
-dist.init_process_group('gloo', init_method=method, rank=rank, world_size=2)
-mine = figures(lambda x: x[3 * rank : 3 * rank + 3])
-with open(f'rank{rank}.json', 'w') as file:
-    json.dump(dict(mine=mine, whole=whole, half=halves[rank]), file)
-dist.barrier()
-dist.destroy_process_group()
-if rank == 1:
-    os._exit(0)
-sys.exit(os.wait()[1])
-"""
+
+def figures_of_a_rank(rank):
+    return figures(lambda x: x[3 * rank : 3 * rank + 3])
 
 
-def test_figures_of_two_ranks_are_of_the_global_batch(server, tmp_path):
-    script = tmp_path / 'script.py'
-    script.write_text(RANKS)
-    server.run(script, cwd=tmp_path)
-    ranks = [json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in (0, 1)]
-    for rank in ranks:
-        assert len(rank['mine']) == 8
-        assert rank['mine'] == rank['whole']
-        for key, value in rank['half'].items():
+def test_figures_of_two_ranks_are_of_the_global_batch(on_two_ranks):
+    for rank, mine in enumerate(on_two_ranks(figures_of_a_rank)):
+        assert len(mine) == 8
+        assert mine == figures(lambda x: x)
+        for key, value in figures_of_a_rank(rank).items():
             assert (
                 key.endswith('raw/filter_ratio')
                 or key.endswith('raw/mining_ratio')
-                or (value != rank['mine'][key])
+                or (value != mine[key])
             )
 
 

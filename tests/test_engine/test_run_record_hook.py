@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +17,7 @@ from tool_runs import (
     TOOLS,
     UNIMATCH,
     load_checkpoint,
-    run_command,
+    run_ranks,
     text_log,
     write_config,
 )
@@ -112,16 +110,10 @@ def test_the_hash_is_that_which_the_tool_prints(train, server, digit_root, tmp_p
     )
 
 
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return str(found.getsockname()[1])
-
-
+@pytest.mark.two_ranks
 def test_two_ranks_say_it_once_and_count_both(digit_root, unimatch_run, tmp_path):
     config = write_config(tmp_path / 'config.py', UNIMATCH, digit_root, **SHORT)
-    command = ['bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', tmp_path / 'work']
-    output = run_command(command, tmp_path, PYTHON=sys.executable, PORT=free_port()).output
+    output = run_ranks('dist_train.sh', config, 2, '--work-dir', tmp_path / 'work', cwd=tmp_path)
     one = recorded(unimatch_run.checkpoint)
     line = (
         f'Run: split {one["split"]} (8 labeled, 13 unlabeled), effective batch 4 + 4 images '

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import os
+import runpy
 import signal
-import socket
+import sys
 from pathlib import Path
+from types import SimpleNamespace as Space
 from typing import Any
 
 import mmseg
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS as MMSEG_HOOKS
 from mmseg.registry import MODELS
+from run_hooks import digest
 from tool_runs import (
     CONFIGS,
     TOOLS,
@@ -25,6 +30,9 @@ from tool_runs import (
     train_scalars,
     with_hooks,
 )
+
+from mmseg_semi.models.refiners import EMAThreshold
+from mmseg_semi.structures import PseudoLabel
 
 CORRMATCH = 'corrmatch/corrmatch_unet_digit-scenes-60.py'
 MMSEG_TEST = Path(mmseg.__file__).parent / '.mim' / 'tools' / 'test.py'
@@ -146,17 +154,8 @@ def test_extracted_segmentor_is_plain(server, plain_server, corrmatch_run, tmp_p
 
 
 # --------------------------------------------------------------------------------------- two ranks
-THRESHOLDS = """
-import json
-import os
-import sys
-from types import SimpleNamespace as Space
-import torch
-import torch.distributed as dist
-from mmseg_semi.models.refiners import EMAThreshold
-from mmseg_semi.structures import PseudoLabel
-
 UPDATES = ('presence', 'per_pixel', 'max', 'mean', 'per_class')
+
 
 def batches():
     source = torch.Generator().manual_seed(0)
@@ -173,7 +172,8 @@ def batches():
     valid[2:] = True
     yield PseudoLabel.from_logits(logits, valid)
 
-def run(update, part):
+
+def thresholds_after(update, part):
     threshold = EMAThreshold(0.7, 0.8, update)
     head = Space(out_channels=5)
     threshold.attach(Space(segmentor=Space(decode_head=head)))
@@ -185,34 +185,23 @@ def run(update, part):
         values.append([v.tolist() for v in threshold.state_dict().values()])
     return values
 
+
 def every(part):
-    return {update: run(update, part) for update in UPDATES}
-
-whole, halves = every(lambda x: x), [every(lambda x: x[:2]), every(lambda x: x[2:])]
-rank = 0 if os.fork() else 1
-method = f'file://{os.getcwd()}/store'
-dist.init_process_group('gloo', init_method=method, rank=rank, world_size=2)
-mine = every(lambda x: x[2 * rank : 2 * rank + 2])
-with open(f'rank{rank}.json', 'w') as file:
-    json.dump(dict(mine=mine, whole=whole, half=halves[rank]), file)
-dist.barrier()
-dist.destroy_process_group()
-if rank == 1:
-    os._exit(0)
-sys.exit(os.wait()[1])
-"""
+    return {update: thresholds_after(update, part) for update in UPDATES}
 
 
-def test_threshold_of_two_ranks_is_that_of_the_whole_batch(server, tmp_path):
+def thresholds_of_a_rank(rank):
+    return every(lambda x: x[2 * rank : 2 * rank + 2])
+
+
+def test_threshold_of_two_ranks_is_that_of_the_whole_batch(on_two_ranks):
     """Each rank has half of the images, other classes and another number of valid pixels."""
-    script = tmp_path / 'script.py'
-    script.write_text(THRESHOLDS)
-    server.run(script, cwd=tmp_path)
-    first, second = (json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in (0, 1))
-    assert first['mine'] == second['mine'], 'ranks differ'
-    assert len(first['mine']) == 5
-    for update, values in first['mine'].items():
-        for ours, whole in zip(values, first['whole'][update]):
+    mine, second = on_two_ranks(thresholds_of_a_rank)
+    assert mine == second, 'ranks differ'
+    assert len(mine) == 5
+    all_images, halves = every(lambda x: x), [thresholds_of_a_rank(rank) for rank in (0, 1)]
+    for update, values in mine.items():
+        for ours, whole in zip(values, all_images[update]):
             torch.testing.assert_close(
                 *(torch.tensor(flat(one), dtype=torch.float64) for one in (ours, whole)),
                 rtol=1e-13,
@@ -221,29 +210,19 @@ def test_threshold_of_two_ranks_is_that_of_the_whole_batch(server, tmp_path):
             )
         assert values[2] == values[1], 'nothing valid on any rank'
         assert values[4] != values[3], 'the other rank has valid pixels'
-        for rank in (first, second):
+        for half in halves:
             # Both halves are needed, except where one of them has the highest confidence.
-            assert update == 'max' or rank['half'][update][1] != values[1]
+            assert update == 'max' or half[update][1] != values[1]
 
 
 def flat(values: list[Any]) -> list[float]:
     return [x for value in values for x in (value if isinstance(value, list) else [value])]
 
 
-LAUNCH = """
-import json
-import os
-import runpy
-import sys
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmseg.registry import HOOKS
-from run_hooks import digest
-
-@HOOKS.register_module()
+@MMSEG_HOOKS.register_module()
 class ThresholdReport(Hook):
     priority = 'LOWEST'
+    seen = {}
 
     def __init__(self):
         self.values = []
@@ -254,44 +233,25 @@ class ThresholdReport(Hook):
 
     def after_train(self, runner):
         weights = {k: digest([v]) for k, v in runner.model.module.named_parameters()}
-        seen = dict(values=self.values, weights=weights, wrapper=type(runner.model).__name__)
-        with open(f'rank{get_rank()}.json', 'w') as file:
-            json.dump(seen, file)
-
-rank = '0' if os.fork() else '1'
-os.environ.update(RANK=rank, LOCAL_RANK=rank)
-code = 0
-try:
-    runpy.run_path(sys.argv[1], run_name='__main__')
-except SystemExit as end:
-    code = end.code or 0
-except BaseException:
-    import traceback
-    traceback.print_exc()
-    code = 1
-sys.stdout.flush()
-if rank == '1':
-    os._exit(code)
-sys.exit(code or os.waitstatus_to_exitcode(os.wait()[1]))
-"""
+        self.seen.update(values=self.values, weights=weights, wrapper=type(runner.model).__name__)
 
 
-def test_two_ranks_train_one_model_with_one_threshold(server, digit_root, tmp_path):
+def train_of_a_rank(rank, *args):
+    """Be tools/train.py; the group is there."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+    sys.argv = [str(TOOLS / 'train.py'), *args, '--launcher', 'pytorch']
+    runpy.run_path(sys.argv[0], run_name='__main__')
+    return ThresholdReport.seen
+
+
+def test_two_ranks_train_one_model_with_one_threshold(on_two_ranks, digit_root, tmp_path):
     changes = dict(
         train_cfg=dict(max_iters=5),
         custom_hooks=[*HOOKS['custom_hooks'], dict(type='ThresholdReport')],
     )
     config = write_small(tmp_path / 'config.py', digit_root, **changes)
-    script = tmp_path / 'launch.py'
-    # The tool reads sys.argv, so that its path stands where the script's own would.
-    script.write_text(LAUNCH.replace('sys.argv[1], run', 'sys.argv.pop(0) and sys.argv[0], run'))
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        port = str(found.getsockname()[1])
-    env = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
-    work = ('--work-dir', tmp_path / 'work', '--launcher', 'pytorch')
-    server.run(script, TOOLS / 'train.py', config, *work, cwd=tmp_path, env=env, timeout=120)
-    first, second = (json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in (0, 1))
+    work = ('--work-dir', str(tmp_path / 'work'))
+    first, second = on_two_ranks(train_of_a_rank, str(config), *work)
     assert first == second
     assert first['wrapper'] == 'MMDistributedDataParallel'
     assert any(name.startswith('heads.correlation') for name in first['weights'])

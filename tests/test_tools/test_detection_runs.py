@@ -171,4 +171,4 @@ def test_options_that_a_detector_lacks_are_refused(option, message, run, server,
 def test_without_mmdet_a_detector_is_refused_with_what_to_install(plain_server, tmp_path):
     args = (DIGITS, '--work-dir', tmp_path)
     output = plain_server.run(TOOLS / 'train.py', *args, code=1, unblock=['mmseg_semi']).output
-    assert 'needs mmdet, which is not installed' in output and 'optional.txt' in output
+    assert 'needs mmdet, which is not installed' in output and 'mmdet>=3.3.0' in output

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import shutil
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.hooks import logger_hook
 from tool_runs import (
     EMA,
     TOOLS,
@@ -17,7 +19,7 @@ from tool_runs import (
     load_checkpoint,
     merged,
     read_metrics,
-    run_command,
+    run_ranks,
     train_scalars,
     with_hooks,
     write_config,
@@ -28,20 +30,9 @@ SYNC_BN = dict(
     model=dict(segmentor=dict(backbone=dict(norm_cfg=SYNC), decode_head=dict(norm_cfg=SYNC))),
     train_cfg=dict(max_iters=4),
 )
+pytestmark = pytest.mark.two_ranks
 WEIGHTS = ('student_parameters', 'student_buffers', 'teacher_parameters', 'teacher_buffers')
 Report = dict[str, Any]
-
-
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return str(found.getsockname()[1])
-
-
-def run_ranks(script: str, *args: Any, cwd: Path) -> str:
-    """Run one of the dist scripts with this Python and a free port."""
-    command = ['bash', TOOLS / script, *args]
-    return run_command(command, cwd, PYTHON=sys.executable, PORT=free_port()).output
 
 
 def train_two_ranks(folder: Path, data_root: Path, *args: Any) -> tuple[list[Report], str]:
@@ -100,6 +91,24 @@ def test_two_ranks_test_as_one_process(two_ranks, server, tmp_path):
     server.run(TOOLS / 'test.py', *args, '--work-dir', tmp_path / 'one')
     two, one = read_metrics(tmp_path / 'two'), read_metrics(tmp_path / 'one')
     assert one.keys() >= {'mIoU', 'aAcc', 'mAcc'} and two == one
+
+
+def metrics_files_of_a_rank(rank, *args):
+    """Be tools/test.py; the group is there."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+    written = []
+    logger_hook.dump = lambda metrics, path: written.append(str(path))
+    sys.argv = [str(TOOLS / 'test.py'), *args, '--launcher', 'pytorch']
+    runpy.run_path(sys.argv[0], run_name='__main__')
+    return written
+
+
+def test_only_one_rank_writes_the_metrics(two_ranks, on_two_ranks, tmp_path):
+    """Two that open one file at a time leave the end of a longer text behind a shorter one."""
+    folder, _, _ = two_ranks
+    args = (folder / 'config.py', folder / 'work' / 'iter_4.pth', '--work-dir', tmp_path)
+    first, second = on_two_ranks(metrics_files_of_a_rank, *map(str, args))
+    assert len(first) == 1 and first[0].startswith(str(tmp_path)) and second == []
 
 
 def test_checkpoint_of_two_ranks_has_no_wrapper_prefix(two_ranks):
