@@ -74,8 +74,8 @@ class SemiDataset(Dataset):
 
     so that a child config changes one entry by its name, takes it out by None, or adds one and says
     in ``order`` where. A dataset's own ``geometry`` replaces it, and a dataset with a ``pipeline``
-    of its own is left as it is. The size of ``RandomCrop`` goes with each sample (``crop_size`` of its meta
-    information): ``SemiDataPreprocessor`` pads to it.
+    of its own is left as it is. The size of ``RandomCrop`` goes with each sample (``crop_size`` of
+    its meta information): ``SemiDataPreprocessor`` pads to it.
 
     Args:
         labeled: Config of any mmseg dataset (wrappers too) or the dataset; a pipeline of its own
