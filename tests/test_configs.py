@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def test_configs_are_found() -> None:
         prefix = 'faster-rcnn_' if folder == 'detection' else f'{folder}_'
         assert Path(name).name.startswith(prefix), name
     assert len(DETECTORS) >= 3
+
+
+def test_no_config_edits_a_pipeline_by_place() -> None:
+    """Data are changed by name."""
+    texts = {path: path.read_text() for path in CONFIGS.rglob('*.py')}
+    assert len(texts) > 400
+    edits = re.compile(r'\[-2\]|\.insert\(|pipeline\[')
+    assert not [str(path) for path, text in texts.items() if edits.search(text)]
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name not in DETECTORS])

@@ -33,7 +33,7 @@ def build_labeled(config: Any) -> Any:
         dataset = DATASETS.build(config)
         dataset.full_init()
     except ValueError as error:
-        # mmengine joins the serialised samples, and numpy's complaint about none is all one gets.
+        # mmengine joins the serialized samples, and numpy's complaint about none is all one gets.
         if 'at least one array' not in str(error):
             raise
         raise ValueError(

@@ -43,7 +43,7 @@ PALETTE = Image.fromarray(BGR[..., ::-1]).quantize(16)
         (pil_bytes(PALETTE, 'PNG'), np.array(PALETTE.convert('RGB'))[..., ::-1]),
         (pil_bytes(Image.fromarray(GREY > 99), 'PNG'), np.dstack([(GREY > 99) * 255] * 3)),
     ],
-    ids=['grey', 'rgba', 'rgba-t', 'grey16', 'grey16-t', 'rgb16', 'palette', 'bits'],
+    ids=['gray', 'rgba', 'rgba-t', 'gray16', 'gray16-t', 'rgb16', 'palette', 'bits'],
 )
 def test_the_loader_makes_three_8_bit_channels(data, expected):
     image = mmcv.imfrombytes(data)
@@ -51,7 +51,7 @@ def test_the_loader_makes_three_8_bit_channels(data, expected):
     np.testing.assert_array_equal(image, expected)
 
 
-def test_16_bit_colour_tiff_is_within_one_level_of_the_upper_bits():
+def test_16_bit_color_tiff_is_within_one_level_of_the_upper_bits():
     image = mmcv.imfrombytes(cv_bytes('.tiff', WIDE_BGR))
     assert np.abs(image.astype(int) - WIDE_BGR // 256).max() <= 1  # rounds value / 257
 

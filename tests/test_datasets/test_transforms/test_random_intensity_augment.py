@@ -96,7 +96,7 @@ def test_operations_that_equal_pillow_exactly(image):
     [('brightness', 0), ('contrast', 0), ('sharpness', 1), ('color', 2)],
 )
 def test_factors_against_pillow(image, name, tolerance):
-    """Pillow truncates; sharpness and colour round here, and the grey itself may differ by one."""
+    """Pillow truncates; sharpness and color round here, and the gray itself may differ by one."""
     for factor in (0.05, 0.31, 0.5, 0.77, 0.95):
         enhance = getattr(ImageEnhance, FACTORS[name])
         expected = pillow(image, lambda x, f=factor, e=enhance: e(x).enhance(f))
