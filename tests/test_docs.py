@@ -71,13 +71,10 @@ def train_example(server: Any, digit_root: Path, tmp_path_factory: Any) -> Any:
             f"import runpy\nrunpy.run_path({str(TOOLS / 'train.py')!r}, run_name='__main__')\n"
         )
         data = 'train_dataloader.dataset'
+        roots = (f'{data}.labeled', f'{data}.unlabeled', 'val_dataloader.dataset')
         small = [
-            *(
-                f'{part}.data_root={digit_root}'
-                for part in (f'{data}.labeled', f'{data}.unlabeled')
-            ),
+            *(f'{part}.data_root={digit_root}' for part in roots),
             f'{data}.labeled.ann_file=splits/labeled_8.txt',
-            f'val_dataloader.dataset.data_root={digit_root}',
             'train_dataloader.batch_size=8',
             'train_cfg.max_iters=2',
             'train_cfg.val_interval=2',
@@ -193,7 +190,7 @@ def test_snippets_build(code: str, tmp_path: Path) -> None:
     for key, one in (('dataset', dataset), ('unlabeled', dataset.unlabeled)):
         given = {name: value for name, value in one.items() if name != 'type'}
         check_arguments(DATASETS.get(one.type), given, key, complete=False)
-    named = [dataset.geometry, dataset.unlabeled.get('strong', {}).get('transforms', {})]
+    named = [dataset.get('geometry', {}), dataset.unlabeled.get('strong', {}).get('transforms', {})]
     assert all('type' in one for several in named for one in several.values() if one)
 
 
