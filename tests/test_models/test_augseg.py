@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
-from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from mmseg_semi.engine.hooks import MeanTeacherHook
@@ -530,22 +528,6 @@ def test_configs_set_the_hook_and_the_one_strong_view(name):
     assert model.refiners.select == dict(type='ConfidenceThreshold', threshold=0.95)
     assert model.mixer == dict(type='AdaptiveCutMix')
     assert model.supervised_weight == model.losses.strong.loss_weight == 1
-
-
-def test_the_readmes_combinations_build(tmp_path):
-    readme = (CONFIGS / 'augseg/README.md').read_text()
-    blocks = re.findall(r'^```python\n(.*?)^```', readme, re.M | re.S)
-    assert len(blocks) == 2
-    for number, block in enumerate(blocks):
-        path = tmp_path / f'combined_{number}.py'
-        path.write_text(block.replace("'../", f"'{CONFIGS}/"))
-        config = Config.fromfile(path)
-        model = MODELS.build(config.model)
-        assert isinstance(model.mixer, AdaptiveCutMix)
-        assert ('context' in model.refiners) == (number == 1)
-        pipeline = config.train_dataloader.dataset.unlabeled.pipeline
-        (strong,) = (one for one in pipeline if one.type == 'StrongViews')
-        assert [one.type for one in strong.transforms] == ['RandomIntensityAugment']
 
 
 # ---------------------------------------------------------------------------- other components
