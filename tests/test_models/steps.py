@@ -10,7 +10,9 @@ from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
+from mmseg_semi.models.component import Component
 from mmseg_semi.models.segmentors.building import missing_hooks
+from mmseg_semi.models.segmentors.network import FeatureTaps
 from mmseg_semi.structures import SegOutputs, SemiStep, View
 
 
@@ -93,3 +95,10 @@ def bare_step(
     step.streams = {name: [View(outputs=one)] for name, one in given.items() if one is not None}
     step.streams['strong'] = list(strong)
     return step
+
+
+def taps_of(*names: str) -> FeatureTaps:
+    """Taps of a component that reads these features."""
+    reader = Component()
+    reader.taps = names
+    return FeatureTaps([reader])

@@ -74,7 +74,7 @@ def test_padding_changes_no_loss_of_unlabeled_images(build, batch):
 
 def _narrow_segmentor():
     """Sees 25 pixels to each side; its BatchNorm keeps its statistics."""
-    from .conftest import SEGMENTOR
+    from ..conftest import SEGMENTOR
 
     cfg = deepcopy(SEGMENTOR)
     cfg['backbone'] = dict(
