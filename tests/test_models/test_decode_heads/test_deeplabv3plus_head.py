@@ -15,7 +15,7 @@ from mmseg_semi.models.perturbations import BasePerturbation
 from mmseg_semi.models.segmentors.network import decode, encode
 
 from ..conftest import SEGMENTOR
-from ..steps import whole_step, taps_of
+from ..steps import taps_of, whole_step
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 BN = dict(type='BN', requires_grad=True)

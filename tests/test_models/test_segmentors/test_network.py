@@ -5,7 +5,7 @@ from mmseg_semi.models.component import Component
 from mmseg_semi.models.perturbations import BasePerturbation
 from mmseg_semi.models.segmentors.network import decode, encode
 
-from ..steps import whole_step, taps_of
+from ..steps import taps_of, whole_step
 
 
 def run(segmentor, taps):
