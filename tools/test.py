@@ -9,6 +9,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 import mmseg_semi  # noqa: F401  (registers the components)
+from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config_checks import check_data_paths
 from mmseg_semi.utils.detection_runs import (
     check_checkpoint_classes,
@@ -52,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 
 def choose_predictor(cfg: Config, predictor: str) -> None:
     """Let student, teacher or both predict; with both, every IoU metric gets a teacher's one."""
-    if cfg.model.type != 'SemiSegmentor':
+    if not is_semi(cfg.model):
         if predictor != 'student':
             raise SystemExit(
                 f'--predict-with {predictor}: the config trains a plain {cfg.model.type}, which '

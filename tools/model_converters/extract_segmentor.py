@@ -16,6 +16,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 
 import mmseg_semi
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
+from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.runner_setup import load_config
 from mmseg_semi.utils.safe_checkpoints import is_complete
 from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
@@ -57,7 +58,7 @@ def parse_args() -> argparse.Namespace:
 
 def plain_model(model: dict[str, Any]) -> dict[str, Any]:
     """Take the segmentor's config out of a SemiSegmentor's."""
-    if model['type'] != 'SemiSegmentor':
+    if not is_semi(model):
         raise SystemExit(f"the config's model is {model['type']!r}, not 'SemiSegmentor'")
     segmentor = copy.deepcopy(model['segmentor'])
     inner = segmentor.pop('data_preprocessor', None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NoReturn, Optional
 
@@ -32,6 +33,13 @@ _MOVED = dict(
     perturbation="model.streams=dict(perturbed=dict(features='weak', perturbation=...))",
     student_sees_weak="model.streams=dict(weak=dict(images='weak'))",
 )
+
+
+def is_semi(model: Mapping[str, Any]) -> bool:
+    """Tell whether a model's config is that of ``SemiSegmentor`` or of a subclass."""
+    kind = model['type']
+    found = MODELS.get(kind) if isinstance(kind, str) else kind
+    return inspect.isclass(found) and issubclass(found, MODELS.get('SemiSegmentor'))
 
 
 def refuse_unknown(owner: type, arguments: dict[str, Any]) -> NoReturn:

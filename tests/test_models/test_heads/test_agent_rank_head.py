@@ -5,12 +5,12 @@ from itertools import permutations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mmseg_semi.functional import select_agents
 from mmseg_semi.models.heads import AgentRankHead
 
 from ..conftest import SEGMENTOR
+from ..helpers import mixed_by_hand
 from ..steps import whole_step
 
 TAP = 'backbone.decoder.1'  # (B, 8, 8, 8) of images of 32 x 32 pixels
@@ -142,16 +142,6 @@ def test_the_loss_counts_under_its_name_and_reaches_the_network(build_rank, batc
 
 
 # ------------------------------------------------------------------------------------- mixing
-def mixed_by_hand(weak, mix, align_corners):
-    """Weak features enlarged, cut and pasted with the view's box, and reduced again."""
-    resize = dict(mode='bilinear', align_corners=align_corners)
-    full = F.interpolate(weak, size=mix.mask.shape[-2:], **resize)
-    mixed = full.clone()
-    for b, partner in enumerate(mix.partners.tolist()):
-        mixed[b][:, mix.mask[b]] = full[partner][:, mix.mask[b]]
-    return F.interpolate(mixed, size=weak.shape[-2:], **resize)
-
-
 @pytest.mark.parametrize('align_corners', [False, True])
 def test_weak_features_are_mixed_with_each_views_own_box(build_rank, batch, align_corners):
     segmentor = deepcopy(SEGMENTOR)

@@ -18,7 +18,7 @@ from torch import nn
 
 from mmseg_semi.models.segmentors.network import supervised_losses
 
-from ..steps import hooked
+from ..helpers import hooked
 
 BN = dict(type='BN', requires_grad=True)
 PREPROCESSOR = dict(
