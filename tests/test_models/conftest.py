@@ -10,6 +10,9 @@ from mmseg.structures import SegDataSample
 
 import mmseg_semi  # noqa: F401
 
+from .corrmatch import FIXED, HARD, head_cfg, sharpen
+from .helpers import hooked
+
 NORM = dict(type='BN', requires_grad=True)
 SEGMENTOR = dict(
     type='EncoderDecoder',
@@ -58,6 +61,13 @@ UNIMATCH = dict(
 )
 
 
+def segmentor(**head):
+    """A small segmentor whose decode head has other arguments."""
+    cfg = deepcopy(SEGMENTOR)
+    cfg['decode_head'].update(head)
+    return cfg
+
+
 @pytest.fixture(autouse=True)
 def mmseg_scope():
     init_default_scope('mmseg')
@@ -70,6 +80,21 @@ def build():
     def make(**changes):
         torch.manual_seed(0)
         return MODELS.build(ConfigDict({**deepcopy(UNIMATCH), **changes}))
+
+    return make
+
+
+@pytest.fixture
+def corrmatch(build):
+    """Build a CorrMatch model: arguments of the head, and changes of the model."""
+
+    def make(head=None, **changes):
+        parts = dict(
+            refiners=dict(select=FIXED),
+            losses=HARD,
+            heads=dict(correlation=head_cfg(**(head or {}))),
+        )
+        return hooked(sharpen(build(**{**parts, **changes})))
 
     return make
 

@@ -5,6 +5,8 @@ from mmseg_semi.models.component import Component
 from mmseg_semi.models.perturbations import BasePerturbation
 from mmseg_semi.models.segmentors.network import decode, encode
 
+from ..conftest import SEGMENTOR
+from ..helpers import run_step
 from ..steps import taps_of, whole_step
 
 
@@ -99,3 +101,23 @@ def test_encode_and_decode_are_the_two_halves_of_mmsegs_pass(build):
     half.maps = [2 * one for one in half.maps]
     raw = other.segmentor.decode_head(half.maps)
     torch.testing.assert_close(other.decode(half).stages[-1], raw)
+
+
+def test_one_image_alone_in_a_pooled_branch_is_explained(build, batch):
+    model = build(
+        segmentor=dict(
+            SEGMENTOR,
+            decode_head=dict(
+                type='ASPPHead',
+                in_channels=4,
+                in_index=2,
+                channels=4,
+                dilations=(1, 2),
+                num_classes=3,
+                norm_cfg=dict(type='BN'),
+                loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
+            ),
+        )
+    )
+    with pytest.raises(ValueError, match='one image alone.*at least 2 labeled and 2 unlabeled'):
+        run_step(model, batch(((32, 32),), ((32, 32),)))

@@ -86,9 +86,7 @@ def test_refiners_run_by_stage_whatever_their_order_in_the_config(build, batch):
     assert calls == ['p', 's1', 's2', 'g', 'r', 'w']
     with pytest.raises(TypeError, match='probability'):
         refiner('x', 'refinement')
-    with pytest.raises(
-        TypeError, match=r'forward\(pseudo, step\) is now forward\(pseudo, outputs,'
-    ):
+    with pytest.raises(TypeError, match=r'forward\(pseudo, step\) is now forward\(pseudo, out'):
 
         class Old(BaseRefiner):
             def forward(self, pseudo, step):
