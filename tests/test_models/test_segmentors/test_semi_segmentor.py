@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from mmseg.registry import MODELS
 
-from mmseg_semi.models.refiners import BaseRefiner
+from mmseg_semi.models.refiners import BaseRefiner, ConfidenceThreshold
+from mmseg_semi.models.segmentors import SemiSegmentor, is_semi
 
 from ..conftest import SEGMENTOR
-from ..helpers import hooked, logits_of
+from ..helpers import hooked, logits_of, run_step
 
 
 def test_padding_changes_no_loss_of_unlabeled_images(build, batch):
@@ -228,3 +229,62 @@ def test_plain_batches_and_plain_segmentors_of_another_kind_are_refused(build, b
                 losses=dict(strong=dict(type='PseudoLabelCrossEntropy')),
             )
         )
+
+
+# -------------------------------------------------------------------------------------- subclass
+@MODELS.register_module()
+class OwnSegmentorForTest(SemiSegmentor):
+    """A framework with an argument of its own, which changes one step."""
+
+    def __init__(self, *args, label_shift=0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.label_shift = label_shift
+
+    def refine(self, pseudo, outputs, step, kept=None):
+        pseudo = super().refine(pseudo, outputs, step, kept)
+        return pseudo.update(label=(pseudo.label + self.label_shift) % 3)
+
+
+def test_a_subclass_is_a_framework_with_arguments_of_its_own(build, batch):
+    plain, own = build(), build(type='OwnSegmentorForTest', label_shift=1)
+    assert isinstance(own, OwnSegmentorForTest)
+    steps = [run_step(model, batch())[0] for model in (plain, own)]
+    assert torch.equal(steps[1].pseudo.label, (steps[0].pseudo.label + 1) % 3)
+
+
+def test_a_wrong_argument_of_a_subclass_is_refused_in_its_name(build):
+    with pytest.raises(
+        TypeError, match="model: OwnSegmentorForTest has no argument 'refinerz'.*Did"
+    ):
+        build(type='OwnSegmentorForTest', refinerz={})
+    with pytest.raises(TypeError, match="no argument 'label_shft'.*Did you mean 'label_shift'"):
+        build(type='OwnSegmentorForTest', label_shft=2)
+    with pytest.raises(TypeError, match='model.perturbation is now model.streams'):
+        build(type='OwnSegmentorForTest', perturbation=None)
+
+
+def test_a_wrong_argument_of_a_subclass_of_a_component_is_refused_in_its_name(build):
+    @MODELS.register_module(force=True)
+    class OwnThresholdForTest(ConfidenceThreshold):
+        def __init__(self, offset=0.0, **kwargs):
+            super().__init__(**kwargs)
+            self.offset = offset
+
+    def with_select(**arguments):
+        return build(refiners=dict(select=dict(type='OwnThresholdForTest', **arguments)))
+
+    select = with_select(offset=0.1, threshold=0.7).refiners['select']
+    assert (select.offset, select.threshold) == (0.1, 0.7)
+    with pytest.raises(
+        TypeError, match="OwnThresholdForTest has no argument 'treshold'.*threshold"
+    ):
+        with_select(treshold=0.7)
+    with pytest.raises(ValueError, match='OwnThresholdForTest.threshold must be a number'):
+        with_select(threshold=7)
+
+
+def test_configs_of_a_semi_supervised_model_are_told_from_others(build):
+    known = ['SemiSegmentor', 'mmseg.SemiSegmentor', 'OwnSegmentorForTest', OwnSegmentorForTest]
+    assert all(is_semi(dict(type=kind)) for kind in known)
+    others = ['EncoderDecoder', 'mmseg.EncoderDecoder', 'NobodyKnows', BaseRefiner]
+    assert not any(is_semi(dict(type=kind)) for kind in others)
