@@ -126,6 +126,7 @@ class ForkServer:
         timeout: float = 600,
         env: Optional[Mapping[str, str]] = None,
         unblock: Sequence[str] = (),
+        paths: Sequence[Path] = (),
     ) -> Finished:
         """Run a script to its end.
 
@@ -137,6 +138,7 @@ class ForkServer:
             timeout: Seconds after which it is killed.
             env: Further environment variables.
             unblock: Blocked packages that this one may import.
+            paths: Further folders to import from, as in ``PYTHONPATH``.
         """
         self.count += 1
         log = self.folder / f'output_{self.count}.txt'
@@ -147,7 +149,7 @@ class ForkServer:
             cwd=str(cwd or self.folder),
             log=str(log),
             env=dict(env or {}),
-            paths=[str(TESTS)],
+            paths=[str(TESTS), *map(str, paths)],
             unblock=list(unblock),
         )
         ended = self._ask(do='wait', pid=pid, timeout=timeout)
