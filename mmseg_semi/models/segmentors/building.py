@@ -214,6 +214,25 @@ def attach(model: nn.Module, key: str, part: Component) -> None:
         raise ValueError(f'model.{key}: {error}') from error
 
 
+def check_label_pass(model: nn.Module) -> None:
+    """Refuse passes in which the pseudo-label is needed before what it is made of is known.
+
+    Raises:
+        ValueError: The weak images share a pass with strong ones that are mixed with it.
+    """
+    early = {stream.name for streams in model.passes[0] for stream in streams}
+    parts = [part for part in (*model.refiners.values(), model.mixer) if part is not None]
+    readers = [type(part).__name__ for part in parts if part.needs_weak]
+    if model.teacher is None:
+        readers.insert(0, 'the student as its own teacher')
+    if readers and 'weak' not in early:
+        raise ValueError(
+            'model.streams.weak shares a pass with strong images, but the pseudo-label that these '
+            f'are mixed with needs its outputs before ({", ".join(readers)}): give one of them '
+            'another group, or set model.teacher'
+        )
+
+
 def choose_streams(model: nn.Module, listed: Optional[Mapping[str, Any]]) -> dict[str, Stream]:
     """Leave the default stream of the weak images out where nothing needs the student's passes.
 
@@ -254,25 +273,6 @@ def choose_streams(model: nn.Module, listed: Optional[Mapping[str, Any]]) -> dic
                 f"shares no pass. Add a loss with stream='{stream.name}', or remove the stream"
             )
     return streams
-
-
-def check_label_pass(model: nn.Module) -> None:
-    """Refuse passes in which the pseudo-label is needed before what it is made of is known.
-
-    Raises:
-        ValueError: The weak images share a pass with strong ones that are mixed with it.
-    """
-    early = {stream.name for streams in model.passes[0] for stream in streams}
-    parts = [part for part in (*model.refiners.values(), model.mixer) if part is not None]
-    readers = [type(part).__name__ for part in parts if part.needs_weak]
-    if model.teacher is None:
-        readers.insert(0, 'the student as its own teacher')
-    if readers and 'weak' not in early:
-        raise ValueError(
-            'model.streams.weak shares a pass with strong images, but the pseudo-label that these '
-            f'are mixed with needs its outputs before ({", ".join(readers)}): give one of them '
-            'another group, or set model.teacher'
-        )
 
 
 def needed_hooks(model: nn.Module) -> list[dict[str, Any]]:
