@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, NoReturn, Optional
 
@@ -39,7 +38,7 @@ def is_semi(model: Mapping[str, Any]) -> bool:
     """Tell whether a model's config is that of ``SemiSegmentor`` or of a subclass."""
     kind = model['type']
     found = MODELS.get(kind) if isinstance(kind, str) else kind
-    return inspect.isclass(found) and issubclass(found, MODELS.get('SemiSegmentor'))
+    return isinstance(found, type) and issubclass(found, MODELS.get('SemiSegmentor'))
 
 
 def refuse_unknown(owner: type, arguments: dict[str, Any]) -> NoReturn:
