@@ -102,6 +102,8 @@ def _build(name: str, cfg: dict[str, Any]) -> Stream:
         )
     if stream.images is not None:
         check_choice(f'{key}.images', stream.images, SOURCES)
+    if stream.mixed is not None:
+        check_choice(f'{key}.mixed', stream.mixed, (True, False))
     if stream.view is not None:
         check_whole(f'{key}.view', stream.view, 0)
     if stream.images != 'strong' and (stream.mixed or stream.view is not None):

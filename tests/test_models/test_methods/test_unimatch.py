@@ -1,4 +1,4 @@
-"""UniMatch's step, and the streams of its authors' program."""
+"""UniMatch's step against its formula."""
 
 from __future__ import annotations
 

@@ -153,6 +153,8 @@ def test_a_stream_of_one_strong_view(build, batch):
     step, losses = run_step(model, batch(**SIZES))
     (view,) = step.streams['second']
     assert torch.equal(view.image, step.streams['strong'][1].image), 'mixed with the same box'
+    first = step.streams['strong'][1].outputs
+    assert len(first) == 3 and first is not view.outputs, 'each stream has passes of its own'
     loss = F.cross_entropy(view.outputs.logits, view.pseudo.label, reduction='none')
     expected = (loss * view.pseudo.used).sum() / view.pseudo.valid.sum()
     torch.testing.assert_close(losses['s.loss'], expected)
@@ -160,6 +162,13 @@ def test_a_stream_of_one_strong_view(build, batch):
     message = r"losses.s .*stream 'second', but the batch has 1 strong views: .* to at least 2"
     with pytest.raises(ValueError, match=message):
         run_step(model, batch(**SIZES, views=1))
+
+
+def test_a_view_that_no_batch_has_is_refused_without_a_reader_too(build, batch):
+    model = build(losses=STRONG, streams=dict(second=dict(images='strong', view=2, group='strong')))
+    message = "model.streams has 'second', but the batch has 2 strong views: .* to at least 3"
+    with pytest.raises(ValueError, match=message):
+        run_step(model, batch(**SIZES))
 
 
 def test_a_stream_of_the_features_of_strong_views(build, batch):
@@ -204,6 +213,7 @@ EXTRA = dict(losses=dict(STRONG, extra=dict(CE, stream='extra')))
         (dict(extra=dict()), 'must begin with one of images=.* and features=.*features=None'),
         (dict(extra=dict(images='weak', features='weak')), 'must begin with one of'),
         (dict(extra=dict(images='weak', mixed=True)), "mixed=True is for .*images='strong' alone"),
+        (dict(extra=dict(images='strong', mixed='no')), "extra.mixed must be one of .*got 'no'"),
         (dict(extra=dict(images='weak', view=0)), "view=0 is for .*images='strong' alone"),
         (dict(extra=dict(images='strong', view=-1)), 'extra.view must be a whole number >= 0'),
         (dict(extra=dict(features='strong', group='clean')), 'begins with the features of .strong'),
