@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, get_args
 
@@ -178,6 +178,8 @@ def check_arguments(
 ) -> None:
     """Refuse arguments that ``owner.__init__`` does not name, and missing ones.
 
+    An ``__init__`` with ``**kwargs`` passes on what its base classes name.
+
     Args:
         owner: The class.
         arguments: What it is given.
@@ -187,18 +189,26 @@ def check_arguments(
     Raises:
         TypeError: Names the config key, the wrong argument and the known ones.
     """
-    parameters = [
-        p
-        for name, p in inspect.signature(owner.__init__).parameters.items()
-        if name != 'self' and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    known = [p.name for p in parameters]
+    parameters = [p for several in _parameters(owner) for p in several]
+    known = list(dict.fromkeys(p.name for p in parameters))
     for name in arguments:
         if name not in known:
             raise TypeError(
                 f"{key}: {owner.__name__} has no argument '{name}'.{hint(name, known)} "
                 f'Its arguments are: {", ".join(known) or "none"}.'
             )
-    missing = [p.name for p in parameters if p.default is p.empty and p.name not in arguments]
+    own = next(_parameters(owner))
+    missing = [p.name for p in own if p.default is p.empty and p.name not in arguments]
     if complete and missing:
         raise TypeError(f'{key}: {owner.__name__} needs the argument(s) {", ".join(missing)}.')
+
+
+def _parameters(owner: type) -> Iterator[list[inspect.Parameter]]:
+    """Named parameters of ``owner.__init__``, and of its bases' as far as it passes them on."""
+    for kind in owner.__mro__:
+        if '__init__' not in vars(kind):
+            continue
+        several = list(inspect.signature(kind.__init__).parameters.values())[1:]
+        yield [p for p in several if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if not any(p.kind is p.VAR_KEYWORD for p in several):
+            return

@@ -136,6 +136,7 @@ class ForkServer:
         timeout: float = 600,
         env: Optional[Mapping[str, str]] = None,
         unblock: Sequence[str] = (),
+        paths: Sequence[Path] = (),
     ) -> Finished:
         """Run a script to its end.
 
@@ -147,6 +148,7 @@ class ForkServer:
             timeout: Seconds after which it is killed.
             env: Further environment variables.
             unblock: Blocked packages that this one may import.
+            paths: Further folders to import from, as in ``PYTHONPATH``.
         """
         self.count += 1
         log = self.folder / f'output_{self.count}.txt'
@@ -157,7 +159,7 @@ class ForkServer:
             cwd=str(cwd or self.folder),
             log=str(log),
             env=dict(env or {}),
-            paths=[str(TESTS)],
+            paths=[str(TESTS), *map(str, paths)],
             unblock=list(unblock),
         )
         ended = self._ask(do='wait', pid=pid, timeout=timeout)
@@ -217,10 +219,7 @@ def small_settings(base: str, data_root: Path) -> dict[str, Any]:
     )
 
 
-EMA = dict(
-    model=dict(teacher=dict(type='ema')),
-    custom_hooks=[dict(type='DataCheckHook'), dict(type='MeanTeacherHook', momentum=0.6)],
-)
+EMA = dict(model=dict(teacher=dict(type='EMATeacher', momentum=0.6)))
 
 
 def write_config(path: Path, base: str, data_root: Path, **changes: Any) -> Path:

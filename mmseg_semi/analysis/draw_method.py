@@ -24,6 +24,7 @@ from torch import Tensor
 from mmseg_semi.apis.runner_setup import check_data_paths
 from mmseg_semi.functional import confidence_score, select_agents
 from mmseg_semi.models.heads import AgentRankHead
+from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.structures import SegOutputs
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
@@ -90,7 +91,7 @@ def classes_with_agent(index: Tensor, grid: tuple[int, int], truth: np.ndarray) 
 def load_model(cfg: Any, checkpoint: str) -> Any:
     """Build the semi-supervised model with the checkpoint's weights."""
     refuse_incomplete(checkpoint, 'checkpoint')
-    if cfg.model.type != 'SemiSegmentor':
+    if not is_semi(cfg.model):
         raise SystemExit(f"the config's model is a {cfg.model.type}, not a 'SemiSegmentor'")
     model = MODELS.build(cfg.model)
     try:

@@ -18,6 +18,7 @@ from mmseg_semi.apis.runner_setup import (
     write_metrics_once,
 )
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
+from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config import is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
@@ -50,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def choose_predictor(cfg: Config, predictor: str) -> None:
     """Let student, teacher or both predict; with both, every IoU metric gets a teacher's one."""
-    if cfg.model.type != 'SemiSegmentor':
+    if not is_semi(cfg.model):
         if predictor != 'student':
             raise SystemExit(
                 f'--predict-with {predictor}: the config trains a plain {cfg.model.type}, which '

@@ -17,6 +17,7 @@ from mmengine.config import Config, DictAction
 from mmseg.registry import MODELS, TRANSFORMS
 
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
+from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.safe_checkpoints import is_complete
 from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
@@ -59,7 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def plain_model(model: dict[str, Any]) -> dict[str, Any]:
     """Take the segmentor's config out of a SemiSegmentor's."""
-    if model['type'] != 'SemiSegmentor':
+    if not is_semi(model):
         raise SystemExit(f"the config's model is {model['type']!r}, not 'SemiSegmentor'")
     segmentor = copy.deepcopy(model['segmentor'])
     inner = segmentor.pop('data_preprocessor', None)

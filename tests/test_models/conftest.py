@@ -10,6 +10,9 @@ from mmseg.structures import SegDataSample
 
 import mmseg_semi  # noqa: F401
 
+from .corrmatch import FIXED, HARD, head_cfg, sharpen
+from .helpers import hooked
+
 NORM = dict(type='BN', requires_grad=True)
 SEGMENTOR = dict(
     type='EncoderDecoder',
@@ -48,12 +51,21 @@ UNIMATCH = dict(
     supervised_weight=0.5,
     refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.6)),
     mixer=dict(type='CutMix', prob=0.0),
-    perturbation=dict(type='FeatureDropout', prob=0.0),
+    streams=dict(
+        perturbed=dict(features='weak', perturbation=dict(type='FeatureDropout', prob=0.0))
+    ),
     losses=dict(
         strong=dict(type='PseudoLabelCrossEntropy', stream='strong', loss_weight=0.25),
         perturbed=dict(type='PseudoLabelCrossEntropy', stream='perturbed', loss_weight=0.25),
     ),
 )
+
+
+def segmentor(**head):
+    """A small segmentor whose decode head has other arguments."""
+    cfg = deepcopy(SEGMENTOR)
+    cfg['decode_head'].update(head)
+    return cfg
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +80,21 @@ def build():
     def make(**changes):
         torch.manual_seed(0)
         return MODELS.build(ConfigDict({**deepcopy(UNIMATCH), **changes}))
+
+    return make
+
+
+@pytest.fixture
+def corrmatch(build):
+    """Build a CorrMatch model: arguments of the head, and changes of the model."""
+
+    def make(head=None, **changes):
+        parts = dict(
+            refiners=dict(select=FIXED),
+            losses=HARD,
+            heads=dict(correlation=head_cfg(**(head or {}))),
+        )
+        return hooked(sharpen(build(**{**parts, **changes})))
 
     return make
 

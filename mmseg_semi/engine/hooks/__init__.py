@@ -10,6 +10,7 @@ from .memory_bank_hook import MemoryBankHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .pseudo_label_vis_hook import PseudoLabelVisHook
 from .run_record_hook import RunRecordHook
+from .state_hook import StateHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -22,4 +23,5 @@ __all__ = [
     'PseudoLabelStatsHook',
     'PseudoLabelVisHook',
     'RunRecordHook',
+    'StateHook',
 ]

@@ -34,6 +34,13 @@ _MOVED = dict(
 )
 
 
+def is_semi(model: Mapping[str, Any]) -> bool:
+    """Tell whether a model's config is that of ``SemiSegmentor`` or of a subclass."""
+    kind = model['type']
+    found = MODELS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(found, type) and issubclass(found, MODELS.get('SemiSegmentor'))
+
+
 def refuse_unknown(owner: type, arguments: dict[str, Any]) -> NoReturn:
     """Raise TypeError for arguments that the model does not have."""
     for name, place in _MOVED.items():
@@ -152,6 +159,7 @@ def build_components_of(
     model.components = attach_all(model)
     model.streams = choose_streams(model, streams)
     model.passes = plan_passes(list(model.streams.values()))
+    check_label_pass(model)
     model.taps = FeatureTaps(model.components)
 
 
@@ -203,6 +211,25 @@ def attach(model: Any, key: str, part: Component) -> None:
             )
     except ValueError as error:
         raise ValueError(f'model.{key}: {error}') from error
+
+
+def check_label_pass(model: Any) -> None:
+    """Refuse passes in which the pseudo-label is needed before what it is made of is known.
+
+    Raises:
+        ValueError: The weak images share a pass with strong ones that are mixed with it.
+    """
+    early = {stream.name for streams in model.passes[0] for stream in streams}
+    parts = [part for part in (*model.refiners.values(), model.mixer) if part is not None]
+    readers = [type(part).__name__ for part in parts if part.needs_weak]
+    if model.teacher is None:
+        readers.insert(0, 'the student as its own teacher')
+    if readers and 'weak' not in early:
+        raise ValueError(
+            'model.streams.weak shares a pass with strong images, but the pseudo-label that these '
+            f'are mixed with needs its outputs before ({", ".join(readers)}): give one of them '
+            'another group, or set model.teacher'
+        )
 
 
 def choose_streams(model: Any, listed: Optional[Mapping[str, Any]]) -> dict[str, Stream]:

@@ -61,15 +61,16 @@ class RunStateMixin:
         self.batch_checked = True
 
     def _check_strong_views(self, number: int) -> None:
-        for part in self.components:
-            stream = self.streams.get(part.stream)
-            if stream is None:
-                continue
+        for stream in self.streams.values():
             source = self.streams[stream.features] if stream.features else stream
-            if source.images == 'strong' and number <= (source.view or 0):
+            readers = [part for part in self.components if part.stream == stream.name]
+            if source.images != 'strong' or number > (source.view or 0):
+                continue
+            if readers or source.view is not None:
+                who = [f'{one.config_key} ({type(one).__name__}) reads stream' for one in readers]
                 raise ValueError(
-                    f"{part.config_key} ({type(part).__name__}) reads stream '{stream.name}', but "
-                    f'the batch has {number} strong views: set train_dataloader.dataset.unlabeled.'
+                    f"{(who or ['model.streams has'])[0]} '{stream.name}', but the batch has "
+                    f'{number} strong views: set train_dataloader.dataset.unlabeled.'
                     f'strong=dict(num_views=..., transforms=...) to at least '
                     f'{(source.view or 0) + 1}'
                 )

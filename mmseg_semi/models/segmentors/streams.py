@@ -102,6 +102,8 @@ def _build(name: str, cfg: dict[str, Any]) -> Stream:
         )
     if stream.images is not None:
         check_choice(f'{key}.images', stream.images, SOURCES)
+    if stream.mixed is not None:
+        check_choice(f'{key}.mixed', stream.mixed, (True, False))
     if stream.view is not None:
         check_whole(f'{key}.view', stream.view, 0)
     if stream.images != 'strong' and (stream.mixed or stream.view is not None):
@@ -132,8 +134,9 @@ def _check_source(stream: Stream, streams: dict[str, Stream]) -> None:
 def plan_passes(streams: Sequence[Stream]) -> tuple[list[list[Stream]], list[list[Stream]]]:
     """Order the passes: those before the pseudo-label is made, and those after.
 
-    A pass is made in the order in which the config first names its group; the pseudo-label is made
-    before the first pass with strong images (they are mixed with it), or at the end.
+    First come the passes of images that are not mixed, then all others, both in the order in which
+    the config first names their groups. The pseudo-label is made before the first pass with strong
+    images (they are mixed with it), or at the end.
 
     Raises:
         ValueError: A stream begins with features that are encoded in a later pass.
@@ -141,7 +144,10 @@ def plan_passes(streams: Sequence[Stream]) -> tuple[list[list[Stream]], list[lis
     groups: dict[str, list[Stream]] = {}
     for stream in streams:
         groups.setdefault(stream.group, []).append(stream)
-    passes = list(groups.values())
+    kinds = {group: {one.images for one in several} for group, several in groups.items()}
+    early = {group for group, images in kinds.items() if images & {'labeled', 'weak'}}
+    early -= {group for group, images in kinds.items() if 'strong' in images}
+    passes = [groups[group] for group in sorted(groups, key=lambda group: group not in early)]
     encoded: set[str] = set()
     for several in passes:
         encoded.update(one.name for one in several if one.images is not None)

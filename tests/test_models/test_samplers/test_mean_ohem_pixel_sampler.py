@@ -194,7 +194,7 @@ def test_wrong_arguments_are_refused(wrong):
 
 def test_the_semi_supervised_step_uses_it_in_both_heads(build, batch):
     """The decode head's loss and that of the correlation head on labeled images."""
-    from .conftest import SEGMENTOR
+    from ..conftest import SEGMENTOR
 
     sampler = dict(type='MeanOHEMPixelSampler', thresh=0.2, min_kept=50)
     head = dict(SEGMENTOR['decode_head'], sampler=sampler)
@@ -207,7 +207,7 @@ def test_the_semi_supervised_step_uses_it_in_both_heads(build, batch):
     for sample in data['data_samples']['labeled']:
         sample.gt_sem_seg.data[:, :, :5] = 255
     step = model.begin_step(**data)
-    model.forward_student(step)
+    model.run_pass(step, [model.streams['labeled'], model.streams['weak']])
     losses = model.supervised(step)
     labels = torch.cat([sample.gt_sem_seg.data for sample in step.labeled_samples])
     wanted, kept = reference(step.labeled.logits, labels, 0.2, 50)
@@ -215,7 +215,7 @@ def test_the_semi_supervised_step_uses_it_in_both_heads(build, batch):
     torch.testing.assert_close(losses['decode.loss_ce'], model.supervised_weight * wanted)
 
     part = model.heads['correlation']
-    z = part._propagated(step.labeled, part._first_pass(step)[0])
+    z = part._propagated(step.labeled, part._first_pass(step, 'labeled'))
     z = F.interpolate(z, labels.shape[-2:], mode='bilinear', align_corners=False)
     wanted, _ = reference(z, labels, 0.2, 50)
     torch.testing.assert_close(losses['correlation.labeled.loss_ce'], 0.25 * wanted)

@@ -18,7 +18,7 @@ from tool_runs import TOOLS, load_config, read_metrics
 
 from mmseg_semi.models.segmentors.sliding_encoder_decoder import window_spans
 
-from .conftest import NORM, SEGMENTOR
+from ..conftest import NORM, SEGMENTOR
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 PAPER = dict(window_average='prob', window_border='cut')
@@ -211,10 +211,10 @@ def semi(build):
         model = build(
             segmentor=config(**PAPER),
             refiners=REFINE,
-            teacher=dict(type='ema'),
+            teacher=dict(type='EMATeacher'),
             test_cfg=dict(predict_with=predict_with, refine=refine),
         ).eval()
-        for seed, network in enumerate((model.segmentor, model.teacher)):
+        for seed, network in enumerate((model.segmentor, model.teacher.network)):
             network.load_state_dict(segmentor(seed, **PAPER).state_dict())
         return model
 

@@ -5,12 +5,13 @@ from itertools import permutations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mmseg_semi.functional import select_agents
 from mmseg_semi.models.heads import AgentRankHead
 
-from .conftest import SEGMENTOR
+from ..conftest import SEGMENTOR
+from ..helpers import mixed_by_hand
+from ..steps import whole_step
 
 TAP = 'backbone.decoder.1'  # (B, 8, 8, 8) of images of 32 x 32 pixels
 HEAD = dict(type='AgentRankHead', tap=TAP, num_agents=10, loss_weight=0.1)
@@ -27,18 +28,6 @@ def build_rank(build):
     return make
 
 
-def run_step(model, data, views=True):
-    """A step up to the losses."""
-    step = model.begin_step(**model.data_preprocessor(data, True))
-    model.forward_student(step)
-    model.make_pseudo_label(step)
-    model.refine(step)
-    model.make_views(step)
-    if views:
-        model.forward_views(step)
-    return step
-
-
 def head_loss(model, step, seed=3):
     torch.manual_seed(seed)
     return model.heads['rank'](step)['loss']
@@ -52,7 +41,7 @@ def agents_of(weak, num=10, seed=3, valid=None, **options):
 
 
 def strong_of(step):
-    return [view.outputs.features[TAP] for view in step.views]
+    return [view.outputs.features[TAP] for view in step.streams['strong']]
 
 
 def correlations(features, agents):
@@ -105,7 +94,7 @@ def assert_loss(ours, expected, weight=0.1):
 @pytest.mark.parametrize('kind', COMPARE)
 def test_loss_is_the_papers_formula_and_the_mean_of_the_views(build_rank, batch, kind, agents_from):
     model = build_rank(consistency=kind, agents_from=agents_from)
-    step = run_step(model, batch(unlabeled=((32, 32),) * 3))
+    step = whole_step(model, batch(unlabeled=((32, 32),) * 3))
     weak = [step.teacher.features[TAP]] * 2
     strong = strong_of(step)
     assert weak[0].shape == (3, 8, 8, 8) and len(strong) == 2
@@ -128,7 +117,7 @@ def test_loss_is_the_papers_formula_and_the_mean_of_the_views(build_rank, batch,
 def test_gradient_is_that_of_the_formula(build_rank, batch):
     for agents_from in ('view', 'weak'):
         model = build_rank(agents_from=agents_from)
-        step = run_step(model, batch())
+        step = whole_step(model, batch())
         weak, strong = [step.teacher.features[TAP]] * 2, strong_of(step)
         pairs = zip(weak, strong, agents_of(weak))
         expected = sum(
@@ -153,31 +142,21 @@ def test_the_loss_counts_under_its_name_and_reaches_the_network(build_rank, batc
 
 
 # ------------------------------------------------------------------------------------- mixing
-def mixed_by_hand(weak, mix, align_corners):
-    """Weak features enlarged, cut and pasted with the view's box, and reduced again."""
-    resize = dict(mode='bilinear', align_corners=align_corners)
-    full = F.interpolate(weak, size=mix.mask.shape[-2:], **resize)
-    mixed = full.clone()
-    for b, partner in enumerate(mix.partners.tolist()):
-        mixed[b][:, mix.mask[b]] = full[partner][:, mix.mask[b]]
-    return F.interpolate(mixed, size=weak.shape[-2:], **resize)
-
-
 @pytest.mark.parametrize('align_corners', [False, True])
 def test_weak_features_are_mixed_with_each_views_own_box(build_rank, batch, align_corners):
     segmentor = deepcopy(SEGMENTOR)
     segmentor['decode_head']['align_corners'] = align_corners
     model = build_rank(model=dict(mixer=MIXED, segmentor=segmentor))
-    step = run_step(model, batch(unlabeled=((32, 32),) * 3))
+    step = whole_step(model, batch(unlabeled=((32, 32),) * 3))
     raw = step.teacher.features[TAP].detach()
-    assert not torch.equal(step.views[0].mix.mask, step.views[1].mix.mask)
+    assert not torch.equal(step.streams['strong'][0].mix.mask, step.streams['strong'][1].mix.mask)
 
     def expected(weak):
         pairs = zip(weak, strong_of(step), agents_of(weak))
         return sum(view_loss(f, g, index) for f, g, index in pairs) / 2
 
-    weak = [mixed_by_hand(raw, view.mix, align_corners) for view in step.views]
-    for view, ours in zip(step.views, weak):
+    weak = [mixed_by_hand(raw, view.mix, align_corners) for view in step.streams['strong']]
+    for view, ours in zip(step.streams['strong'], weak):
         torch.testing.assert_close(model.heads['rank'].weak_features(step, view), ours)
     loss = head_loss(model, step)
     assert_loss(loss, expected(weak))
@@ -185,15 +164,15 @@ def test_weak_features_are_mixed_with_each_views_own_box(build_rank, batch, alig
     for wrong in (
         [raw, raw],
         weak[::-1],
-        [mixed_by_hand(raw, view.mix, not align_corners) for view in step.views],
+        [mixed_by_hand(raw, view.mix, not align_corners) for view in step.streams['strong']],
     ):
         assert abs(0.1 * expected(wrong) - loss) > 1e-3 * loss
 
 
 def test_an_unmixed_view_has_the_weak_features_themselves(build_rank, batch):
     model = build_rank()
-    step = run_step(model, batch())
-    for view in step.views:
+    step = whole_step(model, batch())
+    for view in step.streams['strong']:
         weak = model.heads['rank'].weak_features(step, view)
         assert torch.equal(weak, step.teacher.features[TAP]) and not weak.requires_grad
 
@@ -203,7 +182,7 @@ def test_an_unmixed_view_has_the_weak_features_themselves(build_rank, batch):
 @pytest.mark.parametrize('agents_from', ['view', 'weak'])
 def test_no_gradient_into_the_weak_features(build_rank, batch, agents_from, mixer):
     model = build_rank(agents_from=agents_from, model=dict(mixer=mixer))
-    step = run_step(model, batch())
+    step = whole_step(model, batch())
     weak = step.teacher.features[TAP]
     assert weak.requires_grad, 'the student labels its own images'
     grads = torch.autograd.grad(head_loss(model, step), [weak, *strong_of(step)], allow_unused=True)
@@ -212,18 +191,18 @@ def test_no_gradient_into_the_weak_features(build_rank, batch, agents_from, mixe
 
 
 def test_the_ema_teachers_features_are_the_weak_ones(build_rank, batch):
-    model = build_rank(model=dict(teacher=dict(type='ema')))
-    model.hook_attached('MeanTeacherHook')
+    model = build_rank(model=dict(teacher=dict(type='EMATeacher')))
     torch.manual_seed(1)
-    for value in model.teacher.parameters():
+    teacher = model.teacher.network
+    for value in teacher.parameters():
         value.add_(0.1 * torch.randn_like(value))
-    step = run_step(model, batch())
+    step = whole_step(model, batch())
     with torch.no_grad():
         maps = []
-        handle = model.teacher.backbone.decoder[1].register_forward_hook(
+        handle = teacher.backbone.decoder[1].register_forward_hook(
             lambda _, __, output: maps.append(output)
         )
-        model.teacher.extract_feat(step.weak_images)
+        teacher.extract_feat(step.weak_images)
         handle.remove()
     assert torch.equal(step.teacher.features[TAP], maps[0])
     assert not maps[0].allclose(step.weak.features[TAP])
@@ -232,7 +211,7 @@ def test_the_ema_teachers_features_are_the_weak_ones(build_rank, batch):
     pairs = zip(weak, strong_of(step), agents_of(weak))
     assert_loss(loss, sum(view_loss(f, g, index) for f, g, index in pairs) / 2)
     loss.backward()
-    assert all(value.grad is None for value in model.teacher.parameters())
+    assert all(value.grad is None for value in teacher.parameters())
     first = next(model.segmentor.backbone.parameters())
     assert first.grad.abs().max() > 0
 
@@ -241,23 +220,23 @@ def test_the_ema_teachers_features_are_the_weak_ones(build_rank, batch):
 def test_mean_over_the_permutations_is_24_times_smaller(build_rank, batch):
     data = batch()
     total, mean = (
-        head_loss(model, run_step(model, data))
+        head_loss(model, whole_step(model, data))
         for model in (build_rank(), build_rank(reduction='mean'))
     )
     torch.testing.assert_close(mean * 24, total)
     weighty = build_rank(loss_weight=0.7)
-    torch.testing.assert_close(head_loss(weighty, run_step(weighty, data)), 7 * total)
+    torch.testing.assert_close(head_loss(weighty, whole_step(weighty, data)), 7 * total)
 
 
 def test_padding_does_not_count(build_rank, batch):
     """The mean is over the valid pixels of both images; a mixed view has a mixed mask."""
     for mixer in (None, MIXED):
         model = build_rank(model=dict(mixer=mixer))
-        step = run_step(model, batch(unlabeled=((32, 32), (20, 12))))
-        weak = [model.heads['rank'].weak_features(step, view) for view in step.views]
+        step = whole_step(model, batch(unlabeled=((32, 32), (20, 12))))
+        weak = [model.heads['rank'].weak_features(step, view) for view in step.streams['strong']]
         expected, all_pixels = [], []
         # A feature pixel is 4 x 4 pixels; the first of them speaks for it.
-        masks = [view.pseudo.valid[:, ::4, ::4] for view in step.views]
+        masks = [view.pseudo.valid[:, ::4, ::4] for view in step.streams['strong']]
         chosen = agents_of(weak, valid=masks)
         for valid, f, g, index in zip(masks, weak, strong_of(step), chosen):
             assert not valid.all() and valid.flatten(1).gather(1, index).all()
@@ -270,8 +249,8 @@ def test_padding_does_not_count(build_rank, batch):
 
 def test_nothing_valid_gives_zero_with_a_gradient(build_rank, batch):
     model = build_rank()
-    step = run_step(model, batch())
-    for view in step.views:
+    step = whole_step(model, batch())
+    for view in step.streams['strong']:
         view.pseudo.valid = torch.zeros_like(view.pseudo.valid)
     loss = head_loss(model, step)
     grads = torch.autograd.grad(loss, strong_of(step))
@@ -281,7 +260,7 @@ def test_nothing_valid_gives_zero_with_a_gradient(build_rank, batch):
 @pytest.mark.parametrize('strategy', ['random', 'top', 'all'])
 def test_other_strategies_choose_their_agents(build_rank, batch, strategy):
     model = build_rank(strategy=strategy)
-    step = run_step(model, batch())
+    step = whole_step(model, batch())
     weak = [step.teacher.features[TAP]] * 2
     index = agents_of(weak, strategy=strategy)
     pairs = zip(weak, strong_of(step), index)
@@ -292,7 +271,7 @@ def test_other_strategies_choose_their_agents(build_rank, batch, strategy):
 # ----------------------------------------------------------------------------------- messages
 def test_more_agents_than_pixels_are_refused(build_rank, batch):
     model = build_rank(num_agents=65)
-    step = run_step(model, batch())
+    step = whole_step(model, batch())
     with pytest.raises(ValueError, match=f"'{TAP}' have 8 x 8 = 64 pixels.*num_agents=65"):
         model.heads['rank'](step)
     head_loss(build_rank(num_agents=64), step)
@@ -301,9 +280,9 @@ def test_more_agents_than_pixels_are_refused(build_rank, batch):
 
 
 def test_a_batch_without_strong_views_is_refused(build, batch):
-    model = build(losses=None, perturbation=None, heads=dict(rank=HEAD))
+    model = build(losses=None, streams=None, heads=dict(rank=HEAD))
     data = model.data_preprocessor(batch(views=0), True)
-    with pytest.raises(ValueError, match='AgentRankHead.*StrongViews.num_views'):
+    with pytest.raises(ValueError, match='AgentRankHead.*batch has 0 strong views: .*num_views'):
         model(**data, mode='loss')
 
 
@@ -319,10 +298,10 @@ def test_the_papers_tap_is_refused_where_there_is_no_aspp(build):
         (dict(consistency='js'), "consistency must be one of .*'rank'.*'js'"),
         (dict(agents_from='strong'), "agents_from must be one of .*'view'.*'strong'"),
         (dict(reduction='none'), "reduction must be one of .*'sum'.*'none'"),
-        (dict(top=0), 'top must be a whole number >= 2, got 0'),
-        (dict(top=9), 'top must be at most 8, got 9'),
-        (dict(top=2.0), 'top must be a whole number >= 2, got 2.0'),
-        (dict(top=1), 'top must be a whole number >= 2, got 1'),
+        (dict(top=0), 'top must be a whole number from 2 to 8, got 0'),
+        (dict(top=9), 'top must be a whole number from 2 to 8, got 9'),
+        (dict(top=2.0), 'top must be a whole number from 2 to 8, got 2.0'),
+        (dict(top=1), 'top must be a whole number from 2 to 8, got 1'),
         (dict(tap=''), "tap must be the name of a feature.*got ''"),
         (dict(num_agents=3), 'num_agents must be a whole number >= top=4, got 3'),
         (dict(num_agents=12.0), 'num_agents must be a whole number >= 1, got 12.0'),

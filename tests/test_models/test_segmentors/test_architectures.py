@@ -16,7 +16,9 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import nn
 
-from mmseg_semi.models.segmentors.student import forward_segmentor, supervised_losses
+from mmseg_semi.models.segmentors.network import supervised_losses
+
+from ..helpers import hooked
 
 BN = dict(type='BN', requires_grad=True)
 PREPROCESSOR = dict(
@@ -155,16 +157,15 @@ def unimatch(segmentor: dict[str, Any]) -> dict[str, Any]:
     tests = dict(train_cfg=dict(), test_cfg=dict(mode='whole'))
     return dict(
         segmentor=dict(deepcopy(segmentor), data_preprocessor=PREPROCESSOR, **tests),
-        perturbation=dict(type='FeatureDropout', prob=0.5),
+        streams=dict(perturbed=dict(features='weak', perturbation=dict(type='FeatureDropout'))),
         mixer=dict(type='CutMix', prob=1.0),
         refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.3)),
-        teacher=dict(type='ema'),
+        teacher=dict(type='EMATeacher'),
     )
 
 
 def make_model(build: Any, name: str) -> Any:
-    model = build(**unimatch(BUILDERS[name]()))
-    model.hook_attached('MeanTeacherHook')
+    model = hooked(build(**unimatch(BUILDERS[name]())))
     model.train()
     return model
 
@@ -182,7 +183,7 @@ def state_of(network: nn.Module) -> list[torch.Tensor]:
 @pytest.mark.parametrize('name', BUILDERS)
 def test_trains_the_student_and_nothing_else(build, images, name):
     model = make_model(build, name)
-    teacher = state_of(model.teacher)
+    teacher = state_of(model.teacher.network)
     losses = model(**model.data_preprocessor(images(), True), mode='loss')
     assert {'strong.loss', 'perturbed.loss'} < losses.keys()
     total, log = model.parse_losses(losses)
@@ -196,14 +197,14 @@ def test_trains_the_student_and_nothing_else(build, images, name):
     parameters = dict(model.segmentor.named_parameters())
     without = {key for key, value in parameters.items() if value.grad is None}
     assert without == set(), 'parameters that no loss reaches'
-    assert all(value.grad is None for value in model.teacher.parameters())
+    assert all(value.grad is None for value in model.teacher.network.parameters())
 
     before = {key: value.detach().clone() for key, value in parameters.items()}
     optimizer = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0))
     values = [model.train_step(images(), optimizer) for _ in range(2)]
     assert all(value.isfinite() for value in values[-1].values())
     assert {key for key in parameters if torch.equal(before[key], parameters[key])} == set()
-    assert all(map(torch.equal, state_of(model.teacher), teacher))
+    assert all(map(torch.equal, state_of(model.teacher.network), teacher))
 
 
 @pytest.mark.parametrize('name', BUILDERS)
@@ -213,7 +214,7 @@ def test_part_by_part_is_what_mmseg_does_in_one_pass(build, images, name):
     data = model.data_preprocessor(images(), True)
     inputs, samples = data['inputs']['labeled'], data['data_samples']['labeled']
     segmentor = model.segmentor.eval()
-    outputs = forward_segmentor(segmentor, inputs)
+    outputs = model.run(inputs)
     assert outputs.logits.shape == (2, 3, 64, 64)
     metas = [sample.metainfo for sample in samples]
     torch.testing.assert_close(outputs.logits, segmentor.encode_decode(inputs, metas))

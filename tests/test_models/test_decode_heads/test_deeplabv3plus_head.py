@@ -11,10 +11,11 @@ from torch import nn
 
 from mmseg_semi.models import DeepLabV3PlusHead
 from mmseg_semi.models.component import feature_channels
-from mmseg_semi.models.segmentors.feature_taps import FeatureTaps
-from mmseg_semi.models.segmentors.student import decode_perturbed, forward_segmentor
+from mmseg_semi.models.perturbations import BasePerturbation
+from mmseg_semi.models.segmentors.network import decode, encode
 
-from .conftest import SEGMENTOR
+from ..conftest import SEGMENTOR
+from ..steps import taps_of, whole_step
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 BN = dict(type='BN', requires_grad=True)
@@ -167,9 +168,8 @@ THEIRS = dict(
 
 def test_taps(build):
     segmentor = build(segmentor=segmentor_config(**OURS)).segmentor.eval()
-    outputs = forward_segmentor(
-        segmentor, torch.randn(2, 3, 32, 32), FeatureTaps(['aspp', 'penultimate', 'encoder'])
-    )
+    taps = taps_of('aspp', 'penultimate', 'encoder')
+    outputs = decode(segmentor, encode(segmentor, torch.randn(2, 3, 32, 32), taps), taps)
     head, features = segmentor.decode_head, outputs.features
     high = outputs.maps[3]
     assert features['encoder'] is high and features['aspp'].shape == (2, 16, 2, 2)
@@ -185,32 +185,47 @@ def test_taps(build):
     [(OURS, [0, 3]), (THEIRS, [0, 3]), (dict(THEIRS, c1_in_channels=0, c1_channels=0), [3])],
     ids=['DeepLabV3PlusHead', 'DepthwiseSeparableASPPHead', 'without a low level'],
 )
-def test_every_map_that_the_decoder_reads_is_perturbed_and_no_other(build, head, read):
+class Shift(BasePerturbation):
+    """Add 1 to the first map that it gets, 2 to the second, ..."""
+
+    def forward(self, maps, views):
+        self.seen = maps
+        return [one + shift for shift, one in enumerate(maps, start=1)]
+
+
+class ZeroFirst(BasePerturbation):
+    def forward(self, maps, views):
+        return [torch.zeros_like(maps[0]), *maps[1:]]
+
+
+def perturbed_outputs(build, batch, head, perturbation):
+    """The model, and its outputs on the weak images before and after the perturbation."""
+    streams = dict(perturbed=dict(features='weak', perturbation=perturbation))
+    model = build(segmentor=segmentor_config(**head), streams=streams).eval()
+    step = whole_step(model, batch())
+    return model, step.weak, step.streams['perturbed'][0].outputs
+
+
+@pytest.mark.parametrize(
+    'head, read',
+    [(OURS, [0, 3]), (THEIRS, [0, 3]), (dict(THEIRS, c1_in_channels=0, c1_channels=0), [3])],
+    ids=['DeepLabV3PlusHead', 'DepthwiseSeparableASPPHead', 'without a low level'],
+)
+def test_every_map_that_the_decoder_reads_is_perturbed_and_no_other(build, batch, head, read):
     """mmseg's DeepLabV3+ head reads map 0, which its in_index does not name."""
-    segmentor = build(segmentor=segmentor_config(**head)).segmentor.eval()
-    outputs = forward_segmentor(segmentor, torch.randn(2, 3, 32, 32))
-    seen = []
-
-    def perturb(feature):
-        seen.append([i for i, one in enumerate(outputs.maps) if one is feature])
-        return feature + len(seen)
-
-    perturbed = decode_perturbed(segmentor, outputs, perturb)
+    shift = Shift()
+    model, outputs, perturbed = perturbed_outputs(build, batch, head, shift)
+    seen = [[i for i, m in enumerate(outputs.maps) if m.equal(one)] for one in shift.seen]
     assert seen == [[i] for i in read]
     changed = list(outputs.maps)
     for shift, i in enumerate(read, start=1):
         changed[i] = changed[i] + shift
-    torch.testing.assert_close(perturbed.stages[-1], segmentor.decode_head(changed))
+    torch.testing.assert_close(perturbed.stages[-1], model.segmentor.decode_head(changed))
     assert not torch.allclose(perturbed.stages[-1], outputs.stages[-1], atol=1e-3)
 
 
-def test_the_low_level_map_alone_changes_what_mmsegs_head_gives(build):
-    segmentor = build(segmentor=segmentor_config(**THEIRS)).segmentor.eval()
-    outputs = forward_segmentor(segmentor, torch.randn(2, 3, 32, 32))
-    low = outputs.maps[0]
-    perturbed = decode_perturbed(
-        segmentor, outputs, lambda one: torch.zeros_like(one) if one is low else one
-    )
+def test_the_low_level_map_alone_changes_what_mmsegs_head_gives(build, batch):
+    _, outputs, perturbed = perturbed_outputs(build, batch, THEIRS, ZeroFirst())
     assert not torch.allclose(perturbed.stages[-1], outputs.stages[-1], atol=1e-4)
 
 
@@ -219,7 +234,7 @@ def test_a_step_trains_it(build, batch):
     model = build(
         segmentor=segmentor_config(**OURS),
         heads=dict(rank=rank),
-        perturbation=dict(type='FeatureDropout', prob=0.5),
+        streams=dict(perturbed=dict(features='weak', perturbation=dict(type='FeatureDropout'))),
     )
     losses = model(**model.data_preprocessor(batch(), True), mode='loss')
     total, log = model.parse_losses(losses)

@@ -1,0 +1,104 @@
+"""Perturbations as a user would write them: they see all maps of all views of a stream at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from mmseg_semi.arguments import Number
+from mmseg_semi.models.perturbations import BasePerturbation
+
+from ..helpers import hooked
+from ..steps import mixed_step, whole_step
+from ..test_decode_heads.test_deeplabv3plus_head import THEIRS, segmentor_config
+
+
+@MODELS.register_module()
+class ComplementaryDropoutForTest(BasePerturbation):
+    """UniMatch V2: what one strong view loses, the other one keeps, doubled.
+
+    One draw m of 0 or 1 for each image and channel: view 1 times 2 m, view 2 times 2 - 2 m, in
+    every map.
+    """
+
+    def __init__(self, prob: Annotated[float, Number(0, 1)] = 0.5) -> None:
+        super().__init__()
+        self.prob = prob
+
+    def forward(self, maps: list[Tensor], views: int) -> list[Tensor]:
+        """See the class."""
+        if views != 2:
+            raise ValueError(f'two strong views complement each other, got {views}')
+        images, channels = len(maps[0]) // 2, max(one.shape[1] for one in maps)
+        keep = torch.rand(images, channels, 1, 1, device=maps[0].device) >= self.prob
+        factor = torch.cat([2.0 * keep, 2.0 * ~keep])
+        return [one * factor[:, : one.shape[1]].to(one.dtype) for one in maps]
+
+
+V2 = dict(
+    segmentor=segmentor_config(**THEIRS),
+    teacher=dict(type='EMATeacher', momentum=0.996),
+    refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.0)),
+    streams=dict(strong=dict(perturbation=dict(type='ComplementaryDropoutForTest'))),
+    losses=dict(strong=dict(type='PseudoLabelCrossEntropy', loss_weight=0.5)),
+)
+
+
+def test_dropout_of_two_strong_views_is_complementary_in_every_map(build, batch):
+    """UniMatch V2 is a config; the decoder reads maps 0 and 3, of 16 and 128 channels."""
+    model = hooked(build(**V2))
+    assert [[one.name for one in several] for several in model.passes[0]] == [['labeled']]
+    step = mixed_step(model, batch(unlabeled=((32, 32),) * 3))
+    encoded = []
+    model.segmentor.backbone.register_forward_hook(lambda _, __, maps: encoded.append(maps))
+    model.run_pass(step, *model.passes[1])
+    clean = encoded[0]
+    first, second = (view.outputs.maps for view in step.streams['strong'])
+    factors = []
+    for level, one in enumerate(clean):
+        ours = torch.cat([first[level], second[level]])
+        if level not in (0, 3):
+            assert torch.equal(ours, one), 'nobody reads it'
+            continue
+        alive = one.flatten(2).abs().sum(2) > 0
+        factor = ours.flatten(2).abs().sum(2) / one.flatten(2).abs().sum(2)
+        for image in range(3):
+            both = alive[image] & alive[image + 3]
+            assert both.sum() > 5
+            pair = torch.stack([factor[image], factor[image + 3]])[:, both]
+            torch.testing.assert_close(pair.sum(0), torch.full_like(pair[0], 2.0))
+            assert {round(float(x), 4) for x in pair.flatten()} == {0.0, 2.0}
+        factors.append(torch.where(alive, factor, torch.nan))
+    low, high = factors
+    shared = low.isfinite() & high[:, : low.shape[1]].isfinite()
+    torch.testing.assert_close(low[shared], high[:, : low.shape[1]][shared])
+    assert not torch.equal(low[0].nan_to_num(), low[1].nan_to_num()), 'each image for itself'
+
+
+def test_unimatch_v2_trains_through_what_is_left(build, batch):
+    model = hooked(build(**V2))
+    losses = model(**model.data_preprocessor(batch(), True), mode='loss')
+    total, log = model.parse_losses(losses)
+    total.backward()
+    assert log['strong.loss'] > 0 and 'perturbed.loss' not in log
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+class Note(BasePerturbation):
+    def forward(self, maps: list[Tensor], views: int) -> list[Tensor]:
+        self.views, self.sizes = views, [len(one) for one in maps]
+        return maps
+
+
+def test_views_come_one_after_the_other(build, batch):
+    notes = {name: Note() for name in ('weak', 'strong', 'second')}
+    streams = {name: dict(perturbation=note) for name, note in notes.items()}
+    streams['second'].update(images='strong', view=1)
+    losses = {name: dict(type='PseudoLabelCrossEntropy', stream=name) for name in notes}
+    whole_step(build(streams=streams, losses=losses), batch(unlabeled=((32, 32),) * 3))
+    assert {name: (note.views, note.sizes) for name, note in notes.items()} == dict(
+        weak=(1, [3]), strong=(2, [6]), second=(1, [3])
+    )

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from mmseg_semi.models.teachers import EMATeacher
+from mmseg_semi.models.teachers.ema_teacher import update_teacher
+
+from ..helpers import hooked, logits_of
+from ..steps import clean_step
+
+
+def with_teacher(build, **changes):
+    return hooked(build(teacher=dict(type='EMATeacher'), **changes))
+
+
+def test_pseudo_labels_come_from_the_teacher_in_eval_mode(build, batch):
+    model = with_teacher(build)
+    torch.manual_seed(1)
+    for parameter in model.teacher.network.parameters():
+        parameter.add_(torch.randn_like(parameter))
+    model.train()
+    assert not model.teacher.network.training and not model.teacher.network.decode_head.training
+    step = clean_step(model, batch())
+    before = {name: value.clone() for name, value in model.teacher.network.state_dict().items()}
+    model.make_pseudo_label(step)
+    expected = logits_of(model.teacher.network, step.weak_images).argmax(1)
+    assert torch.equal(step.pseudo.label, expected)
+    for name, value in model.teacher.network.state_dict().items():
+        assert torch.equal(value, before[name]), f'{name} moved in a forward pass'
+
+
+def test_gradients_reach_the_student_alone_and_the_teacher_is_in_no_optimizer(build, batch):
+    model = with_teacher(build)
+    total, _ = model.parse_losses(model(**model.data_preprocessor(batch(), True), mode='loss'))
+    total.backward()
+    assert all(p.grad is not None for p in model.segmentor.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in model.teacher.network.parameters())
+    ours = {id(p) for p in model.parameters()}
+    assert ours == {id(p) for p in model.segmentor.parameters()}
+
+
+def test_teacher_is_saved_and_restored_and_moves_with_the_model(build):
+    model = with_teacher(build)
+    model.teacher.network.decode_head.conv_seg.weight.fill_(3.0)
+    state = deepcopy(model.state_dict())
+    other = with_teacher(build)
+    assert not other.load_state_dict(state).missing_keys
+    assert (other.teacher.network.decode_head.conv_seg.weight == 3.0).all()
+    assert other.double().teacher.network.decode_head.conv_seg.weight.dtype == torch.float64
+    for key in [key for key in state if key.startswith('teacher.')]:
+        del state[key]
+    with pytest.raises(RuntimeError, match='teacher'):
+        with_teacher(build).load_state_dict(state)
+
+
+def test_update_teacher_is_the_formula_for_parameters_and_buffers(build):
+    student, teacher = build().segmentor, build().segmentor
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for value in (*student.parameters(), *student.buffers()):
+            value.copy_(torch.randn(value.shape).mul(10))
+    old = deepcopy(teacher.state_dict())
+    new = student.state_dict()
+    for mode in ('ema', 'copy'):
+        teacher.load_state_dict(old)
+        update_teacher(teacher, student, 0.9, mode)
+        for name, value in teacher.state_dict().items():
+            copied = not value.is_floating_point() or (mode == 'copy' and 'running' in name)
+            expected = new[name] if copied else 0.9 * old[name] + 0.1 * new[name]
+            torch.testing.assert_close(value, expected, msg=name)
+    with pytest.raises(ValueError, match="'mean'"):
+        update_teacher(teacher, student, 0.9, 'mean')
+
+
+def test_momentum_warms_up():
+    teacher = EMATeacher(momentum=0.99)
+    assert [teacher.momentum_at(t) for t in (0, 1, 3, 98, 99, 1000)] == pytest.approx(
+        [0.0, 0.5, 0.75, 98 / 99, 0.99, 0.99]
+    )
+    assert EMATeacher(momentum=0.5, warm_up=False).momentum_at(0) == 0.5
+    for wrong in (dict(momentum=1.0), dict(buffers='none'), dict(mode='test'), dict(warm_up=1)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            EMATeacher(**wrong)
+
+
+def test_a_teacher_without_its_hook_is_refused(build, batch):
+    model = build(teacher=dict(type='EMATeacher'))
+    with pytest.raises(RuntimeError, match='MeanTeacherHook.*custom_hooks'):
+        model(**model.data_preprocessor(batch(), True), mode='loss')
+
+
+def test_a_plain_checkpoint_starts_student_and_teacher(build):
+    plain = build().segmentor
+    plain.decode_head.conv_seg.bias.data.fill_(5.0)
+    model = with_teacher(build)
+    result = model.load_state_dict(plain.state_dict())
+    assert not result.missing_keys and not result.unexpected_keys
+    assert (model.segmentor.decode_head.conv_seg.bias == 5.0).all()
+    assert (model.teacher.network.decode_head.conv_seg.bias == 5.0).all()
