@@ -217,10 +217,7 @@ def small_settings(base: str, data_root: Path) -> dict[str, Any]:
     )
 
 
-EMA = dict(
-    model=dict(teacher=dict(type='ema')),
-    custom_hooks=[dict(type='DataCheckHook'), dict(type='MeanTeacherHook', momentum=0.6)],
-)
+EMA = dict(model=dict(teacher=dict(type='EMATeacher', momentum=0.6)))
 
 
 def write_config(path: Path, base: str, data_root: Path, **changes: Any) -> Path:

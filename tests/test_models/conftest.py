@@ -48,7 +48,9 @@ UNIMATCH = dict(
     supervised_weight=0.5,
     refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.6)),
     mixer=dict(type='CutMix', prob=0.0),
-    perturbation=dict(type='FeatureDropout', prob=0.0),
+    streams=dict(
+        perturbed=dict(features='weak', perturbation=dict(type='FeatureDropout', prob=0.0))
+    ),
     losses=dict(
         strong=dict(type='PseudoLabelCrossEntropy', stream='strong', loss_weight=0.25),
         perturbed=dict(type='PseudoLabelCrossEntropy', stream='perturbed', loss_weight=0.25),
