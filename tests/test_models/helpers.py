@@ -146,3 +146,19 @@ def shake(network: nn.Module, scale: float = 0.3, seed: int = 1) -> None:
     with torch.no_grad():
         for value in network.parameters():
             value.add_(scale * torch.randn_like(value))
+
+
+def same_rows(first: Tensor, second: Tensor) -> bool:
+    """Two sets of vectors are one, up to rounding."""
+    if not len(first) or not len(second):
+        return len(first) == len(second)
+    distance = torch.cdist(first.double(), second.double())
+    return bool(distance.amin(0).max() < 1e-4 and distance.amin(1).max() < 1e-4)
+
+
+def queue_of(queues: nn.Module, number: int) -> Tensor:
+    """Entries of one of ``NegativeQueues``, the oldest first."""
+    count, head = int(queues.counts[number]), int(queues.heads[number])
+    length, start = int(queues.lengths[number]), int(queues.starts[number])
+    places = [(head - count + i) % length for i in range(count)]
+    return queues.features[start : start + length][places]
