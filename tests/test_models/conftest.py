@@ -1,6 +1,7 @@
 from copy import deepcopy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -13,6 +14,7 @@ import mmseg_semi  # noqa: F401
 from mmseg_semi.structures import PseudoLabel
 
 from .helpers import hooked, integers
+from .weighting_parts import REFINERS, WEIGHT, weighting_segmentor
 
 NORM = dict(type='BN', requires_grad=True)
 SEGMENTOR = dict(
@@ -215,5 +217,54 @@ def loading(build_ael):
         mixer.bank[5, 2] = mixer.bank[7, 1] = mixer.bank[9, 1] = 1
         mixer.bank[0, 1] = 1  # an image of the batch, that contained class 1 once
         return model, Loader(model, views)
+
+    return make
+
+
+def shaken(model):
+    """Weights with which predictions vary and are sometimes sure."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for network in filter(None, (model.segmentor, getattr(model.teacher, 'network', None))):
+            head = network.decode_head
+            head = head[-1] if isinstance(head, torch.nn.ModuleList) else head
+            head.conv_seg.weight.copy_(torch.randn(head.conv_seg.weight.shape))
+    return hooked(model).train()
+
+
+@pytest.fixture
+def weighting(build):
+    """Build a weighting model: changes of its weight refiner, and of the model."""
+
+    def make(weight=None, **changes):
+        refiners = dict(REFINERS, weight=dict(WEIGHT, **(weight or {})))
+        return shaken(
+            build(
+                **{**dict(segmentor=weighting_segmentor(SEGMENTOR), refiners=refiners), **changes}
+            )
+        )
+
+    return make
+
+
+@pytest.fixture
+def boxed(batch):
+    """Make a batch whose unlabeled images have random boxes of the three classes."""
+
+    def make(seed=0, absent=(), **sizes):
+        data = batch(seed=seed, **sizes)
+        rng = np.random.default_rng(seed)
+        for sample in data['unlabeled']['data_samples']:
+            size = sample.valid.shape
+            packed = np.zeros((1, *size), np.uint8)
+            for number in (n for n in range(3) if n not in absent):
+                for y, x in rng.integers(0, 28, (2, 2)):
+                    packed[0, y : y + 20, x : x + 20] |= 1 << number
+            sample.detections = PixelData(data=torch.from_numpy(packed))
+        for sample in data['labeled']['data_samples']:
+            for number in absent:
+                truth = sample.gt_sem_seg.data
+                truth[truth == number] = (number + 1) % 3
+        return data
 
     return make
