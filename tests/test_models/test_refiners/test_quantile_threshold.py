@@ -181,3 +181,18 @@ def test_two_ranks_have_the_threshold_of_the_whole_batch(server, tmp_path):
         for (logits, mask), selected in zip(ranks, (first, second)):
             refined = score(refine_neighborhood(logits.softmax(1) * mask[:, None]))
             assert torch.equal(selected, mask & (refined > gamma))
+
+
+def test_other_images_are_measured_by_the_threshold_of_the_batch():
+    """Those that a mixer loads besides; the batch's median is 0.3."""
+
+    def pseudo(margins):
+        return pseudo_of(two_classes(margins).log()).update(prob=two_classes(margins))
+
+    raw, others = pseudo([0.1, 0.2, 0.3, 0.4, 0.5]), pseudo([0.25, 0.35, 0.9, 0.95])
+    part, step = QuantileThreshold(alpha=0.5, decay=False), at(raw)
+    for _ in range(2):
+        selected = part(others, None, step).selected.flatten().tolist()
+        assert selected == [False, True, True, True]
+    assert step.figures == {} and logged(part, step) == pytest.approx(0.3)
+    assert part(raw, None, step).selected.flatten().tolist() == [False] * 3 + [True] * 2
