@@ -1,58 +1,56 @@
-"""Code that runs on two gloo ranks of one machine, as forks of the fork server's process."""
+"""Two gloo ranks on a CPU that call a function of a test file.
+
+Run by the fixture ``on_two_ranks`` in a fork server: ``two_ranks.py MODULE FILE FUNCTION``, in a
+folder with the function's other arguments in ``inputs.pt``; leaves ``rank0.pt`` and ``rank1.pt``.
+"""
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
-import torch
-
-_SCRIPT = """
-import os, sys
 import torch
 import torch.distributed as dist
-from mmseg_semi.utils.runner_setup import finish_distributed
 
-{body}
 
-def start(rank):
+def load_function(module: str, file: str, name: str) -> Callable[..., Any]:
+    """A function of a test file, which is imported as pytest does."""
+    sys.path.insert(0, os.path.dirname(file))
+    return getattr(importlib.import_module(module), name)
+
+
+def be_rank(rank: int, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+    """Join the group, call the function and keep what it returns."""
     torch.set_num_threads(1)
-    given = torch.load('inputs.pt')
-    before = alone(given) if 'alone' in globals() else None
-    store = f'file://{{os.getcwd()}}/store'
+    store = f'file://{Path("store").resolve()}'
     dist.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
-    torch.save((before, run(rank, given)), f'rank{{rank}}.pt')
-    finish_distributed()
-
-pids = []
-for rank in (0, 1):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            start(rank)
-        except BaseException as error:
-            print(f'rank {{rank}}: {{error!r}}', flush=True)
-            os._exit(1)
-        os._exit(0)
-    pids.append(pid)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
-"""
+    torch.save(function(rank, *inputs), f'rank{rank}.pt')
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
-def run_two_ranks(server: Any, folder: Path, body: str, given: Any) -> list[tuple[Any, Any]]:
-    """Run ``run(rank, given)`` of a piece of code on two ranks.
+def main() -> None:
+    """Fork the ranks and wait for both."""
+    function, inputs = load_function(*sys.argv[1:]), torch.load('inputs.pt')
+    ranks = []
+    for rank in (0, 1):
+        ranks.append(os.fork())
+        if ranks[-1] == 0:
+            code = 1
+            try:
+                be_rank(rank, function, inputs)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(code)
+    sys.exit(any([os.waitpid(rank, 0)[1] for rank in ranks]))
 
-    Args:
-        server: The fixture of that name.
-        folder: An empty folder.
-        body: Source that defines ``run``, and ``alone(given)`` if something is to be computed
-            before the ranks know of each other. torch is imported.
-        given: Anything that ``torch.load`` reads.
 
-    Returns:
-        For each rank what ``alone`` (None without one) and what ``run`` returned.
-    """
-    torch.save(given, folder / 'inputs.pt')
-    (folder / 'script.py').write_text(_SCRIPT.format(body=body))
-    server.run(folder / 'script.py', cwd=folder, timeout=120)
-    return [torch.load(folder / f'rank{rank}.pt') for rank in (0, 1)]
+if __name__ == '__main__':
+    main()

@@ -18,7 +18,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, MODELS
 from tool_runs import CONFIGS, differing, load_checkpoint, load_config, train_scalars
-from two_ranks import run_two_ranks
 
 import mmseg_semi  # noqa: F401
 from mmseg_semi.datasets import SampleKey, semi_collate
@@ -524,12 +523,7 @@ def test_picture_without_masks_palette_and_with_fewer_images(root):
 
 
 # --------------------------------------------------------------------------------------- two ranks
-RANKS = """
-from types import SimpleNamespace
-from mmseg_semi.engine.hooks import PseudoLabelStatsHook
-from mmseg_semi.structures import PseudoLabel
-
-def labels(seed, number):
+def labels_of_half_padded_images(seed, number):
     source = torch.Generator().manual_seed(seed)
     logits = torch.randn(number, 4, 8, 9, generator=source)
     # The second half has much more padding.
@@ -559,20 +553,21 @@ def figures(part):
     hook.after_train_iter(runner, 0, truth)
     return values
 
-def alone(given):
-    return figures(lambda x: x), [figures(lambda x: x[:3]), figures(lambda x: x[3:])]
 
-def run(rank, given):
+def figures_of_a_rank(rank):
     return figures(lambda x: x[3 * rank : 3 * rank + 3])
-"""
 
 
-def test_figures_of_two_ranks_are_of_the_global_batch(server, tmp_path):
-    for rank, ((whole, halves), mine) in enumerate(run_two_ranks(server, tmp_path, RANKS, None)):
-        assert len(mine) == 8 and mine == whole
-        for key, value in halves[rank].items():
-            same = key.endswith('raw/filter_ratio') or key.endswith('raw/mining_ratio')
-            assert same or value != mine[key]
+def test_figures_of_two_ranks_are_of_the_global_batch(on_two_ranks):
+    for rank, mine in enumerate(on_two_ranks(figures_of_a_rank)):
+        assert len(mine) == 8
+        assert mine == figures(lambda x: x)
+        for key, value in figures_of_a_rank(rank).items():
+            assert (
+                key.endswith('raw/filter_ratio')
+                or key.endswith('raw/mining_ratio')
+                or (value != mine[key])
+            )
 
 
 # ------------------------------------------------------------------------------------------- a run

@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tool_runs import differing
-from two_ranks import run_two_ranks
 
 from mmseg_semi.engine.hooks import MeanTeacherHook, MemoryBankHook
 from mmseg_semi.models.heads import ContrastHead, contrast_head
-from mmseg_semi.models.heads.contrast_head import rank_bounds
+from mmseg_semi.models.heads.contrast_head import TeacherPixels, rank_bounds
 from mmseg_semi.models.memories import NegativeQueues
+from mmseg_semi.models.quantiles import global_quantiles
 from mmseg_semi.structures import Mix
 
 from ..conftest import SEGMENTOR
@@ -470,18 +470,13 @@ def test_positives_follow_the_prototypes(build_u2pl, batch, capture):
     assert not first.allclose(means, atol=1e-3)
 
 
-RANKS = """
-from mmseg_semi.models.heads import ContrastHead
-from mmseg_semi.models.heads.contrast_head import TeacherPixels
-from mmseg_semi.models.memories import NegativeQueues
-from mmseg_semi.models.quantiles import global_quantiles
-
-def run(rank, given):
+def memory_of_a_rank(rank, rounds):
+    """State of the queues, what each round noted, and positives and quantiles of each round."""
     queues, own = NegativeQueues(4, 3, 7, 10, 5), []
     head = ContrastHead(norm_cfg=None)
     head.num_classes, head.prototypes = 4, None
     rest = []
-    for features, negative, label, entropy, valid in given[rank]:
+    for features, negative, label, entropy, valid in rounds[rank]:
         torch.manual_seed(10 * len(own) + rank)
         queues.note(features, negative)
         own.append([one.clone() for one in queues._pending])
@@ -489,10 +484,9 @@ def run(rank, given):
         positives = head.positives(TeacherPixels(features, None, label, negative))
         rest.append((positives, *global_quantiles(entropy, valid, [0.2, 0.8])))
     return dict(queues.state_dict()), own, rest
-"""
 
 
-def test_two_ranks_hold_one_memory(server, tmp_path):
+def test_two_ranks_hold_one_memory(on_two_ranks):
     """What each rank pushes, in the order of the ranks; positives and quantiles of all pixels."""
     source = torch.Generator().manual_seed(0)
     rounds = [
@@ -509,7 +503,7 @@ def test_two_ranks_hold_one_memory(server, tmp_path):
         for _ in range(5)
     ]
     given = [[ranks[rank] for ranks in rounds] for rank in (0, 1)]
-    (_, first), (_, second) = run_two_ranks(server, tmp_path, RANKS, given)
+    first, second = on_two_ranks(memory_of_a_rank, given)
     assert differing(first[0], second[0]) == [] and differing(list(first[2]), list(second[2])) == []
     wanted = [deque(maxlen=length) for length in (10, 7, 7, 7)]
     for pushes in zip(first[1], second[1]):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.optim import OptimWrapper
-from two_ranks import run_two_ranks
 
 from mmseg_semi.engine.hooks import MemoryBankHook
-from mmseg_semi.models.memories import FeatureMemoryBank
+from mmseg_semi.models.memories import FeatureMemoryBank, feature_memory_bank
 
-from ..helpers import run_step, runner_of
+from ..helpers import make_step, run_step, runner_of
 from ..weighting_parts import (
     AGREE,
     BANK,
@@ -203,35 +203,28 @@ def test_a_hook_twice_is_refused(weighting):
         hooks[0].before_train(runner_of(weighting(), hooks=hooks))
 
 
-RANKS = """
-from types import SimpleNamespace as Space
-from mmseg_semi.engine.hooks import MemoryBankHook
-from mmseg_semi.models.memories import FeatureMemoryBank, feature_memory_bank
-from tests.test_models.helpers import make_step
+def bank_of_a_rank(rank, inputs):
+    """State of the bank after each iteration, and what was drawn."""
+    draw, drawn = feature_memory_bank.sample_per_class, []
 
-draw, drawn = feature_memory_bank.sample_per_class, []
+    def sample_per_class(label, *args):
+        drawn.append(draw(label, *args))
+        return drawn[-1]
 
-def sample_per_class(label, *args):
-    drawn.append(draw(label, *args))
-    return drawn[-1]
-
-feature_memory_bank.sample_per_class = sample_per_class
-
-def run(rank, given):
+    feature_memory_bank.sample_per_class = sample_per_class
     torch.manual_seed(rank)
     bank = FeatureMemoryBank(4, 3, size=7, num_push=4, min_confidence=0.5)
     hook = MemoryBankHook(start=1)
     hook.parts = [bank]
     states = []
-    for iteration, one in enumerate(given[rank]):
-        labeled = Space(features=dict(f=one['features']), stages=[one['logits']])
-        teacher = Space(features=dict(f=one['weak']))
+    for iteration, one in enumerate(inputs[rank]):
+        labeled = SimpleNamespace(features=dict(f=one['features']), stages=[one['logits']])
+        teacher = SimpleNamespace(features=dict(f=one['weak']))
         step = make_step(labeled=labeled, teacher=teacher, truth=one['truth'])
-        bank.note(step, Space(reliable=one['reliable'], label=one['label']), 'f')
-        hook.after_train_iter(Space(iter=iteration), iteration)
+        bank.note(step, SimpleNamespace(reliable=one['reliable'], label=one['label']), 'f')
+        hook.after_train_iter(SimpleNamespace(iter=iteration), iteration)
         states.append({k: v.clone() for k, v in bank.state_dict().items()})
     return dict(states=states, drawn=drawn)
-"""
 
 
 def rank_inputs(rank, iterations=6):
@@ -254,10 +247,10 @@ def rank_inputs(rank, iterations=6):
     return inputs
 
 
-def test_two_ranks_hold_one_bank(server, tmp_path):
+def test_two_ranks_hold_one_bank(on_two_ranks):
     """That of a plain queue which gets the items of rank 0 and then those of rank 1."""
     inputs = [rank_inputs(rank) for rank in (0, 1)]
-    ranks = [found for _, found in run_two_ranks(server, tmp_path, RANKS, inputs)]
+    ranks = on_two_ranks(bank_of_a_rank, inputs)
     fifo = [[deque(maxlen=7) for _ in range(4)] for _ in range(2)]
     bank = FeatureMemoryBank(4, 3, size=7)
     for iteration in range(6):

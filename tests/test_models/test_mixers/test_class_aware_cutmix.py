@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from two_ranks import run_two_ranks
 
-from mmseg_semi.models.mixers import class_aware_cutmix
+from mmseg_semi.models.heads import ClassConfidence
+from mmseg_semi.models.mixers import ClassAwareCutMix, class_aware_cutmix
 from mmseg_semi.structures import PseudoLabel
 
 from ..helpers import integers, make_step, noise, spy
@@ -283,14 +285,8 @@ def test_both_buffers_survive_a_checkpoint(build_ael):
         second.load_state_dict(stored)
 
 
-RANKS = """
-from types import SimpleNamespace
-from mmseg_semi.models.heads import ClassConfidence
-from mmseg_semi.models.mixers import ClassAwareCutMix
-from mmseg_semi.structures import PseudoLabel
-from tests.test_models.helpers import make_step
-
-def build():
+def banks():
+    """A ClassConfidence and a mixer of four classes and eight images."""
     segmentor = SimpleNamespace(decode_head=SimpleNamespace(out_channels=4))
     head, mixer = ClassConfidence(), ClassAwareCutMix(min_pixels=3)
     model = SimpleNamespace(segmentor=segmentor, teacher=SimpleNamespace(mode='eval'))
@@ -300,9 +296,11 @@ def build():
     mixer.set_bank_size(8, keep=False)
     return head, mixer
 
-def moved(given, part):
-    head, mixer = build()
-    for logits, truth, places in given:
+
+def moved(steps, part):
+    """Both states after steps of a part of their images."""
+    head, mixer = banks()
+    for logits, truth, places in steps:
         logits, truth = logits[part], truth[part]
         head.supervised(make_step(labeled=SimpleNamespace(logits=logits), truth=truth))
         pseudo = PseudoLabel.from_logits(logits, truth != 255)
@@ -312,15 +310,12 @@ def moved(given, part):
         mixer.update_state()
     return head.values, mixer.bank
 
-def alone(given):
-    return [moved(given, part) for part in (slice(None), slice(0, 2), slice(2, 4))]
 
-def run(rank, given):
-    return moved(given, slice(2 * rank, 2 * rank + 2))
-"""
+def moved_on_a_rank(rank, steps):
+    return moved(steps, slice(2 * rank, 2 * rank + 2))
 
 
-def test_two_ranks_move_both_states_as_one(server, tmp_path):
+def test_two_ranks_move_both_states_as_one(on_two_ranks):
     steps = []
     for seed in range(4):
         truth = integers(3, 4, 6, 7, seed=seed)
@@ -328,8 +323,9 @@ def test_two_ranks_move_both_states_as_one(server, tmp_path):
         truth[noise(4, 6, 7, seed=50 + seed) > 0.8] = 255
         logits = 2 * noise(4, 4, 6, 7, seed=10 + seed) + 3 * noise(4, 4, 1, 1, seed=60 + seed)
         steps.append((logits, truth, torch.tensor([seed, 5, 6, 5])))
-    for rank, (before, both) in enumerate(run_two_ranks(server, tmp_path, RANKS, steps)):
-        whole, alone = before[0], before[1 + rank]
+    whole = moved(steps, slice(None))
+    for rank, both in enumerate(on_two_ranks(moved_on_a_rank, steps)):
+        alone = moved_on_a_rank(rank, steps)
         torch.testing.assert_close(both[0], whole[0], rtol=1e-12, atol=0)
         assert torch.equal(both[1], whole[1]) and 0 < whole[1].sum() < whole[1].numel()
         assert not torch.allclose(alone[0], whole[0], rtol=1e-3)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from two_ranks import run_two_ranks
 
 from mmseg_semi.functional import quantile_threshold, refine_neighborhood
 from mmseg_semi.models.refiners import NeighborhoodRefiner, QuantileThreshold
@@ -134,13 +133,10 @@ def test_wrong_threshold_arguments_are_refused(build, wrong, message):
         build(refiners=dict(select={**QUANTILE, **wrong}))
 
 
-RANKS = """
-from mmseg_semi.models.refiners import NeighborhoodRefiner, QuantileThreshold
-from tests.test_models.s4mc import at, pseudo_of
-
-def run(rank, given):
+def selected_on_a_rank(rank, rounds):
+    """Threshold and selection of each round by each score."""
     results = []
-    for logits, valid in given[rank]:
+    for logits, valid in rounds[rank]:
         raw = pseudo_of(logits, valid)
         refined = NeighborhoodRefiner()(raw, None, at(raw))
         for score in ('margin', 'entropy'):
@@ -149,10 +145,9 @@ def run(rank, given):
             part.observe(step)
             results.append((step.figures['.threshold'], selected))
     return results
-"""
 
 
-def test_two_ranks_have_the_threshold_of_the_whole_batch(server, tmp_path):
+def test_two_ranks_have_the_threshold_of_the_whole_batch(on_two_ranks):
     """Ranks with 105 and 240 pixels, of which some are invalid; and one with no valid pixel."""
     shapes = [(1, 4, 7, 15), (2, 4, 10, 12)]
     rounds = []
@@ -164,7 +159,7 @@ def test_two_ranks_have_the_threshold_of_the_whole_batch(server, tmp_path):
             ranks.append((logits, likely < share))
         rounds.append(ranks)
     given = [[ranks[rank] for ranks in rounds] for rank in (0, 1)]
-    results = list(zip(*(found for _, found in run_two_ranks(server, tmp_path, RANKS, given))))
+    results = list(zip(*on_two_ranks(selected_on_a_rank, given)))
     scores = [margin, lambda p: torch.special.entr(p).sum(1).neg()]
     cases = [(ranks, score) for ranks in rounds for score in scores]
     assert len(results) == len(cases) == 6
