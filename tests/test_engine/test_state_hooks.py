@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
+from mmseg.registry import MODELS
 from tool_runs import EMA, load_checkpoint, merged
 from torch import nn
 
 from mmseg_semi.engine.hooks import ImageBankHook, MeanTeacherHook
 from mmseg_semi.models import ClassAwareCutMix
+from mmseg_semi.models.teachers import EMATeacher
 
 
-def model_with(mixer: nn.Module | None = None) -> nn.Module:
-    model = nn.Module()
-    model.teacher, model.mixer = nn.Linear(1, 1), mixer
-    return model
+class Net(nn.Module):
+    """What hooks see of a ``SemiSegmentor`` whose student is one weight."""
+
+    def __init__(self, mixer: nn.Module | None = None, **teacher: Any) -> None:
+        super().__init__()
+        self.segmentor_cfg = dict(type='OneWeightForTest')
+        self.segmentor = MODELS.build(self.segmentor_cfg)
+        self.mixer, self.seen = mixer, []
+        self.teacher = EMATeacher(**teacher)
+        self.teacher.attach(self)
+
+    def hook_attached(self, hook: Hook) -> None:
+        self.seen.append(hook)
+
+
+@MODELS.register_module()
+class OneWeightForTest(nn.Linear):
+    """A network of one weight, 8 at the start."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, bias=False)
+        self.weight.data.fill_(8.0)
 
 
 def mixer() -> ClassAwareCutMix:
@@ -26,32 +48,29 @@ def mixer() -> ClassAwareCutMix:
     return mixer
 
 
+class OwnTeacherHook(MeanTeacherHook):
+    """A subclass, as a user would write it."""
+
+
+class OwnBankHook(ImageBankHook):
+    """A subclass, as a user would write it."""
+
+
 @pytest.mark.parametrize(
-    'kind, model', [(MeanTeacherHook, model_with()), (ImageBankHook, model_with(mixer()))]
+    'kind, other',
+    [
+        (MeanTeacherHook, MeanTeacherHook),
+        (ImageBankHook, ImageBankHook),
+        (MeanTeacherHook, OwnTeacherHook),
+        (ImageBankHook, OwnBankHook),
+    ],
 )
-def test_a_second_hook_is_refused(kind, model):
-    hooks = [kind(), kind()]
-    runner = SimpleNamespace(model=model, hooks=hooks, iter=0)
-    for hook in hooks:
+def test_a_second_hook_is_refused(kind, other):
+    hooks = [kind(), other()]
+    runner = SimpleNamespace(model=Net(mixer()), hooks=hooks, iter=0)
+    for hook in hooks[: 2 if kind is other else 1]:
         with pytest.raises(ValueError, match=f'custom_hooks has {kind.__name__} more than once'):
             hook.before_train(runner)
-
-
-class Student(nn.Module):
-    """A student of one weight, and its teacher."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.segmentor, self.teacher = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-        self.heads, self.seen = nn.ModuleDict(), []
-        for one in (self.segmentor, self.teacher):
-            one.weight.data.fill_(8.0)
-
-    def hook_attached(self, name: str) -> None:
-        self.seen.append(name)
-
-    def reset_teacher(self) -> None:
-        self.teacher.load_state_dict(self.segmentor.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -66,19 +85,19 @@ class Student(nn.Module):
 )
 def test_the_teacher_moves_once_an_update(counts, warm_up, teachers):
     """Eight iterations; with three an update the last one has the two that are left."""
-    model = Student()
+    model = Net(momentum=0.5, warm_up=warm_up)
     optimizer = torch.optim.SGD(model.segmentor.parameters(), lr=1.0)
     wrapper = OptimWrapper(optimizer, accumulative_counts=counts)
     wrapper.initialize_count_status(model, 0, 8)
     runner = SimpleNamespace(model=model, iter=0, hooks=[], optim_wrapper=wrapper)
-    hook = MeanTeacherHook(momentum=0.5, warm_up=warm_up)
+    hook = MeanTeacherHook()
     hook.before_train(runner)
     found = []
     for runner.iter in range(8):
         wrapper.update_params(model.segmentor(torch.ones(1, 1)).sum())
         hook.after_train_iter(runner, runner.iter)
-        found.append(model.teacher.weight.item())
-    assert found == teachers
+        found.append(model.teacher.network.weight.item())
+    assert found == teachers and model.seen == [hook]
 
 
 def test_a_run_that_accumulates_gradients(train):

@@ -1,5 +1,7 @@
 from copy import deepcopy
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -9,6 +11,10 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import mmseg_semi  # noqa: F401
+from mmseg_semi.structures import PseudoLabel
+
+from .helpers import hooked, integers
+from .weighting_parts import REFINERS, WEIGHT, weighting_segmentor
 
 from .corrmatch import FIXED, HARD, head_cfg, sharpen
 from .helpers import hooked
@@ -58,6 +64,22 @@ UNIMATCH = dict(
         strong=dict(type='PseudoLabelCrossEntropy', stream='strong', loss_weight=0.25),
         perturbed=dict(type='PseudoLabelCrossEntropy', stream='perturbed', loss_weight=0.25),
     ),
+)
+AEL_HEADS = dict(class_confidence=dict(type='ClassConfidence'))
+AEL_LOSS = dict(
+    type='PseudoLabelCrossEntropy',
+    equalize='class_confidence',
+    gamma=2.0,
+    denominator='weight',
+)
+AEL = dict(
+    teacher=dict(type='EMATeacher'),
+    streams=None,
+    heads=AEL_HEADS,
+    labeled_mixer=dict(type='CopyPaste', prob=1.0),
+    mixer=dict(type='ClassAwareCutMix', prob=1.0, min_pixels=5),
+    refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.4)),
+    losses=dict(strong=AEL_LOSS),
 )
 
 
@@ -130,5 +152,144 @@ def batch():
                 data_samples=[sample(s, valid=v) for s, v in zip(unlabeled, valid)],
             ),
         )
+
+    return make
+
+
+@pytest.fixture
+def build_ael(build):
+    """Build AEL with its hooks, without labeled mixer; keywords of the model."""
+
+    def make(without=(), confidence=None, **changes):
+        model = hooked(build(**{**AEL, 'labeled_mixer': None, **changes}), without)
+        if confidence is not None:
+            model.heads['class_confidence'].values.copy_(
+                torch.tensor(confidence, dtype=torch.float64)
+            )
+        return model
+
+    return make
+
+
+class Loader:
+    """Images to be loaded, and a teacher that finds a rectangle of a class in each of them."""
+
+    RECTANGLES = {5: (2, 3, 12, 4, 15), 7: (0, 0, 0, 0, 0), 9: (1, 6, 14, 8, 20)}
+    SIZES = {5: (32, 32), 7: (32, 32), 9: (20, 24)}
+
+    def __init__(self, model, views=1):
+        self.model, self.views, self.seeds, self.asked = model, views, {}, []
+        self.label_images, model.teacher.label = model.teacher.label, self.ask_teacher
+        model.partner_source = self
+
+    def image(self, number, view):
+        """The weak image (view 0) or a strong view (from 1), whose first pixel tells the number."""
+        image = integers(256, 3, *self.SIZES[number], seed=100 * number + view).to(torch.uint8)
+        image[:, 0, 0] = number
+        return image
+
+    def normalised(self, number, view, size=(32, 32)):
+        image = self.image(number, view)
+        out = torch.zeros(3, *size)  # the preprocessor pads with 0
+        out[:, : image.shape[1], : image.shape[2]] = (image.flip(0).float() - 100) / 50
+        return out
+
+    def __call__(self, places, seeds):
+        samples = []
+        for number, seed in zip(places, seeds):
+            self.seeds.setdefault(number, []).append(seed)
+            sample = SegDataSample(metainfo=dict(sample_index=number, sample_seed=seed))
+            sample.valid = PixelData(data=torch.ones(1, *self.SIZES[number], dtype=torch.bool))
+            samples.append(sample)
+        strong = [[self.image(n, 1 + v) for n in places] for v in range(self.views)]
+        return dict(weak=[self.image(n, 0) for n in places], strong=strong, data_samples=samples)
+
+    def logits(self, number, size=(32, 32)):
+        k, top, bottom, left, right = self.RECTANGLES[number]
+        logits = torch.zeros(3, *size)
+        logits[0] = 3.0
+        logits[:, top:bottom, left:right] = 0
+        logits[k, top:bottom, left:right] = 2.0
+        logits[:, 31] = 0.1 * logits[:, 31]  # not sure enough there
+        return logits
+
+    def ask_teacher(self, images):
+        numbers = [round(float(one[0, 0, 0]) * 50 + 100) for one in images]
+        for number, one in zip(numbers, images):
+            torch.testing.assert_close(one, self.normalised(number, 0))
+        self.asked.append(numbers)
+        return SimpleNamespace(logits=torch.stack([self.logits(n) for n in numbers]))
+
+    def label(self, number):
+        """The pseudo-label of a loaded image, by hand."""
+        prob = self.logits(number).softmax(0)
+        valid = torch.zeros(32, 32, dtype=torch.bool)
+        valid[: self.SIZES[number][0], : self.SIZES[number][1]] = True
+        confidence, label = prob.max(0)
+        selected = valid & (confidence >= 0.6)
+        fields = [one[None] for one in (label, confidence, valid, selected)]
+        return PseudoLabel(None, None, *fields)
+
+
+@pytest.fixture
+def loading(build_ael):
+    """A model whose bank knows some images, and its loader."""
+
+    def make(views=1, **changes):
+        model = build_ael(confidence=[1.0, 0.0, 0.0], **changes)
+        mixer = model.mixer
+        mixer.set_bank_size(12, keep=False)
+        mixer.bank[5, 2] = mixer.bank[7, 1] = mixer.bank[9, 1] = 1
+        mixer.bank[0, 1] = 1  # an image of the batch, that contained class 1 once
+        return model, Loader(model, views)
+
+    return make
+
+
+def shaken(model):
+    """Weights with which predictions vary and are sometimes sure."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for network in filter(None, (model.segmentor, getattr(model.teacher, 'network', None))):
+            head = network.decode_head
+            head = head[-1] if isinstance(head, torch.nn.ModuleList) else head
+            head.conv_seg.weight.copy_(torch.randn(head.conv_seg.weight.shape))
+    return hooked(model).train()
+
+
+@pytest.fixture
+def weighting(build):
+    """Build a weighting model: changes of its weight refiner, and of the model."""
+
+    def make(weight=None, **changes):
+        refiners = dict(REFINERS, weight=dict(WEIGHT, **(weight or {})))
+        return shaken(
+            build(
+                **{**dict(segmentor=weighting_segmentor(SEGMENTOR), refiners=refiners), **changes}
+            )
+        )
+
+    return make
+
+
+@pytest.fixture
+def boxed(batch):
+    """Make a batch whose unlabeled images have random boxes of the three classes."""
+
+    def make(seed=0, absent=(), **sizes):
+        data = batch(seed=seed, **sizes)
+        rng = np.random.default_rng(seed)
+        for sample in data['unlabeled']['data_samples']:
+            size = sample.valid.shape
+            packed = np.zeros((1, *size), np.uint8)
+            for number in (n for n in range(3) if n not in absent):
+                for y, x in rng.integers(0, 28, (2, 2)):
+                    packed[0, y : y + 20, x : x + 20] |= 1 << number
+            sample.detections = PixelData(data=torch.from_numpy(packed))
+        for sample in data['labeled']['data_samples']:
+            for number in absent:
+                truth = sample.gt_sem_seg.data
+                truth[truth == number] = (number + 1) % 3
+        return data
 
     return make

@@ -29,7 +29,8 @@ class StateHook(Hook):
         """Find the components.
 
         Raises:
-            ValueError: There is a second hook of the same class, which would move the state twice.
+            ValueError: There is a second hook of its class or of a subclass, which would move the
+                state twice.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.parts = self.find(model)
@@ -40,10 +41,10 @@ class StateHook(Hook):
                 logger='current',
             )
             return
-        if sum(type(one) is type(self) for one in getattr(runner, 'hooks', ())) > 1:
+        if sum(isinstance(one, type(self)) for one in getattr(runner, 'hooks', ())) > 1:
             raise ValueError(
-                f'custom_hooks has {type(self).__name__} more than once, which would move the '
-                'state more than once in an iteration: leave one of them'
+                f'custom_hooks has {type(self).__name__} more than once (a subclass counts), which '
+                'would move the state more than once in an iteration: leave one of them'
             )
         self.begin(runner, model)
         model.hook_attached(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Optional
 
 from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
@@ -274,8 +274,12 @@ def choose_streams(model: Any, listed: Optional[Mapping[str, Any]]) -> dict[str,
     return streams
 
 
-def needed_hooks(model: Any) -> list[dict[str, Any]]:
+def needed_hooks(model: nn.Module, present: Sequence[Any] = ()) -> list[dict[str, Any]]:
     """Configs of the hooks that the components of a model need, each once.
+
+    Args:
+        model: The model.
+        present: Hooks that are there; what one of the class, or of a subclass, serves is left out.
 
     Raises:
         ValueError: Two components need the same hook with other arguments.
@@ -283,6 +287,8 @@ def needed_hooks(model: Any) -> list[dict[str, Any]]:
     needed: dict[str, dict[str, Any]] = {}
     for part in model.modules():
         for cfg in part.hooks if isinstance(part, Component) else ():
+            if any(isinstance(hook, hook_class(cfg['type'])) for hook in present):
+                continue
             known = needed.setdefault(str(cfg['type']), dict(cfg))
             if known != dict(cfg):
                 raise ValueError(
@@ -294,11 +300,7 @@ def needed_hooks(model: Any) -> list[dict[str, Any]]:
 
 def missing_hooks(model: Any, present: list[Any]) -> list[dict[str, Any]]:
     """Those of :func:`needed_hooks` of whose class (or a subclass) no hook is present."""
-    return [
-        cfg
-        for cfg in needed_hooks(model)
-        if not any(isinstance(hook, hook_class(cfg['type'])) for hook in present)
-    ]
+    return needed_hooks(model, present)
 
 
 def hook_class(kind: Any) -> type:

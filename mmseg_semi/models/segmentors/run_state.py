@@ -164,14 +164,18 @@ class RunStateMixin:
         self.observers.append((observe, due))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # A plain mmseg checkpoint of the segmentor starts both student and teacher.
+        # A plain mmseg checkpoint of the segmentor starts the student, and teachers that follow it.
         own = f'{prefix}segmentor.'
         if state_dict and not any(key.startswith(own) for key in state_dict):
             heads = tuple(f'{prefix}{name}.' for name, _ in self.segmentor.named_children())
             plain = {key: value for key, value in state_dict.items() if key.startswith(heads)}
+            starting = [
+                f'{prefix}{name}.'
+                for name, part in self.named_modules()
+                if getattr(part, 'starts_as_student', False)
+            ]
             for key, value in plain.items():
-                state_dict[own + key[len(prefix) :]] = value
-                if self.teacher is not None:
-                    state_dict[f'{prefix}teacher.{key[len(prefix) :]}'] = value
+                for begin in (own, *starting):
+                    state_dict[begin + key[len(prefix) :]] = value
                 del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]

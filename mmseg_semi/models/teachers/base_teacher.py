@@ -17,9 +17,14 @@ class BaseTeacher(Component):
     Its ``network`` is no submodule: optimizers, DDP, ``init_weights`` and ``train()`` do not see
     it. It still moves with ``to()`` and is saved and restored under the teacher's own name
     (``teacher.*``). A teacher may be made of others, held as submodules.
+
+    Attributes:
+        network: What labels, and predicts when the teacher is asked to; None in one made of others.
+        starts_as_student: Whether a plain checkpoint of the segmentor starts the network too.
     """
 
-    network: Any = None
+    network: Optional[nn.Module] = None
+    starts_as_student: bool = False
 
     def set_network(self, network: nn.Module) -> None:
         """Take a network, which will always be in eval mode outside of :meth:`label`."""

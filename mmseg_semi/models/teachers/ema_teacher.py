@@ -45,6 +45,7 @@ class EMATeacher(BaseTeacher):
     """
 
     hooks = (dict(type='MeanTeacherHook'),)
+    starts_as_student = True
 
     def __init__(
         self,
