@@ -150,7 +150,11 @@ STRANGERS = dict(
         f"{TEACHER}\nmethod.refiners = dict(select=dict(type='SurerThanUsual', momentum=0.5))",
     ),
     own_mixer=(MIXER, f"{TEACHER}\nmethod.mixer = dict(type='HalfMix')"),
-    own_framework=(FRAMEWORK, "method.type = 'UniMatchV2'\nmethod.teacher_momentum = 0.6"),
+    own_framework=(
+        FRAMEWORK,
+        "method.type = 'UniMatchV2'\nmethod.teacher_momentum = 0.6\n"
+        'train_dataloader = dict(dataset=dict(unlabeled=dict(strong=dict(num_views=2))))',
+    ),
 )
 
 
