@@ -57,6 +57,15 @@ GROUPINGS = {
         ),
         *([2, 3, 6], [2, 3, 6, 3]),
     ),
+    'each with its own dropped': (
+        dict(
+            labeled=dict(group='labeled'),
+            weak=dict(group='weak'),
+            labeled_dropped=dropped(features='labeled', group='labeled'),
+            perturbed=dropped(features='weak', group='weak'),
+        ),
+        *([2, 3, 6], [4, 6, 6]),
+    ),
     'labeled with strong': (
         dict(labeled=dict(group='strong'), perturbed=dropped(features='weak', group='clean')),
         *([3, 8], [6, 8]),
