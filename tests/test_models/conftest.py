@@ -13,11 +13,9 @@ from mmseg.structures import SegDataSample
 import mmseg_semi  # noqa: F401
 from mmseg_semi.structures import PseudoLabel
 
+from .corrmatch import FIXED, HARD, head_cfg, sharpen
 from .helpers import hooked, integers
 from .weighting_parts import REFINERS, WEIGHT, weighting_segmentor
-
-from .corrmatch import FIXED, HARD, head_cfg, sharpen
-from .helpers import hooked
 
 NORM = dict(type='BN', requires_grad=True)
 SEGMENTOR = dict(

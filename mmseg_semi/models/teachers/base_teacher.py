@@ -23,7 +23,7 @@ class BaseTeacher(Component):
         starts_as_student: Whether a plain checkpoint of the segmentor starts the network too.
     """
 
-    network: Optional[nn.Module] = None
+    network: Any = None
     starts_as_student: bool = False
 
     def set_network(self, network: nn.Module) -> None:
