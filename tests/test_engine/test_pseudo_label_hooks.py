@@ -230,9 +230,7 @@ def test_missing_folder_masks_and_valid_map_are_named(root, tmp_path):
         AuditMasks(dataset, str(tmp_path))
     with pytest.raises(FileNotFoundError, match='5 of 5 .*suffix .bmp'):
         AuditMasks(dataset, str(root / 'audit'), '.bmp')
-    with pytest.raises(
-        ValueError, match='belong to a SemiDataset .*, not to a BaseSeg'
-    ):
+    with pytest.raises(ValueError, match='belong to a SemiDataset .*, not to a BaseSeg'):
         AuditMasks(dataset.labeled, str(root / 'audit'))
     transforms = dataset.unlabeled.pipeline.transforms
     del transforms[1]
