@@ -60,7 +60,7 @@ SEGMENTOR = dict(
         loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
     ),
 )
-STRONG = dict(num_views=1, transforms=dict(color=dict(type='RandomColorJitter')))
+STRONG = dict(num_views=1, transforms=[dict(type='RandomColorJitter')])
 GEOMETRY = dict(
     crop=[dict(type='RandomCrop', crop_size=(28, 30))],
     resize=[dict(type='Resize', scale_factor=1.0, keep_ratio=True)],
@@ -230,7 +230,7 @@ def test_missing_folder_masks_and_valid_map_are_named(root, tmp_path):
         AuditMasks(dataset, str(tmp_path))
     with pytest.raises(FileNotFoundError, match='5 of 5 .*suffix .bmp'):
         AuditMasks(dataset, str(root / 'audit'), '.bmp')
-    with pytest.raises(ValueError, match='belong to a SemiDataset .*not to a BaseSegDataset'):
+    with pytest.raises(ValueError, match='belong to a SemiDataset .*, not to a BaseSeg'):
         AuditMasks(dataset.labeled, str(root / 'audit'))
     transforms = dataset.unlabeled.pipeline.transforms
     del transforms[1]

@@ -15,7 +15,7 @@ from mmseg_semi.structures import PseudoLabel
 
 from .corrmatch import FIXED, HARD, head_cfg, sharpen
 from .helpers import hooked, integers
-from .weighting_parts import REFINERS, WEIGHT, weighting_segmentor
+from .weighting_parts import CHANNELS, REFINERS, WEIGHT
 
 NORM = dict(type='BN', requires_grad=True)
 SEGMENTOR = dict(
@@ -261,11 +261,8 @@ def weighting(build):
 
     def make(weight=None, **changes):
         refiners = dict(REFINERS, weight=dict(WEIGHT, **(weight or {})))
-        return shaken(
-            build(
-                **{**dict(segmentor=weighting_segmentor(SEGMENTOR), refiners=refiners), **changes}
-            )
-        )
+        base = dict(segmentor=segmentor(channels=CHANNELS), refiners=refiners)
+        return shaken(build(**{**base, **changes}))
 
     return make
 

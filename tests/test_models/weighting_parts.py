@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,12 +33,6 @@ COARSE = dict(tap='backbone.decoder.1', in_channels=8)  # 8 x 8, the logits are 
 
 
 PADDED = dict(labeled=((32, 32), (32, 24)), unlabeled=((32, 32), (28, 32), (32, 16)))
-
-
-def weighting_segmentor(base):
-    cfg = deepcopy(base)
-    cfg['decode_head'].update(channels=CHANNELS)
-    return cfg
 
 
 def hook_of(model, **arguments):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
-from mmseg.registry import MODELS
 
 from mmseg_semi.engine.hooks import MeanTeacherHook
-from mmseg_semi.models.mixers import AdaptiveCutMix, BaseLabeledMixer
+from mmseg_semi.models.mixers import BaseLabeledMixer
 
 from ..helpers import finish_step, hooked, logits_of, runner_of
 

@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmseg_semi.models.memories import FeatureMemoryBank
 from mmseg_semi.models.refiners import DetectionAgreement, RankStatisticsWeight
 
-from ..conftest import SEGMENTOR
+from ..conftest import segmentor
 from ..helpers import run_step, shake
 from ..test_segmentors.test_architectures import PREPROCESSOR, ocrnet, segformer
 from ..weighting_parts import (
@@ -28,7 +28,6 @@ from ..weighting_parts import (
     prototypes_of,
     pushed,
     rank_weight,
-    weighting_segmentor,
 )
 
 METHOD = Path(__file__).parents[3] / 'configs/_base_/methods/weighting.py'
@@ -44,7 +43,7 @@ def test_defaults_are_those_of_the_paper(build):
     assert (bank.size, bank.min_confidence) == (256, 0.95)
     method = Config.fromfile(str(METHOD)).method
     cfg = ConfigDict(
-        segmentor=weighting_segmentor(SEGMENTOR), **{k: v for k, v in method.items() if k != 'type'}
+        segmentor=segmentor(channels=CHANNELS), **{k: v for k, v in method.items() if k != 'type'}
     )
     model = build(**cfg)
     assert list(model.refiners) == ['select', 'agreement', 'weight']

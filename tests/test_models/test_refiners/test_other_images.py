@@ -34,7 +34,7 @@ PARTS = dict(
     losses=UNIMATCH['losses'],
     refiners=dict(
         context=dict(type='NeighborhoodRefiner', beta=0.2),
-        select=dict(type='EMAThreshold', initial=TAU, momentum=0.5),
+        select=dict(type='EMAThreshold', initial=TAU, momentum=0.5, update='mean'),
         regions=REGIONS,
         agreement=AGREE,
         weight=WEIGHT,
