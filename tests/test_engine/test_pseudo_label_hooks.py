@@ -24,7 +24,6 @@ from mmseg_semi.datasets import SampleKey, semi_collate
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.engine.hooks import EMAThresholdHook, PseudoLabelStatsHook, PseudoLabelVisHook
 from mmseg_semi.errors import DataError
-from mmseg_semi.structures import PseudoLabel
 
 CLASSES = ('zero', 'one', 'two', 'three')
 PALETTE = [[0, 0, 0], [200, 10, 20], [10, 200, 20], [10, 20, 200]]
@@ -85,7 +84,7 @@ WEAK = [*GEOMETRY['crop'], *GEOMETRY['flip']]
 
 
 def true_classes(image: np.ndarray) -> np.ndarray:
-    """The class of every pixel (..., 3) of an image is a function of its color; black: unknown."""
+    """The class of every pixel (..., 3) of an image is a function of its colour; black: unknown."""
     blue, green, red = np.moveaxis(image.astype(np.int64), -1, 0)
     found = (blue + 2 * green + 3 * red) % 4
     return np.where((image == 0).all(-1), 255, found).astype(np.uint8)
@@ -105,7 +104,7 @@ def mmseg_scope():
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
     """Images of several sizes and their masks, the unlabeled ones' in another folder."""
-    folder = tmp_path_factory.mktemp('colors')
+    folder = tmp_path_factory.mktemp('colours')
     rng = np.random.default_rng(0)
     for i, size in enumerate(SIZES):
         for image, mask in (('images', 'masks'), ('unlabeled', 'audit')):
@@ -230,7 +229,7 @@ def test_missing_folder_masks_and_valid_map_are_named(root, tmp_path):
         AuditMasks(dataset, str(tmp_path))
     with pytest.raises(FileNotFoundError, match='5 of 5 .*suffix .bmp'):
         AuditMasks(dataset, str(root / 'audit'), '.bmp')
-    with pytest.raises(ValueError, match='belong to a SemiDataset .*, not to a BaseSeg'):
+    with pytest.raises(ValueError, match='belong to a SemiDataset .*, not to a BaseSegDataset'):
         AuditMasks(dataset.labeled, str(root / 'audit'))
     transforms = dataset.unlabeled.pipeline.transforms
     del transforms[1]
@@ -267,7 +266,7 @@ def test_a_sample_without_path_or_seed_is_named(root, missing):
         (np.zeros((30, 40), np.uint16), 'no single-channel 8-bit image'),
         (None, 'no single-channel 8-bit image'),
     ],
-    ids=['size', 'color', 'depth', 'broken'],
+    ids=['size', 'colour', 'depth', 'broken'],
 )
 def test_unusable_masks_are_named(root, tmp_path, mask, message):
     for i, size in enumerate(SIZES):
@@ -423,31 +422,22 @@ def test_looks_at_every_interval_alone(root):
         seen.append(bool(trainer.scalars))
 
     stats.after_train_iter = after
-    looks = []
-    for hook in (stats, pictures):
-        observe = hook._observe
-        hook._observe = lambda step, hook=hook, observe=observe: (
-            looks.append((type(hook), trainer.iter)),
-            observe(step),
-        )
     trainer.train(stats, pictures, iterations=6)
     assert seen == [False, True] * 3
-    assert [number for kind, number in looks if kind is PseudoLabelStatsHook] == [1, 3, 5]
-    assert [number for kind, number in looks if kind is PseudoLabelVisHook] == [2, 5]
     assert [(name, step) for name, _, step in trainer.pictures] == [
         *(('pseudo_labels', 3), ('pseudo_labels', 6))
     ]
+    assert [bool(step.refined) for step in trainer.steps] == [False, True, True, True, False, True]
 
 
 def test_nothing_is_seen_in_the_warm_up(root):
     trainer = Trainer(root, warmup_iters=3)
-    hooks = PseudoLabelStatsHook(1), PseudoLabelVisHook(1)
     trainer.model.set_progress(0, 5)
-    trainer.train(*hooks)
-    assert not trainer.scalars and not trainer.pictures and trainer.steps[0].pseudo is None
+    trainer.train(PseudoLabelStatsHook(1), PseudoLabelVisHook(1))
+    assert not trainer.scalars and not trainer.pictures
     trainer.model.set_progress(3, 5)
-    trainer.train(*hooks)
-    assert trainer.scalars and trainer.pictures
+    trainer.train()
+    assert not trainer.steps[0].refined and trainer.steps[1].refined
 
 
 def test_off_by_default(root):
@@ -456,7 +446,8 @@ def test_off_by_default(root):
     trainer = Trainer(root)
     trainer.train()
     (step,) = trainer.steps
-    assert trainer.model.observers == [] and step.pseudo is not None
+    assert not trainer.model._observers
+    assert step.pseudo is not None and not step.refined and not step.observed
 
 
 @pytest.mark.parametrize('hook', [PseudoLabelStatsHook, PseudoLabelVisHook])
@@ -485,8 +476,8 @@ def test_picture_shows_image_labels_and_truth(root):
     np.testing.assert_array_equal(picture, picture[::2, ::2].repeat(2, 0).repeat(2, 1))
     picture = picture[::2, ::2]
     (step,) = trainer.steps
-    # The palette, its black in gray.
-    colors = np.array([[96, 96, 96], *PALETTE[1:], *[[255] * 3] * 252], np.uint8)
+    # The palette, its black in grey.
+    colours = np.array([[96, 96, 96], *PALETTE[1:], *[[255] * 3] * 252], np.uint8)
     for row in range(3):
         tiles = [
             picture[36 * row : 36 * row + 32, 36 * column : 36 * column + 32] for column in range(5)
@@ -498,8 +489,8 @@ def test_picture_shows_image_labels_and_truth(root):
             used = (pseudo.selected & pseudo.valid)[row].numpy()
             assert 0 < used.sum() < used.size
             np.testing.assert_array_equal((tile == 0).all(-1), ~used)
-            np.testing.assert_array_equal(tile[used], colors[pseudo.label[row].numpy()][used])
-        np.testing.assert_array_equal(tiles[4], colors[trainer.truth()[row]])
+            np.testing.assert_array_equal(tile[used], colours[pseudo.label[row].numpy()][used])
+        np.testing.assert_array_equal(tiles[4], colours[trainer.truth()[row]])
     for start in range(32, width, 36):
         assert (picture[:, start : start + 4] == 255).all()
 
@@ -520,7 +511,17 @@ def test_picture_without_masks_palette_and_with_fewer_images(root):
 
 
 # --------------------------------------------------------------------------------------- two ranks
-def labels_of_half_padded_images(seed, number):
+RANKS = """
+import json
+import os
+import sys
+from types import SimpleNamespace
+import torch
+import torch.distributed as dist
+from mmseg_semi.engine.hooks import PseudoLabelStatsHook
+from mmseg_semi.structures import PseudoLabel
+
+def labels(seed, number):
     source = torch.Generator().manual_seed(seed)
     logits = torch.randn(number, 4, 8, 9, generator=source)
     # The second half has much more padding.
@@ -530,40 +531,52 @@ def labels_of_half_padded_images(seed, number):
     truth[torch.rand(truth.shape, generator=source) < 0.1] = 255
     return raw, raw.update(selected=raw.selected & (raw.confidence > 0.5)), truth
 
-
-class TruthAsData(PseudoLabelStatsHook):
+class Stats(PseudoLabelStatsHook):
     def truth(self, data_batch, size):
         return data_batch
 
-
 def figures(part):
-    raw, select, truth = labels_of_half_padded_images(0, 6)
+    raw, select, truth = labels(0, 6)
     raw, select, truth = raw.map(part), select.map(part), part(truth)
     model, values = SimpleNamespace(), {}
     model.add_observer = lambda observe, due: setattr(model, 'observe', observe)
     hub = SimpleNamespace(update_scalar=values.__setitem__)
     runner = SimpleNamespace(model=model, iter=0, message_hub=hub)
-    hook = TruthAsData(1)
+    hook = Stats(1)
     hook.before_train(runner)
     hook.before_train_iter(runner, 0)
     model.observe(SimpleNamespace(raw_pseudo=raw, refined=dict(select=select)))
     hook.after_train_iter(runner, 0, truth)
     return values
 
+whole, halves = figures(lambda x: x), [figures(lambda x: x[:3]), figures(lambda x: x[3:])]
+rank = 0 if os.fork() else 1
+method = f'file://{os.getcwd()}/store'
+dist.init_process_group('gloo', init_method=method, rank=rank, world_size=2)
+mine = figures(lambda x: x[3 * rank : 3 * rank + 3])
+with open(f'rank{rank}.json', 'w') as file:
+    json.dump(dict(mine=mine, whole=whole, half=halves[rank]), file)
+dist.barrier()
+dist.destroy_process_group()
+if rank == 1:
+    os._exit(0)
+sys.exit(os.wait()[1])
+"""
 
-def figures_of_a_rank(rank):
-    return figures(lambda x: x[3 * rank : 3 * rank + 3])
 
-
-def test_figures_of_two_ranks_are_of_the_global_batch(on_two_ranks):
-    for rank, mine in enumerate(on_two_ranks(figures_of_a_rank)):
-        assert len(mine) == 8
-        assert mine == figures(lambda x: x)
-        for key, value in figures_of_a_rank(rank).items():
+def test_figures_of_two_ranks_are_of_the_global_batch(server, tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(RANKS)
+    server.run(script, cwd=tmp_path)
+    ranks = [json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in (0, 1)]
+    for rank in ranks:
+        assert len(rank['mine']) == 8
+        assert rank['mine'] == rank['whole']
+        for key, value in rank['half'].items():
             assert (
                 key.endswith('raw/filter_ratio')
                 or key.endswith('raw/mining_ratio')
-                or (value != mine[key])
+                or (value != rank['mine'][key])
             )
 
 
