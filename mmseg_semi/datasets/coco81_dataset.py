@@ -23,7 +23,7 @@ THINGS = (
 
 
 def bit_color(number: int) -> list[int]:
-    """RGB colour of a class: its bits go to red, green and blue in turn, highest value first.
+    """RGB color of a class: its bits go to red, green and blue in turn, highest value first.
 
     Different for every number from 0 (black) to 255.
     """

@@ -16,7 +16,7 @@ def unreadable_reason(path: str) -> str | None:
     """Say why an image file can not be read completely, or None when nothing is wrong.
 
     Finds missing and empty files, and JPEG and PNG files that end too early: OpenCV 4 decodes
-    those without an error and fills the rest with grey. Reads a few bytes of a sound file.
+    those without an error and fills the rest with gray. Reads a few bytes of a sound file.
     """
     try:
         size = os.path.getsize(path)

@@ -175,7 +175,7 @@ def test_labeled_part_is_verified(scenes, wrap, change, error, message):
         build(scenes, wrap(scenes.labeled(**change)))
 
 
-def test_no_labeled_image_with_serialised_data(scenes):
+def test_no_labeled_image_with_serialized_data(scenes):
     labeled = scenes.labeled(ann_file='', img_suffix='.gif', serialize_data=True)
     with pytest.raises(ValueError, match=r"labeled: no image was found.*'.gif'"):
         build(scenes, labeled)

@@ -1,4 +1,4 @@
-# S4MC (TMLR 2024) on CutMix-Seg: neighbours refine the teacher's probabilities; 40 % of the pixels
+# S4MC (TMLR 2024) on CutMix-Seg: neighbors refine the teacher's probabilities; 40 % of the pixels
 # are left out at the start, none at the end; the loss is the mean over the selected pixels.
 _base_ = './cutmix_seg.py'
 method = dict(

@@ -19,20 +19,20 @@ def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the mean grey: ``factor * image + (1 - factor) * mean``; image (H, W, 3) BGR."""
+    """Blend with the mean gray: ``factor * image + (1 - factor) * mean``; image (H, W, 3) BGR."""
     # Rounded, as PIL and torchvision's PIL path do.
     mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0] + 0.5)
     return cv2.LUT(image, _table(np.arange(256) * factor + mean * (1 - factor)))
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the grey image: ``factor * image + (1 - factor) * grey``; image (H, W, 3) BGR."""
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-    return cv2.addWeighted(image, factor, grey, 1 - factor, 0)
+    """Blend with the gray image: ``factor * image + (1 - factor) * gray``; image (H, W, 3) BGR."""
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    return cv2.addWeighted(image, factor, gray, 1 - factor, 0)
 
 
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
-    """Turn the hue by ``shift`` of the colour circle, in steps of 1/256; image (H, W, 3) BGR."""
+    """Turn the hue by ``shift`` of the color circle, in steps of 1/256; image (H, W, 3) BGR."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     hsv[..., 0] += np.uint8(round(shift * 256) % 256)  # uint8 wraps around as the circle does
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
@@ -48,7 +48,7 @@ class RandomColorJitter(BaseTransform):
     """Brightness, contrast, saturation and hue by random factors in random order.
 
     What torchvision's ``ColorJitter`` does, here on BGR uint8 images: the first three factors are
-    uniform in [max(0, 1 - x), 1 + x], the hue shift is uniform in [-hue, hue] of the colour
+    uniform in [max(0, 1 - x), 1 + x], the hue shift is uniform in [-hue, hue] of the color
     circle. The defaults are those of UniMatch (CVPR 2023).
 
     Required and Modified Keys: ``img`` (H, W, 3) uint8.

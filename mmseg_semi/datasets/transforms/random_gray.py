@@ -1,4 +1,4 @@
-"""Random conversion to grey."""
+"""Random conversion to gray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmseg.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class RandomGray(BaseTransform):
-    """Replace the colours by their luma (ITU-R 601) in all three channels.
+    """Replace the colors by their luma (ITU-R 601) in all three channels.
 
     mmcv's ``RandomGrayscale`` averages the channels unless told otherwise and takes about a hundred
     times as long. Required and Modified Keys: ``img`` (H, W, 3) BGR uint8.
@@ -30,10 +30,10 @@ class RandomGray(BaseTransform):
         self.prob = prob
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Make the image grey."""
+        """Make the image gray."""
         if np.random.rand() < self.prob:
-            grey = cv2.cvtColor(results['img'], cv2.COLOR_BGR2GRAY)
-            results['img'] = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+            gray = cv2.cvtColor(results['img'], cv2.COLOR_BGR2GRAY)
+            results['img'] = cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR)
         return results
 
     def __repr__(self) -> str:

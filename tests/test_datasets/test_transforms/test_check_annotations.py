@@ -74,8 +74,8 @@ def test_values_above_255_would_wrap_around(load, dtype, suffix):
 
 
 @pytest.mark.parametrize('channels', [3, 4])
-def test_colour_masks(load, channels):
-    with pytest.raises(DataError, match=rf'shape \(32, 40, {channels}\).*replace each colour'):
+def test_color_masks(load, channels):
+    with pytest.raises(DataError, match=rf'shape \(32, 40, {channels}\).*replace each color'):
         load(np.zeros((32, 40, channels), np.uint8))
 
 

@@ -29,9 +29,9 @@ def test_contrast_by_hand():
 
 
 def test_saturation_against_the_formula():
-    grey = luma(IMAGE.astype(float))[..., None]
+    gray = luma(IMAGE.astype(float))[..., None]
     for factor in (0.0, 0.4, 1.3):
-        expected = (factor * IMAGE + (1 - factor) * grey).clip(0, 255)
+        expected = (factor * IMAGE + (1 - factor) * gray).clip(0, 255)
         result = module.adjust_saturation(IMAGE, factor)
         assert result.dtype == np.uint8 and np.abs(result - expected).max() <= 1
     same = module.adjust_saturation(IMAGE, 0.0)
@@ -43,8 +43,8 @@ def test_hue_by_hand():
     assert np.abs(module.adjust_hue(red, 1 / 3).astype(int) - [0, 255, 0]).max() <= 6
     assert np.abs(module.adjust_hue(red, -1 / 3).astype(int) - [255, 0, 0]).max() <= 6
     assert np.abs(module.adjust_hue(red, 0.5).astype(int) - [255, 255, 0]).max() <= 6
-    grey = np.full((2, 2, 3), 90, np.uint8)
-    assert (module.adjust_hue(grey, 0.2) == grey).all()
+    gray = np.full((2, 2, 3), 90, np.uint8)
+    assert (module.adjust_hue(gray, 0.2) == gray).all()
 
 
 @pytest.mark.parametrize('shift', [0.0, 0.1, -0.1, 0.25, -0.25, 0.5, -0.5])

@@ -96,7 +96,7 @@ def test_operations_that_equal_pillow_exactly(image):
     [('brightness', 0), ('contrast', 0), ('sharpness', 1), ('color', 2)],
 )
 def test_factors_against_pillow(image, name, tolerance):
-    """Pillow truncates; sharpness and colour round here, and the grey itself may differ by one."""
+    """Pillow truncates; sharpness and color round here, and the gray itself may differ by one."""
     for factor in (0.05, 0.31, 0.5, 0.77, 0.95):
         enhance = getattr(ImageEnhance, FACTORS[name])
         expected = pillow(image, lambda x, f=factor, e=enhance: e(x).enhance(f))
@@ -276,7 +276,7 @@ def test_repr_names_the_arguments():
         (dict(ops=[]), r'ops is \[\]; give a list of one or more of: identity, '),
         (dict(ops='hue'), "ops is 'hue'; give a list"),
         (dict(ops=3), 'ops is 3; give a list'),
-        (dict(ops=['hue', 'equalise']), "'equalise', which is no operation. .*'equalize'"),
+        (dict(ops=['hue', 'equalized']), "'equalized', which is no operation. .*'equalize'"),
         (dict(ops=[['hue']]), r"\['hue'\], which is no operation"),
         (dict(ops=['hue', 'hue']), r"ops is \['hue', 'hue'\]; give each operation once"),
         (dict(ranges=[0, 1]), r'ranges is \[0, 1\]; give a dict'),

@@ -61,8 +61,8 @@ def test_default_transforms_keep_edges_in_place():
     image[10:30, 5:20] = (40, 160, 220)
     transforms = [dict(type=t) for t in ('RandomColorJitter', 'RandomGray', 'RandomGaussianBlur')]
     for view in StrongViews(20, transforms)(results(image))['strong_imgs']:
-        centre = view[17:23, 12:14].reshape(-1, 3).astype(int)
-        assert np.abs(centre - centre[0]).max() <= 3  # an even area stays even
+        center = view[17:23, 12:14].reshape(-1, 3).astype(int)
+        assert np.abs(center - center[0]).max() <= 3  # an even area stays even
         assert view[20, 12].astype(int).sum() > view[5, 30].astype(int).sum()
 
 
