@@ -33,7 +33,7 @@ def build_labeled(config: Any) -> Any:
         dataset = DATASETS.build(config)
         dataset.full_init()
     except ValueError as error:
-        # mmengine joins the serialised samples, and numpy's complaint about none is all one gets.
+        # mmengine joins the serialized samples, and numpy's complaint about none is all one gets.
         if 'at least one array' not in str(error):
             raise
         raise ValueError(
@@ -83,7 +83,7 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
 
 
 def _is_file(path: str | None) -> bool:
-    return bool(path) and os.path.isfile(path)
+    return os.path.isfile(path or '')
 
 
 def fill_num_classes(dataset: Any, key: str) -> None:

@@ -78,14 +78,14 @@ class CheckAnnotations(BaseTransform):
         if mask.ndim != 2:
             raise DataError(
                 f'{name} has shape {mask.shape}; one channel (H, W) of class numbers is needed. A '
-                'mask that shows classes as colours must be converted first: replace each colour '
-                'by its class number and save a single-channel PNG (grey or palette).'
+                'mask that shows classes as colors must be converted first: replace each color '
+                'by its class number and save a single-channel PNG (gray or palette).'
             )
         if mask.shape != tuple(results['ori_shape'][:2]):
             raise DataError(
                 f'{name}: the mask is {_size(mask.shape)}, the image '
                 f'{_size(results["ori_shape"])} (height x width). They must agree: check that the '
-                'two files belong together, or resize the mask with nearest neighbour. '
+                'two files belong together, or resize the mask with nearest neighbor. '
                 '(CheckAnnotations must stand directly after LoadAnnotations.)'
             )
 
@@ -94,7 +94,7 @@ class CheckAnnotations(BaseTransform):
         if not counts[num_classes:].any():
             return
         wrong = {
-            value: int(counts[value])
+            int(value): int(counts[value])
             for value in np.flatnonzero(counts)
             if value >= num_classes and value != self.ignore_index
         }

@@ -43,7 +43,7 @@ def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
 def adjust_sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with the smoothed image: ``factor * image + (1 - factor) * smooth``.
 
-    As PIL's ``ImageEnhance.Sharpness``: the centre of the 3 x 3 smoothing kernel weighs 5/13, the
+    As PIL's ``ImageEnhance.Sharpness``: the center of the 3 x 3 smoothing kernel weighs 5/13, the
     others 1/13, and the outermost pixels stay as they are.
 
     Args:
@@ -141,13 +141,13 @@ class RandomIntensityAugment(BaseTransform):
     ``autocontrast``  none
     ``equalize``      none
     ``gaussian_blur`` sigma in pixels                             0.1 to 2.0
-    ``contrast``      factor; 0 is the mean grey, 1 no change     0.05 to 0.95
+    ``contrast``      factor; 0 is the mean gray, 1 no change     0.05 to 0.95
     ``brightness``    factor; 0 is black, 1 no change             0.05 to 0.95
-    ``color``         factor; 0 is grey, 1 no change              0.05 to 0.95
+    ``color``         factor; 0 is gray, 1 no change              0.05 to 0.95
     ``sharpness``     factor; 0 is smoothed, 1 no change          0.05 to 0.95
     ``posterize``     bits kept, rounded to the nearest number    4 to 8
     ``solarize``      level from which on levels are inverted     1 to 256
-    ``hue``           shift, as part of the colour circle         0 to 0.5
+    ``hue``           shift, as part of the color circle         0 to 0.5
     ================= =========================================== =============
 
     By the rounding, 5, 6 and 7 bits are twice as likely as 4 and 8. The operations follow PIL's
@@ -210,7 +210,7 @@ def _check_image(image: Any, results: dict[str, Any]) -> None:
         return
     raise DataError(
         f'RandomIntensityAugment: image {results.get("img_path")} is {found}; it must be a uint8 '
-        'array (H, W, 3). Load it as colour image, and put this transform before any that '
+        'array (H, W, 3). Load it as color image, and put this transform before any that '
         'normalizes it or makes a tensor of it.'
     )
 
@@ -238,7 +238,7 @@ def _check_ranges(
 ) -> dict[str, tuple[float, float]]:
     """The strength range of each of ``ops`` that has one."""
     key = 'RandomIntensityAugment.ranges'
-    checked = {name: OPERATIONS[name].range for name in ops if OPERATIONS[name].range}
+    checked = {name: pair for name in ops if (pair := OPERATIONS[name].range)}
     if not isinstance(ranges, Mapping):
         raise ValueError(f'{key} is {ranges!r}; give a dict such as dict(hue=(0, 0.5))')
     for name, given in ranges.items():
@@ -254,7 +254,7 @@ def _check_ranges(
                 f"{key}['{name}'] is {given!r}; give (lowest, highest) strength, both in "
                 f'[{lowest}, {highest}]'
             )
-        checked[name] = tuple(given)
+        checked[name] = (given[0], given[1])
     return checked
 
 
