@@ -163,7 +163,7 @@ def check_whole(name: str, value: Any, low: int) -> None:
     Whole(low).check(name, value)
 
 
-def check_choice(name: str, value: Any, allowed: tuple) -> None:
+def check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     """Raise ValueError, naming the argument, unless ``value`` is one of ``allowed``."""
     OneOf(*allowed).check(name, value)
 
@@ -174,7 +174,7 @@ def check_feature(name: str, value: Any) -> None:
 
 
 def check_arguments(
-    owner: type, arguments: dict[str, Any], key: str, complete: bool = True
+    owner: type[Any], arguments: dict[str, Any], key: str, complete: bool = True
 ) -> None:
     """Refuse arguments that ``owner.__init__`` does not name, and missing ones.
 

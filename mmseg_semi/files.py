@@ -32,13 +32,13 @@ def shipped_root(package: Path = PACKAGE) -> Path:
     )
 
 
-def write_files(files: Mapping[str | Path, str | bytes]) -> None:
+def write_files(files: Mapping[Path, str | bytes]) -> None:
     """Write files that belong together, none of them before all are complete.
 
     Args:
         files: Content by path; texts are written in UTF-8. Folders are made as needed.
     """
-    parts = {Path(path): Path(f'{path}{PART_SUFFIX}') for path in files}
+    parts = {path: Path(f'{path}{PART_SUFFIX}') for path in files}
     try:
         for (path, part), content in zip(parts.items(), files.values()):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write_files(files: Mapping[str | Path, str | bytes]) -> None:
 
 def write_file(path: str | Path, content: str | bytes) -> None:
     """Write one file, see :func:`write_files`."""
-    write_files({path: content})
+    write_files({Path(path): content})
 
 
 def check_paths(config: Mapping[str, Any], key: str = 'labeled') -> None:

@@ -1,4 +1,4 @@
-# Boxes for Cityscapes, learnt from the masks of the 186 labeled images.
+# Boxes for Cityscapes, learned from the masks of the 186 labeled images.
 _base_ = './faster-rcnn_r50_fpn_voc12.py'
 data_root = '{{$CITYSCAPES_ROOT:data/cityscapes}}/'
 split = 'detection/186/'

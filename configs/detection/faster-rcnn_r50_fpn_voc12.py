@@ -1,4 +1,4 @@
-# Boxes for Pascal VOC 2012, learnt from the masks of the 92 labeled images.
+# Boxes for Pascal VOC 2012, learned from the masks of the 92 labeled images.
 _base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', '../_base_/detection_runtime.py']
 data_root = '{{$VOC12_ROOT:data/VOCdevkit/VOC2012}}/'
 split = 'detection/92/'

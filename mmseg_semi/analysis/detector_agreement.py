@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def find_detections(cfg: Any, args: argparse.Namespace) -> CachedDetections:
     """Read the boxes that the config or the command line names."""
-    found = cfg.train_dataloader.dataset.unlabeled.get('detections') or {}
+    found: Any = cfg.train_dataloader.dataset.unlabeled.get('detections') or {}
     names = {key: getattr(args, key) or found.get(key) for key in ('results', 'images')}
     if None in names.values():
         raise SystemExit(
@@ -112,10 +112,10 @@ class Audit:
         # Pixels by [outside, inside], [wrong, right] and class.
         self.pixels = np.zeros((2, 2, len(classes)), np.int64)
 
-    def add_boxes(self, boxes: np.ndarray, classes: np.ndarray, true: list) -> None:
+    def add_boxes(self, boxes: np.ndarray, classes: np.ndarray, true: list[Any]) -> None:
         """Count the boxes of an image."""
-        true = np.array(true, np.float64).reshape(-1, 5)
-        self.boxes += (len(boxes), count_right(boxes, classes, true), len(true))
+        rows = np.array(true, np.float64).reshape(-1, 5)
+        self.boxes += (len(boxes), count_right(boxes, classes, rows), len(rows))
 
     def add_pixels(
         self, label: np.ndarray, confidence: np.ndarray, inside: np.ndarray, truth: np.ndarray
@@ -128,7 +128,7 @@ class Audit:
 
     def report(self) -> str:
         """Return the tables."""
-        kept, right, true = self.boxes
+        kept, right, true = self.boxes.tolist()
         lines = [
             f'{kept} kept boxes, {percent(right, kept)} right (class, IoU >= 0.5); '
             f'{percent(right, true)} of {true} true boxes found',

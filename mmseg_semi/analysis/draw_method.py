@@ -120,7 +120,7 @@ class AgentTiles:
     ) -> list:
         """Return the tiles of one image."""
         features = outputs.features[self.head.tap]
-        grid = tuple(features.shape[-2:])
+        grid = (features.shape[-2], features.shape[-1])
         chosen = self.head.choose(features)[0]
         drawn = select_agents(features, len(chosen), strategy='random')[0]
         found = [classes_with_agent(index, grid, truth) for index in (chosen, drawn)]

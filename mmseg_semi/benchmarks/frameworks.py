@@ -148,7 +148,7 @@ def num_views(config: Any) -> int:
     return 0 if unlabeled is None else unlabeled.strong.num_views
 
 
-def attach_hooks(configs: Sequence[Any], model: torch.nn.Module) -> tuple[list[Any], Any]:
+def attach_hooks(configs: Sequence[Any], model: Any) -> tuple[list[Any], Any]:
     """Build hooks and let them begin a run.
 
     Args:
@@ -319,9 +319,7 @@ def recorded(module: torch.nn.Module, calls: list[tuple[int, bool]]) -> Iterator
         del module.forward
 
 
-def count_passes(
-    run: Callable[[], Any], student: torch.nn.Module, teacher: Optional[torch.nn.Module]
-) -> Passes:
+def count_passes(run: Callable[[], Any], student: Any, teacher: Any) -> Passes:
     """Run it once and count the passes of both networks."""
     passes = Passes()
     with ExitStack() as stack:
@@ -334,9 +332,7 @@ def count_passes(
     return passes
 
 
-def measure_decoder_share(
-    segmentor: torch.nn.Module, images: Tensor, repeats: int, device: str
-) -> float:
+def measure_decoder_share(segmentor: Any, images: Tensor, repeats: int, device: str) -> float:
     """Return the share of the decode head in forward and backward of the network."""
     with torch.no_grad():
         maps = [leaf(one) for one in segmentor.extract_feat(images)]

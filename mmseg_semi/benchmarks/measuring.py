@@ -204,8 +204,8 @@ def in_turns(
     times: list[list[float]] = [[] for _ in sides]
     order = range(len(sides))
     for turn in range(repeats):
-        for side in order if turn % 2 == 0 else reversed(order):
-            times[side].append(timed(sides[side], device))
+        for i in order if turn % 2 == 0 else reversed(order):
+            times[i].append(timed(sides[i], device))
     return times
 
 
@@ -345,7 +345,7 @@ def build_model(method: Any) -> torch.nn.Module:
 
 
 def step_inputs(
-    model: torch.nn.Module, batch: int, crop: int, views: int = 1
+    model: Any, batch: int, crop: int, views: int = 1
 ) -> dict[str, Any]:  # the arguments of ``model.loss``
     """Draw a batch of smooth images, as many labeled as unlabeled, and prepare it."""
     source = torch.Generator().manual_seed(0)
@@ -384,7 +384,7 @@ class TrainingStep:
         threshold: Confidence threshold that every step begins with.
     """
 
-    def __init__(self, model: torch.nn.Module, data: dict[str, Any], threshold: float) -> None:
+    def __init__(self, model: Any, data: dict[str, Any], threshold: float) -> None:
         self.model, self.data, self.threshold = model, data, threshold
         self.optimizer = torch.optim.SGD(
             model.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-4
@@ -415,7 +415,7 @@ class TrainingStep:
 
 
 @torch.no_grad()
-def run_network(model: torch.nn.Module, data: dict[str, Any]) -> Any:
+def run_network(model: Any, data: dict[str, Any]) -> Any:
     """Run the parts of a step up to the student's passes; return the ``SemiStep``."""
     step = model.begin_step(**data)
     before, after = model.passes
@@ -428,7 +428,7 @@ def run_network(model: torch.nn.Module, data: dict[str, Any]) -> Any:
     return step
 
 
-def confident_share(model: torch.nn.Module, data: dict[str, Any], share: float) -> float:
+def confident_share(model: Any, data: dict[str, Any], share: float) -> float:
     """Return the threshold that this share of the pixels reaches.
 
     An untrained network is sure of nothing: no pixel would reach a method's own threshold.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
 from mmcv.transforms import LoadImageFromFile
@@ -87,7 +87,7 @@ def map_leaf_configs(
     for name, found in inner.items():
         several = found if name == 'datasets' else [found]
         several = [
-            map_leaf_configs(one, change, geometry) if isinstance(one, Mapping) else one
+            map_leaf_configs(one, change, geometry) if isinstance(one, dict) else one
             for one in several
         ]
         config[name] = several if name == 'datasets' else several[0]

@@ -83,7 +83,7 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
 
 
 def _is_file(path: str | None) -> bool:
-    return bool(path) and os.path.isfile(path)
+    return os.path.isfile(path or '')
 
 
 def fill_num_classes(dataset: Any, key: str) -> None:

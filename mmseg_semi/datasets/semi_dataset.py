@@ -47,7 +47,7 @@ class SampleKey(NamedTuple):
     """
 
     source: str
-    index: int
+    index: int  # type: ignore[assignment]  # in place of tuple's method
     seed: int
 
 
@@ -107,7 +107,7 @@ class SemiDataset(Dataset):
         self.on_error = on_error
         labeled, unlabeled = _compose(labeled, unlabeled, geometry)
         self.labeled = build_labeled(labeled)
-        self.unlabeled = None if unlabeled is None else self._build_unlabeled(unlabeled)
+        self.unlabeled: Any = None if unlabeled is None else self._build_unlabeled(unlabeled)
         self._parts = {'labeled': self.labeled}
         if self.unlabeled is not None:
             self._parts['unlabeled'] = self.unlabeled
@@ -203,7 +203,7 @@ class SemiDataset(Dataset):
             place = (index + step) % len(part)
             item = self._load(source, place, seed)
             if item is not None:
-                meta = dict(self._meta)
+                meta: dict[str, Any] = dict(self._meta)
                 if source == 'unlabeled' and seed is not None:
                     meta.update(sample_seed=seed, sample_index=place)
                 if 'data_samples' in item:  # semi_collate says what a pipeline without it lacks
@@ -314,9 +314,7 @@ def _compose(labeled: Any, unlabeled: Any, geometry: Named) -> tuple[Any, Any]:
         return config
 
     parts = [
-        map_leaf_configs(part, partial(fill, source), geometry)
-        if isinstance(part, Mapping)
-        else part
+        map_leaf_configs(part, partial(fill, source), geometry) if isinstance(part, dict) else part
         for source, part in zip(SOURCES, (labeled, unlabeled))
     ]
     if not used:

@@ -43,7 +43,7 @@ def list_folder(root: str | Path, folder: str, suffix: str) -> frozenset[str]:
             f'there is no folder {top} (looked for from {os.getcwd()}). Give the folder of the '
             'data set with --data-root.'
         )
-    names = set()
+    names: set[str] = set()
     for path, folders, files in os.walk(top, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith('.')]
         inside = os.path.relpath(path, top).replace(os.sep, '/')

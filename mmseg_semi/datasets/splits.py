@@ -182,7 +182,8 @@ def write_splits(
     Raises:
         DataError: Another split has the name, and ``overwrite`` is not set.
     """
-    files, states = {}, {}
+    files: dict[Path, str] = {}
+    states: dict[str, str] = {}
     for split in splits:
         parts = dict(labeled=split.labeled, unlabeled=split.unlabeled)
         paths = {part: Path(folder) / split.name / f'{part}.txt' for part in PARTS}

@@ -70,7 +70,7 @@ class UnlabeledDataset(BaseDataset):
         img_suffix: str | Sequence[str] = IMG_SUFFIXES,
         geometry: Named = None,
         strong: Mapping[str, Any] | None = None,
-        detections: Mapping[str, Any] | None = None,
+        detections: dict[str, Any] | None = None,
         maps: Named = None,
         pipeline: Sequence[Transform] | None = None,
         indices: int | Sequence[int] | None = None,

@@ -65,7 +65,7 @@ def coco_categories(names: Mapping[int, str]) -> list[dict[str, Any]]:
 
 
 # ----------------------------------------------------------------------------------------- writing
-def write_coco_files(files: Mapping[str | Path, Mapping[str, Any]]) -> None:
+def write_coco_files(files: Mapping[Path, Mapping[str, Any]]) -> None:
     """Write files that belong together, none of them before all are complete.
 
     Args:
@@ -132,8 +132,9 @@ def _unique_ids(path: str | Path, part: str, entries: list[dict[str, Any]]) -> s
 
 
 def _is_box(box: object) -> bool:
-    numbers = isinstance(box, list) and all(type(number) in (int, float) for number in box)
-    return numbers and len(box) == 4 and box[2] > 0 and box[3] > 0
+    if not isinstance(box, list) or any(type(number) not in (int, float) for number in box):
+        return False
+    return len(box) == 4 and box[2] > 0 and box[3] > 0
 
 
 # ------------------------------------------------------------------------------------- image sizes

@@ -136,7 +136,8 @@ class LoadDetections(BaseTransform):
 
 def _is_moved(results: dict[str, Any]) -> bool:
     """Whether a geometric transform of mmcv or mmseg has left its traces."""
-    return 'flip' in results or 'scale_factor' in results or np.any(results.get('valid_map', 0))
+    moved = 'flip' in results or 'scale_factor' in results
+    return moved or bool(np.any(results.get('valid_map', 0)))
 
 
 def draw_boxes(

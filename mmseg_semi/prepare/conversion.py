@@ -288,7 +288,7 @@ def _write_one(
         if earlier in ('', note):
             return Counts(kept=1, foreign=int(earlier == ''))
         array = make(task.source)
-        if size not in (None, array.shape[::-1]):
+        if size is not None and size != array.shape[::-1]:
             raise DataError(
                 f'{task.label} has {array.shape[1]} x {array.shape[0]} pixels, its image '
                 f'{task.image} {size[0]} x {size[1]}; they must have one size'

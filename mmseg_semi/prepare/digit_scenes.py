@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,7 +36,7 @@ import numpy as np
 try:
     import fcntl
 except ImportError:  # not a POSIX system: two runs at once are not detected there
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # says that it is missing
 
 GENERATOR = 'digit_scenes'
 VERSION = 1
@@ -654,7 +655,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('out', nargs='?', default='data/digit_scenes', help='folder to write')
     for item in fields(SceneParams):
-        default, several = item.default, isinstance(item.default, tuple)
+        default: Any = item.default
+        several = isinstance(default, tuple)
         kind = type(default[0] if several and default else 0 if several else default)
         pair = item.name in ('digits_per_scene', 'digit_size')
         parser.add_argument(
@@ -675,7 +677,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     options = vars(parse_args(argv))
     out, force = options.pop('out'), options.pop('force')
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     try:
         params = SceneParams(**values)
         made = make_digit_scenes(out, params, force)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -94,7 +95,7 @@ def choose_layout(args: argparse.Namespace) -> BenchmarkLayout:
             raise DataError(
                 f'{CUSTOM} needs {option}: --data-root R --images FOLDER --masks FOLDER'
             )
-    settings = dict(img_suffix='.png', seg_map_suffix='.png')
+    settings: dict[str, Any] = dict(img_suffix='.png', seg_map_suffix='.png')
     settings.update({CUSTOM_OPTIONS[key]: value for key, value in given.items()})
     return BenchmarkLayout(name=CUSTOM, data_root=args.data_root, **settings)
 
@@ -158,7 +159,8 @@ def draw_balanced(presence: np.ndarray, size: int, seed: int) -> list[int]:
     source = np.random.default_rng(seed)
     total = presence.sum(0)
     drawn_with, left_with = np.zeros_like(total), total.copy()
-    free, order = np.ones(len(presence), dtype=bool), []
+    free = np.ones(len(presence), dtype=bool)
+    order: list[int] = []
     while len(order) < size:
         classes = [k for k in range(presence.shape[1]) if left_with[k]]
         candidates = free

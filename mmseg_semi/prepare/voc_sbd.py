@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         task.output.stem: path
         for task in tasks
         for path in (task.source, task.image)
-        if not path.is_file()
+        if path is not None and not path.is_file()
     }
     what = 'images or masks of the lists'
     leave_out_missing(found, what, [str(path) for path in missing.values()], args.partial)

@@ -1,4 +1,4 @@
-"""Reading a config, and looking through it for misspelt types and arguments before it is built.
+"""Reading a config, and looking through it for misspelled types and arguments before it is built.
 
 mmengine names neither the config key nor what would be allowed. Types are checked wherever a
 registry is known; arguments where the class names all of its own (no ``**kwargs``).
@@ -181,7 +181,7 @@ def _names(registry: Registry | None) -> set[str]:
     return names
 
 
-def _takes_anything(entry: type) -> bool:
+def _takes_anything(entry: type[Any]) -> bool:
     if entry.__init__ is object.__init__:
         return False
     kinds = [p.kind for p in inspect.signature(entry.__init__).parameters.values()]

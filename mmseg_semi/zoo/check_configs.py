@@ -34,7 +34,7 @@ NAME = re.compile(
     r'(?:_(?P<crop>\d+)x(?P=crop))?'
 )
 CLASSES = dict(voc12=21, cityscapes=19, coco=81, lucchi=2)
-BACKBONES = {
+BACKBONES: dict[str, dict[str, Any]] = {
     'deeplabv3plus_r50': dict(type='ResNetV1c', depth=50),
     'deeplabv3plus_r101': dict(type='ResNetV1c', depth=101),
     'deeplabv3plus_xception65': dict(type='Xception65'),
@@ -99,7 +99,7 @@ def expected_crop(method: str, dataset: str, crop: str | None) -> int:
     return 513
 
 
-def all_transforms(cfg: Config) -> Iterator[dict[str, Any]]:
+def all_transforms(cfg: Config) -> Iterator[Any]:
     """The transforms of every pipeline of a config that has one unlabeled part at most."""
     train = cfg.train_dataloader.dataset
     yield from labeled_pipeline(train.geometry)
@@ -120,6 +120,7 @@ def check_config(path: Path, build: bool = True) -> list[str]:
             problems.append(f'{path}: {what} is {found!r}; its name says {wanted!r}')
 
     match = NAME.fullmatch(path.stem)
+    assert match is not None  # main takes no other files
     method, dataset = match['method'], match['dataset']
     lines = path.read_text().splitlines()
     if len(lines) > MOST_LINES:

@@ -218,12 +218,11 @@ def make_data(folder: Path) -> None:
         folder: Becomes the working folder of the configs, which read ``data/digit_scenes``.
     """
     root = folder / 'data' / 'digit_scenes'
-    counts = dict(labeled=60, subsets=(60,), unlabeled=8, val=1, test=1)
-    make_digit_scenes(root, SceneParams(**counts))
+    make_digit_scenes(root, SceneParams(labeled=60, subsets=(60,), unlabeled=8, val=1, test=1))
     numbers = {i: digit for i, digit in enumerate(DIGIT_NAMES[:5], 1)}
     boxes, sizes = [], {}
     for path in sorted((root / 'audit' / 'unlabeled').iterdir()):
-        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        mask: Any = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         boxes.append(masks_to_boxes(mask, list(numbers), min_area=20))
         sizes[path.name] = mask.shape[::-1]
     found = [
@@ -268,7 +267,8 @@ class _Progress(Hook):
     """Counts the steps that began and keeps what they returned."""
 
     def __init__(self) -> None:
-        self.begun, self.logged = 0, []
+        self.begun = 0
+        self.logged: list[dict[str, float]] = []
 
     def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
         self.begun += 1
@@ -331,9 +331,9 @@ def train(folder: Path, framework: str, texts: Sequence[str], *watching: Hook) -
 
 def _is_refusal(error: BaseException) -> bool:
     """Whether a `raise` of the package made it, and not what it called."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    trace = error.__traceback__
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    trace: Any = error.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
     code = trace.tb_frame.f_code

@@ -129,8 +129,8 @@ class Experiment:
         """Train (or resume), test, keep and return the metrics.
 
         Raises:
-            RuntimeError: Training or testing failed; names the log file. The folder has checkpoints
-                of other settings, which would be taken up.
+            RuntimeError: Training or testing failed; names the log file. Training left no
+                checkpoint. The folder has checkpoints of other settings, which would be taken up.
         """
         kept = self.result()
         if kept is not None:
@@ -139,7 +139,13 @@ class Experiment:
         start = time.time()
         self._call('train', self.train_command())
         minutes = (time.time() - start) / 60
-        self._call('test', self.test_command(latest_checkpoint(self.work_dir)))
+        checkpoint = latest_checkpoint(self.work_dir)
+        if checkpoint is None:
+            raise RuntimeError(
+                f'{self.work_dir} has no checkpoint after training {self.config}, so there is '
+                'nothing to test. Let default_hooks.checkpoint save one.'
+            )
+        self._call('test', self.test_command(checkpoint))
         metrics = newest_metrics(os.path.join(self.work_dir, 'test'))
         metrics['train_minutes'] = round(minutes, 2)
         content = dict(settings=self.settings(), metrics=metrics)

@@ -94,9 +94,9 @@ def student_only(evaluator: Any) -> Any:
 
 def own_types(node: Any) -> list[str]:
     """List the component types of this package that a config still uses."""
-    found = []
+    found: list[str] = []
     if isinstance(node, dict):
-        kind = node.get('type')
+        kind: Any = node.get('type')
         for registry in (MODELS, TRANSFORMS):
             entry = registry.get(kind) if isinstance(kind, str) else None
             if entry is not None and entry.__module__.split('.')[0] == PACKAGE:

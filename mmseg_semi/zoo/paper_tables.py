@@ -82,7 +82,9 @@ class Row:
         """Number of unlabeled images."""
         if self.dataset == DIGIT_SCENES:
             return DIGIT_SCENES_UNLABELED
-        return BENCHMARK_LAYOUTS[self.dataset].num_train - self.labeled
+        total = BENCHMARK_LAYOUTS[self.dataset].num_train
+        assert total is not None  # only a custom layout leaves it out
+        return total - self.labeled
 
 
 @dataclass(frozen=True)

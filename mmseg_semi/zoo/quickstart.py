@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,11 +57,11 @@ def run_all(experiments: dict[str, Experiment]) -> dict[str, dict]:
             wait(running.values(), timeout=15)
             busy = [name for name, job in running.items() if not job.done()]
             print(*(f'  {name} {progress(waiting[name])}' for name in busy), sep='\n', flush=True)
-            failed = [job for job in running.values() if job.done() and job.exception()]
+            failed = [e for job in running.values() if job.done() and (e := job.exception())]
             if failed:
                 for job in running.values():
                     job.cancel()
-                raise failed[0].exception()
+                raise failed[0]
     return {name: experiment.run() for name, experiment in experiments.items()}
 
 
@@ -81,17 +82,16 @@ def draw(out: Path, results: dict, scenes: int) -> Path:
         label = f'{name}: mIoU {metrics["mIoU"]:.1f} on the test scenes'
         folder = out / name.lower() / 'predictions'
         tiles[label] = [folder / file for file in names]
-    picture = []
+    picture: list[np.ndarray] = []
     for label, paths in tiles.items():
-        row = []
+        parts: list[np.ndarray] = []
         for path in paths:
-            if label == 'image':
-                tile = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            else:
-                tile = palette[cv2.imread(str(path), cv2.IMREAD_UNCHANGED)][..., ::-1]
-            row.append(cv2.resize(tile, (128, 128), interpolation=cv2.INTER_NEAREST))
-            row.append(np.full((128, 4, 3), 255, np.uint8))
-        row = np.concatenate(row, axis=1)
+            tile: Any = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            if label != 'image':
+                tile = palette[tile][..., ::-1]
+            parts.append(cv2.resize(tile, (128, 128), interpolation=cv2.INTER_NEAREST))
+            parts.append(np.full((128, 4, 3), 255, np.uint8))
+        row = np.concatenate(parts, axis=1)
         picture += [caption(label, row.shape[1]), row]
     path = out / 'picture.png'
     cv2.imwrite(str(path), np.concatenate(picture, axis=0))

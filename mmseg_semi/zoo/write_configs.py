@@ -11,6 +11,7 @@ import argparse
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -182,7 +183,7 @@ def readme_text(path: Path, method: Method) -> str:
 def metafile(method: Method) -> str:
     """metafile.yml of a method."""
     datasets = list(dict.fromkeys(DATASET_NAMES[row.dataset] for row in method.rows))
-    collection = {
+    collection: dict[str, Any] = {
         'Name': method.name,
         'Metadata': {'Training Data': datasets},
         'README': f'configs/{method.folder}/README.md',
@@ -196,9 +197,9 @@ def metafile(method: Method) -> str:
     )
 
 
-def model_entry(method: Method, row: Row) -> dict[str, object]:
+def model_entry(method: Method, row: Row) -> dict[str, Any]:
     """Entry of a config in metafile.yml; Results are ours, Paper mIoU is the paper's."""
-    entry: dict[str, object] = {
+    entry: dict[str, Any] = {
         'Name': row.stem,
         'In Collection': method.name,
         'Config': f'configs/{row.config}',

@@ -12,7 +12,7 @@ from mmseg_semi.datasets.image_files import bit_depth, unreadable_reason
 
 RNG = np.random.default_rng(0)
 BGR = cv2.GaussianBlur(RNG.integers(0, 256, (48, 40, 3), dtype=np.uint8), (5, 5), 2)
-GREY = BGR[..., 0]
+GRAY = BGR[..., 0]
 
 
 def cv_bytes(suffix, pixels):
@@ -34,14 +34,14 @@ PALETTE = Image.fromarray(BGR[..., ::-1]).quantize(16)
 @pytest.mark.parametrize(
     ('data', 'expected'),
     [
-        (cv_bytes('.png', GREY), np.dstack([GREY] * 3)),
+        (cv_bytes('.png', GRAY), np.dstack([GRAY] * 3)),
         (cv_bytes('.png', ALPHA), BGR),  # alpha is dropped, not blended
         (cv_bytes('.tiff', ALPHA), BGR),
         (cv_bytes('.png', WIDE), np.dstack([WIDE // 256] * 3)),
         (cv_bytes('.tiff', WIDE), np.dstack([WIDE // 256] * 3)),
         (cv_bytes('.png', WIDE_BGR), WIDE_BGR // 256),
         (pil_bytes(PALETTE, 'PNG'), np.array(PALETTE.convert('RGB'))[..., ::-1]),
-        (pil_bytes(Image.fromarray(GREY > 99), 'PNG'), np.dstack([(GREY > 99) * 255] * 3)),
+        (pil_bytes(Image.fromarray(GRAY > 99), 'PNG'), np.dstack([(GRAY > 99) * 255] * 3)),
     ],
     ids=['gray', 'rgba', 'rgba-t', 'gray16', 'gray16-t', 'rgb16', 'palette', 'bits'],
 )
@@ -59,13 +59,13 @@ def test_16_bit_color_tiff_is_within_one_level_of_the_upper_bits():
 @pytest.mark.parametrize(
     ('suffix', 'pixels', 'bits'),
     [
-        ('.png', GREY, 8),
+        ('.png', GRAY, 8),
         ('.png', WIDE, 16),
         ('.png', WIDE_BGR, 16),
         ('.tiff', BGR, 8),
         ('.tiff', WIDE, 16),
         ('.tiff', WIDE_BGR, 16),
-        ('.tiff', GREY.astype(np.float32), 32),
+        ('.tiff', GRAY.astype(np.float32), 32),
         ('.jpg', BGR, None),
     ],
 )

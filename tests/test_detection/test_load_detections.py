@@ -20,9 +20,9 @@ from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.datasets.seeding import seeded
 from mmseg_semi.datasets.transforms import CarryMaps, InitValidMask, PackSemiInputs
 from mmseg_semi.detection import LoadDetections
-from mmseg_semi.detection.load_detections import draw_boxes
+from mmseg_semi.detection.load_detections import DETECTIONS, draw_boxes
 from mmseg_semi.models.mixers import CutMix
-from mmseg_semi.structures import DETECTIONS, PseudoLabel
+from mmseg_semi.structures import PseudoLabel
 
 VIEWS = dict(type='StrongViews', num_views=1, transforms=[dict(type='RandomColorJitter')])
 

@@ -50,7 +50,7 @@ DATASET = 'train_dataloader.dataset'
         ('val_evaluator.type', 'IouMetric', KeyError, "val_evaluator.type.*'IoUMetric'"),
     ],
 )
-def test_misspelt_types_and_arguments_are_named_with_key_and_suggestion(
+def test_misspelled_types_and_arguments_are_named_with_key_and_suggestion(
     option, value, error, message
 ):
     with pytest.raises(error, match=message):

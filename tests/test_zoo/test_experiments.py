@@ -52,6 +52,13 @@ def test_trains_resuming_then_tests_and_keeps_the_result(experiment, tmp_path):
     assert experiment.run() == metrics and len(experiment.calls) == 2, 'not run again'
 
 
+def test_training_that_leaves_no_checkpoint(experiment, monkeypatch):
+    monkeypatch.setattr('mmseg_semi.zoo.experiments.latest_checkpoint', lambda folder: None)
+    with pytest.raises(RuntimeError, match=r'work has no checkpoint after training .*config\.py'):
+        experiment.run()
+    assert len(experiment.calls) == 1
+
+
 def test_a_result_of_other_settings_does_not_count(experiment, tmp_path):
     experiment.run()
     (tmp_path / 'config.py').write_text('a = 2\n')

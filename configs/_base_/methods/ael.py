@@ -1,4 +1,4 @@
-# AEL (NeurIPS 2021): an EMA teacher; classes that are badly learnt are pasted between labeled
+# AEL (NeurIPS 2021): an EMA teacher; classes that are badly learned are pasted between labeled
 # images, cut out for CutMix, and the loss leaves fewer of their pixels out.
 method = dict(
     type='SemiSegmentor',

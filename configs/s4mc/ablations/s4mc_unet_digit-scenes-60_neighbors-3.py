@@ -1,3 +1,3 @@
-# Three neighbours, one after the other.
+# Three neighbors, one after the other.
 _base_ = '../s4mc_unet_digit-scenes-60.py'
 model = dict(refiners=dict(context=dict(neighbors=3)))

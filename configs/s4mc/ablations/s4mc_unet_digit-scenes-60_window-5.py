@@ -1,3 +1,3 @@
-# 5x5 neighbours.
+# 5x5 neighbors.
 _base_ = '../s4mc_unet_digit-scenes-60.py'
 model = dict(refiners=dict(context=dict(window=5)))

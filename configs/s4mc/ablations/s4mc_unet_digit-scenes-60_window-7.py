@@ -1,3 +1,3 @@
-# 7x7 neighbours.
+# 7x7 neighbors.
 _base_ = '../s4mc_unet_digit-scenes-60.py'
 model = dict(refiners=dict(context=dict(window=7)))

@@ -55,9 +55,10 @@ class CarryMaps(BaseTransform):
         for transform in self.transforms:
             simple = all(_is_simple(results[name]) for name in results['seg_fields'])
             carry = type(transform) in _CARRY_ALL and simple
-            results = transform(results) if carry else _follow(transform, results)
-            if results is None:
+            moved = transform(results) if carry else _follow(transform, results)
+            if moved is None:
                 return None
+            results = moved
             check_maps(results, f'{_name(transform)} did not carry gt_seg_map')
         return results
 

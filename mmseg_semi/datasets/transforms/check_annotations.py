@@ -94,7 +94,7 @@ class CheckAnnotations(BaseTransform):
         if not counts[num_classes:].any():
             return
         wrong = {
-            value: int(counts[value])
+            int(value): int(counts[value])
             for value in np.flatnonzero(counts)
             if value >= num_classes and value != self.ignore_index
         }

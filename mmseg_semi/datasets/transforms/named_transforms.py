@@ -27,7 +27,7 @@ def list_transforms(named: Named, key: str) -> list[Transform]:
         The transforms in order, without those that are None.
 
     Raises:
-        ValueError: An entry that says no ``type``, as a misspelt name in a child config makes it;
+        ValueError: An entry that says no ``type``, as a misspelled name in a child config makes it;
             several entries without ``order``; an entry that ``order`` does not name.
     """
     if not isinstance(named, Mapping):

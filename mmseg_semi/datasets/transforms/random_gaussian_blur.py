@@ -33,7 +33,7 @@ class RandomGaussianBlur(BaseTransform):
             )
         if not 0 <= prob <= 1:
             raise ValueError(f'RandomGaussianBlur.prob is {prob}; it must be in [0, 1]')
-        self.sigma, self.prob = tuple(sigma), prob
+        self.sigma, self.prob = (sigma[0], sigma[1]), prob
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Blur the image."""

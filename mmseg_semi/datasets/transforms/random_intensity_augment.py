@@ -238,7 +238,7 @@ def _check_ranges(
 ) -> dict[str, tuple[float, float]]:
     """The strength range of each of ``ops`` that has one."""
     key = 'RandomIntensityAugment.ranges'
-    checked = {name: OPERATIONS[name].range for name in ops if OPERATIONS[name].range}
+    checked = {name: pair for name in ops if (pair := OPERATIONS[name].range)}
     if not isinstance(ranges, Mapping):
         raise ValueError(f'{key} is {ranges!r}; give a dict such as dict(hue=(0, 0.5))')
     for name, given in ranges.items():
@@ -254,7 +254,7 @@ def _check_ranges(
                 f"{key}['{name}'] is {given!r}; give (lowest, highest) strength, both in "
                 f'[{lowest}, {highest}]'
             )
-        checked[name] = tuple(given)
+        checked[name] = (given[0], given[1])
     return checked
 
 

@@ -25,6 +25,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
     (``crop_size``), in training on labeled images alone too.
     """
 
+    size: tuple[int, int] | None
+
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Prepare a batch.
 
@@ -63,8 +65,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             **self.prepare_unlabeled(unlabeled, size),
         )
         self._pad_labels(labeled['data_samples'], size)
-        samples = dict(labeled=labeled['data_samples'], unlabeled=unlabeled['data_samples'])
-        return dict(inputs=inputs, data_samples=samples)
+        kept = dict(labeled=labeled['data_samples'], unlabeled=unlabeled['data_samples'])
+        return dict(inputs=inputs, data_samples=kept)
 
     def prepare_unlabeled(self, part: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
         """Prepare unlabeled images, which are on the right device.
@@ -87,7 +89,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         crops = _crops(data.get('data_samples') or []) if training else []
         if self.size is not None or self.size_divisor is not None or not crops:
             return super().forward(data, training)
-        self.size = tuple(map(max, zip(*crops)))
+        height, width = map(max, zip(*crops))
+        self.size = height, width
         try:
             return super().forward(data, training)
         finally:

@@ -276,7 +276,7 @@ def test_repr_names_the_arguments():
         (dict(ops=[]), r'ops is \[\]; give a list of one or more of: identity, '),
         (dict(ops='hue'), "ops is 'hue'; give a list"),
         (dict(ops=3), 'ops is 3; give a list'),
-        (dict(ops=['hue', 'equalise']), "'equalise', which is no operation. .*'equalize'"),
+        (dict(ops=['hue', 'equalized']), "'equalized', which is no operation. .*'equalize'"),
         (dict(ops=[['hue']]), r"\['hue'\], which is no operation"),
         (dict(ops=['hue', 'hue']), r"ops is \['hue', 'hue'\]; give each operation once"),
         (dict(ranges=[0, 1]), r'ranges is \[0, 1\]; give a dict'),
