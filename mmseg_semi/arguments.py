@@ -208,7 +208,7 @@ def _parameters(owner: type) -> Iterator[list[inspect.Parameter]]:
     for kind in owner.__mro__:
         if '__init__' not in vars(kind):
             continue
-        several = list(inspect.signature(kind.__init__).parameters.values())[1:]
+        several = list(inspect.signature(vars(kind)['__init__']).parameters.values())[1:]
         yield [p for p in several if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         if not any(p.kind is p.VAR_KEYWORD for p in several):
             return

@@ -171,7 +171,7 @@ class RunStateMixin:
             plain = {key: value for key, value in state_dict.items() if key.startswith(heads)}
             starting = [
                 f'{prefix}{name}.'
-                for name, part in self.named_modules()
+                for name, part in self.named_modules()  # type: ignore[attr-defined]
                 if getattr(part, 'starts_as_student', False)
             ]
             for key, value in plain.items():

@@ -37,15 +37,14 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
     Args:
         segmentor: Config of the mmseg segmentor that is trained.
         losses: Named ``BaseSemiLoss`` configs.
-        refiners: Named ``BaseRefiner`` configs; a component set to None is left out.
+        refiners: Named ``BaseRefiner`` configs; one set to None is left out.
         mixer: ``BaseMixer`` config; None leaves the strong views unmixed.
         labeled_mixer: ``BaseLabeledMixer`` config; None leaves the labeled images unmixed.
         streams: Named streams, see :mod:`mmseg_semi.models.segmentors.streams`; by themselves
             there are ``labeled`` and ``weak``, which share a pass, and ``strong``. Where nothing
             reads it, ``weak`` is run only when it is listed (for the normalization statistics).
         heads: Named ``BaseSemiHead`` configs.
-        teacher: ``BaseTeacher`` config, such as ``dict(type='EMATeacher', momentum=0.99)``; None
-            for the student itself.
+        teacher: ``BaseTeacher`` config, such as ``dict(type='EMATeacher')``; None for the student.
         supervised_weight: Factor of the segmentor's own losses on labeled images.
         warmup_iters: Iterations at the start of a run that train on labeled images alone, for
             networks that start from scratch and have nothing to teach yet. Needs ``SemiTrainLoop``.
@@ -54,9 +53,8 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             for convolutions on CPUs and tensor cores.
         data_preprocessor: ``SemiDataPreprocessor`` config. Defaults to that of ``segmentor``.
         test_cfg: ``dict(predict_with='student' | 'teacher' | 'both', refine=False)``. With
-            ``'both'`` the student's result is ``pred_sem_seg`` and the teacher's
-            ``teacher_pred_sem_seg``. ``refine=True`` applies the refiners that change
-            probabilities to predictions too.
+            ``'both'`` the teacher's result is ``teacher_pred_sem_seg``. ``refine=True`` applies
+            the refiners that change probabilities to predictions too.
         train_cfg: Not used; mmseg configs carry it.
         init_cfg: As in ``BaseModule``.
 
