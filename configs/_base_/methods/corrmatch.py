@@ -6,6 +6,7 @@ _base_ = './unimatch.py'
 strong = dict(num_views=1)
 method = dict(
     supervised_weight=0.25,
+    streams=dict(strong=dict(views=1)),
     refiners=dict(
         select=dict(_delete_=True, type='EMAThreshold', initial=0.85, momentum=0.999),
         regions=dict(type='RegionPropagation', num_shapes=128, strategy='random'),

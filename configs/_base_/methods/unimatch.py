@@ -7,6 +7,7 @@ method = dict(
     refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.95)),
     mixer=dict(type='CutMix', prob=0.5, area=(0.02, 0.4), aspect=(0.3, 1 / 0.3)),
     streams=dict(
+        strong=dict(views=2),
         perturbed=dict(features='weak', perturbation=dict(type='FeatureDropout', prob=0.5)),
     ),
     losses=dict(

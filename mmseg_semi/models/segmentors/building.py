@@ -262,11 +262,18 @@ def choose_streams(model: Any, listed: Optional[Mapping[str, Any]]) -> dict[str,
         )
     if not readers and 'weak' not in listed:
         streams.pop('weak')
+    for stream in streams.values():
+        if stream.network == 'teacher' and getattr(model.teacher, 'network', None) is None:
+            raise ValueError(
+                f"model.streams.{stream.name}.network is 'teacher', but the model has no teacher "
+                "with a network: set model.teacher=dict(type='EMATeacher')"
+            )
     read = {'labeled', 'weak', *(part.stream for part in model.components)}
     for stream in streams.values():
         alone = [one.name for one in streams.values() if one.group == stream.group] == [stream.name]
         source = any(one.features == stream.name for one in streams.values())
-        if stream.name in listed and alone and not source and stream.name not in read:
+        trains = stream.network == 'student' and stream.mode != 'eval'
+        if trains and stream.name in listed and alone and not source and stream.name not in read:
             raise ValueError(
                 f'model.streams.{stream.name} trains nothing: no loss or head reads it, and it '
                 f"shares no pass. Add a loss with stream='{stream.name}', or remove the stream"

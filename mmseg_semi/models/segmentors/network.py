@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmseg_semi.errors import hint
 from mmseg_semi.models.component import Component
+from mmseg_semi.models.teachers.base_teacher import forward_mode
 from mmseg_semi.structures import Features, SegOutputs, SemiStep, View
 
 from .streams import Stream
@@ -139,6 +140,7 @@ class PassesMixin:
     """Sends the streams of a ``SemiSegmentor`` through its student."""
 
     segmentor: Any
+    teacher: Any
     streams: dict[str, Stream]
     taps: FeatureTaps
     channels_last: bool
@@ -157,8 +159,22 @@ class PassesMixin:
         """Encode and decode."""
         return self.decode(self.encode(images, network), network)
 
+    @contextmanager
+    def network_of(self, stream: Stream) -> Iterator[nn.Module]:
+        """Give the network that a stream's pass goes through, in the stream's mode."""
+        if stream.network == 'student' and stream.mode != 'eval':
+            yield self.segmentor
+            return
+        network = self.segmentor if stream.network == 'student' else self.teacher.network
+        with torch.no_grad(), forward_mode(network, stream.mode or 'eval'):
+            yield network
+
     def run_pass(self, step: SemiStep, streams: list[Stream]) -> None:
-        """Send streams through the student together, so that its normalizations see them all."""
+        """Send streams through a network together, so that its normalizations see them all."""
+        with self.network_of(streams[0]) as network:
+            self._run_pass(step, streams, network)
+
+    def _run_pass(self, step: SemiStep, streams: list[Stream], network: nn.Module) -> None:
         views = {stream.name: self.open_views(step, stream) for stream in streams}
         flat = [view for several in views.values() for view in several]
         if not flat:
@@ -167,7 +183,8 @@ class PassesMixin:
         images: list[list[Any]] = [[v.image for v in views[one.name]] for one in with_images]
         if images:
             names = [one.name for one, several in zip(with_images, images) for _ in several]
-            features = self.encode(join_images([i for several in images for i in several], names))
+            joined = join_images([one for several in images for one in several], names)
+            features = self.encode(joined, network)
             parts = features.split([sum(map(len, several)) for several in images])
             step.encoded.update({one.name: part for one, part in zip(with_images, parts)})
         if len(with_images) < len(streams) or any(one.perturbation for one in streams):
@@ -176,7 +193,7 @@ class PassesMixin:
             )
         counts = {s.name: len(step.encoded[s.features or s.name]) for s in streams}
         sizes = [counts[name] // len(several) for name, several in views.items() for _ in several]
-        for view, outputs in zip(flat, self.decode(features).split(sizes)):
+        for view, outputs in zip(flat, self.decode(features, network).split(sizes)):
             view.outputs = outputs
 
     def open_views(self, step: SemiStep, stream: Stream) -> list[View]:

@@ -62,6 +62,13 @@ class RunStateMixin:
 
     def _check_strong_views(self, number: int) -> None:
         for stream in self.streams.values():
+            if stream.views not in (None, number):
+                raise ValueError(
+                    f'model.streams.{stream.name}.views is {stream.views}, as the method has it, '
+                    f'but the batch has {number} strong views: set train_dataloader.dataset.'
+                    f'unlabeled.strong.num_views={stream.views}, or model.streams.{stream.name}.'
+                    f'views={number} to train so all the same'
+                )
             source = self.streams[stream.features] if stream.features else stream
             readers = [part for part in self.components if part.stream == stream.name]
             if source.images != 'strong' or number > (source.view or 0):

@@ -20,6 +20,8 @@ from mmseg_semi.models.component import build_component
 from mmseg_semi.models.perturbations import BasePerturbation
 
 SOURCES = ('labeled', 'weak', 'strong')
+NETWORKS = ('student', 'teacher')
+MODES = (None, 'train', 'eval')
 #: The streams that every model has, as far as something reads them.
 DEFAULT_STREAMS: dict[str, dict[str, Any]] = dict(
     labeled=dict(images='labeled', group='clean'),
@@ -36,20 +38,28 @@ class Stream:
         name: Its name.
         images: ``'labeled'``, ``'weak'`` or ``'strong'``; None when it begins with features.
         view: Which of the strong views, from 0; None for all of them, one after the other.
+        views: How many strong views the method has; None for as many as the data give.
         features: Name of the stream whose encoded (not perturbed) features it begins with.
         perturbation: What perturbs the features between encoder and decoder.
         mixed: Whether ``model.mixer`` mixes its images; strong ones are, if the config is silent.
         group: Streams of the same group share a pass; the stream's name, if the config is silent.
+        network: ``'student'`` or ``'teacher'``; the teacher's passes have no gradient.
+        mode: ``'train'``, or ``'eval'`` for running statistics, no dropout and no gradient; None
+            for what is usual: train for the student, eval for the teacher. The teacher's buffers
+            stay in both.
         source: Which images it shows in the end: ``images``, or those of ``features``.
     """
 
     name: str
     images: Optional[str] = None
     view: Optional[int] = None
+    views: Optional[int] = None
     features: Optional[str] = None
     perturbation: Optional[BasePerturbation] = None
     mixed: Optional[bool] = None
     group: str = ''
+    network: str = 'student'
+    mode: Optional[str] = None
     source: str = ''
 
 
@@ -104,11 +114,15 @@ def _build(name: str, cfg: dict[str, Any]) -> Stream:
         check_choice(f'{key}.images', stream.images, SOURCES)
     if stream.mixed is not None:
         check_choice(f'{key}.mixed', stream.mixed, (True, False))
-    if stream.view is not None:
-        check_whole(f'{key}.view', stream.view, 0)
-    if stream.images != 'strong' and (stream.mixed or stream.view is not None):
-        wrong = 'mixed=True' if stream.mixed else f'view={stream.view}'
-        raise ValueError(f"{key}: {wrong} is for a stream with images='strong' alone: remove it")
+    check_choice(f'{key}.network', stream.network, NETWORKS)
+    check_choice(f'{key}.mode', stream.mode, MODES)
+    for one, low in (('view', 0), ('views', 1)):
+        if getattr(stream, one) is not None:
+            check_whole(f'{key}.{one}', getattr(stream, one), low)
+    given = {one: getattr(stream, one) for one in ('mixed', 'view', 'views')}
+    wrong = [f'{n}={v}' for n, v in given.items() if v is not None and v is not False]
+    if stream.images != 'strong' and wrong:
+        raise ValueError(f"{key}: {wrong[0]} is for a stream with images='strong' alone: remove it")
     if stream.perturbation is not None:
         stream.perturbation = build_component(
             stream.perturbation, BasePerturbation, f'{key}.perturbation'
@@ -151,6 +165,12 @@ def plan_passes(streams: Sequence[Stream]) -> tuple[list[list[Stream]], list[lis
     encoded: set[str] = set()
     for several in passes:
         encoded.update(one.name for one in several if one.images is not None)
+        if len({(one.network, one.mode) for one in several}) > 1:
+            raise ValueError(
+                f'model.streams: {", ".join(one.name for one in several)} share the pass '
+                f"'{several[0].group}', but not the network and its mode: give them one network "
+                'and one mode, or groups of their own'
+            )
         for stream in several:
             if stream.features is not None and stream.features not in encoded:
                 raise ValueError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Callable
 
 from torch import Tensor, nn
@@ -98,3 +100,25 @@ class BaseTeacher(Component):
             return
         missing_keys.extend(prefix + key for key in result.missing_keys)
         unexpected_keys.extend(prefix + key for key in result.unexpected_keys)
+
+
+@contextmanager
+def forward_mode(network: nn.Module, mode: str) -> Iterator[None]:
+    """Put a network into ``mode`` inside the block, without moving its buffers.
+
+    Args:
+        network: In either mode; it has its own again afterwards.
+        mode: ``'eval'`` or ``'train'``.
+    """
+    training, wanted = network.training, mode == 'train'
+    buffers = {name: value.clone() for name, value in network.named_buffers()} if wanted else {}
+    if training != wanted:
+        network.train(wanted)
+    try:
+        yield
+    finally:
+        if training != wanted:
+            network.train(training)
+        for name, value in network.named_buffers():
+            if name in buffers:
+                value.copy_(buffers[name])

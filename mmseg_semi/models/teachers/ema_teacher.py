@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from mmseg_semi.arguments import Number, OneOf
 from mmseg_semi.structures import SegOutputs
 
-from .base_teacher import BaseTeacher
+from .base_teacher import BaseTeacher, forward_mode
 
 if TYPE_CHECKING:
     from mmseg_semi.models.segmentors import SemiSegmentor
@@ -99,27 +98,6 @@ class EMATeacher(BaseTeacher):
             f'momentum={self.momentum}, buffers={self.buffer_mode!r}, mode={self.mode!r}, '
             f'warm_up={self.warm_up}'
         )
-
-
-@contextmanager
-def forward_mode(network: nn.Module, mode: str) -> Iterator[None]:
-    """Put a network that is in eval mode into ``mode`` inside the block, keeping its buffers.
-
-    Args:
-        network: In eval mode before and after.
-        mode: ``'eval'`` or ``'train'``.
-    """
-    if mode == 'eval':
-        yield
-        return
-    buffers = {name: value.clone() for name, value in network.named_buffers()}
-    network.train()
-    try:
-        yield
-    finally:
-        network.eval()
-        for name, value in network.named_buffers():
-            value.copy_(buffers[name])
 
 
 def check_same_state(student: nn.Module, teacher: nn.Module) -> None:

@@ -29,6 +29,10 @@ def dropped(**more):
     return dict(perturbation=dict(type='FeatureDropout'), **more)
 
 
+def first_norm(network):
+    return next(one for one in network.modules() if isinstance(one, nn.BatchNorm2d))
+
+
 def passes_of(model):
     """Images of each pass through the encoder and through the decoder, filled as they run."""
     seen = dict(encoder=[], decoder=[])
@@ -246,6 +250,92 @@ EXTRA = dict(losses=dict(STRONG, extra=dict(CE, stream='extra')))
 def test_streams_that_cannot_work_are_refused(build, streams, message):
     with pytest.raises(ValueError, match=message):
         build(**EXTRA, streams=streams)
+
+
+# ------------------------------------------------------------------------------ network and mode
+def test_the_teacher_sees_mixed_and_labeled_images_by_their_own_statistics(build, batch):
+    """U2PL's second pass of the teacher: train mode, no gradient, labeled and mixed together."""
+    through = dict(network='teacher', mode='train', group='teacher')
+    streams = dict(
+        teacher_mixed=dict(images='strong', **through),
+        teacher_labeled=dict(images='labeled', **through),
+    )
+    model = hooked(build(teacher=TEACHER, losses=STRONG, streams=streams))
+    network = model.teacher.network
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    step, _ = run_step(model, batch(**SIZES))
+    assert first_norm(model.segmentor).num_batches_tracked == 2  # {labeled}, {strong}
+    for name, value in network.named_buffers():
+        assert torch.equal(value, before[name]), name
+    assert not network.training
+    mixed, labeled = step.streams['teacher_mixed'], step.streams['teacher_labeled']
+    images = [one.image for one in (*mixed, *labeled)]
+    assert [len(one) for one in images] == [3, 3, 2]
+    assert torch.equal(images[0], step.streams['strong'][0].image)
+    with torch.no_grad():
+        running = network.encode_decode(torch.cat(images), [dict(img_shape=(32, 32))])
+        network.train()
+        own = network.encode_decode(torch.cat(images), [dict(img_shape=(32, 32))])
+    found = torch.cat([one.outputs.logits for one in (*mixed, *labeled)])
+    torch.testing.assert_close(found, own)
+    assert not torch.allclose(found, running) and not found.requires_grad
+
+
+def test_the_student_sees_images_without_moving(build, batch):
+    """UniMatch's pass over the partners' weak images: eval mode, no gradient."""
+    streams = dict(partners=dict(images='weak', mode='eval'), perturbed=dropped(features='weak'))
+    model = build(streams=streams)
+    network = model.segmentor
+    step, _ = run_step(model, batch(**SIZES))
+    assert first_norm(network).num_batches_tracked == 2
+    (view,) = step.streams['partners']
+    assert network.training and not view.outputs.logits.requires_grad
+    fresh = build(streams=streams)
+    fresh.segmentor.eval()
+    with torch.no_grad():
+        fresh.train()
+        data = fresh.data_preprocessor(batch(**SIZES), True)
+        begun = fresh.begin_step(**data)
+        fresh.run_pass(begun, [fresh.streams['partners']])
+        fresh.segmentor.eval()
+        wanted = fresh.run(begun.weak_images).logits
+    torch.testing.assert_close(begun.streams['partners'][0].outputs.logits, wanted)
+
+
+@pytest.mark.parametrize('views', [1, 3])
+def test_a_method_of_two_views_is_refused_another_number(build, batch, views):
+    model = build(losses=STRONG, streams=dict(strong=dict(views=2)))
+    message = (
+        rf'streams\.strong\.views is 2.*batch has {views} strong views: set train_dataloader.*'
+        rf'num_views=2, or model\.streams\.strong\.views={views}'
+    )
+    with pytest.raises(ValueError, match=message):
+        run_step(model, batch(views=views))
+    model.streams['strong'].views = views
+    run_step(model, batch(views=views))
+
+
+@pytest.mark.parametrize(
+    'streams, teacher, message',
+    [
+        (
+            dict(strong=dict(network='teacher')),
+            None,
+            r"streams\.strong\.network is 'teacher', but the model has no teacher",
+        ),
+        (
+            dict(weak=dict(mode='eval')),
+            TEACHER,
+            "labeled, weak share the pass 'clean', but not the network and its mode",
+        ),
+        (dict(strong=dict(network='ema')), TEACHER, 'strong.network must be one of'),
+        (dict(strong=dict(mode='test')), TEACHER, 'strong.mode must be one of'),
+        (dict(weak=dict(views=1)), TEACHER, r"streams\.weak: views=1 is for .*images='strong'"),
+    ],
+)
+def test_networks_and_modes_that_cannot_be_are_refused(build, streams, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        build(teacher=teacher, losses=STRONG, streams=streams)
 
 
 @pytest.mark.parametrize(
