@@ -178,7 +178,8 @@ def check_arguments(
 ) -> None:
     """Refuse arguments that ``owner.__init__`` does not name, and missing ones.
 
-    An ``__init__`` with ``**kwargs`` passes on what its base classes name.
+    An ``__init__`` with ``**kwargs`` passes on what its base classes name. Names of before stand in
+    the class's ``moved``, with what they are now.
 
     Args:
         owner: The class.
@@ -193,6 +194,9 @@ def check_arguments(
     known = list(dict.fromkeys(p.name for p in parameters))
     for name in arguments:
         if name not in known:
+            place = getattr(owner, 'moved', {}).get(name)
+            if place is not None:
+                raise TypeError(f'{key}: {name} is now {place}')
             raise TypeError(
                 f"{key}: {owner.__name__} has no argument '{name}'.{hint(name, known)} "
                 f'Its arguments are: {", ".join(known) or "none"}.'

@@ -24,6 +24,7 @@ class MeanTeacherHook(StateHook):
     """
 
     kind = BaseTeacher
+    moved = {name: f'model.teacher.{name}' for name in ('momentum', 'buffers', 'warm_up')}
 
     def find(self, model: Any) -> list[Any]:
         """Return the model's teacher, which moves what it is made of itself."""

@@ -110,6 +110,7 @@ class ContrastHead(BaseSemiHead):
     """
 
     pseudo_fields = ('logits',)
+    moved = dict(queues='bank')
     hooks = (dict(type='MeanTeacherHook'), dict(type='MemoryBankHook'))
 
     def __init__(

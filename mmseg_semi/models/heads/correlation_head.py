@@ -70,6 +70,7 @@ class CorrelationHead(BaseSemiHead):
     """
 
     needs_weak = True
+    moved = dict(position='tap')
 
     def __init__(
         self,

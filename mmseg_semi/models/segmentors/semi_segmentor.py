@@ -53,8 +53,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             for convolutions on CPUs and tensor cores.
         data_preprocessor: ``SemiDataPreprocessor`` config. Defaults to that of ``segmentor``.
         test_cfg: ``dict(predict_with='student' | 'teacher' | 'both', refine=False)``. With
-            ``'both'`` the teacher's result is ``teacher_pred_sem_seg``. ``refine=True`` applies
-            the refiners that change probabilities to predictions too.
+            ``'both'`` the teacher's is ``teacher_pred_sem_seg``. ``refine=True`` refines too.
         train_cfg: Not used; mmseg configs carry it.
         init_cfg: As in ``BaseModule``.
 
