@@ -94,7 +94,8 @@ class ReportHook(Hook):
         self.seen['log_dtypes'] = sorted({str(value.dtype) for value in outputs.values()})
 
     def after_train(self, runner: Any) -> None:
-        networks = dict(student=self.model.segmentor, teacher=self.model.teacher)
+        teacher = getattr(self.model.teacher, 'network', None)
+        networks = dict(student=self.model.segmentor, teacher=teacher)
         for name, network in networks.items():
             if network is not None:
                 self.seen[f'{name}_parameters'] = digest(network.parameters())

@@ -35,22 +35,18 @@ REFUSED_CELLS = {
 BUILT, BEGUN, FIRST = 'when it is built', 'when training begins', 'in the first step'
 REFUSED = {
     'region propagation without a correlation head': (BUILT, "has none named 'correlation'"),
-    'contrast without an EMA teacher': (BUILT, "set model.teacher=dict(type='ema')"),
+    'contrast without an EMA teacher': (BUILT, "set model.teacher=dict(type='EMATeacher')"),
     "AEL's CutMix with a teacher that normalizes by the batch": (BUILT, "without mode='train'"),
-    "AEL's CutMix with a refiner of one's own that has no `refine_more`": (BUILT, 'own=None'),
     "AEL's loss in a framework without class confidences": (BUILT, 'reads a ClassConfidence'),
     'a loss on perturbed features in a framework that perturbs none': (
         BUILT,
-        'model.perturbation is None',
+        "stream is 'perturbed', which model.streams does not have",
     ),
     'weak images kept from a student that is its own teacher': (BUILT, 'remove the key'),
     'a rank loss on features that the network does not have': (BUILT, 'has no ASPP module'),
     'more compared channels than the features have': (BUILT, 'k=17 is more than the 16'),
-    'a hook for a threshold that is not there': (BEGUN, 'needs an EMAThreshold'),
     'the hook of a threshold twice': (BEGUN, 'more than once'),
-    'an EMA teacher without its hook': (FIRST, "add dict(type='MeanTeacherHook')"),
-    'a threshold without its hook': (FIRST, "add dict(type='EMAThresholdHook')"),
-    'detections that are asked for and not loaded': (FIRST, 'has no detections'),
+    'detections that are asked for and not loaded': (FIRST, "have no map 'detections'"),
 }
 # Class names by config key that a plug-in must leave in the model.
 PARTS = {
@@ -67,7 +63,8 @@ WITH_TEACHER = {'mean_teacher', 'cutmix_seg', 'augseg', 'ael', 'u2pl', 's4mc'}
 # ---------------------------------------------------------------------------- looking at a run
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the buffers of all parts and of the teachers."""
-    teachers = {'teacher': model.teacher, 'heads.contrast': model.heads}
+    network = None if model.teacher is None else model.teacher.network
+    teachers = {'teacher': network, 'heads.contrast': model.heads}
     state = {name: buffer.clone() for name, buffer in model.named_buffers()}
     for key, module in teachers.items():
         for name, value in module.named_parameters() if module is not None else ():
@@ -100,12 +97,12 @@ class Watch(Hook):
         if 'regions' in refiners:
             part = refiners['regions']
             kept, part.threshold = part.threshold, 0.1
-            self.tried.append(('regions', part(self.before('regions', step), step)))
+            self.tried.append(('regions', part(self.before('regions', step), step.teacher, step)))
             part.threshold = kept
         if hasattr(self.model.mixer, 'bank'):  # images that it loads are refined like the batch
             pseudo = step.raw_pseudo
             for part in refiners.values():
-                pseudo = part.refine_more(pseudo, step.teacher)
+                pseudo = part(pseudo, step.teacher, step)
             self.tried.append(('more', pseudo))
 
     def see_gradient(self, name: str, grad: torch.Tensor) -> None:
@@ -196,7 +193,7 @@ def check_loaded(watch: Watch) -> None:
     assert len(loaded) == 2
     for step, pseudo in zip(watch.steps, loaded):
         assert pseudo.extras.keys() == step.pseudo.extras.keys()
-        if 'regions' in watch.model.refiners:  # which leaves loaded images as they are
+        if 'regions' in watch.model.refiners:  # which draws other shapes
             continue
         for field in ('label', 'confidence', 'selected', 'weight', 'reliable'):
             one, other = getattr(pseudo, field), getattr(step.pseudo, field)
@@ -207,7 +204,7 @@ def check_DetectionAgreement(watch: Watch, name: str, part: Any) -> None:
     found = 0
     for step in watch.steps:
         got, after = watch.before(name, step), step.refined[name]
-        boxes = unpack(step.detections.numpy(), got.prob.shape[1])
+        boxes = unpack(step.maps['detections'].numpy(), got.prob.shape[1])
         assert boxes.any() and not boxes.all(1).any()
         covered = np.take_along_axis(boxes, got.label.numpy()[:, None], 1)[:, 0]
         wanted = covered & got.valid.numpy() & (got.confidence.numpy() > 0.95)
@@ -222,7 +219,7 @@ def check_RankStatisticsWeight(watch: Watch, name: str, part: Any) -> None:
     assert {round(one * 5, 4) for one in second.unique().tolist()} <= {0, 1, 2, 3, 4, 5}
     assert 0 < second.mean() < 1
     for step in watch.steps:
-        assert all(view.pseudo.weight is not None for view in step.views)
+        assert all(view.pseudo.weight is not None for view in step.streams['strong'])
     assert all(watch.moved(f'refiners.{name}.bank.counts'))
     assert all(watch.states[-1][f'refiners.{name}.bank.counts'].sum(1) > 0), 'both queues'
 
@@ -239,7 +236,7 @@ def check_CorrelationHead(watch: Watch, name: str, part: Any) -> None:
 def check_ContrastHead(watch: Watch, name: str, part: Any) -> None:
     assert watch.logged[0][f'{name}.loss'] == 0, 'the queues are empty'
     assert watch.logged[1][f'{name}.loss'] > 0
-    assert all(watch.moved(f'heads.{name}.queues.counts'))
+    assert all(watch.moved(f'heads.{name}.bank.counts'))
     assert any(watch.moved(f'heads.contrast.{name}.teacher_project.2.weight'))
 
 
@@ -253,9 +250,8 @@ def check_streams(watch: Watch) -> None:
     for loss in model.losses:
         assert any(logged[f'{loss}.loss'] > 0 for logged in watch.logged), loss
     for step in watch.steps:
-        assert step.views and all(
-            (view.mix is None) == (model.mixer is None) for view in step.views
-        )
+        views = step.streams['strong']
+        assert views and all((view.mix is None) == (model.mixer is None) for view in views)
     without = [name for name, grad in watch.gradients.items() if grad < 0]
     assert without == [], 'no gradient at all'
     weights = {n for n, p in model.named_parameters() if p.requires_grad and p.dim() > 1}

@@ -17,6 +17,7 @@ from mmengine.optim import build_optim_wrapper
 from tool_runs import CONFIGS
 
 from mmseg_semi.datasets.transforms.named_transforms import list_transforms
+from mmseg_semi.models import EMATeacher
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.zoo import check_configs as checker
 
@@ -75,7 +76,7 @@ CORR.update({'refiners.regions.num_shapes': 128, 'refiners.regions.strategy': 'r
 CONTEXT = {'refiners.context.window': 3, 'refiners.context.neighbors': 1}
 CONTEXT.update({'refiners.context.criterion': 'max', 'losses.strong.denominator': 'selected'})
 CONTRAST = {'heads.contrast.loss_weight': 0.1, 'heads.contrast.channels': 256}
-CONTRAST.update({'heads.contrast.queues.size': 30000, 'heads.contrast.queues.first_size': 50000})
+CONTRAST.update({'heads.contrast.bank.size': 30000, 'heads.contrast.bank.first_size': 50000})
 AEL = {'losses.strong.gamma': 2.0, 'heads.class_confidence.momentum': 0.999}
 WEIGHTS = {'refiners.weight.k': 5, 'refiners.agreement.min_confidence': 0.95}
 
@@ -172,7 +173,7 @@ SETTINGS = {
         select=fixed(0.95),
         losses=ONE,
         teacher=0.999,
-        extra={'mixer.type': 'AdaptiveCutMix', 'student_sees_weak': True},
+        extra={'mixer.type': 'AdaptiveCutMix', 'streams.weak.group': 'clean'},
     ),
     'ael_deeplabv3plus_r101_voc12-92': Setting(
         lr=1e-2,
@@ -274,13 +275,11 @@ def test_a_config_has_the_papers_numbers(stem: str) -> None:
     assert {name: loss.loss_weight for name, loss in model.losses.items()} == want.losses
     assert model.supervised_weight == want.supervised
     assert model.get('warmup_epochs', 0) == want.warm_up and not model.get('warmup_iters')
-    hooks = {hook.type: hook for hook in cfg.custom_hooks}
     if want.teacher is None:
-        assert model.get('teacher') is None and 'MeanTeacherHook' not in hooks
+        assert model.get('teacher') is None
     else:
-        assert model.teacher.type == 'ema'
-        assert hooks['MeanTeacherHook'].momentum == want.teacher
-        assert hooks['MeanTeacherHook'].buffers == 'ema'
+        assert model.teacher == dict(type='EMATeacher', momentum=want.teacher)
+        assert (EMATeacher().buffer_mode, EMATeacher().warm_up) == ('ema', True)
     unlabeled = cfg.train_dataloader.dataset.unlabeled
     assert unlabeled.strong.num_views == want.views
     for path, value in want.extra.items():
@@ -327,7 +326,7 @@ def test_augmentation_is_the_papers() -> None:
     assert (gray.prob, blur.prob, blur.sigma) == (0.2, 0.5, (0.1, 2.0))
     mixer = cfg.model.mixer
     assert (mixer.prob, mixer.area) == (0.5, (0.02, 0.4)) and mixer.aspect == (0.3, 1 / 0.3)
-    assert cfg.model.perturbation.prob == 0.5
+    assert cfg.model.streams.perturbed.perturbation.prob == 0.5
     augseg = config_of('augseg_deeplabv3plus_r101_voc12-92')
     views = augseg.train_dataloader.dataset.unlabeled.strong
     (intensity,) = list_transforms(views.transforms, '')

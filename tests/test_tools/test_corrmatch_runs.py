@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
-import sys
 from pathlib import Path
 from types import SimpleNamespace as Space
 from typing import Any
@@ -31,6 +29,7 @@ from tool_runs import (
     with_hooks,
 )
 
+from mmseg_semi.apis.train import main as train
 from mmseg_semi.models.refiners import EMAThreshold
 from mmseg_semi.structures import PseudoLabel
 
@@ -44,7 +43,7 @@ MODEL = dict(
     ),
     heads=dict(correlation=dict(in_channels=8, hidden_channels=4)),
 )
-HOOKS = dict(custom_hooks=[dict(type='DataCheckHook'), dict(type='EMAThresholdHook')])
+HOOKS = dict(custom_hooks=[dict(type='DataCheckHook')])
 VALUE = 'refiners.select.value'
 
 
@@ -117,17 +116,43 @@ def test_killed_and_resumed_equals_uninterrupted(train_small, corrmatch_run, tmp
     assert middle.float().item() == wanted[7]['select.threshold']
 
 
-def test_without_its_hook_the_run_stops(train_small):
-    hooks = [dict(type='DataCheckHook')]
-    _, work_dir, output = train_small(code=1, custom_hooks=hooks, model=dict(warmup_iters=0))
+@pytest.fixture
+def train_child(server, corrmatch_run, tmp_path):
+    """Function that trains a child of the small config and returns its work folder and output."""
+
+    def train_child(text: str, code: int = 0):
+        config, work_dir = tmp_path / 'child.py', tmp_path / 'work'
+        config.write_text(f'_base_ = {str(corrmatch_run[0])!r}\n{text}')
+        done = server.run(TOOLS / 'train.py', config, '--work-dir', work_dir, code=code)
+        return work_dir, done.output
+
+    return train_child
+
+
+def test_without_its_hook_another_loop_stops(train_child):
+    """mmengine's loop registers no hooks of components."""
+    text = """
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=8, val_interval=8)
+model = dict(warmup_iters=0)
+"""
+    work_dir, output = train_child(text, code=1)
     assert 'state that only EMAThresholdHook moves' in output
-    assert "add dict(type='EMAThresholdHook') to custom_hooks" in output
+    assert "or add {'type': 'EMAThresholdHook'} to custom_hooks" in output
     assert train_scalars(work_dir) == {}
 
 
-def test_its_hook_without_threshold_stops_the_run(train_small):
-    output = train_small(code=1, model=dict(refiners=dict(select=None)))[2]
-    assert 'EMAThresholdHook needs an EMAThreshold' in output
+def test_a_child_replaces_the_threshold_and_its_hook_is_left_out(train_child):
+    text = """
+model = dict(
+    refiners=dict(
+        select=dict(_delete_=True, type='QuantileThreshold'), regions=dict(threshold=0.85)
+    )
+)
+custom_hooks = [dict(type='DataCheckHook'), dict(type='EMAThresholdHook')]
+"""
+    work_dir, output = train_child(text)
+    assert output.count('EMAThresholdHook is left out') == 1
+    assert VALUE not in load_checkpoint(work_dir / 'iter_8.pth')['state_dict']
 
 
 def test_extracted_segmentor_is_plain(server, plain_server, corrmatch_run, tmp_path):
@@ -180,7 +205,7 @@ def thresholds_after(update, part):
     values = []
     for pseudo in batches():
         pseudo = pseudo.map(part)
-        threshold(pseudo, Space(raw_pseudo=pseudo))
+        threshold.observe(Space(raw_pseudo=pseudo, log=lambda *args: None))
         threshold.update_state()
         values.append([v.tolist() for v in threshold.state_dict().values()])
     return values
@@ -239,8 +264,7 @@ class ThresholdReport(Hook):
 def train_of_a_rank(rank, *args):
     """Be tools/train.py; the group is there."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
-    sys.argv = [str(TOOLS / 'train.py'), *args, '--launcher', 'pytorch']
-    runpy.run_path(sys.argv[0], run_name='__main__')
+    train([*args, '--launcher', 'pytorch'])
     return ThresholdReport.seen
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ from tool_runs import (
     with_hooks,
     write_config,
 )
+
+from mmseg_semi.apis.test import main as run_test
 
 SYNC = dict(type='SyncBN', requires_grad=True)
 SYNC_BN = dict(
@@ -98,8 +98,7 @@ def metrics_files_of_a_rank(rank, *args):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
     written = []
     logger_hook.dump = lambda metrics, path: written.append(str(path))
-    sys.argv = [str(TOOLS / 'test.py'), *args, '--launcher', 'pytorch']
-    runpy.run_path(sys.argv[0], run_name='__main__')
+    run_test([*args, '--launcher', 'pytorch'])
     return written
 
 

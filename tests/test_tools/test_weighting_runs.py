@@ -28,7 +28,7 @@ from tool_runs import (
 )
 
 WEIGHTING = 'weighting/weighting_unimatch_unet_digit-scenes-60.py'
-HOOKS = dict(custom_hooks=[dict(type='DataCheckHook'), dict(type='MemoryBankHook')])
+HOOKS = dict(custom_hooks=[dict(type='DataCheckHook')])
 SURE, SIZE = 0.2, 100
 MODEL = dict(
     warmup_iters=2,
@@ -151,13 +151,6 @@ def test_killed_and_resumed_equals_uninterrupted(train_small, weighting_run, tmp
     for name in ('features', 'counts', 'heads'):
         moved = not torch.equal(middle[BANK + name], first['state_dict'][BANK + name])
         assert moved, f'{name} does not move, so that the test could not fail'
-
-
-def test_without_its_hook_the_run_stops(train_small):
-    hooks = [dict(type='DataCheckHook')]
-    work_dir, output = train_small(code=1, custom_hooks=hooks, model=dict(warmup_iters=0))
-    assert "add dict(type='MemoryBankHook') to custom_hooks" in output
-    assert train_scalars(work_dir) == {}
 
 
 def test_boxes_of_other_images_stop_the_run(train_small, detections, digit_root, tmp_path):
