@@ -133,6 +133,7 @@ def test_without_its_hook_another_loop_stops(train_child):
     """mmengine's loop registers no hooks of components."""
     text = """
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=8, val_interval=8)
+train_dataloader = dict(batch_size=4, sampler=dict(batch_size=4))
 model = dict(warmup_iters=0)
 """
     work_dir, output = train_child(text, code=1)
