@@ -114,12 +114,12 @@ def test_a_semi_segmentor_starts_student_and_teacher_from_it(run, network):
         type='SemiSegmentor',
         segmentor=plain_config(),
         losses=dict(strong=dict(type='PseudoLabelCrossEntropy', stream='strong')),
-        teacher=dict(type='ema'),
+        teacher=dict(type='EMATeacher'),
         data_preprocessor=dict(type='SemiDataPreprocessor'),
     )
     model = build(cfg)
     load_checkpoint(model, str(done.path), map_location='cpu', strict=True)
-    for one in (model.segmentor, model.teacher):
+    for one in (model.segmentor, model.teacher.network):
         check_logits(network, one, 33)
 
 
