@@ -84,7 +84,7 @@ WEAK = [*GEOMETRY['crop'], *GEOMETRY['flip']]
 
 
 def true_classes(image: np.ndarray) -> np.ndarray:
-    """The class of every pixel (..., 3) of an image is a function of its colour; black: unknown."""
+    """The class of every pixel (..., 3) of an image is a function of its color; black: unknown."""
     blue, green, red = np.moveaxis(image.astype(np.int64), -1, 0)
     found = (blue + 2 * green + 3 * red) % 4
     return np.where((image == 0).all(-1), 255, found).astype(np.uint8)
@@ -104,7 +104,7 @@ def mmseg_scope():
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
     """Images of several sizes and their masks, the unlabeled ones' in another folder."""
-    folder = tmp_path_factory.mktemp('colours')
+    folder = tmp_path_factory.mktemp('colors')
     rng = np.random.default_rng(0)
     for i, size in enumerate(SIZES):
         for image, mask in (('images', 'masks'), ('unlabeled', 'audit')):
@@ -266,7 +266,7 @@ def test_a_sample_without_path_or_seed_is_named(root, missing):
         (np.zeros((30, 40), np.uint16), 'no single-channel 8-bit image'),
         (None, 'no single-channel 8-bit image'),
     ],
-    ids=['size', 'colour', 'depth', 'broken'],
+    ids=['size', 'color', 'depth', 'broken'],
 )
 def test_unusable_masks_are_named(root, tmp_path, mask, message):
     for i, size in enumerate(SIZES):
@@ -476,8 +476,8 @@ def test_picture_shows_image_labels_and_truth(root):
     np.testing.assert_array_equal(picture, picture[::2, ::2].repeat(2, 0).repeat(2, 1))
     picture = picture[::2, ::2]
     (step,) = trainer.steps
-    # The palette, its black in grey.
-    colours = np.array([[96, 96, 96], *PALETTE[1:], *[[255] * 3] * 252], np.uint8)
+    # The palette, its black in gray.
+    colors = np.array([[96, 96, 96], *PALETTE[1:], *[[255] * 3] * 252], np.uint8)
     for row in range(3):
         tiles = [
             picture[36 * row : 36 * row + 32, 36 * column : 36 * column + 32] for column in range(5)
@@ -489,8 +489,8 @@ def test_picture_shows_image_labels_and_truth(root):
             used = (pseudo.selected & pseudo.valid)[row].numpy()
             assert 0 < used.sum() < used.size
             np.testing.assert_array_equal((tile == 0).all(-1), ~used)
-            np.testing.assert_array_equal(tile[used], colours[pseudo.label[row].numpy()][used])
-        np.testing.assert_array_equal(tiles[4], colours[trainer.truth()[row]])
+            np.testing.assert_array_equal(tile[used], colors[pseudo.label[row].numpy()][used])
+        np.testing.assert_array_equal(tiles[4], colors[trainer.truth()[row]])
     for start in range(32, width, 36):
         assert (picture[:, start : start + 4] == 255).all()
 

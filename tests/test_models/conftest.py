@@ -186,7 +186,7 @@ class Loader:
         image[:, 0, 0] = number
         return image
 
-    def normalised(self, number, view, size=(32, 32)):
+    def normalized(self, number, view, size=(32, 32)):
         image = self.image(number, view)
         out = torch.zeros(3, *size)  # the preprocessor pads with 0
         out[:, : image.shape[1], : image.shape[2]] = (image.flip(0).float() - 100) / 50
@@ -214,7 +214,7 @@ class Loader:
     def ask_teacher(self, images):
         numbers = [round(float(one[0, 0, 0]) * 50 + 100) for one in images]
         for number, one in zip(numbers, images):
-            torch.testing.assert_close(one, self.normalised(number, 0))
+            torch.testing.assert_close(one, self.normalized(number, 0))
         self.asked.append(numbers)
         return SimpleNamespace(logits=torch.stack([self.logits(n) for n in numbers]))
 

@@ -34,7 +34,7 @@ def sharpen(model):
 
 
 def reference_maps(head, features):
-    """w1 and w2 of one batch that is normalised together."""
+    """w1 and w2 of one batch that is normalized together."""
     conv, norm = head.project[0].conv, head.project[0].norm
     hidden = F.conv2d(features, conv.weight, padding=1)
     hidden = F.batch_norm(hidden, None, None, norm.weight, norm.bias, True, eps=norm.eps).relu()

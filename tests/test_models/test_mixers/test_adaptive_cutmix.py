@@ -164,7 +164,7 @@ def test_pasted_boxes_travel_with_their_image_into_the_second_mixing(seed):
     step = colored_step([UNSURE] * 4, labeled=3)
     view = mixed(step, seed=seed)
     origin, partners = origin_of(view.image), view.mix.partners.tolist()
-    travelled = 0
+    traveled = 0
     for b in range(4):
         taker = partners.index(b)
         own, taken = ~view.mix.mask[b], view.mix.mask[taker]
@@ -173,13 +173,13 @@ def test_pasted_boxes_travel_with_their_image_into_the_second_mixing(seed):
         numbers = {int(n) for n in origin[b][own & (origin[b] >= LABELED)]}
         numbers |= {int(n) for n in origin[taker][taken & (origin[taker] >= LABELED)]}
         assert len(numbers) == (1 if pasted.any() else 0)
-        travelled += int((taken & pasted).sum())
+        traveled += int((taken & pasted).sum())
         if pasted.any():
             rows, columns = pasted.nonzero().unbind(1)
             box = torch.zeros_like(pasted)
             box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
             assert torch.equal(box & seen, pasted)
-    assert travelled > 0
+    assert traveled > 0
 
 
 def test_nothing_that_was_given_is_changed():

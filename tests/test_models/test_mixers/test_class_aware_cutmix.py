@@ -192,10 +192,10 @@ def test_a_class_that_is_not_in_the_batch_is_loaded(loading, monkeypatch):
                 (number,) = [
                     n
                     for n in loader.asked[0]
-                    if torch.equal(view.image[b][:, y, x], loader.normalised(n, 1 + v)[:, y, x])
+                    if torch.equal(view.image[b][:, y, x], loader.normalized(n, 1 + v)[:, y, x])
                 ]
                 hits.add((k, number))
-                source = torch.stack([loader.normalised(number, 1 + v)])
+                source = torch.stack([loader.normalized(number, 1 + v)])
                 assert_pasted(view, images, pseudo, b, (source, loader.label(number), 0), box)
                 if number != 7:
                     assert box == loader.RECTANGLES[number][1:] and changed.any()
