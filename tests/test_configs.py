@@ -16,6 +16,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from tool_runs import CONFIGS
 
 import mmseg_semi  # noqa: F401  (registers the components)
+from mmseg_semi.engine.hooks import StateHook
 from mmseg_semi.models import SemiSegmentor
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.zoo import check_configs as checker
@@ -44,6 +45,14 @@ def test_configs_are_found() -> None:
         prefix = 'faster-rcnn_' if folder == 'detection' else f'{folder}_'
         assert Path(name).name.startswith(prefix), name
     assert len(DETECTORS) >= 3
+
+
+def test_no_config_lists_a_hook_that_moves_state() -> None:
+    """Components bring theirs."""
+    kinds = {kind.__name__ for kind in StateHook.__subclasses__()}
+    assert {'EMAThresholdHook', 'ImageBankHook', 'MeanTeacherHook', 'MemoryBankHook'} <= kinds
+    texts = {path: path.read_text() for path in CONFIGS.rglob('*.py')}
+    assert [path for path, text in texts.items() if any(kind in text for kind in kinds)] == []
 
 
 def test_no_config_edits_a_pipeline_by_place() -> None:

@@ -272,8 +272,8 @@ def choose_streams(model: Any, listed: Optional[Mapping[str, Any]]) -> dict[str,
     for stream in streams.values():
         alone = [one.name for one in streams.values() if one.group == stream.group] == [stream.name]
         source = any(one.features == stream.name for one in streams.values())
-        trains = stream.network == 'student' and stream.mode != 'eval'
-        if trains and stream.name in listed and alone and not source and stream.name not in read:
+        idle = alone and not source and stream.name not in read
+        if idle and stream.trains and stream.name in listed:
             raise ValueError(
                 f'model.streams.{stream.name} trains nothing: no loss or head reads it, and it '
                 f"shares no pass. Add a loss with stream='{stream.name}', or remove the stream"

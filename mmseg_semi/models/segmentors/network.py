@@ -162,11 +162,11 @@ class PassesMixin:
     @contextmanager
     def network_of(self, stream: Stream) -> Iterator[nn.Module]:
         """Give the network that a stream's pass goes through, in the stream's mode."""
-        if stream.network == 'student' and stream.mode != 'eval':
+        if stream.trains:
             yield self.segmentor
             return
         network = self.segmentor if stream.network == 'student' else self.teacher.network
-        with torch.no_grad(), forward_mode(network, stream.mode or 'eval'):
+        with torch.no_grad(), forward_mode(network, stream.mode):
             yield network
 
     def run_pass(self, step: SemiStep, streams: list[Stream]) -> None:

@@ -21,7 +21,7 @@ from mmseg_semi.models.perturbations import BasePerturbation
 
 SOURCES = ('labeled', 'weak', 'strong')
 NETWORKS = ('student', 'teacher')
-MODES = (None, 'train', 'eval')
+MODES = ('', 'train', 'eval')
 #: The streams that every model has, as far as something reads them.
 DEFAULT_STREAMS: dict[str, dict[str, Any]] = dict(
     labeled=dict(images='labeled', group='clean'),
@@ -44,9 +44,9 @@ class Stream:
         mixed: Whether ``model.mixer`` mixes its images; strong ones are, if the config is silent.
         group: Streams of the same group share a pass; the stream's name, if the config is silent.
         network: ``'student'`` or ``'teacher'``; the teacher's passes have no gradient.
-        mode: ``'train'``, or ``'eval'`` for running statistics, no dropout and no gradient; None
-            for what is usual: train for the student, eval for the teacher. The teacher's buffers
-            stay in both.
+        mode: ``'train'``, or ``'eval'`` for running statistics, no dropout and no gradient; what is
+            usual, if the config is silent: train for the student, eval for the teacher. The
+            teacher's buffers stay in both.
         source: Which images it shows in the end: ``images``, or those of ``features``.
     """
 
@@ -59,8 +59,13 @@ class Stream:
     mixed: Optional[bool] = None
     group: str = ''
     network: str = 'student'
-    mode: Optional[str] = None
+    mode: str = ''
     source: str = ''
+
+    @property
+    def trains(self) -> bool:
+        """Whether its pass has a gradient."""
+        return self.network == 'student' and self.mode == 'train'
 
 
 def build_streams(
@@ -130,6 +135,7 @@ def _build(name: str, cfg: dict[str, Any]) -> Stream:
     if stream.mixed is None:
         stream.mixed = stream.images == 'strong'
     stream.group = stream.group or name
+    stream.mode = stream.mode or ('train' if stream.network == 'student' else 'eval')
     return stream
 
 
