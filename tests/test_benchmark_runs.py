@@ -146,7 +146,7 @@ def shrink(cfg: Any, work_dir: Path) -> None:
     if 'rank' in heads:
         heads.rank.num_agents = 8
     if 'contrast' in heads:
-        heads.contrast.queues = dict(size=512)
+        heads.contrast.bank = dict(size=512)
     cfg.train_dataloader.dataset.geometry.crop.crop_size = (CROP, CROP)
     if segmentor.test_cfg.mode == 'slide':
         segmentor.test_cfg.update(crop_size=(CROP, CROP), stride=(22, 22))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-
-import pytest
-from tool_runs import CONFIGS, REPO, UNIMATCH
+from tool_runs import CONFIGS, UNIMATCH
 
 SCRIPT = """
 import importlib.util, sys
@@ -32,30 +29,3 @@ def test_imports_and_builds_without_mmdet(plain_server, tmp_path):
     assert [line for line in lines if line.startswith(('no', 'built', 'mmdet'))] == [
         *('no mmdet', 'built SemiSegmentor', 'mmdet modules []')
     ]
-
-
-BOTTOM = {'errors', 'files', 'arguments'}
-FLOORS = dict(
-    functional=BOTTOM,
-    structures=BOTTOM | {'functional'},
-    datasets=BOTTOM | {'functional', 'structures'},
-    detection=BOTTOM | {'functional', 'structures', 'datasets'},
-)
-
-
-@pytest.mark.parametrize('room', FLOORS)
-def test_a_room_imports_from_the_floors_below_alone(room):
-    found = set()
-    for path in (REPO / 'mmseg_semi' / room).rglob('*.py'):
-        parts = path.relative_to(REPO).with_suffix('').parts
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                start = '.'.join(parts[: len(parts) - node.level]) if node.level else ''
-                start = '.'.join(filter(None, (start, node.module)))
-                names = [f'{start}.{alias.name}' for alias in node.names]
-            else:
-                continue
-            found |= {name.split('.')[1] for name in names if name.startswith('mmseg_semi.')}
-    assert found and found - {room} <= FLOORS[room]

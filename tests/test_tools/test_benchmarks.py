@@ -198,12 +198,12 @@ def test_the_head_of_rankmatch_is_split_into_its_parts():
     calls = []
 
     class Head(torch.nn.Module):
-        tap = 'aspp'
+        tap, stream = 'aspp', 'strong'
 
         def forward(self, step):
             from mmseg_semi.models.heads import agent_rank_head as module
 
-            weak, strong = step.weak, step.views[0].outputs.features['aspp']
+            weak, strong = step.weak, step.streams['strong'][0].outputs.features['aspp']
             index = module.select_agents(weak, 4)
             agents = module.gather_agents(strong, index)
             calls.append(strong.requires_grad)
@@ -215,7 +215,7 @@ def test_the_head_of_rankmatch_is_split_into_its_parts():
     features = torch.randn(2, 5, 3, 3)
     outputs = SegOutputs([features], (3, 3), True, features=dict(aspp=features))
     view = type('View', (), dict(outputs=outputs))()
-    step = type('Step', (), dict(views=[view], weak=features))()
+    step = type('Step', (), dict(streams=dict(strong=[view]), weak=features))()
     added = rankmatch.AddedHead(step, Head())
     added.run()
     parts = added.time_parts('cpu')
@@ -483,7 +483,7 @@ def test_a_step_does_the_work_of_the_hooks():
     step()
     assert torch.equal(weight, moved)  # the learning rate is 0
     torch.testing.assert_close(before, 0.99 * old + 0.01 * moved)
-    assert step.model.heads['contrast'].queues.counts.sum() > 0
+    assert step.model.heads['contrast'].bank.counts.sum() > 0
 
     step = step_of('corrmatch')
     before = step.model.refiners['select'].value.clone()

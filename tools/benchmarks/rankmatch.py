@@ -317,13 +317,17 @@ class AddedHead:
 
     def time_parts(self, device: str) -> dict[str, float]:
         """Return the seconds of each part of ``run``."""
-        from mmseg_semi.models.heads import agent_rank_head as module
+        from mmseg_semi.models.heads import agent_rank_head
+        from mmseg_semi.structures import step as structures
+
+        owners = dict.fromkeys(HEAD_PARTS, agent_rank_head)
+        owners['mix_features'] = structures
 
         times = dict.fromkeys(HEAD_PARTS.values(), 0.0)
         losses: dict[str, Tensor] = {}
 
         def watched(name: str) -> Callable[..., Any]:
-            function = getattr(module, name)
+            function = getattr(owners[name], name)
 
             def call(*args: Any, **kwargs: Any) -> Any:
                 out = []
@@ -335,7 +339,7 @@ class AddedHead:
 
         with ExitStack() as stack:
             for name in HEAD_PARTS:
-                stack.enter_context(mock.patch.object(module, name, watched(name)))
+                stack.enter_context(mock.patch.object(owners[name], name, watched(name)))
             forward = timed(lambda: losses.update(self.head(self.step)), device)
         times['rest of the forward pass'] = forward - sum(times.values())
         times['backward'] = timed(lambda: torch.autograd.grad(losses['loss'], self.leaves), device)
