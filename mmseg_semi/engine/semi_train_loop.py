@@ -16,6 +16,7 @@ from mmengine.runner.utils import calc_dynamic_intervals
 from mmseg.registry import LOOPS
 from torch import nn
 
+from mmseg_semi.engine.hooks.state_hook import StateHook
 from mmseg_semi.models.segmentors.building import missing_hooks
 
 
@@ -47,6 +48,9 @@ def register_needed_hooks(runner: Any) -> None:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     for cfg in missing_hooks(model, runner.hooks):
         runner.register_hook(dict(cfg))
+    for hook in runner.hooks:  # a StateHook says so itself, once it has found its components
+        if not isinstance(hook, StateHook) and hasattr(model, 'hook_attached'):
+            model.hook_attached(hook)
 
 
 @LOOPS.register_module()

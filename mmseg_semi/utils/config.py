@@ -233,7 +233,12 @@ def _datasets(key: str, node: Any, known: ModuleType) -> Found:
             yield f'{key}.strong', dict(views, type='StrongViews'), known.TRANSFORMS, True
             yield from _transforms(f'{key}.strong.transforms', views.get('transforms'), known)
         for name in ('dataset', 'datasets', 'labeled', 'unlabeled'):
-            yield from _datasets(f'{key}.{name}', node.get(name), known)
+            inner = node.get(name)
+            if name == 'labeled' and isinstance(inner, Mapping) and 'geometry' in inner:
+                # SemiDataset takes it out: any dataset of mmseg may stand there.
+                yield from _transforms(f'{key}.{name}.geometry', inner['geometry'], known)
+                inner = {k: value for k, value in inner.items() if k != 'geometry'}
+            yield from _datasets(f'{key}.{name}', inner, known)
 
 
 def _transforms(key: str, node: Any, known: ModuleType) -> Found:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
-from mmseg.registry import HOOKS
+from mmseg.registry import HOOKS, MODELS
 from tool_runs import CONFIGS, load_checkpoint, load_config, text_log, train_scalars
 from torch import nn
 
@@ -21,7 +21,8 @@ from mmseg_semi.engine.hooks import (
     state_hook,
 )
 from mmseg_semi.engine.semi_train_loop import register_needed_hooks
-from mmseg_semi.models.refiners import BaseRefiner
+from mmseg_semi.models.refiners import BaseRefiner, EMAThreshold
+from mmseg_semi.models.segmentors.building import missing_hooks
 from tests.test_models.conftest import AEL
 
 THRESHOLD = dict(select=dict(type='EMAThreshold', initial=0.3))
@@ -184,7 +185,10 @@ def test_components_that_need_one_hook_with_other_arguments_are_refused(build):
 def test_a_hook_that_does_not_exist_is_named(build):
     part = Paced(1)
     part.hooks = (dict(type='NoSuchHook'),)
-    with pytest.raises(KeyError, match='no registered hook .NoSuchHook.'):
+    with pytest.raises(
+        KeyError,
+        match=r"one \(Paced\) needs the hook 'NoSuchHook', which is not",
+    ):
         registered(build(refiners=dict(one=part)), ClassConfidenceHook())
 
 
@@ -222,3 +226,59 @@ def test_a_run_moves_the_state_of_what_a_child_config_adds(train):
     assert float(state['refiners.moving.value']) not in values
     listed = str(load_config(run.config).custom_hooks)
     assert not any(name in listed for name in STATE_HOOKS)
+
+
+@HOOKS.register_module()
+class NarrowHookForTest(EMAThresholdHook):
+    """Moves the thresholds of one kind alone."""
+
+
+@MODELS.register_module()
+class NarrowThresholdForTest(EMAThreshold):
+    hooks = (dict(type='NarrowHookForTest'),)
+
+
+NarrowHookForTest.kind = NarrowThresholdForTest
+
+
+@pytest.mark.parametrize('listed', [False, True])
+def test_a_hook_of_a_narrower_kind_moves_that_alone(build, listed):
+    both = dict(own=dict(type='NarrowThresholdForTest'), usual=dict(type='EMAThreshold'))
+    model = build(refiners=both)
+    runner = begun(registered(model, *[NarrowHookForTest()] * listed))
+    assert sorted(runner.names) == ['EMAThresholdHook', 'NarrowHookForTest']
+    moved = {type(hook).__name__: [one.name for one in hook.parts] for hook in runner.hooks}
+    assert moved == dict(EMAThresholdHook=['usual'], NarrowHookForTest=['own'])
+
+
+@HOOKS.register_module()
+class PlainHookForTest(Hook):
+    """No StateHook."""
+
+
+@MODELS.register_module()
+class WithPlainHookForTest(BaseRefiner):
+    stage = 'selection'
+    hooks = (dict(type='PlainHookForTest'),)
+
+    def forward(self, pseudo, outputs, step):
+        return pseudo
+
+
+def test_any_hook_can_be_declared(build):
+    model = build(refiners=dict(own=dict(type='WithPlainHookForTest')))
+    runner = begun(registered(model))
+    assert runner.names == ['PlainHookForTest'] and not missing_hooks(model, model._hooks_seen)
+
+
+@pytest.mark.parametrize(
+    'attribute, value, message',
+    [
+        ('hooks', dict(type='PlainHookForTest'), r'own \(.*hooks must be a tuple of configs'),
+        ('stage', '', r"model\.refiners\.own \(.*its stage must be one of .*got ''"),
+    ],
+)
+def test_a_component_declared_wrongly_is_named(build, monkeypatch, attribute, value, message):
+    monkeypatch.setattr(WithPlainHookForTest, attribute, value)
+    with pytest.raises(TypeError, match=message):
+        registered(build(refiners=dict(own=dict(type='WithPlainHookForTest'))))

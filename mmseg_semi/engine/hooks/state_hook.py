@@ -41,7 +41,11 @@ class StateHook(Hook):
                 logger='current',
             )
             return
-        if sum(isinstance(one, type(self)) for one in getattr(runner, 'hooks', ())) > 1:
+        others = [one for one in getattr(runner, 'hooks', ()) if one is not self]
+        for other in (one for one in others if isinstance(one, type(self))):
+            if other.kind is not self.kind:  # a hook for a narrower kind moves that alone
+                self.parts = [part for part in self.parts if not isinstance(part, other.kind)]
+        if any(isinstance(one, type(self)) and one.kind is self.kind for one in others):
             raise ValueError(
                 f'custom_hooks has {type(self).__name__} more than once (a subclass counts), which '
                 'would move the state more than once in an iteration: leave one of them'

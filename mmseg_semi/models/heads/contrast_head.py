@@ -111,7 +111,7 @@ class ContrastHead(BaseSemiHead):
 
     pseudo_fields = ('logits',)
     moved = dict(queues='bank')
-    hooks = (dict(type='MeanTeacherHook'), dict(type='MemoryBankHook'))
+    hooks = (dict(type='MemoryBankHook'),)
 
     def __init__(
         self,

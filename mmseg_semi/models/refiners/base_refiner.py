@@ -21,7 +21,7 @@ STAGES: tuple[str, ...] = (
 class BaseRefiner(Component):
     """Changes the pseudo-label; runs in its ``stage``, wherever the config lists it.
 
-    Refiners of the same stage run in the order of the config.
+    Refiners of the same stage run in the order of their names.
 
     Attributes:
         stage: One of ``STAGES``.

@@ -149,6 +149,8 @@ def build_components_of(
     """Build the components and streams of a model, and show them to each other."""
     model.refiners = build_refiners(refiners)
     model.losses = build_components(losses, BaseSemiLoss, 'model.losses')
+    # By name, whatever the order in a config that mmengine has written.
+    heads = dict(sorted(heads.items())) if isinstance(heads, Mapping) else heads
     model.heads = build_components(heads, BaseSemiHead, 'model.heads')
     model.mixer = build_component(mixer, BaseMixer, 'model.mixer') if mixer else None
     key = 'model.labeled_mixer'
@@ -156,7 +158,7 @@ def build_components_of(
         build_component(labeled_mixer, BaseLabeledMixer, key) if labeled_mixer else None
     )
     model.streams, model.perturbations = build_streams(streams)
-    model.components = attach_all(model)
+    model.components = [*([model.teacher] if model.teacher else []), *attach_all(model)]
     model.streams = choose_streams(model, streams)
     model.passes = plan_passes(list(model.streams.values()))
     check_label_pass(model)
@@ -164,9 +166,16 @@ def build_components_of(
 
 
 def build_refiners(cfgs: Optional[dict[str, Any]]) -> nn.ModuleDict:
-    """Build refiners sorted by their stage; those of one stage stay in the order of the config."""
+    """Build refiners sorted by their stage, and those of one stage by their name."""
     refiners = build_components(cfgs, BaseRefiner, 'model.refiners')
-    ordered = sorted(refiners.items(), key=lambda item: STAGES.index(item[1].stage))
+    for name, one in refiners.items():
+        if one.stage not in STAGES:
+            raise TypeError(
+                f'model.refiners.{name} ({type(one).__name__}): its stage must be one of {STAGES}, '
+                f'got {one.stage!r}'
+            )
+    # By name within a stage: mmengine sorts the keys of a config that it writes.
+    ordered = sorted(refiners.items(), key=lambda item: (STAGES.index(item[1].stage), item[0]))
     return nn.ModuleDict(dict(ordered))
 
 
@@ -268,6 +277,15 @@ def choose_streams(model: Any, listed: Optional[Mapping[str, Any]]) -> dict[str,
                 f"model.streams.{stream.name}.network is 'teacher', but the model has no teacher "
                 "with a network: set model.teacher=dict(type='EMATeacher')"
             )
+    for key, loss in model.losses.items():
+        stream = streams[loss.stream]
+        if stream.source == 'labeled' or not stream.trains:
+            why = 'has no gradient' if stream.source != 'labeled' else 'has no pseudo-label'
+            raise ValueError(
+                f"model.losses.{key}.stream: stream '{stream.name}' {why} (images="
+                f'{stream.source!r}, network={stream.network!r}, mode={stream.mode!r}); name a '
+                "stream of weak or strong images that the student sees in mode 'train'"
+            )
     read = {'labeled', 'weak', *(part.stream for part in model.components)}
     for stream in streams.values():
         alone = [one.name for one in streams.values() if one.group == stream.group] == [stream.name]
@@ -292,9 +310,15 @@ def needed_hooks(model: nn.Module, present: Sequence[Any] = ()) -> list[dict[str
         ValueError: Two components need the same hook with other arguments.
     """
     needed: dict[str, dict[str, Any]] = {}
-    for part in model.modules():
-        for cfg in part.hooks if isinstance(part, Component) else ():
-            if any(isinstance(hook, hook_class(cfg['type'])) for hook in present):
+    for part in (one for one in model.modules() if isinstance(one, Component)):
+        if isinstance(part.hooks, Mapping):
+            raise TypeError(
+                f'{part.config_key} ({type(part).__name__}).hooks must be a tuple of configs, got '
+                f'the dict {part.hooks}: write (dict(...),)'
+            )
+        for cfg in part.hooks:
+            kind = hook_class(cfg['type'], f'{part.config_key} ({type(part).__name__})')
+            if any(isinstance(hook, kind) and _serves(hook, kind, part) for hook in present):
                 continue
             known = needed.setdefault(str(cfg['type']), dict(cfg))
             if known != dict(cfg):
@@ -310,9 +334,24 @@ def missing_hooks(model: Any, present: list[Any]) -> list[dict[str, Any]]:
     return needed_hooks(model, present)
 
 
-def hook_class(kind: Any) -> type:
-    """Return the class of a hook's ``type``."""
+def _serves(hook: Any, wanted: type, part: Component) -> bool:
+    """Whether a hook of the wanted class also is for this component, not for a narrower kind."""
+    kind = getattr(hook, 'kind', None)
+    if kind is getattr(wanted, 'kind', None):
+        return True
+    return any(isinstance(one, kind) for one in part.modules())
+
+
+def hook_class(kind: Any, reader: str) -> type:
+    """Return the class of the hook's ``type`` that a component names.
+
+    Raises:
+        KeyError: There is no such hook; names the component.
+    """
     found = HOOKS.get(kind) if isinstance(kind, str) else kind
     if found is None:
-        raise KeyError(f'there is no registered hook {kind!r}')
+        raise KeyError(
+            f"{reader} needs the hook '{kind}', which is not registered: import its module in "
+            'custom_imports, or correct the name'
+        )
     return found

@@ -216,7 +216,15 @@ class PassesMixin:
             return features
         used = used_levels(self.segmentor, len(features.maps))
         maps = list(features.maps)
-        for level, one in zip(used, stream.perturbation([maps[i] for i in used], views)):
+        given = [maps[i] for i in used]
+        changed = stream.perturbation(given, views)
+        shapes = [[tuple(one.shape) for one in several] for several in (given, changed)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f'{stream.perturbation.config_key} ({type(stream.perturbation).__name__}) must '
+                f'return maps of the shapes that it got, {shapes[0]}, got {shapes[1]}'
+            )
+        for level, one in zip(used, changed):
             maps[level] = one
         return Features(maps, features.size, features.taps)
 

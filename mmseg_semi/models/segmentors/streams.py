@@ -9,7 +9,7 @@ and decoded together, so that every normalization sees all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from torch import nn
@@ -60,7 +60,7 @@ class Stream:
     group: str = ''
     network: str = 'student'
     mode: str = ''
-    source: str = ''
+    source: str = field(init=False, default='')
 
     @property
     def trains(self) -> bool:
@@ -93,14 +93,25 @@ def build_streams(
         if cfg is not None and not isinstance(cfg, Mapping):
             raise TypeError(f'model.streams.{name} must be a dict or None, got {cfg!r}')
         merged[name] = None if cfg is None else {**(merged.get(name) or {}), **cfg}
+    # By name after the default ones: mmengine sorts the keys of a config that it writes.
+    further = sorted(merged.keys() - DEFAULT_STREAMS.keys())
+    merged = {name: merged[name] for name in (*DEFAULT_STREAMS, *further)}
     streams = {name: _build(name, cfg) for name, cfg in merged.items() if cfg is not None}
     for stream in streams.values():
         _check_source(stream, streams)
-        stream.source = (streams[stream.features] if stream.features else stream).images or ''
-    if 'labeled' not in streams or streams['labeled'].images != 'labeled':
+        origin = streams[stream.features] if stream.features else stream
+        stream.source = origin.images or ''
+        if stream.trains and not origin.trains:
+            raise ValueError(
+                f"model.streams.{stream.name} begins with the features of '{origin.name}', which "
+                f'have no gradient (network={origin.network!r}, mode={origin.mode!r}): take those '
+                f"of a stream in mode 'train', or give it mode='eval' too"
+            )
+    labeled = streams.get('labeled')
+    if labeled is None or labeled.images != 'labeled' or not labeled.trains:
         raise ValueError(
-            "model.streams.labeled must be there, with images='labeled': the segmentor's own "
-            'losses read it'
+            "model.streams.labeled must be there, with images='labeled', of the student in mode "
+            "'train': the segmentor's own losses read it"
         )
     perturbed = {one.name: one.perturbation for one in streams.values() if one.perturbation}
     return streams, nn.ModuleDict(perturbed)

@@ -78,18 +78,20 @@ class BaseTeacher(Component):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        # What the class itself and its submodules hold; the rest is of the network.
+        held = {name for name, _ in [*self.named_parameters(), *self.named_buffers()]}
+        held |= {f'{name}.' for name, _ in self.named_children()}
+        mine = {key: v for key, v in state_dict.items() if _is_held(key, prefix, held)}
+        state = state_dict if self.network is None else mine
+        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(state, prefix, *rest)
         if self.network is None:
-            super()._load_from_state_dict(
-                state_dict,
-                prefix,
-                local_metadata,
-                strict,
-                missing_keys,
-                unexpected_keys,
-                error_msgs,
-            )
             return
-        own = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(prefix)}
+        own = {
+            key[len(prefix) :]: value
+            for key, value in state_dict.items()
+            if key.startswith(prefix) and key not in mine
+        }
         if not own:
             missing_keys.append(f'{prefix}*')
             return
@@ -100,6 +102,11 @@ class BaseTeacher(Component):
             return
         missing_keys.extend(prefix + key for key in result.missing_keys)
         unexpected_keys.extend(prefix + key for key in result.unexpected_keys)
+
+
+def _is_held(key: str, prefix: str, held: set[str]) -> bool:
+    name = key[len(prefix) :]
+    return key.startswith(prefix) and (name in held or f'{name.split(".")[0]}.' in held)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import pytest
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -102,3 +103,21 @@ def test_views_come_one_after_the_other(build, batch):
     assert {name: (note.views, note.sizes) for name, note in notes.items()} == dict(
         weak=(1, [3]), strong=(2, [6]), second=(1, [3])
     )
+
+
+@MODELS.register_module()
+class FewerMapsForTest(BasePerturbation):
+    """Returns one map less than it got."""
+
+    def forward(self, maps: list[Tensor], views: int) -> list[Tensor]:
+        """See the class."""
+        return maps[:-1]
+
+
+def test_maps_of_another_number_or_shape_are_refused(build, batch):
+    streams = dict(perturbed=dict(features='weak', perturbation=dict(type='FewerMapsForTest')))
+    message = (
+        r'streams\.perturbed\.perturbation \(FewerMapsForTest\) must return maps of the shapes'
+    )
+    with pytest.raises(ValueError, match=message):
+        whole_step(build(streams=streams), batch())

@@ -328,6 +328,29 @@ def test_a_method_of_two_views_is_refused_another_number(build, batch, views):
             TEACHER,
             "labeled, weak share the pass 'clean', but not the network and its mode",
         ),
+        (
+            dict(strong=dict(mode='eval')),
+            None,
+            r"losses\.strong\.stream: stream 'strong' has no gradient .*mode='eval'",
+        ),
+        (
+            dict(strong=dict(features='labeled', images=None)),
+            None,
+            r"losses\.strong\.stream: stream 'strong' has no pseudo-label .*'labeled'",
+        ),
+        (
+            dict(
+                partners=dict(images='weak', mode='eval'),
+                strong=dict(images=None, features='partners'),
+            ),
+            None,
+            r"streams\.strong begins with the features of 'partners', which have no gradient",
+        ),
+        (
+            dict(labeled=dict(mode='eval', group='x')),
+            None,
+            r"labeled must be there, with images='labeled', of the student in mode 'train'",
+        ),
         (dict(strong=dict(network='ema')), TEACHER, 'strong.network must be one of'),
         (dict(strong=dict(mode='test')), TEACHER, 'strong.mode must be one of'),
         (dict(weak=dict(views=1)), TEACHER, r"streams\.weak: views=1 is for .*images='strong'"),

@@ -249,3 +249,30 @@ def test_a_teacher_may_be_an_object(build):
     model = build(teacher=teacher)
     assert model.teacher is teacher and isinstance(teacher.network, nn.Module)
     assert not any(name.startswith('teacher') for name, _ in model.named_parameters())
+
+
+@MODELS.register_module()
+class CountingTeacherForTest(EMATeacher):
+    """Has a buffer and a layer of its own beside the network, and looks at every step."""
+
+    def __init__(self):
+        super().__init__(warm_up=False)
+        self.register_buffer('count', torch.zeros(()))
+        self.layer = nn.Linear(2, 2)
+
+    def observe(self, step):
+        self.count += 1
+        step.log(f'{self.name}.count', self.count)
+
+
+def test_what_a_teacher_holds_beside_its_network_is_saved_and_loaded(build, batch):
+    teacher = dict(type='CountingTeacherForTest')
+    model = hooked(build(teacher=teacher))
+    _, losses = run_step(model, batch())
+    assert losses['teacher.count'] == 1
+    shake(model.teacher.network)
+    other = build(teacher=teacher)
+    result = other.load_state_dict(model.state_dict())
+    assert not result.missing_keys and not result.unexpected_keys
+    assert other.teacher.count == 1
+    assert differing(other.state_dict(), model.state_dict(), '') == []
