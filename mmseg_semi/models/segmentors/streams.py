@@ -48,6 +48,7 @@ class Stream:
             usual, if the config is silent: train for the student, eval for the teacher. The
             teacher's buffers stay in both.
         source: Which images it shows in the end: ``images``, or those of ``features``.
+        trains: Whether its pass has a gradient.
     """
 
     name: str
@@ -61,11 +62,7 @@ class Stream:
     network: str = 'student'
     mode: str = ''
     source: str = field(init=False, default='')
-
-    @property
-    def trains(self) -> bool:
-        """Whether its pass has a gradient."""
-        return self.network == 'student' and self.mode == 'train'
+    trains: bool = field(init=False, default=True)
 
 
 def build_streams(
@@ -147,6 +144,7 @@ def _build(name: str, cfg: dict[str, Any]) -> Stream:
         stream.mixed = stream.images == 'strong'
     stream.group = stream.group or name
     stream.mode = stream.mode or ('train' if stream.network == 'student' else 'eval')
+    stream.trains = stream.network == 'student' and stream.mode == 'train'
     return stream
 
 
