@@ -336,10 +336,10 @@ def missing_hooks(model: Any, present: list[Any]) -> list[dict[str, Any]]:
 
 def _serves(hook: Any, wanted: type, part: Component) -> bool:
     """Whether a hook of the wanted class also is for this component, not for a narrower kind."""
-    kind = getattr(hook, 'kind', None)
-    if kind is getattr(wanted, 'kind', None):
-        return True
-    return any(isinstance(one, kind) for one in part.modules())
+    kind: Any = getattr(hook, 'kind', None)
+    return kind is getattr(wanted, 'kind', None) or any(
+        isinstance(one, kind) for one in part.modules()
+    )
 
 
 def hook_class(kind: Any, reader: str) -> type:

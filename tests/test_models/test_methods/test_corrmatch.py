@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config, ConfigDict
+from mmengine.optim import OptimWrapper
 from mmseg.registry import MODELS
 from tool_runs import CONFIGS
+
+import mmseg_semi
 
 from ..conftest import SEGMENTOR
 from ..corrmatch import (
@@ -99,3 +104,29 @@ def test_the_shipped_method_is_the_papers_sum(batch):
     assert all(part > 1e-3 for part in (hard_s, hard_u, soft, correlation))
     total, _ = model.parse_losses(losses)
     torch.testing.assert_close(total, ((loss_s + loss_u) / 2).float())
+
+
+def test_a_step_runs_through_fifteen_files(corrmatch, batch):
+    """Who follows it has no more to open; the first step checks more."""
+    model = corrmatch(
+        COARSE,
+        refiners=dict(select=EMA, regions=REGIONS),
+        losses=dict(HARD, s=SOFT, perturbed=dict(HARD['strong'], stream='perturbed')),
+        mixer=dict(type='CutMix', prob=1.0),
+    )
+    data, optimizer = batch(**PADDED), OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
+    model.train_step(deepcopy(data), optimizer)
+    package, files = str(Path(mmseg_semi.__file__).parent), set()
+
+    def note(frame, event, _):
+        if event == 'call' and frame.f_code.co_filename.startswith(package):
+            files.add(frame.f_code.co_filename[len(package) + 1 :])
+
+    sys.setprofile(note)
+    try:
+        model.train_step(data, optimizer)
+    finally:
+        sys.setprofile(None)
+    expected = {'semi_segmentor', 'correlation_head', 'region_propagation', 'ema_threshold'}
+    assert expected | {'cutmix', 'feature_dropout'} <= {Path(one).stem for one in files}
+    assert len(files) <= 15, sorted(files)
