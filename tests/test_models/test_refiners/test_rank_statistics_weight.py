@@ -139,7 +139,7 @@ def test_a_weight_that_is_there_is_multiplied(weighting, boxed):
     alone = run_step(model, boxed(seed=5))[0].pseudo.weight
     both = weighting(refiners=dict(REFINERS, place=dict(type='WeightByPlaceForTest')))
     bank_of(both).load_state_dict(bank_of(model).state_dict())
-    assert list(both.refiners) == ['select', 'place', 'agreement', 'weight']
+    assert list(both.refiners) == ['place', 'select', 'agreement', 'weight'], 'by name in a stage'
     weight = run_step(both, boxed(seed=5))[0].pseudo.weight
     torch.testing.assert_close(weight, alone * torch.arange(32.0) / 8)
 

@@ -195,7 +195,7 @@ def test_not_finite_losses_stop_with_names(build, batch):
             TypeError,
             r"model.perturbation is now model.streams=dict\(perturbed=dict\(features='weak'",
         ),
-        (dict(teacher=dict(type='mean')), KeyError, 'not a known Teacher. Known: EMATeacher'),
+        (dict(teacher=dict(type='mean')), KeyError, 'not a known Teacher. Known: .*EMATeacher'),
         (
             dict(teacher=dict(type='ema')),
             ValueError,
