@@ -414,10 +414,8 @@ class TrainingStep:
             update_teacher(model.teacher.network, model.segmentor, momentum=1.0)
 
 
-@torch.no_grad()
-def run_network(model: Any, data: dict[str, Any]) -> Any:
-    """Run the parts of a step up to the student's passes; return the ``SemiStep``."""
-    step = model.begin_step(**data)
+def advance(model: Any, step: Any) -> Any:
+    """Take a ``SemiStep`` to where its losses are computed, and return it."""
     before, after = model.passes
     for streams in before:
         model.run_pass(step, streams)
@@ -426,6 +424,12 @@ def run_network(model: Any, data: dict[str, Any]) -> Any:
     for streams in after:
         model.run_pass(step, streams)
     return step
+
+
+@torch.no_grad()
+def run_network(model: Any, data: dict[str, Any]) -> Any:
+    """Run the parts of a step up to the student's passes; return the ``SemiStep``."""
+    return advance(model, model.begin_step(**data))
 
 
 def confident_share(model: Any, data: dict[str, Any], share: float) -> float:

@@ -72,18 +72,6 @@ def begin_step(model: nn.Module, data: dict[str, Any]) -> SemiStep:
     return model.begin_step(**model.data_preprocessor(deepcopy(data), True))
 
 
-def advance(model: nn.Module, step: SemiStep) -> SemiStep:
-    """Take a step to where its losses are computed."""
-    before, after = model.passes
-    for streams in before:
-        model.run_pass(step, streams)
-    model.make_pseudo_label(step)
-    model.mix_views(step)
-    for streams in after:
-        model.run_pass(step, streams)
-    return step
-
-
 def make_step(
     pseudo: Optional[PseudoLabel] = None,
     labeled: Any = None,

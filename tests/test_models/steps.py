@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from mmseg_semi.benchmarks.measuring import advance
 from mmseg_semi.models.component import Component
 from mmseg_semi.models.segmentors.network import FeatureTaps
 from mmseg_semi.structures import SemiStep
 
-from .helpers import advance, begin_step, hooked
+from .helpers import begin_step, hooked
 
 
 def clean_step(model: nn.Module, data: dict[str, Any]) -> SemiStep:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from tool_runs import differing
 
+from mmseg_semi.benchmarks.measuring import advance
 from mmseg_semi.engine.hooks import MeanTeacherHook, MemoryBankHook
 from mmseg_semi.models.heads import ContrastHead, contrast_head
 from mmseg_semi.models.heads.contrast_head import TeacherPixels, rank_bounds
@@ -21,7 +22,6 @@ from mmseg_semi.structures import Mix
 
 from ..conftest import SEGMENTOR
 from ..helpers import (
-    advance,
     begin_step,
     hooked,
     make_step,
