@@ -24,12 +24,14 @@ from .losses import soft_consistency, weighted_cross_entropy
 from .memory import push_queues, sample_per_class
 from .mixing import cutmix_boxes, mix, mix_features, mix_partners, ratio_boxes
 from .neighborhood import refine_neighborhood
+from .precision import at_least_float32
 from .quantile import pack_scores, quantile_threshold
 from .rank_statistics import prototype_similarity, rank_statistics_overlap, top_channels
 from .ranking import rank_consistency, rank_log_prob
 
 __all__ = [
     'agent_correlation',
+    'at_least_float32',
     'box_agreement',
     'class_peaks',
     'class_confidence_sums',

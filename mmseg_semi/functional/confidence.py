@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from .precision import at_least_float32
+
 CONFIDENCE_KINDS = ('max', 'margin', 'entropy')
 
 
@@ -101,7 +103,7 @@ def class_peaks(prob: Tensor, valid: Tensor) -> Tensor:
 
 def peaks_by_class(confidence: Tensor, label: Tensor, valid: Tensor, num_classes: int) -> Tensor:
     """Find the same from the confidence and the label (B, H, W) of each pixel."""
-    confidence = torch.where(valid, confidence.float(), -torch.inf).flatten()
+    confidence = torch.where(valid, at_least_float32(confidence), -torch.inf).flatten()
     width = label.shape[-1]
     # One counter for each class and column, so that few pixels meet in the same one.
     column = torch.arange(width, device=label.device)

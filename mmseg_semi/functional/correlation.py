@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SAMPLING_STRATEGIES = ('random', 'uniform')
+from .precision import at_least_float32
+
+SAMPLING_STRATEGIES = ('random', 'random_shared', 'uniform')
 # Elements of the correlation map that exist at once: 2 MiB (fits a cache) and 128 MiB in float32.
 _MAX_ELEMENTS = {'cpu': 2**19, 'cuda': 2**25}
 # Bins of the class counts where the number of classes is not known: class maps are 8-bit images.
@@ -25,11 +27,6 @@ def _check_maps(w1: Tensor, w2: Tensor) -> None:
             f'w1 and w2 must have the same shape (B, D, h, w), got {tuple(w1.shape)} and '
             f'{tuple(w2.shape)}'
         )
-
-
-def _full(tensor: Tensor) -> Tensor:
-    """At least float32: scores of half precision overflow, and so do sums over positions."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def correlation_map(w1: Tensor, w2: Tensor) -> Tensor:
@@ -52,7 +49,7 @@ def correlation_map(w1: Tensor, w2: Tensor) -> Tensor:
     """
     _check_maps(w1, w2)
     with torch.autocast(w1.device.type, enabled=False):
-        rows, columns = _full(w1).flatten(2), _full(w2).flatten(2)
+        rows, columns = at_least_float32(w1).flatten(2), at_least_float32(w2).flatten(2)
         return _softmax_rows(rows.transpose(1, 2), columns)
 
 
@@ -152,7 +149,7 @@ def propagate_pixels(
     batch, _, height, width = w1.shape
     rows = max(1, max_elements // (batch * height * width))
     with torch.autocast(w1.device.type, enabled=False):
-        parts = [_full(tensor).flatten(2) for tensor in (logits, w1, w2)]
+        parts = [at_least_float32(tensor).flatten(2) for tensor in (logits, w1, w2)]
         double = any(part.dtype == torch.float64 for part in parts)
         parts = [part.double() if double else part for part in parts]
         out = _PropagatePixels.apply(*parts, rows)
@@ -180,6 +177,7 @@ def sample_shapes(
     strategy: str = 'random',
     generator: Optional[torch.Generator] = None,
     align_corners: bool = False,
+    index: Optional[Tensor] = None,
 ) -> Tensor:
     """Turn some rows of the correlation map into binary shapes.
 
@@ -193,10 +191,12 @@ def sample_shapes(
         num: Shapes of each image, at least 1.
         size: Height and width ``(H, W)`` of the shapes in pixels.
         strategy: ``'random'`` draws positions for each image, without repetition while ``num <=
-            hw``; ``'uniform'`` takes the cell centers of a regular grid.
+            hw``; ``'random_shared'`` the same positions for all images, with repetition (the
+            authors' program); ``'uniform'`` takes the cell centers of a regular grid.
         generator: Source of randomness, on its own device. Defaults to the global one of ``w1``'s
             device.
         align_corners: As in bilinear ``interpolate``; the segmentor's own.
+        index: int64 (B, num), positions ``row * w + column`` to take instead of drawing any.
 
     Returns:
         Bool (B, num, H, W) in the order sampled. A row that is the same everywhere gives an empty
@@ -213,8 +213,13 @@ def sample_shapes(
         raise ValueError(f'size must be a positive (H, W), got {tuple(size)}')
     batch, _, height, width = w1.shape
     positions = height * width
-    if strategy == 'random':
-        source = generator.device if generator is not None else w1.device
+    source = generator.device if generator is not None else w1.device
+    if index is not None:
+        index = index.to(w1.device)
+    elif strategy == 'random_shared':
+        draws = torch.randint(positions, (1, num), generator=generator, device=source)
+        index = draws.to(w1.device).expand(batch, -1)
+    elif strategy == 'random':
         rounds = -(-num // positions)
         draws = torch.rand(batch, rounds, positions, generator=generator, device=source)
         index = draws.argsort(dim=-1).flatten(1)[:, :num].to(w1.device)
@@ -223,8 +228,8 @@ def sample_shapes(
     else:
         raise ValueError(f'strategy must be one of {SAMPLING_STRATEGIES}, got {strategy!r}')
     with torch.autocast(w1.device.type, enabled=False):
-        columns = _full(w2).flatten(2)
-        rows = _full(w1).flatten(2).transpose(1, 2)
+        columns = at_least_float32(w2).flatten(2)
+        rows = at_least_float32(w1).flatten(2).transpose(1, 2)
         rows = rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
         maps = _softmax_rows(rows, columns).unflatten(2, (height, width))
         shapes = torch.empty(batch, num, *size, dtype=torch.bool, device=w1.device)

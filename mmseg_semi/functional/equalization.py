@@ -7,6 +7,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from .precision import at_least_float32
+
 
 @torch.no_grad()
 def class_confidence_sums(logits: Tensor, label: Tensor) -> Tensor:
@@ -29,7 +31,7 @@ def class_confidence_sums(logits: Tensor, label: Tensor) -> Tensor:
             '(B, H, W) of the same batch and size'
         )
     classes, width = logits.shape[1], logits.shape[-1]
-    known, logits = label != 255, logits.float()
+    known, logits = label != 255, at_least_float32(logits)
     target = torch.where(known, label, 0).long()
     prob = (logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(dim=1)).exp().double()
     # One counter for each class and column, so that few pixels meet in the same one.

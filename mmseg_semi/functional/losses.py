@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_float32
+
 DENOMINATORS = ('valid', 'selected', 'weight')
 CONSISTENCY_KINDS = ('kl', 'cross_entropy', 'cosine')
 
@@ -48,7 +50,7 @@ def weighted_cross_entropy(
     keep = valid if selected is None else valid & selected
     # Labels of dropped pixels are replaced: their loss must be finite for 0 * loss to be 0.
     target = torch.where(keep, label, torch.full_like(label, -100))
-    loss = F.cross_entropy(logits.float(), target, reduction='none', ignore_index=-100)
+    loss = F.cross_entropy(at_least_float32(logits), target, reduction='none', ignore_index=-100)
     return _masked_mean(loss, valid, keep, weight, denominator)
 
 
@@ -58,7 +60,7 @@ def _masked_mean(
     """Sum the weighted loss (B, H, W) over ``keep`` and divide as ``denominator`` says."""
     if denominator not in DENOMINATORS:
         raise ValueError(f'denominator must be one of {DENOMINATORS}, got {denominator!r}')
-    factor = keep.float() if weight is None else torch.where(keep, weight.float(), 0.0)
+    factor = keep.to(loss.dtype) if weight is None else torch.where(keep, weight, 0).to(loss.dtype)
     if denominator == 'valid':
         count = valid.sum().clamp(min=1)
     elif denominator == 'selected':
@@ -106,11 +108,11 @@ def soft_consistency(
             f'logits {tuple(logits.shape)}, target_logits {tuple(target_logits.shape)} and valid '
             f'{tuple(valid.shape)} differ in batch, classes or size'
         )
-    target = target_logits.detach().float().log_softmax(dim=1)
+    target = at_least_float32(target_logits.detach()).log_softmax(dim=1)
     if kind == 'cosine':
-        loss = 1 - F.cosine_similarity(logits.float().softmax(dim=1), target.exp(), dim=1)
+        loss = 1 - F.cosine_similarity(at_least_float32(logits).softmax(dim=1), target.exp(), dim=1)
     else:
-        own = logits.float().log_softmax(dim=1)
+        own = at_least_float32(logits).log_softmax(dim=1)
         difference = target - own if kind == 'kl' else -own
         loss = (target.exp() * difference).sum(dim=1)
     keep = valid if selected is None else valid & selected

@@ -11,6 +11,9 @@ from torch import Tensor
 
 # Values of a feature map that are held at full resolution at once (64 MiB in float32).
 _MAX_ELEMENTS = 2**24
+BOX_DRAWS = ('fitting', 'rejection', 'width')
+COINS = ('image', 'batch')
+PARTNERS = ('random', 'next')
 
 
 def _check_range(name: str, value: Sequence[float], low: float, high: float) -> None:
@@ -29,13 +32,14 @@ def cutmix_boxes(
     aspect: Sequence[float] = (0.3, 1 / 0.3),
     generator: Optional[torch.Generator] = None,
     device: Optional[torch.device] = None,
+    draw: str = 'fitting',
+    coin: str = 'image',
 ) -> Tensor:
     """Draw at most one rectangle an image, True inside.
 
     CutMix for semi-supervised segmentation (French et al., BMVC 2020) with the constants of
-    UniMatch (Yang et al., CVPR 2023). The area is uniform in ``area``, the aspect (height over
-    width) uniform over the part of ``aspect`` for which a box of that area fits into the image,
-    the position uniform over all places where the box lies inside the image.
+    UniMatch (Yang et al., CVPR 2023). The area is uniform in ``area``, the position uniform over
+    all places where the box lies inside the image, unless ``draw`` says otherwise.
 
     Args:
         batch: Number of images B.
@@ -43,6 +47,14 @@ def cutmix_boxes(
         prob: Probability that an image gets a box at all; the others are False everywhere.
         area: Smallest and largest area of the box as a fraction of the image.
         aspect: Smallest and largest height / width of the box.
+        draw: How the shape is found. ``'fitting'``: the aspect is uniform over the part of
+            ``aspect`` for which a box of that area fits into the image. ``'rejection'``: aspect
+            and corner are uniform in ``aspect`` and over all pixels, and drawn anew until the box
+            lies inside, as UniMatch's program does; square boxes away from the far corner are
+            more frequent. ``'width'``: the width is uniform over all from the area's share of the
+            image's width, rounded down, plus 1, to the image's width less 1, as U2PL's program
+            does; ``aspect`` is not used.
+        coin: ``'image'`` decides for each image, ``'batch'`` once for all.
         generator: Source of randomness, on its own device. Defaults to torch's global one.
         device: Where the mask is made. Defaults to the generator's device, or the CPU.
 
@@ -60,19 +72,31 @@ def cutmix_boxes(
     _check_range('area', area, 0, 1)
     _check_range('aspect', aspect, 0, float('inf'))
 
+    for name, value, known in (('draw', draw, BOX_DRAWS), ('coin', coin, COINS)):
+        if value not in known:
+            raise ValueError(f'{name} must be one of {known}, got {value!r}')
     source = generator.device if generator is not None else torch.device('cpu')
-    draw = torch.rand(5, batch, generator=generator, device=source, dtype=torch.float64)
-    box_area = (area[0] + draw[0] * (area[1] - area[0])) * (height * width)
-    # A box of this area fits only for box_area / W^2 <= aspect <= H^2 / box_area.
-    low = (box_area / width**2).clamp(min=aspect[0])
-    high = (height**2 / box_area).clamp(max=aspect[1])
-    ratio = torch.where(low <= high, low + draw[1] * (high - low), box_area / width**2)
-    box_h = (box_area * ratio).sqrt().round().clamp(1, height)
-    box_w = (box_area / ratio).sqrt().round().clamp(1, width)
-    top = (draw[2] * (height - box_h + 1)).floor()
-    left = (draw[3] * (width - box_w + 1)).floor()
+    rand = torch.rand(5, batch, generator=generator, device=source, dtype=torch.float64)
+    box_area = (area[0] + rand[0] * (area[1] - area[0])) * (height * width)
+    if draw == 'rejection':
+        box_h, box_w, top, left = _boxes_by_rejection(box_area, (height, width), aspect, generator)
+    else:
+        if draw == 'fitting':
+            # A box of this area fits only for box_area / W^2 <= aspect <= H^2 / box_area.
+            low = (box_area / width**2).clamp(min=aspect[0])
+            high = (height**2 / box_area).clamp(max=aspect[1])
+            ratio = torch.where(low <= high, low + rand[1] * (high - low), box_area / width**2)
+            box_h = (box_area * ratio).sqrt().round().clamp(1, height)
+            box_w = (box_area / ratio).sqrt().round().clamp(1, width)
+        else:
+            least = (box_area / height).floor() + 1
+            box_w = (least + (rand[1] * (width - least)).floor()).clamp(1, width)
+            box_h = (box_area / box_w).round().clamp(1, height)
+        top = (rand[2] * (height - box_h + 1)).floor()
+        left = (rand[3] * (width - box_w + 1)).floor()
     # An image without a box gets one of height 0.
-    box_h = torch.where(draw[4] < prob, box_h, torch.zeros_like(box_h))
+    has_box = (rand[4] if coin == 'image' else rand[4, :1]) < prob
+    box_h = torch.where(has_box, box_h, torch.zeros_like(box_h))
 
     edges = torch.stack([top, top + box_h, left, left + box_w]).to(device or source)
     top, bottom, left, right = edges[..., None]
@@ -81,6 +105,35 @@ def cutmix_boxes(
     in_rows = (rows >= top) & (rows < bottom)
     in_columns = (columns >= left) & (columns < right)
     return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def _boxes_by_rejection(
+    area: Tensor,
+    size: tuple[int, int],
+    aspect: Sequence[float],
+    generator: Optional[torch.Generator],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw aspect and corner of boxes of the areas (B,) until they fit: heights to lefts, (B,)."""
+    height, width = size
+    largest = float(area.max())
+    if max(aspect[0], largest / width**2) > min(aspect[1], height**2 / largest):
+        raise ValueError(
+            f"draw='rejection': no box of {largest:.0f} pixels with an aspect in "
+            f'{tuple(aspect)} fits into an image of {size}: choose a smaller area'
+        )
+    found = torch.zeros(4, len(area), dtype=torch.float64, device=area.device)
+    open_ = torch.ones(len(area), dtype=torch.bool, device=area.device)
+    while bool(open_.any()):
+        rand = torch.rand(
+            3, len(area), generator=generator, device=area.device, dtype=torch.float64
+        )
+        ratio = aspect[0] + rand[0] * (aspect[1] - aspect[0])
+        box_h, box_w = (area * ratio).sqrt().floor(), (area / ratio).sqrt().floor()
+        top, left = (rand[1] * height).floor(), (rand[2] * width).floor()
+        fits = (top + box_h <= height) & (left + box_w <= width)
+        found = torch.where(open_ & fits, torch.stack([box_h, box_w, top, left]), found)
+        open_ &= ~fits
+    return found[0], found[1], found[2], found[3]
 
 
 def ratio_boxes(
@@ -133,13 +186,14 @@ def mix_partners(batch: int, generator: Optional[torch.Generator] = None) -> Ten
     return partners
 
 
-def mix(tensor: Tensor, mask: Tensor, partners: Tensor) -> Tensor:
+def mix(tensor: Tensor, mask: Tensor, partners: Tensor, others: Optional[Tensor] = None) -> Tensor:
     """Take the pixels inside ``mask`` from the partner image.
 
     Args:
         tensor: Any per-pixel tensor (B, H, W) or (B, C, H, W).
         mask: Bool (B, H, W), True where the partner's pixel is taken.
         partners: int64 (B,), index of the partner of each image.
+        others: What the partners' pixels are taken from, like ``tensor``, which is the default.
 
     Returns:
         A new tensor of the same shape and dtype.
@@ -154,12 +208,16 @@ def mix(tensor: Tensor, mask: Tensor, partners: Tensor) -> Tensor:
         )
     if tensor.dim() == 4:
         mask = mask[:, None]
-    return torch.where(mask, tensor[partners], tensor)
+    return torch.where(mask, (tensor if others is None else others)[partners], tensor)
 
 
 @torch.no_grad()
 def mix_features(
-    features: Tensor, mask: Tensor, partners: Tensor, align_corners: bool = False
+    features: Tensor,
+    mask: Tensor,
+    partners: Tensor,
+    align_corners: bool = False,
+    others: Optional[Tensor] = None,
 ) -> Tensor:
     """Mix feature maps as their images were mixed.
 
@@ -172,6 +230,7 @@ def mix_features(
         mask: Bool (B, H, W), as in :func:`mix`.
         partners: int64 (B,).
         align_corners: As in bilinear ``interpolate``; the segmentor's own.
+        others: As in :func:`mix`.
 
     Returns:
         (B, C, h, w) of the same dtype, without gradient.
@@ -186,12 +245,16 @@ def mix_features(
         )
     size, grid = tuple(mask.shape[-2:]), tuple(features.shape[-2:])
     if size == grid:
-        return mix(features, mask, partners)
+        return mix(features, mask, partners, others)
     resize: Any = dict(mode='bilinear', align_corners=align_corners)
     channels = max(1, _MAX_ELEMENTS // mask.numel())
     parts = []
-    for part in features.split(channels, dim=1):
-        full = mix(F.interpolate(part, size=size, **resize), mask, partners)
-        parts.append(F.interpolate(full, size=grid, **resize))
+    for part, other in zip(
+        features.split(channels, dim=1),
+        (features if others is None else others).split(channels, dim=1),
+    ):
+        full = F.interpolate(part, size=size, **resize)
+        given = full if others is None else F.interpolate(other, size=size, **resize)
+        parts.append(F.interpolate(mix(full, mask, partners, given), size=grid, **resize))
     mixed = mask.flatten(1).any(dim=1)[:, None, None, None]
     return torch.where(mixed, torch.cat(parts, dim=1), features)

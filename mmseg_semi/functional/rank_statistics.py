@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_float32
+
 
 def top_channels(values: Tensor, k: int) -> Tensor:
     """Find the k largest channels; of equal values the lower channel comes first.
@@ -80,8 +82,8 @@ def prototype_similarity(
         ValueError: Shapes do not fit each other.
     """
     _check(features, label, prototypes, has_prototype)
-    features = F.normalize(features.detach().float(), dim=1)
-    prototypes = F.normalize(prototypes.float(), dim=1)
+    features = F.normalize(at_least_float32(features.detach()), dim=1)
+    prototypes = F.normalize(prototypes.to(features.dtype), dim=1)
     with torch.autocast(features.device.type, enabled=False):
         cosine = torch.einsum('bchw,kc->bhwk', features, prototypes)
     return _of_label(cosine.contiguous(), label, has_prototype, 1)

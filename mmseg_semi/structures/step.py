@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmseg_semi.functional import mix, mix_features
+from mmseg_semi.functional import at_least_float32, mix, mix_features
 
 T = TypeVar('T')
 # A field that the step fills later; None until then.
@@ -78,9 +78,9 @@ class SegOutputs:
 
     @property
     def logits(self) -> Tensor:
-        """float32 logits at input size, (B, K, H, W)."""
+        """Logits at input size, (B, K, H, W), in float32 at least."""
         if self._logits is None:
-            raw = self.stages[-1].float()
+            raw = at_least_float32(self.stages[-1])
             if raw.shape[-2:] != tuple(self.size):
                 raw = F.interpolate(
                     raw, size=self.size, mode='bilinear', align_corners=self.align_corners
@@ -145,7 +145,7 @@ class PseudoLabel:
         """Start from the teacher's logits: everything valid is selected.
 
         Args:
-            logits: (B, K, H, W); detached and taken to float32.
+            logits: (B, K, H, W); detached and taken to float32 at least.
             valid: Bool (B, H, W).
 
         Raises:
@@ -156,7 +156,7 @@ class PseudoLabel:
                 f'logits {tuple(logits.shape)} and valid {tuple(valid.shape)} differ in batch or '
                 'size; logits must be at input size'
             )
-        logits = logits.detach().float()
+        logits = at_least_float32(logits.detach())
         prob = logits.softmax(dim=1)
         confidence, label = prob.max(dim=1)
         return cls(logits, prob, label, confidence, valid, valid.clone())
@@ -212,16 +212,24 @@ class PseudoLabel:
                 changes[name] = fill(old, (label[:, None] == classes) * scale)
         return replace(self, **changes)
 
-    def join(self, other: PseudoLabel) -> PseudoLabel:
-        """Append another batch, which has the same fields, as a new object."""
+    def combine(
+        self, other: PseudoLabel, function: Callable[[Tensor, Tensor], Tensor]
+    ) -> PseudoLabel:
+        """Return ``function(own, other's)`` of every tensor that both have, extras included."""
         changes: dict[str, Any] = {}
         for item in fields(self):
             one, two = getattr(self, item.name), getattr(other, item.name)
-            if isinstance(one, Tensor):
-                changes[item.name] = torch.cat([one, two])
-            elif isinstance(one, dict):
-                changes[item.name] = {key: torch.cat([one[key], two[key]]) for key in one}
+            if isinstance(one, dict):
+                both = [key for key in one if key in two]
+                changes[item.name] = {key: function(one[key], two[key]) for key in both}
+            else:
+                there = one is not None and two is not None
+                changes[item.name] = function(one, two) if there else None
         return replace(self, **changes)
+
+    def join(self, other: PseudoLabel) -> PseudoLabel:
+        """Append another batch, which has the same fields, as a new object."""
+        return self.combine(other, lambda one, two: torch.cat([one, two]))
 
     @property
     def used(self) -> Tensor:
@@ -239,15 +247,23 @@ class Mix:
         foreign: Bool (B, H, W), pixels of the mixed view that come from neither the image nor its
             partner in the batch, but from a labeled image or from one that was loaded besides;
             None when there are none.
+        outputs: What the partners' pixels were labeled with, where that is another pass than the
+            images' own; None where it is the same.
     """
 
     mask: Tensor
     partners: Tensor
     foreign: Optional[Tensor] = None
+    outputs: Optional[SegOutputs] = None
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """Mix a per-pixel tensor (B, H, W) or (B, C, H, W) at full resolution."""
-        return mix(tensor, self.mask, self.partners)
+    def __call__(self, tensor: Tensor, others: Optional[Tensor] = None) -> Tensor:
+        """Mix a per-pixel tensor (B, H, W) or (B, C, H, W) at full resolution.
+
+        Args:
+            tensor: Of the images.
+            others: What the partners' pixels are taken from; ``tensor`` by default.
+        """
+        return mix(tensor, self.mask, self.partners, others)
 
 
 @dataclass
@@ -274,11 +290,19 @@ class View:
             return self.pseudo.valid
         return self.pseudo.valid & ~self.mix.foreign
 
-    def mix_features(self, features: Tensor, align_corners: bool) -> Tensor:
-        """Mix features (B, C, h, w) of the unmixed images as this view is mixed."""
+    def mix_features(
+        self, features: Tensor, align_corners: bool, others: Optional[Tensor] = None
+    ) -> Tensor:
+        """Mix features (B, C, h, w) of the unmixed images as this view is mixed.
+
+        Args:
+            features: Of the images.
+            align_corners: The segmentor's own.
+            others: Of the images as ``mix.outputs`` shows them, where that is not None.
+        """
         if self.mix is None:
             return features
-        return mix_features(features, self.mix.mask, self.mix.partners, align_corners)
+        return mix_features(features, self.mix.mask, self.mix.partners, align_corners, others)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_semi.arguments import Feature, Number, OneOf, Whole
-from mmseg_semi.functional import confidence_score, to_grid
+from mmseg_semi.functional import at_least_float32, confidence_score, to_grid
 from mmseg_semi.functional.contrast import (
     class_ranks,
     class_sums,
@@ -192,13 +192,13 @@ class ContrastHead(BaseSemiHead):
         if step.iteration >= self._model[0].warmup_length:
             return {}
         features = self._tapped([step.labeled]).detach()
-        return dict(loss=0 * self.project(features).float().mean())
+        return dict(loss=0 * at_least_float32(self.project(features)).mean())
 
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
         """Return ``dict(loss=...)`` and note what enters the queues."""
         views = step.streams[self.stream]
         features = self._tapped([step.labeled, *(view.outputs for view in views)])
-        student = self.project(features).float()
+        student = at_least_float32(self.project(features))
         parts = [self.labeled_pixels(step), self.unlabeled_pixels(step)]
         names = ('features', 'prob', 'label', 'negative')
         teacher = TeacherPixels(*(torch.cat([getattr(p, n) for p in parts]) for n in names))
@@ -225,7 +225,7 @@ class ContrastHead(BaseSemiHead):
     def labeled_pixels(self, step: SemiStep) -> TeacherPixels:
         """Let the teacher see the labeled images."""
         teacher = self._model[0].teacher.label(step.labeled_images)
-        features = self.teacher_project(teacher.features[self.tap]).float()
+        features = at_least_float32(self.teacher_project(teacher.features[self.tap]))
         grid = tuple(features.shape[-2:])
         logits = to_grid(teacher.logits, grid)
         truth = to_grid(step.labeled_truth, grid)
@@ -237,7 +237,7 @@ class ContrastHead(BaseSemiHead):
     @torch.no_grad()
     def unlabeled_pixels(self, step: SemiStep) -> TeacherPixels:
         """Collect what the teacher said about the pixels of the strong views."""
-        weak = self.teacher_project(step.teacher.features[self.tap]).float()
+        weak = at_least_float32(self.teacher_project(step.teacher.features[self.tap]))
         grid, corners = tuple(weak.shape[-2:]), step.teacher.align_corners
         views = step.streams[self.stream]
         features = torch.cat([view.mix_features(weak, corners) for view in views])

@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_semi.arguments import Feature, Number, OneOf, Whole
-from mmseg_semi.functional import propagate_pixels, weighted_cross_entropy
+from mmseg_semi.functional import at_least_float32, propagate_pixels, weighted_cross_entropy
 from mmseg_semi.functional.losses import DENOMINATORS
 from mmseg_semi.models.component import NormCfg, last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
@@ -178,7 +178,7 @@ class CorrelationHead(BaseSemiHead):
     def _propagated(self, outputs: SegOutputs, maps: Maps, size: Optional[tuple] = None) -> Tensor:
         """Propagate the outputs' logits; resized to ``size`` when it is given."""
         corners = outputs.align_corners
-        logits = outputs.stages[-1].detach().float()
+        logits = at_least_float32(outputs.stages[-1].detach())
         grid = tuple(maps[0].shape[-2:])
         if tuple(logits.shape[-2:]) != grid:
             logits = F.interpolate(logits, size=grid, mode='bilinear', align_corners=corners)

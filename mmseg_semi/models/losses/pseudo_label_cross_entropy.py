@@ -78,7 +78,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         if self._found:
             selected = selected & equalization_mask(pseudo.label, self._found[0].values)
         if self.gamma is not None:
-            factor = pseudo.confidence.float() ** self.gamma
+            factor = pseudo.confidence**self.gamma
             weight = factor if weight is None else weight * factor
         return weighted_cross_entropy(
             view.outputs.logits,

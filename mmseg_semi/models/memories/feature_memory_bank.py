@@ -11,7 +11,7 @@ from mmengine.dist import all_gather
 from torch import Tensor
 
 from mmseg_semi.arguments import Number, Whole
-from mmseg_semi.functional import push_queues, sample_per_class, to_grid
+from mmseg_semi.functional import at_least_float32, push_queues, sample_per_class, to_grid
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
 from .base_memory import BaseMemory, check_stored
@@ -93,7 +93,7 @@ class FeatureMemoryBank(BaseMemory):
 
     def _right_class(self, step: SemiStep, grid: Sequence[int]) -> Tensor:
         """Class of the labeled pixels that are predicted right and surely, else K: (B, h, w)."""
-        logits = step.labeled.stages[-1].detach().float()
+        logits = at_least_float32(step.labeled.stages[-1].detach())
         if tuple(logits.shape[-2:]) != grid:
             logits = F.interpolate(
                 logits, size=tuple(grid), mode='bilinear', align_corners=step.labeled.align_corners
@@ -128,7 +128,7 @@ class FeatureMemoryBank(BaseMemory):
         """Draw features (K, num_push, C) of each class, and which of them exist."""
         index, present = sample_per_class(label.flatten(), self.num_classes, self.num_push)
         pixels = features.shape[-2] * features.shape[-1]
-        return features.flatten(2)[index // pixels, :, index % pixels].float(), present
+        return features.flatten(2)[index // pixels, :, index % pixels], present
 
     def discard(self) -> None:
         """Forget what has been noted."""

@@ -93,7 +93,7 @@ class NegativeQueues(BaseMemory):
         key = torch.rand(negative.shape, device=negative.device).masked_fill(~negative, -1)
         key, index = key.topk(min(self.num_push, key.shape[1]), dim=1)
         # topk puts the negatives first; push() relies on that.
-        self._pending = gather_pixels(features, index).float(), key >= 0
+        self._pending = gather_pixels(features, index), key >= 0
 
     @torch.no_grad()
     def update_state(self) -> None:

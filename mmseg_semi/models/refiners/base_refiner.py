@@ -7,7 +7,7 @@ from abc import abstractmethod
 from typing import Any
 
 from mmseg_semi.models.component import Component
-from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, View
 
 STAGES: tuple[str, ...] = (
     'probability',
@@ -27,10 +27,13 @@ class BaseRefiner(Component):
         stage: One of ``STAGES``.
         threshold: The confidence threshold that it selects with in this step, a number or a 0-dim
             tensor; None when it has none.
+        after_mixing: Whether it refines the mixed views, after all passes, and not the weak
+            images' pseudo-label; then ``refine_view`` is called and ``forward`` is not.
     """
 
     stage: str = ''
     threshold: Any = None
+    after_mixing: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -54,3 +57,16 @@ class BaseRefiner(Component):
             step: The training step; ``step.raw_pseudo`` is the pseudo-label of the weak images
                 before any refiner.
         """
+
+    def refine_view(self, view: View, step: SemiStep) -> PseudoLabel:
+        """Return the changed pseudo-label of a mixed view, and change nothing else.
+
+        Args:
+            view: A strong view after its pass; ``view.mix`` says how it was mixed.
+            step: The training step; the outputs of all passes are there.
+        """
+        raise TypeError(f'{type(self).__name__} has no refine_view for after_mixing=True')
+
+    def threshold_at(self, step: SemiStep) -> Any:
+        """Return the confidence threshold that it selects with in a step."""
+        return self.threshold

@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from mmseg_semi.models.segmentors import SemiSegmentor
 
 UPDATES = ('presence', 'per_pixel', 'max', 'mean', 'per_class')
+MOMENTS = ('after', 'before')
 
 
 @MODELS.register_module()
 class EMAThreshold(BaseRefiner):
     r"""Keep the pixels whose confidence reaches a threshold that follows the model.
 
-    CorrMatch (Sun et al., CVPR 2024): :math:`\tau \leftarrow m \tau + (1 - m) \delta` after every
+    CorrMatch (Sun et al., CVPR 2024): :math:`\tau \leftarrow m \tau + (1 - m) \delta` in every
     iteration, with :math:`\delta` from the weak prediction (before any refiner) of the global
     batch, all ranks together; a batch without a valid pixel leaves it. ``EMAThresholdHook`` does
-    the update, so an iteration is filtered by what the iterations before it left.
+    the update.
 
     Args:
         initial: tau at the start, in [0, 1].
@@ -42,6 +43,9 @@ class EMAThreshold(BaseRefiner):
             is tau times an EMA of the class's mean confidence, divided by the largest of these
             (as in FreeMatch, Wang et al., ICLR 2023, Eq. 5 to 8; a class that is absent keeps its
             value).
+        when: ``'after'``: an iteration is filtered by what the iterations before it left;
+            ``'before'``: by the value that its own batch has moved (the authors' program; the
+            paper gives no order).
 
     Raises:
         ValueError: An argument outside its values.
@@ -57,9 +61,10 @@ class EMAThreshold(BaseRefiner):
         initial: Annotated[float, Number(0, 1)] = 0.85,
         momentum: Annotated[float, Number(0, 1)] = 0.999,
         update: Annotated[str, OneOf(*UPDATES)] = 'presence',
+        when: Annotated[str, OneOf(*MOMENTS)] = 'after',
     ) -> None:
         super().__init__()
-        self.initial, self.momentum, self.update = initial, momentum, update
+        self.initial, self.momentum, self.update, self.when = initial, momentum, update, when
         # float64: with m = 0.999 the steps soon fall below float32's resolution.
         self.register_buffer('value', torch.tensor(float(initial), dtype=torch.float64))
         self._pending: Optional[Tensor] = None
@@ -76,34 +81,45 @@ class EMAThreshold(BaseRefiner):
             start = torch.full((head.out_channels,), float(self.initial), dtype=torch.float64)
             self.register_buffer('class_values', start)
 
+    def _state_at(self, step: SemiStep) -> tuple[Tensor, Tensor]:
+        """Tau and the values of the classes that a step selects with."""
+        if self.when == 'after':
+            return self.value, getattr(self, 'class_values', self.value)
+        return step.once((self, 'moved'), lambda: self._moved(self._statistics(step.raw_pseudo)))
+
+    def threshold_at(self, step: SemiStep) -> Tensor:
+        """Return tau as a step selects with it."""
+        return self._state_at(step)[0]
+
     def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
         """Narrow ``selected``."""
-        threshold = self.value
+        threshold, class_values = self._state_at(step)
         if self.update == 'per_class':
-            largest = self.class_values.max().clamp(min=1e-12)
-            threshold = (self.value * self.class_values / largest)[pseudo.label]
-        return pseudo.update(selected=pseudo.selected & (pseudo.confidence >= threshold.float()))
+            largest = class_values.max().clamp(min=1e-12)
+            threshold = (threshold * class_values / largest)[pseudo.label]
+        sure = pseudo.confidence >= threshold.to(pseudo.confidence.dtype)
+        return pseudo.update(selected=pseudo.selected & sure)
 
     def observe(self, step: SemiStep) -> None:
         """Note what the update needs of this batch."""
-        step.log(f'{self.name}.threshold', self.value)
-        self._note(step.raw_pseudo)
+        step.log(f'{self.name}.threshold', self.threshold_at(step))
+        found = self._statistics(step.raw_pseudo)
+        if self._pending is not None:  # several forward passes before one update
+            both = torch.stack([self._pending, found])
+            found = both.amax(0) if self._reduction == 'max' else both.sum(0)
+        self._pending = found
 
     @property
     def _reduction(self) -> str:
         return 'max' if self.update in ('presence', 'max') else 'sum'
 
     @torch.no_grad()
-    def _note(self, pseudo: PseudoLabel) -> None:
+    def _statistics(self, pseudo: PseudoLabel) -> Tensor:
+        """What the update needs of this rank's weak prediction."""
         classes = pseudo.prob.shape[1]
         if self._reduction == 'max':
-            found = peaks_by_class(pseudo.confidence, pseudo.label, pseudo.valid, classes)
-        else:
-            found = _class_sums(pseudo, classes)
-        if self._pending is not None:  # several forward passes before one update
-            both = torch.stack([self._pending, found])
-            found = both.amax(0) if self._reduction == 'max' else both.sum(0)
-        self._pending = found
+            return peaks_by_class(pseudo.confidence, pseudo.label, pseudo.valid, classes)
+        return _class_sums(pseudo, classes)
 
     @torch.no_grad()
     def update_state(self) -> None:
@@ -111,6 +127,15 @@ class EMAThreshold(BaseRefiner):
         if self._pending is None:
             return
         found, self._pending = self._pending, None
+        value, class_values = self._moved(found)
+        self.value.copy_(value)
+        if self.update == 'per_class':
+            self.class_values.copy_(class_values)
+
+    @torch.no_grad()
+    def _moved(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """Tau and the values of the classes after an update by what all ranks found."""
+        found = found.clone()
         all_reduce(found, op=self._reduction)
         if self.update == 'presence':
             delta = mean_of_present(found)
@@ -120,17 +145,17 @@ class EMAThreshold(BaseRefiner):
             delta = mean_of_present(found[0] / found[1])
         else:
             delta = found[0].sum() / found[1].sum()
-        self.value.copy_(_moved(self.value, delta, self.momentum))
-        if self.update == 'per_class':
-            means = found[0] / found[1]
-            self.class_values.copy_(_moved(self.class_values, means, self.momentum))
+        value = _step_of_average(self.value, delta, self.momentum)
+        if self.update != 'per_class':
+            return value, value
+        return value, _step_of_average(self.class_values, found[0] / found[1], self.momentum)
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""
         return f'initial={self.initial}, momentum={self.momentum}, update={self.update!r}'
 
 
-def _moved(value: Tensor, towards: Tensor, momentum: float) -> Tensor:
+def _step_of_average(value: Tensor, towards: Tensor, momentum: float) -> Tensor:
     """Step of the moving average; entries of ``towards`` that are NaN leave the value."""
     return torch.where(torch.isnan(towards), value, momentum * value + (1 - momentum) * towards)
 

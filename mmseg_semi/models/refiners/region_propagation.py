@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
+import torch
 from mmseg.registry import MODELS
+from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf, Whole
 from mmseg_semi.functional import propagate_regions, sample_shapes
 from mmseg_semi.functional.correlation import SAMPLING_STRATEGIES
-from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, View
 
 from .base_refiner import BaseRefiner
 
@@ -28,11 +30,19 @@ class RegionPropagation(BaseRefiner):
     are rows of the weak view's correlation map, so ``model.heads`` needs a ``CorrelationHead``.
     The mask before propagation stays in ``extras['selected_before_propagation']``.
 
+    The weak images' pseudo-label, of which Algorithm 1 speaks, is not mixed. With ``after_mixing``
+    (the authors' program) the labels of each mixed strong view are propagated instead, in the part
+    of each shape that is neither pasted nor padding, with the mask as mixed: pasted pixels carry
+    the partner's plain labels, and all that reads the weak images' pseudo-label (other streams,
+    the weak view's correlation loss) trains with it as it was.
+
     Args:
         num_shapes: Shapes sampled in each image.
-        strategy: ``'random'``, or ``'uniform'`` for a regular grid.
+        strategy: ``'random'``, ``'random_shared'`` (one draw for all images, with repetition) or
+            ``'uniform'`` for a regular grid.
         threshold: Threshold of both ratios, in [0, 1]. None takes the confidence threshold of
             the selection refiner.
+        after_mixing: Whether to propagate in the mixed strong views, and nowhere else.
         head: Name of the ``CorrelationHead`` in ``model.heads``.
 
     Raises:
@@ -48,11 +58,12 @@ class RegionPropagation(BaseRefiner):
         num_shapes: Annotated[int, Whole(1)] = 128,
         strategy: Annotated[str, OneOf(*SAMPLING_STRATEGIES)] = 'random',
         threshold: Annotated[Optional[float], Number(0, 1)] = None,
+        after_mixing: Annotated[bool, OneOf(True, False)] = False,
         head: str = 'correlation',
     ) -> None:
         super().__init__()
         self.num_shapes, self.strategy = num_shapes, strategy
-        self.threshold, self.head = threshold, head
+        self.threshold, self.head, self.after_mixing = threshold, head, after_mixing
         self._found: tuple[Any, ...] = ()
         self._selecting: tuple[Any, ...] = ()
 
@@ -77,27 +88,58 @@ class RegionPropagation(BaseRefiner):
             )
         self._selecting = tuple(selecting[-1:])
 
-    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
-        """Change ``label`` and widen ``selected``."""
+    def draw_positions(self, w1: Tensor) -> Optional[Tensor]:
+        """Choose the rows of maps (B, D, h, w): int64 (B, num_shapes), or None for ``strategy``."""
+        return None
+
+    def shapes(self, outputs: SegOutputs, step: SemiStep) -> Tensor:
+        """Sample the shapes (B, num_shapes, H, W) of the images of ``outputs``."""
         w1, w2 = self._found[0].maps_of(outputs, step)
-        size, corners = tuple(pseudo.label.shape[-2:]), outputs.align_corners
-        shapes = sample_shapes(w1, w2, self.num_shapes, size, self.strategy, align_corners=corners)
+        return sample_shapes(
+            w1,
+            w2,
+            self.num_shapes,
+            outputs.size,
+            self.strategy,
+            align_corners=outputs.align_corners,
+            index=self.draw_positions(w1),
+        )
+
+    def _propagate(self, pseudo: PseudoLabel, shapes: Tensor, step: SemiStep) -> PseudoLabel:
         source = self if self.threshold is not None else self._selecting[0]
-        threshold = source.threshold
-        classes = outputs.stages[-1].shape[1]
+        threshold, classes = source.threshold_at(step), step.teacher.stages[-1].shape[1]
         label, selected = propagate_regions(pseudo.label, pseudo.used, shapes, threshold, classes)
         extras = {BEFORE_PROPAGATION: pseudo.selected, **pseudo.extras}
         return pseudo.update(label=label, selected=pseudo.selected | selected, extras=extras)
 
+    def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
+        """Change ``label`` and widen ``selected``."""
+        return self._propagate(pseudo, self.shapes(outputs, step), step)
+
+    def refine_view(self, view: View, step: SemiStep) -> PseudoLabel:
+        """Change ``label`` and widen ``selected`` of a mixed view, outside of what was pasted."""
+        shapes = step.once((self, 'shapes'), lambda: self.shapes(step.teacher, step))
+        own = view.own_valid if view.mix is None else view.own_valid & ~view.mix.mask
+        return self._propagate(view.pseudo, shapes & own[:, None], step)
+
     def observe(self, step: SemiStep) -> None:
         """Log the share of the valid pixels that propagation added to the selected ones."""
-        pseudo = step.refined[self.name]
-        gained = pseudo.used & ~pseudo.extras[BEFORE_PROPAGATION]
-        step.log(f'{self.name}.gained', gained.sum().float() / pseudo.valid.sum().clamp(min=1))
+        changed = [step.refined[self.name]] if not self.after_mixing else self._changed_views(step)
+        if not changed:
+            return
+        gained = [one.used & ~one.extras[BEFORE_PROPAGATION] for one in changed]
+        number = torch.stack([one.valid for one in changed]).sum().clamp(min=1)
+        step.log(f'{self.name}.gained', torch.stack(gained).sum() / number)
+
+    def _changed_views(self, step: SemiStep) -> list[PseudoLabel]:
+        """Pseudo-labels of all strong views."""
+        views = [view for several in step.streams.values() for view in several]
+        marked = [one.pseudo for one in views if one.pseudo is not None]
+        return [one for one in marked if BEFORE_PROPAGATION in one.extras]
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""
         return (
             f'num_shapes={self.num_shapes}, strategy={self.strategy!r}, '
-            f'threshold={self.threshold}, head={self.head!r}'
+            f'threshold={self.threshold}, after_mixing={self.after_mixing}, head={self.head!r}'
         )

@@ -11,6 +11,7 @@ from mmseg.structures.sampler import BasePixelSampler
 from torch import Tensor, nn
 
 from mmseg_semi.arguments import check_number, check_whole
+from mmseg_semi.functional import at_least_float32
 
 
 @TASK_UTILS.register_module()
@@ -57,7 +58,7 @@ class MeanOHEMPixelSampler(BasePixelSampler):
         label = seg_label.squeeze(1).long()
         valid = label.ne(self.context.ignore_index)
         index = torch.where(valid, label, 0)[:, None]
-        prob = seg_logit.float().softmax(dim=1).gather(1, index)[:, 0]
+        prob = at_least_float32(seg_logit).softmax(dim=1).gather(1, index)[:, 0]
         prob = prob.masked_fill(~valid, torch.inf)
         kept = valid
         if self.min_kept < prob.numel():

@@ -11,6 +11,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mmseg_semi.arguments import check_choice
+from mmseg_semi.functional import at_least_float32
 
 PREDICTORS = ('student', 'teacher', 'both')
 
@@ -109,7 +110,7 @@ class PredictorMixin:
     def _refined(self, results: list[SegDataSample]) -> list[SegDataSample]:
         if self.refine_at_test:
             for result in results:
-                prob = result.seg_logits.data[None].float().softmax(dim=1)
+                prob = at_least_float32(result.seg_logits.data[None]).softmax(dim=1)
                 for refiner in self._test_refiners():
                     prob = refiner.refine(prob)
                 result.pred_sem_seg.data = prob.argmax(dim=1)

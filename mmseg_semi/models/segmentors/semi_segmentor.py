@@ -120,6 +120,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         self.mix_views(step)
         for streams in after:
             self.run_pass(step, streams)
+        self.refine_views(step)
         losses = losses or self.supervised(step)
         losses.update(self.unsupervised(step))
         self.observe(step)
@@ -193,9 +194,10 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             kept: Where the pseudo-label after each refiner is kept, by the refiner's name.
         """
         for name, refiner in self.refiners.items():
-            pseudo = refiner(pseudo, outputs, step)
-            if kept is not None:
-                kept[name] = pseudo
+            if not refiner.after_mixing:
+                pseudo = refiner(pseudo, outputs, step)
+                if kept is not None:
+                    kept[name] = pseudo
         return pseudo
 
     @torch.no_grad()
@@ -217,6 +219,15 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             views = mixed if stream.mixed else plain
             chosen = views if stream.view is None else [views[stream.view]]
             step.streams[stream.name] = [replace(view) for view in chosen]
+
+    @torch.no_grad()
+    def refine_views(self, step: SemiStep) -> None:
+        """Let the refiners that work after mixing refine the pseudo-label of each strong view."""
+        strong = [name for name, one in self.streams.items() if one.source == 'strong']
+        for refiner in self.refiners.values():
+            for name in strong if refiner.after_mixing else ():
+                for view in step.streams[name]:
+                    view.pseudo = refiner.refine_view(view, step)
 
     def unsupervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Collect the losses on unlabeled images and of the heads, prefixed by their names."""

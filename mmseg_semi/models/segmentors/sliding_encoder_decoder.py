@@ -10,6 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_semi.arguments import check_choice
+from mmseg_semi.functional import at_least_float32
 
 WINDOW_KEYS = ('window_average', 'window_border')
 AVERAGES = ('logit', 'prob')
@@ -105,7 +106,7 @@ class SlidingEncoderDecoder(EncoderDecoder):
                 metas[0]['img_shape'] = part.shape[2:]  # heads resize to it
                 logits = self.encode_decode(part, metas)
                 if self.window_average == 'prob':
-                    logits = logits.float().softmax(dim=1)
+                    logits = at_least_float32(logits).softmax(dim=1)
                 if total is None:
                     total = logits.new_zeros(*logits.shape[:2], height, width)
                     count = logits.new_zeros(height, width)

@@ -163,9 +163,10 @@ def _check_source(stream: Stream, streams: dict[str, Stream]) -> None:
 def plan_passes(streams: Sequence[Stream]) -> tuple[list[list[Stream]], list[list[Stream]]]:
     """Order the passes: those before the pseudo-label is made, and those after.
 
-    First come the passes of images that are not mixed, then all others, both in the order in which
-    the config first names their groups. The pseudo-label is made before the first pass with strong
-    images (they are mixed with it), or at the end.
+    First come the student's passes in mode 'eval' of images that are not mixed, before a training
+    pass moves the running statistics, then its other passes of such images, then all others, each
+    in the order in which the config first names their groups. The pseudo-label is made before the
+    first pass with strong images (they are mixed with it), or at the end.
 
     Raises:
         ValueError: A stream begins with features that are encoded in a later pass.
@@ -176,7 +177,9 @@ def plan_passes(streams: Sequence[Stream]) -> tuple[list[list[Stream]], list[lis
     kinds = {group: {one.images for one in several} for group, several in groups.items()}
     early = {group for group, images in kinds.items() if images & {'labeled', 'weak'}}
     early -= {group for group, images in kinds.items() if 'strong' in images}
-    passes = [groups[group] for group in sorted(groups, key=lambda group: group not in early)]
+    still = {g for g in early if (groups[g][0].network, groups[g][0].mode) == ('student', 'eval')}
+    order = sorted(groups, key=lambda group: (group not in early, group not in still))
+    passes = [groups[group] for group in order]
     encoded: set[str] = set()
     for several in passes:
         encoded.update(one.name for one in several if one.images is not None)
