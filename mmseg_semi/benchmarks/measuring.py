@@ -423,6 +423,7 @@ def advance(model: Any, step: Any) -> Any:
     model.mix_views(step)
     for streams in after:
         model.run_pass(step, streams)
+    model.refine_views(step)
     return step
 
 

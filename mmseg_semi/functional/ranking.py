@@ -9,7 +9,8 @@ Shape legend: ``B`` images, ``N`` agents, ``h w`` feature grid, ``n`` agents tha
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import combinations, permutations
 from math import factorial
 from typing import Any, Optional
 
@@ -70,6 +71,7 @@ def rank_consistency(
     kind: str = 'rank',
     reduction: str = 'sum',
     valid: Optional[Tensor] = None,
+    epsilon: float = 0.0,
 ) -> Tensor:
     r"""Make the strong view rank the agents as the weak view does (RankMatch, CVPR 2024).
 
@@ -94,6 +96,10 @@ def rank_consistency(
         reduction: ``'sum'`` over the outcomes as above (the paper), or ``'mean'``, which divides
             by their number: ``top!`` permutations (the authors' program), or N agents.
         valid: Bool (B, h, w), False on pixels left out (padding). Defaults to all.
+        epsilon: For ``'rank'``: added to every sum of correlations that is divided by, and to
+            P_s inside the logarithm, as the authors' program does with 1e-10. Pixels whose last
+            agents are far less likely than that then give almost nothing. The paper's Eq. 6 has
+            none, and the default is exact.
 
     Returns:
         0-dim mean over the (valid) pixels, in float32 at least, differentiable once with respect
@@ -115,7 +121,12 @@ def rank_consistency(
     if kind == 'rank':
         _check_top(top, log_corr_weak.shape[1])
         weak, indices = log_corr_weak.topk(top, dim=1)
-        loss, outcomes = _RankKL.apply(log_corr_strong, weak, indices), factorial(top)
+        outcomes = factorial(top)
+        if epsilon:
+            strong = log_corr_strong.gather(1, indices)
+            loss = _rank_kl_of_shifted(_finite(weak).exp(), _finite(strong).exp(), epsilon)
+        else:
+            loss = _RankKL.apply(log_corr_strong, weak, indices)
     else:
         loss, outcomes = _divergence(log_corr_weak, log_corr_strong, kind), len(log_corr_weak[0])
     if reduction == 'mean':
@@ -186,6 +197,24 @@ def _rank_kl(log_weak: Tensor, log_strong: Tensor) -> tuple[Tensor, Tensor]:
         ways = [[k for k, (_, rest) in enumerate(draws) if rest == group] for group in left]
         reach = _grouped(drawn.flatten(1, 2), ways).sum(dim=2)
     return loss, grad
+
+
+def _rank_kl_of_shifted(weak: Tensor, strong: Tensor, epsilon: float) -> Tensor:
+    """KL (B, h, w) of the rankings of correlations (B, n, h, w), with ``epsilon`` added."""
+    loss = torch.zeros_like(weak[:, 0])
+    for order in permutations(range(weak.shape[1])):
+        one, other = (_order_prob(side, order, epsilon) for side in (weak, strong))
+        # xlogy gives 0 where the weak probability is 0.
+        loss = loss + torch.xlogy(one, one) - one * torch.log(other + epsilon)
+    return loss
+
+
+def _order_prob(corr: Tensor, order: Sequence[int], epsilon: float) -> Tensor:
+    left, prob = corr.new_zeros(()), corr.new_ones(())
+    for agent in reversed(order):
+        left = left + corr[:, agent]
+        prob = prob * (corr[:, agent] / (left + epsilon))
+    return prob
 
 
 class _RankKL(torch.autograd.Function):

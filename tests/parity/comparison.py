@@ -41,7 +41,7 @@ class Recording:
         """A tensor as it was recorded, floats in float64."""
         if name not in self.arrays:
             raise ValueError(f"{self.path.name} has no field '{name}'")
-        value = torch.from_numpy(np.ascontiguousarray(self.arrays[name]))
+        value = torch.from_numpy(np.array(self.arrays[name]))
         return value.double() if value.is_floating_point() else value
 
     def group(self, prefix: str) -> dict[str, Tensor]:
@@ -110,3 +110,18 @@ class Comparison:
             if kind in self.largest
         ]
         return '; '.join(parts)
+
+
+@dataclass
+class Outcome:
+    """A replayed step.
+
+    Attributes:
+        comparison: With what was recorded.
+        total: The trained loss, 0-dim.
+        gradients: Of the student's parameters, by name.
+    """
+
+    comparison: Comparison
+    total: Tensor
+    gradients: dict[str, Tensor]

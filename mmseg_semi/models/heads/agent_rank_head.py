@@ -51,6 +51,8 @@ class AgentRankHead(BaseSemiHead):
             takes the weak view's for both.
         reduction: ``'sum'`` over the permutations (the paper) or their ``'mean'`` (the authors'
             program, 24 times smaller for 4).
+        epsilon: See ``functional.rank_consistency``; the authors' program has 1e-10.
+        use_padding: Whether padding takes part: as agents, and in the mean (the authors' program).
         loss_weight: lambda.
         stream: Name of the stream of strong views.
 
@@ -67,6 +69,8 @@ class AgentRankHead(BaseSemiHead):
         consistency: Annotated[str, OneOf(*CONSISTENCY_KINDS)] = 'rank',
         agents_from: Annotated[str, OneOf(*AGENT_SOURCES)] = 'view',
         reduction: Annotated[str, OneOf(*REDUCTIONS)] = 'sum',
+        epsilon: Annotated[float, Number(0, 1)] = 0.0,
+        use_padding: Annotated[bool, OneOf(True, False)] = False,
         loss_weight: Annotated[float, Number(0)] = 0.1,
         stream: str = 'strong',
     ) -> None:
@@ -80,6 +84,7 @@ class AgentRankHead(BaseSemiHead):
         self.num_agents, self.top, self.strategy = num_agents, top, strategy
         self.consistency, self.agents_from = consistency, agents_from
         self.reduction, self.loss_weight = reduction, loss_weight
+        self.epsilon, self.use_padding = epsilon, use_padding
 
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
         """Return ``dict(loss=...)``."""
@@ -88,6 +93,8 @@ class AgentRankHead(BaseSemiHead):
         strong = torch.cat([view.outputs.features[self.tap] for view in views])
         grid = tuple(weak.shape[-2:])
         valid = [to_grid(view.own_valid, grid) for view in views]
+        if self.use_padding:
+            valid = [torch.ones_like(one) for one in valid]
         index = self.choose(weak, torch.cat(valid))
         agents = gather_agents(weak, index)
         own = gather_agents(strong, index) if self.agents_from == 'view' else agents
@@ -105,6 +112,7 @@ class AgentRankHead(BaseSemiHead):
                 self.consistency,
                 self.reduction,
                 one,
+                self.epsilon,
             )
             for log_weak, log_strong, one in pairs
         ]
@@ -114,7 +122,9 @@ class AgentRankHead(BaseSemiHead):
     def weak_features(self, step: SemiStep, view: View) -> Tensor:
         """Return the weak features (B, C, h, w) that belong to a view's pixels."""
         weak = step.teacher.features[self.tap].detach()
-        return view.mix_features(weak, step.teacher.align_corners)
+        partners = None if view.mix is None else view.mix.outputs
+        others = None if partners is None else partners.features[self.tap]
+        return view.mix_features(weak, step.teacher.align_corners, others)
 
     def choose(self, weak: Tensor, valid: Optional[Tensor] = None) -> Tensor:
         """Return the pixel indices (B, N) of the agents.
@@ -130,7 +140,12 @@ class AgentRankHead(BaseSemiHead):
                 f'{weak.shape[-1]} = {pixels} pixels, fewer than num_agents={self.num_agents}: '
                 'lower num_agents, or choose a finer tap or a larger crop'
             )
-        return select_agents(weak, self.num_agents, strategy=self.strategy, valid=valid)
+        start = self.draw_start(weak)
+        return select_agents(weak, self.num_agents, start, self.strategy, valid=valid)
+
+    def draw_start(self, weak: Tensor) -> Optional[Tensor]:
+        """Choose the first agents int64 (B,) of features (B, C, h, w); None draws them evenly."""
+        return None
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

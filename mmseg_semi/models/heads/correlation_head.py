@@ -118,6 +118,7 @@ class CorrelationHead(BaseSemiHead):
             ),
             nn.Dropout2d(self.dropout),
         )
+        self.project[0].conv.reset_parameters()  # as torch starts it, not as mmcv does
         self.w1 = nn.Conv2d(self.hidden_channels, channels, 1)
         self.w2 = nn.Conv2d(self.hidden_channels, channels, 1)
 

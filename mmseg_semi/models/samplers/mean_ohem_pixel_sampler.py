@@ -66,7 +66,7 @@ class MeanOHEMPixelSampler(BasePixelSampler):
             smallest = _kth_smallest(prob.flatten(), self.min_kept)
             kept = valid & (prob <= smallest.clamp(min=self.thresh))
         divisor = valid.sum() if self.over_valid else valid.numel()
-        return kept * (divisor / kept.sum().clamp(min=1))
+        return kept * (divisor / kept.sum().clamp(min=1).to(prob.dtype))
 
 
 def _kth_smallest(values: Tensor, k: int) -> Tensor:
