@@ -8,18 +8,30 @@ from typing import Any, Callable
 
 import torch
 from mmengine.config import Config
+from mmseg.models.losses import CrossEntropyLoss
+from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.functional import soft_consistency
+from mmseg_semi.functional import mix, soft_consistency
 from mmseg_semi.models.heads import AgentRankHead, BaseSemiHead, CorrelationHead
 from mmseg_semi.models.mixers import CutMix
 from mmseg_semi.models.perturbations import BasePerturbation
-from mmseg_semi.models.refiners import RegionPropagation
+from mmseg_semi.models.refiners import EMAThreshold, RegionPropagation
 from mmseg_semi.models.refiners.region_propagation import BEFORE_PROPAGATION
 from mmseg_semi.models.segmentors import SemiSegmentor
-from mmseg_semi.structures import Mix, SemiStep
+from mmseg_semi.structures import Mix, PseudoLabel, SemiStep
 from tests.parity.comparison import Comparison, Outcome, Recording
 from tests.parity.steps import batch_of, released, run_step, without_type
+
+
+@MODELS.register_module()
+class DoubleCrossEntropy(CrossEntropyLoss):
+    """mmseg's loss, whose weights of pixels are rounded to float32, without rounding."""
+
+    def forward(self, cls_score: Tensor, label: Tensor, weight: Any = None, **_: Any) -> Tensor:
+        """Return the weighted mean over the known pixels (``avg_non_ignore``)."""
+        loss = nn.functional.cross_entropy(cls_score, label, ignore_index=255, reduction='none')
+        return (loss if weight is None else loss * weight).sum() / (label != 255).sum()
 
 
 class RecordedCutMix(CutMix):
@@ -73,6 +85,19 @@ class RecordedCorrelationHead(CorrelationHead):
         self.project[1] = RecordedChannels(self.recording, 1 - self.dropout)
 
 
+class ThresholdOfMixedMap(EMAThreshold):
+    """Follows the program's fault: the pixels that count are the valid ones of the mixed view."""
+
+    def __init__(self, recording: Recording, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        box, partner = recording['in/box1'], recording['in/partner']
+        self.mixed_valid = mix(recording['in/valid'], box, partner)
+
+    def statistics(self, pseudo: PseudoLabel) -> Tensor:
+        """See ``EMAThreshold``."""
+        return super().statistics(pseudo.update(valid=self.mixed_valid))
+
+
 class RecordedPropagation(RegionPropagation):
     """Samples the positions that were sampled."""
 
@@ -122,6 +147,8 @@ class RecordedAgentRankHead(AgentRankHead):
 def build(recording: Recording, preset: str, changes: Mapping[str, Any]) -> SemiSegmentor:
     """Build the model of the released preset on the recorded network and randomness."""
     cfg = Config.fromstring(recording.meta['product_config'], '.py').model
+    if cfg.segmentor.decode_head.get('sampler'):
+        cfg.segmentor.decode_head.loss_decode.update(type='DoubleCrossEntropy', loss_name='loss_ce')
     method = released(preset, changes)
     labeled = recording.meta['batch'][0]
     for name, part in (
@@ -135,6 +162,7 @@ def build(recording: Recording, preset: str, changes: Mapping[str, Any]) -> Semi
         select.threshold = recording.meta['threshold']
     else:
         select.initial = float(recording['threshold/before'])
+        method.refiners.select = ThresholdOfMixedMap(recording, **without_type(select))
     if 'regions' in method.refiners:
         regions = without_type(method.refiners.regions)
         regions.update(num_shapes=len(recording['index/rows']))
@@ -201,6 +229,9 @@ def replay(recording: Recording, changes: Mapping[str, Any], preset: str) -> Out
     for name, value in {**recording.group('param_after/'), **recording.group('after/')}.items():
         comparison.add('state', name, state[names[name]], value)
     compare_labels(comparison, recording, result.step)
+    if preset == 'corrmatch':
+        threshold = model.refiners['select'].threshold_at(result.step)
+        comparison.add('state', 'threshold', threshold, recording['threshold/after'])
     return Outcome(comparison, result.total, result.gradients)
 
 

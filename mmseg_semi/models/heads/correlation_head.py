@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmseg_semi.models.segmentors import SemiSegmentor
 
 SCALES = ('inside', 'outside')
+LOGITS = ('decoder', 'image')
 # More positions than this make a step very slow: the cost grows with their square.
 _MANY_POSITIONS = 12000
 LABELED_LOSSES = ('decode_head', 'cross_entropy')
@@ -56,6 +57,9 @@ class CorrelationHead(BaseSemiHead):
         norm_cfg: Normalization. Defaults to the decode head's, or BatchNorm.
         scale: Where :math:`\sqrt{D}` divides: ``'inside'`` the softmax, as the paper's results
             were made, or ``'outside'``, as it prints.
+        logits_from: What is propagated: the logits of the ``'decoder'`` as they are, or those
+            resized to the ``'image'`` (the authors' program); the same where the crop's side less
+            1 is a multiple of the stride, as in the papers' crops.
         labeled_loss: ``'decode_head'`` trains labeled images with the decode head's own criterion
             (its losses, weights and pixel sampler, such as OHEM), ``'cross_entropy'`` with the
             plain mean over labeled pixels.
@@ -81,6 +85,7 @@ class CorrelationHead(BaseSemiHead):
         dropout: Annotated[float, Number(0, 1, below=True)] = 0.1,
         norm_cfg: Annotated[Optional[dict[str, Any]], NormCfg()] = None,
         scale: Annotated[str, OneOf(*SCALES)] = 'inside',
+        logits_from: Annotated[str, OneOf(*LOGITS)] = 'decoder',
         labeled_loss: Annotated[str, OneOf(*LABELED_LOSSES)] = 'decode_head',
         labeled_weight: Annotated[float, Number(0)] = 0.25,
         unlabeled_weight: Annotated[float, Number(0)] = 0.125,
@@ -95,6 +100,7 @@ class CorrelationHead(BaseSemiHead):
             channels,
         )
         self.dropout, self.norm_cfg, self.scale = dropout, norm_cfg, scale
+        self.logits_from = logits_from
         self.labeled_loss, self.denominator = labeled_loss, denominator
         self.labeled_weight, self.unlabeled_weight = labeled_weight, unlabeled_weight
         self._decode_head: tuple[Any, ...] = ()
@@ -179,7 +185,8 @@ class CorrelationHead(BaseSemiHead):
     def _propagated(self, outputs: SegOutputs, maps: Maps, size: Optional[tuple] = None) -> Tensor:
         """Propagate the outputs' logits; resized to ``size`` when it is given."""
         corners = outputs.align_corners
-        logits = at_least_float32(outputs.stages[-1].detach())
+        logits = outputs.logits if self.logits_from == 'image' else outputs.stages[-1]
+        logits = at_least_float32(logits.detach())
         grid = tuple(maps[0].shape[-2:])
         if tuple(logits.shape[-2:]) != grid:
             logits = F.interpolate(logits, size=grid, mode='bilinear', align_corners=corners)

@@ -85,7 +85,7 @@ class EMAThreshold(BaseRefiner):
         """Tau and the values of the classes that a step selects with."""
         if self.when == 'after':
             return self.value, getattr(self, 'class_values', self.value)
-        return step.once((self, 'moved'), lambda: self._moved(self._statistics(step.raw_pseudo)))
+        return step.once((self, 'moved'), lambda: self._moved(self.statistics(step.raw_pseudo)))
 
     def threshold_at(self, step: SemiStep) -> Tensor:
         """Return tau as a step selects with it."""
@@ -103,7 +103,7 @@ class EMAThreshold(BaseRefiner):
     def observe(self, step: SemiStep) -> None:
         """Note what the update needs of this batch."""
         step.log(f'{self.name}.threshold', self.threshold_at(step))
-        found = self._statistics(step.raw_pseudo)
+        found = self.statistics(step.raw_pseudo)
         if self._pending is not None:  # several forward passes before one update
             both = torch.stack([self._pending, found])
             found = both.amax(0) if self._reduction == 'max' else both.sum(0)
@@ -114,7 +114,7 @@ class EMAThreshold(BaseRefiner):
         return 'max' if self.update in ('presence', 'max') else 'sum'
 
     @torch.no_grad()
-    def _statistics(self, pseudo: PseudoLabel) -> Tensor:
+    def statistics(self, pseudo: PseudoLabel) -> Tensor:
         """What the update needs of this rank's weak prediction."""
         classes = pseudo.prob.shape[1]
         if self._reduction == 'max':
