@@ -20,11 +20,10 @@ from .contrast import class_ranks, contrast_loss
 from .correlation import correlation_map, propagate_pixels, propagate_regions, sample_shapes
 from .equalization import class_confidence_sums, equalization_mask, sampling_weights
 from .grids import to_grid
-from .losses import soft_consistency, weighted_cross_entropy
+from .losses import at_least_float32, soft_consistency, weighted_cross_entropy
 from .memory import push_queues, sample_per_class
 from .mixing import cutmix_boxes, mix, mix_features, mix_partners, ratio_boxes
 from .neighborhood import refine_neighborhood
-from .precision import at_least_float32
 from .quantile import pack_scores, quantile_threshold
 from .rank_statistics import prototype_similarity, rank_statistics_overlap, top_channels
 from .ranking import rank_consistency, rank_log_prob

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .precision import at_least_float32
+from .losses import at_least_float32
 
 CONFIDENCE_KINDS = ('max', 'margin', 'entropy')
 

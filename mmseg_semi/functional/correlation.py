@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import at_least_float32
+from .losses import at_least_float32
 
 SAMPLING_STRATEGIES = ('random', 'random_shared', 'uniform')
 # Elements of the correlation map that exist at once: 2 MiB (fits a cache) and 128 MiB in float32.

@@ -7,7 +7,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .precision import at_least_float32
+from .losses import at_least_float32
 
 
 @torch.no_grad()

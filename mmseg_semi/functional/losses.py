@@ -8,10 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import at_least_float32
-
 DENOMINATORS = ('valid', 'selected', 'weight')
 CONSISTENCY_KINDS = ('kl', 'cross_entropy', 'cosine')
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Take half precision to float32 and leave float64 as it is.
+
+    Scores of half precision overflow, and so do sums over positions; a whole step in float64 can
+    be compared with another program to the last digits.
+    """
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def weighted_cross_entropy(

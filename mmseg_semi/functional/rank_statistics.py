@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import at_least_float32
+from .losses import at_least_float32
 
 
 def top_channels(values: Tensor, k: int) -> Tensor:

@@ -106,8 +106,9 @@ class RegionPropagation(BaseRefiner):
         )
 
     def _propagate(self, pseudo: PseudoLabel, shapes: Tensor, step: SemiStep) -> PseudoLabel:
-        source = self if self.threshold is not None else self._selecting[0]
-        threshold, classes = source.threshold_at(step), step.teacher.stages[-1].shape[1]
+        threshold, classes = self.threshold, step.teacher.stages[-1].shape[1]
+        if threshold is None:
+            threshold = self._selecting[0].threshold_at(step)
         label, selected = propagate_regions(pseudo.label, pseudo.used, shapes, threshold, classes)
         extras = {BEFORE_PROPAGATION: pseudo.selected, **pseudo.extras}
         return pseudo.update(label=label, selected=pseudo.selected | selected, extras=extras)
