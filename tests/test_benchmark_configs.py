@@ -35,9 +35,8 @@ def test_the_number_of_configs() -> None:
     assert in_tables == written | by_hand and len(by_hand) == 28
 
 
-@pytest.mark.parametrize('path', PATHS, ids=[path.stem for path in PATHS])
-def test_a_config_is_what_its_name_says_and_builds(path: Path) -> None:
-    assert checker.check_config(path) == []
+def test_configs_are_what_their_names_say_and_build() -> None:
+    assert checker.check_configs(PATHS) == []
 
 
 @pytest.mark.parametrize('folder', sorted(METHODS))
@@ -104,9 +103,28 @@ def test_a_wrong_config_is_found(copy: Path, name: str, old: str, new: str, prob
     path = copy / name
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
-    problems = checker.check_config(path)
+    problems = checker.check_configs([path])
     assert problems and any(re.search(problem, one) for one in problems), problems
     assert all(one.startswith(str(path)) for one in problems)
+
+
+def test_configs_that_share_a_broken_part_are_all_named_and_the_part_is_built_once(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    build_model = checker.build_model
+    monkeypatch.setattr(checker, 'build_model', lambda cfg: built.append(cfg) or build_model(cfg))
+    names = [f'rankmatch/rankmatch_deeplabv3plus_r50_voc12-{n}.py' for n in (92, 183, 366, 732)]
+    paths = [copy / name for name in names]
+    for path in paths[1:]:  # the first stays right
+        path.write_text(
+            path.read_text().replace('model = dict(', 'model = dict(mixer=dict(prob=2), ')
+        )
+    problems = checker.check_configs(paths)
+    assert len(problems) == 3
+    for path, problem in zip(paths[1:], problems):
+        assert problem.startswith(f'{path}: can not be built: ') and 'model.mixer: ' in problem
+    assert len(built) == 2
 
 
 def edit_metafile(path: Path, change: Any) -> None:

@@ -10,7 +10,8 @@ import argparse
 import copy
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,13 @@ def all_transforms(cfg: Config) -> Iterator[Any]:
         yield from cfg[f'{part}_dataloader'].dataset.pipeline
 
 
-def check_config(path: Path, build: bool = True) -> list[str]:
-    """What is wrong with one config file."""
+def check_configs(paths: Iterable[Path], build: bool = True) -> list[str]:
+    """What is wrong with config files; what several of them share is built once."""
+    built: dict[str, Exception | None] | None = {} if build else None
+    return [problem for path in paths for problem in _check_config(path, built)]
+
+
+def _check_config(path: Path, built: dict[str, Exception | None] | None) -> list[str]:
     problems: list[str] = []
 
     def expect(what: str, found: Any, wanted: Any) -> None:
@@ -165,21 +171,40 @@ def check_config(path: Path, build: bool = True) -> list[str]:
         )
         expect('boxes', boxes.results, f'{folder}.bbox.json')
         expect('list of the boxes', boxes.images, f'{folder}.json')
-    if build:
-        problems += build_problems(path, cfg)
+    if built is not None:
+        problems += build_problems(path, cfg, built)
     return problems
 
 
-def build_problems(path: Path, cfg: Config) -> list[str]:
-    """What does not build."""
+def build_problems(path: Path, cfg: Config, built: dict[str, Exception | None]) -> list[str]:
+    """What does not build.
+
+    Args:
+        path: The config file, for messages.
+        cfg: Its content.
+        built: The error, or None, of each part that was built before, by its config; added to.
+    """
+
+    def once(node: Any, build: Callable[[], Any]) -> None:
+        key = repr(node)
+        if key not in built:
+            built[key] = None
+            try:
+                build()
+            except Exception as wrong:  # every part has errors of its own
+                built[key] = wrong
+        error = built[key]
+        if error is not None:
+            raise error
+
     try:
-        build_model(cfg)
         with DefaultScope.overwrite_default_scope('mmseg'):
+            once(cfg.model, lambda: build_model(cfg))
             for transform in all_transforms(cfg):
-                TRANSFORMS.build(dict(transform))
+                once(transform, partial(TRANSFORMS.build, dict(transform)))
             for hook in cfg.custom_hooks:
-                HOOKS.build(dict(hook))
-    except Exception as error:  # every part has errors of its own
+                once(hook, partial(HOOKS.build, dict(hook)))
+    except Exception as error:
         return [f'{path}: can not be built: {type(error).__name__}: {error}']
     return []
 
@@ -268,9 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     unknown = [str(path) for path in paths if not NAME.fullmatch(path.stem)]
     if unknown:
         raise SystemExit(f"no configs of the papers' tables by their name: {', '.join(unknown)}")
-    problems = [
-        p for path in track(paths, 'configs') for p in check_config(path, not args.no_build)
-    ]
+    problems = check_configs(track(paths, 'configs'), not args.no_build)
     if not args.configs:
         for method in sorted({path.parent for path in paths}):
             problems += check_method(method)
