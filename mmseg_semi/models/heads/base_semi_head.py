@@ -19,4 +19,7 @@ class BaseSemiHead(Component):
 
     @abstractmethod
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
-        """Return named values; those whose name contains ``loss`` are summed and trained."""
+        """Return named tensors of one number.
+
+        Those whose name contains ``loss`` are summed and trained.
+        """

@@ -20,7 +20,7 @@ from mmseg_semi.models.mixers import BaseLabeledMixer, BaseMixer
 from mmseg_semi.models.refiners import STAGES, BaseRefiner
 from mmseg_semi.models.teachers import BaseTeacher
 
-from .network import FeatureTaps, decode_heads
+from .network import FeatureTaps, check_result, decode_heads
 from .sliding_encoder_decoder import WINDOW_KEYS, SlidingEncoderDecoder
 from .streams import Stream, build_streams, plan_passes
 
@@ -220,6 +220,7 @@ def attach(model: Any, key: str, part: Component) -> None:
             )
     except ValueError as error:
         raise ValueError(f'model.{key}: {error}') from error
+    part.register_forward_hook(check_result)
 
 
 def check_label_pass(model: Any) -> None:

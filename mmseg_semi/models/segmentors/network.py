@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -19,8 +19,13 @@ from torch import Tensor, nn
 
 from mmseg_semi.errors import hint
 from mmseg_semi.models.component import Component
+from mmseg_semi.models.heads import BaseSemiHead
+from mmseg_semi.models.losses import BaseSemiLoss
+from mmseg_semi.models.mixers import BaseLabeledMixer, BaseMixer
+from mmseg_semi.models.perturbations import BasePerturbation
+from mmseg_semi.models.refiners import BaseRefiner
 from mmseg_semi.models.teachers.base_teacher import forward_mode
-from mmseg_semi.structures import Features, SegOutputs, SemiStep, View
+from mmseg_semi.structures import Features, PseudoLabel, SegOutputs, SemiStep, View
 
 from .streams import Stream
 
@@ -119,6 +124,62 @@ def supervised_losses(
     if segmentor.with_auxiliary_head:
         losses.update(segmentor._auxiliary_head_forward_train(outputs.maps, samples))
     return losses
+
+
+def _are_tensors(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(one, Tensor) for one in values)
+
+
+_RESULTS: dict[type[Component], tuple[str, Callable[[Any], bool]]] = {
+    BaseRefiner: ('a PseudoLabel', lambda found: isinstance(found, PseudoLabel)),
+    BaseMixer: (
+        'a View with an image and a pseudo-label',
+        lambda found: (
+            isinstance(found, View)
+            and isinstance(found.image, Tensor)
+            and isinstance(found.pseudo, PseudoLabel)
+        ),
+    ),
+    BaseLabeledMixer: (
+        'two tensors, images and truth',
+        lambda found: _are_tensors(found) and len(found) == 2,
+    ),
+    BasePerturbation: ('a list of feature maps', _are_tensors),
+    BaseSemiLoss: ('a 0-dim tensor', lambda found: isinstance(found, Tensor) and not found.dim()),
+    BaseSemiHead: (
+        'a dict of tensors of one number',
+        lambda found: (
+            isinstance(found, dict)
+            and _are_tensors(list(found.values()))
+            and all(one.numel() == 1 for one in found.values())
+        ),
+    ),
+}
+
+
+def check_result(part: Component, _: Any, result: Any) -> Any:
+    """Refuse what a component may not return; a forward hook of every one, see ``attach``.
+
+    Raises:
+        TypeError: Names the config key, what it must return and what it did.
+    """
+    for base, (wanted, fits) in _RESULTS.items():
+        if isinstance(part, base) and not fits(result):
+            raise TypeError(
+                f'{part.config_key} ({type(part).__name__}) must return {wanted}, got '
+                f'{_describe(result)}'
+            )
+    return result
+
+
+def _describe(result: Any) -> str:
+    if isinstance(result, Tensor):
+        return f'a tensor of shape {tuple(result.shape)}'
+    if isinstance(result, dict):
+        return f'a dict of {", ".join(f"{k}: {_describe(v)}" for k, v in result.items())}'
+    if isinstance(result, (list, tuple)):
+        return f'a {type(result).__name__} of {", ".join(map(_describe, result)) or "nothing"}'
+    return 'None' if result is None else f'a {type(result).__name__}'
 
 
 def join_images(parts: Sequence[Tensor], names: Sequence[str]) -> Tensor:

@@ -18,7 +18,7 @@ from mmseg_semi.models.component import Component
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, View
 
 from . import building
-from .network import PassesMixin, supervised_losses
+from .network import PassesMixin, check_result, supervised_losses
 from .predictor import PredictorMixin
 from .run_state import RunStateMixin
 
@@ -161,13 +161,12 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
 
     def supervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Compute the segmentor's own losses and those of the heads on the labeled images."""
-        losses = supervised_losses(self.segmentor, step.labeled, step.labeled_samples)
-        values = {
-            name: value * self.supervised_weight if 'loss' in name else value
-            for name, value in losses.items()
-        }
+        values = supervised_losses(self.segmentor, step.labeled, step.labeled_samples)
+        for name in [name for name in values if 'loss' in name]:
+            values[name] = values[name] * self.supervised_weight
         for name, head in self.heads.items():
-            values.update({f'{name}.{key}': v for key, v in head.supervised(step).items()})
+            own = check_result(head, step, head.supervised(step))
+            values.update({f'{name}.{key}': value for key, value in own.items()})
         return values
 
     @torch.no_grad()
