@@ -157,6 +157,15 @@ def test_what_would_have_no_effect_is_refused(scenes):
         build(scenes, geometry=dict(GEOMETRY, turn=turn))
     with pytest.raises(ValueError, match=r'geometry\.crop does not stand in .* None: name there'):
         build(scenes, geometry={**GEOMETRY, 'order': None})
+    with pytest.raises(
+        ValueError, match=r"geometry\.order names 'flip' more than once.*second name"
+    ):
+        build(scenes, geometry=dict(GEOMETRY, order=('flip', 'resize', 'crop', 'flip')))
+    color = dict(color=dict(type='RandomColorJitter'), order=('color', 'color'))
+    with pytest.raises(
+        ValueError, match=r"StrongViews\.transforms\.order names 'color' more than once"
+    ):
+        build(scenes, unlabeled=plain(scenes, strong=dict(transforms=color)))
 
 
 @pytest.mark.parametrize('written', [True, False])
@@ -183,6 +192,18 @@ def child_of(tmp_path: Path, text: str) -> Config:
     Config(base).dump(str(tmp_path / 'base.py'))
     (tmp_path / 'child.py').write_text(f"_base_ = './base.py'\n{text}")
     return Config.fromfile(str(tmp_path / 'child.py'))
+
+
+def test_what_a_base_has_taken_out_comes_back_with_delete(tmp_path):
+    (tmp_path / 'base.py').write_text('geometry = dict(flip=None)\n')
+    for text, back in (("_delete_=True, type='RandomFlip'", True), ("type='RandomFlip'", False)):
+        child = tmp_path / 'child.py'
+        child.write_text(f"_base_ = './base.py'\ngeometry = dict(flip=dict({text}))\n")
+        if back:
+            assert Config.fromfile(str(child)).geometry.flip == dict(type='RandomFlip')
+        else:
+            with pytest.raises(TypeError, match='_delete_=True'):
+                Config.fromfile(str(child))
 
 
 def test_a_child_config_changes_entries_by_name(scenes, tmp_path):

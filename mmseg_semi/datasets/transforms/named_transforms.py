@@ -28,7 +28,7 @@ def list_transforms(named: Named, key: str) -> list[Transform]:
 
     Raises:
         ValueError: An entry that says no ``type``, as a misspelled name in a child config makes it;
-            several entries without ``order``; an entry that ``order`` does not name.
+            several entries without ``order``; an entry that ``order`` does not name, or twice.
     """
     if not isinstance(named, Mapping):
         return list(named or ())
@@ -41,6 +41,12 @@ def list_transforms(named: Named, key: str) -> list[Transform]:
                 f'named transforms; there are {", ".join(known) or "none"}.'
             )
     order = named.get('order') or list(entries)[:1]
+    twice = [name for i, name in enumerate(order) if name in order[:i]]
+    if twice:
+        raise ValueError(
+            f"{key}.order names '{twice[0]}' more than once, so that it would run again: it is "
+            f'{order}; to run a transform twice, give it a second name'
+        )
     for name in entries:
         if name not in order:
             raise ValueError(
