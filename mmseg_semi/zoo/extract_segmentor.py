@@ -154,8 +154,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = plain_config(load_config(args.config, args.cfg_options))
     checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
     plain = plain_checkpoint(checkpoint, args.which)
+    network, state = build_shapes(cfg.model), plain['state_dict']
+    if args.which == 'teacher' and not state.keys() & network.state_dict().keys():
+        parts = ', '.join(sorted({key.split('.')[0] for key in state}))
+        raise SystemExit(
+            f'--which teacher: the teacher of {args.checkpoint} is made of others ({parts}) and '
+            'has no network of its own that could be written: use --which student'
+        )
     try:
-        check_checkpoint(build_shapes(cfg.model), plain, training=False)
+        check_checkpoint(network, plain, training=False)
     except ValueError as error:
         raise SystemExit(f'{args.checkpoint}: {error}') from error
     folder = os.path.dirname(os.path.abspath(args.out))

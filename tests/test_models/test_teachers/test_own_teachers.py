@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import load_state_dict
 from mmseg.registry import MODELS
@@ -16,7 +17,9 @@ from torch import nn
 from mmseg_semi.engine.hooks import MeanTeacherHook
 from mmseg_semi.models.segmentors.building import needed_hooks
 from mmseg_semi.models.teachers import BaseTeacher, EMATeacher
+from mmseg_semi.zoo import extract_segmentor
 
+from ..conftest import UNIMATCH
 from ..helpers import hooked, logits_of, run_step, runner_of, shake
 
 
@@ -235,6 +238,19 @@ def test_a_plain_checkpoint_starts_both(build):
 def test_two_teachers_without_a_network_do_not_predict(build, who):
     with pytest.raises(ValueError, match=f"predict_with='{who}' needs a teacher with a network"):
         build(teacher=TWO, test_cfg=dict(predict_with=who))
+
+
+def test_two_teachers_without_a_network_are_not_extracted(build, tmp_path):
+    model = {**deepcopy(UNIMATCH), 'teacher': TWO}
+    Config(dict(model=model, default_scope='mmseg')).dump(str(tmp_path / 'run.py'))
+    torch.save(dict(state_dict=build(teacher=TWO).state_dict()), tmp_path / 'run.pth')
+    files = [str(tmp_path / name) for name in ('run.py', 'run.pth', 'out.pth')]
+    message = r'--which teacher: .* made of others \(fast, slow\) .* use --which student$'
+    with pytest.raises(SystemExit, match=message):
+        extract_segmentor.main([*files, '--which', 'teacher'])
+    assert not (tmp_path / 'out.pth').exists()
+    extract_segmentor.main(files)
+    assert (tmp_path / 'out.pth').is_file()
 
 
 def test_two_teachers_need_their_hook(build, batch):
