@@ -173,6 +173,24 @@ def check_feature(name: str, value: Any) -> None:
     Feature().check(name, value)
 
 
+def check_shapes(**tensors: tuple[Any, str]) -> None:
+    """Raise ValueError, naming the tensors, unless they have the dimensions that are given.
+
+    ``check_shapes(prob=(prob, 'B K H W'), valid=(valid, 'B H W'))``: a letter is one size.
+    """
+    sizes: dict[str, int] = {}
+    for tensor, letters in tensors.values():
+        names, shape = letters.split(), tuple(tensor.shape)
+        fits = len(names) == len(shape)
+        if not fits or any(sizes.setdefault(n, size) != size for n, size in zip(names, shape)):
+            wanted = [f'{name} ({", ".join(one.split())})' for name, (_, one) in tensors.items()]
+            found = [str(tuple(one.shape)) for one, _ in tensors.values()]
+            raise ValueError(
+                f'the shapes must be {", ".join(wanted)}, each letter one size, got '
+                f'{", ".join(found)}'
+            )
+
+
 def check_arguments(
     owner: type[Any], arguments: dict[str, Any], key: str, complete: bool = True
 ) -> None:

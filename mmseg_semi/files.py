@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,50 @@ def write_file(path: str | Path, content: str | bytes) -> None:
     write_files({Path(path): content})
 
 
+def check_there(
+    path: str | Path,
+    remedy: str,
+    key: str = '',
+    what: str = 'file',
+    error: type[BaseException] = FileNotFoundError,
+) -> None:
+    """Refuse a file or folder that is not there.
+
+    Args:
+        path: Where it should be.
+        remedy: A sentence that says what to do.
+        key: Config key, for the message.
+        what: What it is called; a folder's ends in 'folder'.
+        error: What is raised.
+    """
+    if not (os.path.isdir if what.endswith('folder') else os.path.isfile)(path):
+        raise error(
+            f'{key}{": " if key else ""}there is no {what} {path} (looked for from {os.getcwd()}). '
+            f'{remedy}'
+        )
+
+
+def read_json(
+    path: str | Path,
+    remedy: str,
+    key: str = '',
+    what: str = 'file',
+    error: type[BaseException] = ValueError,
+) -> Any:
+    """Read a JSON file; ``error`` is raised where it is none, the rest as in :func:`check_there`.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    check_there(path, remedy, key, what)
+    try:
+        return json.loads(Path(path).read_bytes())
+    except ValueError as found:
+        raise error(
+            f'{key}{": " if key else ""}{path} is no JSON file: {found}. {remedy}'
+        ) from found
+
+
 def check_paths(config: Mapping[str, Any], key: str = 'labeled') -> None:
     """Refuse missing folders and missing or empty split files of a dataset config.
 
@@ -71,11 +116,10 @@ def check_paths(config: Mapping[str, Any], key: str = 'labeled') -> None:
         return
     root = config.get('data_root') or ''
     for name, folder in (config.get('data_prefix') or {}).items():
-        if folder and not os.path.isdir(os.path.join(root, folder)):
-            raise FileNotFoundError(
-                f'{key}.data_prefix.{name}: there is no folder {os.path.join(root, folder)} '
-                f'(looked for from {os.getcwd()}). Correct data_root or data_prefix.{name}.'
-            )
+        if folder:
+            remedy = f'Correct data_root or data_prefix.{name}.'
+            where = f'{key}.data_prefix.{name}'
+            check_there(os.path.join(root, folder), remedy, where, 'folder')
     if config.get('ann_file'):
         check_split_file(os.path.join(root, config['ann_file']), key)
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Optional
 
 import pytest
+import torch
 
-from mmseg_semi.arguments import Each, Feature, Number, OneOf, Whole, check_arguments, checked
+from mmseg_semi.arguments import (
+    Each,
+    Feature,
+    Number,
+    OneOf,
+    Whole,
+    check_arguments,
+    check_shapes,
+    checked,
+)
 from mmseg_semi.engine.hooks import MeanTeacherHook
 from mmseg_semi.models import ContrastHead, CorrelationHead
 
@@ -81,3 +91,16 @@ def test_unknown_arguments_name_the_class():
 def test_names_of_before_are_refused_with_the_new_one(owner, name, message):
     with pytest.raises(TypeError, match=message):
         check_arguments(owner, {name: 1}, 'model.heads.one', complete=False)
+
+
+@pytest.mark.parametrize('shape', [(2, 4), (3, 4, 5), (2, 4, 6), (2, 3, 4, 5)])
+def test_shapes_that_do_not_fit_each_other_are_refused(shape):
+    prob = torch.zeros(2, 3, 4, 5)
+    check_shapes(prob=(prob, 'B K H W'), valid=(torch.zeros(2, 4, 5), 'B H W'))
+    message = (
+        'the shapes must be prob (B, K, H, W), valid (B, H, W), each letter one size, got '
+        f'(2, 3, 4, 5), {shape}'
+    )
+    with pytest.raises(ValueError) as error:
+        check_shapes(prob=(prob, 'B K H W'), valid=(torch.zeros(shape), 'B H W'))
+    assert str(error.value) == message

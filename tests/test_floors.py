@@ -10,7 +10,8 @@ from tool_runs import REPO
 #: From the bottom up; parts of one floor do not import each other.
 FLOORS = (
     ('errors', 'files', 'version'),
-    ('arguments', 'functional'),
+    ('arguments',),
+    ('functional',),
     ('structures',),
     ('datasets', 'models'),
     ('utils',),

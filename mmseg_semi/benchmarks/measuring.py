@@ -250,6 +250,12 @@ def largest_difference(found: Tensor, wanted: Tensor) -> float:
     return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
+def check_same(name: str, same: bool) -> None:
+    """Stop the tool unless a function and its reference agree."""
+    if not same:
+        raise AssertionError(f'{name} and the reference differ')
+
+
 def check_close(
     name: str, found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float
 ) -> float:

@@ -11,7 +11,8 @@ import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.errors import DataError, check_one_size, name_some
+from mmseg_semi.files import check_there
 
 from .dataset_tree import leaf_datasets, pipeline_transforms
 from .seeding import seeded
@@ -45,11 +46,8 @@ class AuditMasks:
                 'audit masks belong to a SemiDataset with unlabeled images, not to a '
                 f'{type(dataset).__name__}'
             )
-        if not os.path.isdir(root):
-            raise FileNotFoundError(
-                f'audit_root: there is no folder {root} (looked for from {os.getcwd()}). Correct '
-                'it, or leave it out to go without audit masks.'
-            )
+        remedy = 'Correct it, or leave it out to go without audit masks.'
+        check_there(root, remedy, 'audit_root', 'folder')
         self.dataset, self.root, self.suffix = dataset, root, suffix
         self._transforms: dict[str, list[Any]] = {}
         self._masks: dict[str, str] = {}
@@ -121,11 +119,9 @@ class AuditMasks:
                     break
                 results = transform(results)
                 if isinstance(transform, InitValidMask):
-                    if mask.shape != results['img'].shape[:2]:
-                        raise DataError(
-                            f'audit mask {self._masks[path]} is {mask.shape}, its image '
-                            f'{results["img"].shape[:2]}; they must have one size'
-                        )
+                    check_one_size(
+                        f'audit mask {self._masks[path]}', mask.shape, path, results['img'].shape
+                    )
                     results[AUDIT_MASK] = mask
                     results['seg_fields'].append(AUDIT_MASK)
         image = torch.from_numpy(np.ascontiguousarray(results['img'].transpose(2, 0, 1)))

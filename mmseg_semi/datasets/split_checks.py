@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.files import check_there
 
 from .benchmark_layouts import BenchmarkLayout
 from .splits import NameList, Split, read_names
@@ -38,11 +39,8 @@ def list_folder(root: str | Path, folder: str, suffix: str) -> frozenset[str]:
         DataError: The folder is missing or has no such file.
     """
     top = os.path.join(root, folder)
-    if not os.path.isdir(top):
-        raise DataError(
-            f'there is no folder {top} (looked for from {os.getcwd()}). Give the folder of the '
-            'data set with --data-root.'
-        )
+    remedy = 'Give the folder of the data set with --data-root.'
+    check_there(top, remedy, what='folder', error=DataError)
     names: set[str] = set()
     for path, folders, files in os.walk(top, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith('.')]

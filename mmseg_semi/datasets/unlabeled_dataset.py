@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from mmseg_semi.errors import name_some
+from mmseg_semi.files import check_there
 
 from .dataset_tree import nested_transforms, pipeline_transforms
 from .pipelines import unlabeled_pipeline
@@ -123,11 +124,8 @@ class UnlabeledDataset(BaseDataset):
         folder = self.data_prefix.get('img_path')
         if not folder:
             folder = '.'
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(
-                f'unlabeled.data_prefix.img_path: there is no folder {folder} (looked for from '
-                f'{os.getcwd()}). Correct data_root or data_prefix.img_path of the unlabeled part.'
-            )
+        remedy = 'Correct data_root or data_prefix.img_path of the unlabeled part.'
+        check_there(folder, remedy, 'unlabeled.data_prefix.img_path', 'folder')
         paths = self._listed_paths(folder) if self.ann_file else self._folder_paths(folder)
         return [dict(img_path=path, seg_fields=[]) for path in paths]
 
@@ -171,12 +169,9 @@ class UnlabeledDataset(BaseDataset):
             )
 
     def _read_list(self) -> list[str]:
-        if not os.path.isfile(self.ann_file):
-            raise FileNotFoundError(
-                f'unlabeled.ann_file: there is no list file {self.ann_file} (looked for from '
-                f"{os.getcwd()}). Correct ann_file, or set it to '' to take every image of "
-                f'{self.data_prefix["img_path"]}.'
-            )
+        every = f"to '' to take every image of {self.data_prefix['img_path']}"
+        remedy = f'Correct ann_file, or set it {every}.'
+        check_there(self.ann_file, remedy, 'unlabeled.ann_file', 'list file')
         with open(self.ann_file, encoding='utf-8-sig') as file:
             lines = [line.strip() for line in file]
         lines = [line for line in lines if line and not line.startswith('#')]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -15,6 +14,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmseg_semi.errors import DataError, hint, name_some
+from mmseg_semi.files import read_json
 
 # A detector may place an edge this many pixels outside the image, by rounding.
 _TOLERANCE = 1.0
@@ -42,8 +42,10 @@ class CachedDetections:
 
     def __init__(self, results: str, images: str, score_thr: float) -> None:
         self.results_file, self.images_file, self.score_thr = results, images, score_thr
-        listed = _read(images, 'images', 'tools/dataset_converters/masks_to_coco.py writes it')
-        entries = _read(results, 'results', 'tools/test.py with a detection config writes it')
+        maker = 'tools/dataset_converters/masks_to_coco.py writes it.'
+        listed = read_json(images, maker, 'LoadDetections.images', error=DataError)
+        maker = 'tools/test.py with a detection config writes it.'
+        entries = read_json(results, maker, 'LoadDetections.results', error=DataError)
         if not isinstance(listed, dict) or not {'images', 'categories'} <= set(listed):
             raise DataError(
                 f'LoadDetections.images: {images} is no COCO annotation file with `images` and '
@@ -233,16 +235,3 @@ def _check_listed(listed: dict[str, Any], path: str) -> None:
                     f'LoadDetections.images: {path}: {part} have the same {key} more than once: '
                     f'{name_some(twice)}'
                 )
-
-
-def _read(path: str, key: str, maker: str) -> Any:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'LoadDetections.{key}: there is no file {path} (looked for from {os.getcwd()}); '
-            f'{maker}'
-        )
-    try:
-        with open(path, encoding='utf-8') as file:
-            return json.load(file)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f'LoadDetections.{key}: {path} is no JSON file: {error}') from error

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
-from mmseg_semi.files import write_files
+from mmseg_semi.files import read_json, write_files
 
 PARTS = ('images', 'annotations', 'categories')
 _ORIENTATION = 0x0112
@@ -87,15 +87,8 @@ def read_coco(path: str | Path) -> dict[str, Any]:
         ValueError: No COCO file, ids that occur twice, annotations of unknown images or
             categories, boxes that are not four numbers with a positive width and height.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'there is no COCO file {path} (looked for from {os.getcwd()}). '
-            'tools/dataset_converters/masks_to_coco.py makes it from the masks.'
-        )
-    try:
-        content = json.loads(Path(path).read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(f'{path} is no JSON file: {error}. Make it anew.') from error
+    maker = 'tools/dataset_converters/masks_to_coco.py makes it from the masks.'
+    content = read_json(path, maker, what='COCO file')
     if not isinstance(content, dict) or not all(_is_list(content.get(part)) for part in PARTS):
         raise ValueError(f'{path} is no COCO file: it must have the lists {", ".join(PARTS)}')
     content['info'] = content.get('info') or {}

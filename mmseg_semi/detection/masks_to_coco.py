@@ -35,7 +35,7 @@ from mmseg_semi.detection.coco import (
     read_coco,
     write_coco_files,
 )
-from mmseg_semi.errors import hint
+from mmseg_semi.errors import check_one_size, hint, reading
 from mmseg_semi.files import is_local
 from mmseg_semi.functional.components import masks_to_boxes
 from mmseg_semi.utils.config import load_config
@@ -240,12 +240,8 @@ def list_samples(dataset: Any, part: str) -> dict[str, tuple[Any, dict[str, Any]
 def read_size(leaf: Any, path: str) -> tuple[int, int]:
     """Width and height of an image."""
     load = next(iter(image_loaders(leaf)), None) or LoadImageFromFile()
-    try:
+    with reading(f'image {path}', SystemExit):
         return image_size(path, load, is_local(getattr(leaf, 'backend_args', None)))
-    except Exception as error:  # every decoder has errors of its own
-        raise SystemExit(
-            f'image {path} can not be read: {type(error).__name__}: {error}'
-        ) from error
 
 
 def read_mask(leaf: Any, info: dict[str, Any]) -> np.ndarray:
@@ -256,12 +252,8 @@ def read_mask(leaf: Any, info: dict[str, Any]) -> np.ndarray:
             f'labeled: no mask is loaded for {info["img_path"]}; the labeled part needs '
             'data_prefix.seg_map_path and LoadAnnotations in its pipeline'
         )
-    try:
+    with reading(f'mask {info["seg_map_path"]}', SystemExit):
         mask = loaders[0].transform(dict(info))['gt_seg_map']
-    except Exception as error:  # every decoder has errors of its own
-        raise SystemExit(
-            f'mask {info["seg_map_path"]} can not be read: {type(error).__name__}: {error}'
-        ) from error
     if mask.ndim != 2:
         raise SystemExit(
             f'mask {info["seg_map_path"]} has the shape {mask.shape}; it must be a single-channel '
@@ -280,11 +272,8 @@ def read_boxes(
     sizes, boxes = {}, []
     for name, (leaf, info) in track(list(samples.items())):
         mask, size = read_mask(leaf, info), read_size(leaf, info['img_path'])
-        if mask.shape[::-1] != size:
-            raise SystemExit(
-                f'mask {info["seg_map_path"]} is {mask.shape[1]} x {mask.shape[0]} pixels, its '
-                f'image {info["img_path"]} {size[0]} x {size[1]}; they must have one size'
-            )
+        label, image = f'mask {info["seg_map_path"]}', info['img_path']
+        check_one_size(label, mask.shape, image, size[::-1], SystemExit)
         ignored = getattr(leaf, 'ignore_index', 255)
         known = [number for number in classes if number != ignored]
         sizes[name] = size

@@ -6,7 +6,6 @@ A config with ``default_scope = 'mmdet'`` is a detector's. mmdet is imported for
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 
-from mmseg_semi.files import check_paths, is_local
+from mmseg_semi.files import check_paths, is_local, read_json
 from mmseg_semi.utils.safe_checkpoints import is_complete
 
 CONVERTER = 'tools/dataset_converters/masks_to_coco.py'
@@ -96,16 +95,11 @@ def _check_dataset(dataset: Mapping[str, Any], key: str) -> str:
 
 def _read_categories(path: str, key: str) -> list[str]:
     """Names of the categories of a COCO annotation file, in its order."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'{key}: there is no annotation file {path} (looked for from {os.getcwd()}). Correct '
-            f'data_root or ann_file, or make the file: python {CONVERTER} (see its --help).'
-        )
+    remedy = f'Correct data_root or ann_file, or make the file: python {CONVERTER}.'
+    content = read_json(path, remedy, key, 'annotation file')
     try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
         images, categories = content['images'], [entry['name'] for entry in content['categories']]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"{key}: {path} is no COCO annotation file with 'images' and 'categories' "
             f'({type(error).__name__}: {error}). Write it anew: python {CONVERTER}.'

@@ -16,6 +16,7 @@ from mmengine.runner.utils import calc_dynamic_intervals
 from mmseg.registry import LOOPS
 from torch import nn
 
+from mmseg_semi.arguments import check_whole
 from mmseg_semi.engine.hooks.state_hook import StateHook
 from mmseg_semi.models.segmentors.building import missing_hooks
 
@@ -95,8 +96,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
         given: dict[str, Any] = dict(val_interval=val_interval, val_begin=val_begin)
         given['max_iters' if max_epochs is None else 'max_epochs'] = max_iters or max_epochs
         for name, value in given.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f'train_cfg.{name} must be a whole number >= 1, got {value!r}')
+            check_whole(f'train_cfg.{name}', value, 1)
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
         sampler = dataloader.sampler

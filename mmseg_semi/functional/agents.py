@@ -11,6 +11,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from mmseg_semi.arguments import check_choice, check_shapes
+
 AGENT_STRATEGIES = ('orthogonal', 'random', 'top', 'all')
 # Matrix products treat the last columns of an odd width by other instructions, which round
 # differently. A width of whole blocks gives identical pixels identical bits, so that they tie.
@@ -60,10 +62,8 @@ def select_agents(
             another shape or type, lies outside the image (checked where that needs no copy from
             a device), or came with a strategy that has no start.
     """
-    if features.dim() != 4:
-        raise ValueError(f'features must be (B, C, h, w), got {tuple(features.shape)}')
-    if strategy not in AGENT_STRATEGIES:
-        raise ValueError(f'strategy must be one of {AGENT_STRATEGIES}, got {strategy!r}')
+    check_shapes(features=(features, 'B C h w'))
+    check_choice('strategy', strategy, AGENT_STRATEGIES)
     if start is not None and strategy != 'orthogonal':
         raise ValueError(f"start is used by strategy='orthogonal' only, got {strategy!r}")
     batch, pixels, device = features.shape[0], features[0, 0].numel(), features.device
@@ -75,10 +75,7 @@ def select_agents(
             f'got {num}; take fewer agents or a finer feature grid'
         )
     if valid is not None:
-        if valid.shape != features[:, 0].shape:
-            raise ValueError(
-                f'valid {tuple(valid.shape)} must be (B, h, w) of features {tuple(features.shape)}'
-            )
+        check_shapes(features=(features, 'B C h w'), valid=(valid, 'B h w'))
         valid = valid.flatten(1)
     source = device if generator is None else generator.device
     if strategy == 'random':
@@ -154,11 +151,7 @@ def gather_agents(features: Tensor, indices: Tensor) -> Tensor:
     Raises:
         ValueError: The shapes do not fit.
     """
-    if features.dim() != 4 or indices.dim() != 2 or len(features) != len(indices):
-        raise ValueError(
-            'features must be (B, C, h, w) and indices (B, N), got '
-            f'{tuple(features.shape)} and {tuple(indices.shape)}'
-        )
+    check_shapes(features=(features, 'B C h w'), indices=(indices, 'B N'))
     index = indices[:, None].expand(-1, features.shape[1], -1)
     return features.flatten(2).gather(2, index).transpose(1, 2)
 
@@ -180,11 +173,7 @@ def agent_correlation(features: Tensor, agents: Tensor) -> Tensor:
     Raises:
         ValueError: The shapes do not fit.
     """
-    if features.dim() != 4 or agents.dim() != 3 or agents.shape[::2] != features.shape[:2]:
-        raise ValueError(
-            'features must be (B, C, h, w) and agents (B, N, C), got '
-            f'{tuple(features.shape)} and {tuple(agents.shape)}'
-        )
+    check_shapes(features=(features, 'B C h w'), agents=(agents, 'B N C'))
     dtype = torch.promote_types(features.dtype, torch.float32)
     with torch.autocast(device_type=features.device.type, enabled=False):
         product = torch.bmm(agents.to(dtype), features.to(dtype).flatten(2))

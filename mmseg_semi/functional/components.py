@@ -8,6 +8,8 @@ from typing import Union
 import numpy as np
 from torch import Tensor
 
+from mmseg_semi.arguments import check_choice, check_number
+
 
 def masks_to_boxes(
     seg_map: Union[np.ndarray, Tensor],
@@ -87,10 +89,8 @@ def _check(
         raise ValueError(f'classes names a class twice: {list(classes)}')
     if ignore_index in classes:
         raise ValueError(f'classes has ignore_index={ignore_index}, the pixels of unknown class')
-    if connectivity not in (4, 8):
-        raise ValueError(f'connectivity must be 4 or 8, got {connectivity!r}')
-    if min_area < 0:
-        raise ValueError(f'min_area must not be negative, got {min_area!r}')
+    check_choice('connectivity', connectivity, (4, 8))
+    check_number('min_area', min_area, 0)
 
 
 def _is_class(one: object) -> bool:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from mmseg_semi.arguments import check_shapes
+
 from .losses import at_least_float32
 
 CONFIDENCE_KINDS = ('max', 'margin', 'entropy')
@@ -92,11 +94,7 @@ def class_peaks(prob: Tensor, valid: Tensor) -> Tensor:
     Raises:
         ValueError: The sizes differ.
     """
-    if prob.dim() != 4 or valid.shape != prob.shape[:1] + prob.shape[2:]:
-        raise ValueError(
-            f'prob {tuple(prob.shape)} must be (B, K, H, W) and valid {tuple(valid.shape)} '
-            '(B, H, W) of the same batch and size'
-        )
+    check_shapes(prob=(prob, 'B K H W'), valid=(valid, 'B H W'))
     confidence, label = prob.max(dim=1)
     return peaks_by_class(confidence, label, valid, prob.shape[1])
 

@@ -7,6 +7,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from mmseg_semi.arguments import check_shapes
+
 from .losses import at_least_float32
 
 
@@ -25,11 +27,7 @@ def class_confidence_sums(logits: Tensor, label: Tensor) -> Tensor:
     Raises:
         ValueError: The sizes differ.
     """
-    if logits.dim() != 4 or label.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(
-            f'logits {tuple(logits.shape)} must be (B, K, H, W) and label {tuple(label.shape)} '
-            '(B, H, W) of the same batch and size'
-        )
+    check_shapes(logits=(logits, 'B K H W'), label=(label, 'B H W'))
     classes, width = logits.shape[1], logits.shape[-1]
     known, logits = label != 255, at_least_float32(logits)
     target = torch.where(known, label, 0).long()

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_semi.arguments import check_choice, check_number, check_shapes
+
 NEIGHBOR_CRITERIA = ('max', 'min', 'random', 'two_max')
 
 
@@ -63,8 +65,7 @@ def refine_neighborhood(
     Raises:
         ValueError: An argument is outside what is listed above.
     """
-    if criterion not in NEIGHBOR_CRITERIA:
-        raise ValueError(f'criterion must be one of {NEIGHBOR_CRITERIA}, got {criterion!r}')
+    check_choice('criterion', criterion, NEIGHBOR_CRITERIA)
     if generator is not None and criterion != 'random':
         raise ValueError(f"generator is used by criterion='random' only, got {criterion!r}")
     if criterion == 'two_max':
@@ -75,8 +76,7 @@ def refine_neighborhood(
     available = sum(len(offsets) for _, offsets in rings)
     if not 1 <= neighbors <= available:
         raise ValueError(f'neighbors must be in [1, {available}] for this window, got {neighbors}')
-    if prob.dim() != 4:
-        raise ValueError(f'prob must be (B, K, H, W), got {tuple(prob.shape)}')
+    check_shapes(prob=(prob, 'B K H W'))
     floor = _joint_floor(joint, prob)
     padded = F.pad(prob, [window // 2] * 4)
     if criterion == 'random':
@@ -91,8 +91,7 @@ def _rings(window: int, connectivity: int, beta: Union[str, float]) -> _Rings:
     """Group the offsets (dy, dx) by their weight, the nearest first."""
     if window < 3 or window % 2 == 0:
         raise ValueError(f'window must be odd and at least 3, got {window}')
-    if connectivity not in (4, 8):
-        raise ValueError(f'connectivity must be 4 or 8, got {connectivity}')
+    check_choice('connectivity', connectivity, (4, 8))
     if beta != 'distance' and (isinstance(beta, str) or not 0 <= beta <= 1):
         raise ValueError(f"beta must be 'distance' or a number in [0, 1], got {beta!r}")
     reach = window // 2
@@ -112,8 +111,7 @@ def _joint_floor(joint: Union[None, float, Tensor], prob: Tensor) -> Union[None,
     if joint is None:
         return None
     if not isinstance(joint, Tensor):
-        if not 0 <= joint <= 1:
-            raise ValueError(f'joint must be a probability in [0, 1], got {joint}')
+        check_number('joint', joint, 0, 1)
         return prob.new_full((1, 1, 1, 1), joint)
     if joint.shape not in ((), prob.shape[1:2]):
         raise ValueError(

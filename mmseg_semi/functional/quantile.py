@@ -7,6 +7,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from mmseg_semi.arguments import check_number
+
 
 @torch.no_grad()
 def quantile_threshold(score: Tensor, valid: Tensor, quantile: float) -> Tensor:
@@ -32,8 +34,7 @@ def quantile_threshold(score: Tensor, valid: Tensor, quantile: float) -> Tensor:
     Raises:
         ValueError: ``quantile`` is outside [0, 1], or the shapes differ.
     """
-    if not 0 <= quantile <= 1:
-        raise ValueError(f'quantile must be in [0, 1], got {quantile}')
+    check_number('quantile', quantile, 0, 1)
     _check_shapes(score, valid)
     score = score.to(torch.promote_types(score.dtype, torch.float32))
     if score.numel() == 0:

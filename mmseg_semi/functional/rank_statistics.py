@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_semi.arguments import check_shapes
+
 from .losses import at_least_float32
 
 
@@ -90,19 +92,12 @@ def prototype_similarity(
 
 
 def _check(features: Tensor, label: Tensor, prototypes: Tensor, has_prototype: Tensor) -> None:
-    if features.dim() != 4 or label.dim() != 3 or features.shape[0] != label.shape[0]:
-        raise ValueError(
-            f'features must be (B, C, h, w) and label (B, H, W), got {tuple(features.shape)} and '
-            f'{tuple(label.shape)}'
-        )
+    check_shapes(
+        features=(features, 'B C h w'), label=(label, 'B H W'), prototypes=(prototypes, 'K C')
+    )
     if any(small > large for small, large in zip(features.shape[-2:], label.shape[-2:])):
         raise ValueError(
             f'features {tuple(features.shape)} are finer than the label {tuple(label.shape)}'
-        )
-    if prototypes.dim() != 2 or prototypes.shape[1] != features.shape[1]:
-        raise ValueError(
-            f'prototypes must be (K, C) with the {features.shape[1]} channels of the features, '
-            f'got {tuple(prototypes.shape)}'
         )
     if has_prototype.shape != prototypes.shape[:1] or has_prototype.dtype != torch.bool:
         raise ValueError(

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmseg_semi.arguments import check_choice, check_shapes
+
 CONSISTENCY_KINDS = ('rank', 'kl', 'l2', 'ce')
 REDUCTIONS = ('sum', 'mean')
 MAX_RANKED = 8
@@ -46,11 +48,7 @@ def rank_log_prob(log_corr: Tensor, indices: Tensor) -> Tensor:
     Raises:
         ValueError: The shapes do not fit, or n is not in [1, min(N, 8)].
     """
-    shapes = f'log_corr {tuple(log_corr.shape)} and indices {tuple(indices.shape)}'
-    if log_corr.dim() != 4 or indices.dim() != 4 or len(log_corr) != len(indices):
-        raise ValueError(f'{shapes} must be (B, N, h, w) and (B, n, h, w)')
-    if log_corr.shape[2:] != indices.shape[2:]:
-        raise ValueError(f'{shapes} differ in size')
+    check_shapes(log_corr=(log_corr, 'B N h w'), indices=(indices, 'B n h w'))
     _check_top(indices.shape[1], log_corr.shape[1])
     logs = _finite(log_corr.gather(1, indices)).unbind(dim=1)
     orders: dict[tuple[int, ...], Tensor] = {(): torch.zeros_like(logs[0])[:, None]}
@@ -108,15 +106,11 @@ def rank_consistency(
     Raises:
         ValueError: A shape does not fit, ``top`` is out of range, or a name is unknown.
     """
-    if log_corr_weak.dim() != 4 or log_corr_weak.shape != log_corr_strong.shape:
-        raise ValueError(
-            'both correlations must be (B, N, h, w) of the same agents, got '
-            f'{tuple(log_corr_weak.shape)} and {tuple(log_corr_strong.shape)}'
-        )
-    if kind not in CONSISTENCY_KINDS:
-        raise ValueError(f'kind must be one of {CONSISTENCY_KINDS}, got {kind!r}')
-    if reduction not in REDUCTIONS:
-        raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
+    check_shapes(
+        log_corr_weak=(log_corr_weak, 'B N h w'), log_corr_strong=(log_corr_strong, 'B N h w')
+    )
+    check_choice('kind', kind, CONSISTENCY_KINDS)
+    check_choice('reduction', reduction, REDUCTIONS)
     log_corr_weak = log_corr_weak.detach()
     if kind == 'rank':
         _check_top(top, log_corr_weak.shape[1])
@@ -133,8 +127,7 @@ def rank_consistency(
         loss = loss / outcomes
     if valid is None:
         return loss.mean()
-    if valid.shape != loss.shape:
-        raise ValueError(f'valid must be {tuple(loss.shape)}, got {tuple(valid.shape)}')
+    check_shapes(loss=(loss, 'B h w'), valid=(valid, 'B h w'))
     return torch.where(valid, loss, torch.zeros_like(loss)).sum() / valid.sum().clamp(min=1)
 
 

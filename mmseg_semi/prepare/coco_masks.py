@@ -20,7 +20,7 @@ import numpy as np
 
 from mmseg_semi.datasets.benchmark_layouts import COCO
 from mmseg_semi.datasets.coco81_dataset import COCO81Dataset
-from mmseg_semi.errors import DataError
+from mmseg_semi.errors import DataError, reading
 from mmseg_semi.prepare.conversion import (
     Task,
     check_count,
@@ -138,10 +138,8 @@ def check_runs(segmentation: Mapping[str, Any], image: Instances) -> None:
 # ------------------------------------------------------------------------------------------ reading
 def read_json(path: Path) -> dict[str, Any]:
     """Content of a file of instances."""
-    try:
+    with reading(path, SystemExit):
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'{path} cannot be read: {error}. Copy or unpack it anew.') from error
     lists = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in lists):
         raise SystemExit(f'{path} is no COCO file: it must have the lists {", ".join(lists)}')

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmseg_semi.errors import DataError, name_some
-from mmseg_semi.files import write_file
+from mmseg_semi.errors import DataError, check_one_size, name_some, reading
+from mmseg_semi.files import check_there, write_file
 from mmseg_semi.prepare.label_maps import encode_png, note_of_complete, opened
 from mmseg_semi.utils.progress import track
 
@@ -130,10 +130,7 @@ def find_folder(root: str | Path, below: Sequence[str], parts: Sequence[str], la
     Raises:
         SystemExit: Names what is missing, where it was looked for, and the layout.
     """
-    if not Path(root).is_dir():
-        raise SystemExit(
-            f'there is no folder {root} (looked for from {os.getcwd()}). Expected: {layout}.'
-        )
+    check_there(root, f'Expected: {layout}.', what='folder', error=SystemExit)
     folders = [Path(root) / folder for folder in below]
     lacking = [[part for part in parts if not _is_there(folder, part)] for folder in folders]
     missing, folder = min(zip(lacking, folders), key=lambda pair: len(pair[0]))
@@ -201,10 +198,8 @@ def read_names(path: Path) -> list[str]:
     Raises:
         SystemExit: It cannot be read.
     """
-    try:
+    with reading(f'the list {path}', SystemExit):
         return path.read_text(encoding='utf-8').split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SystemExit(f'the list {path} cannot be read: {error}') from error
 
 
 # --------------------------------------------------------------------------------------- converting
@@ -288,11 +283,8 @@ def _write_one(
         if earlier in ('', note):
             return Counts(kept=1, foreign=int(earlier == ''))
         array = make(task.source)
-        if size is not None and size != array.shape[::-1]:
-            raise DataError(
-                f'{task.label} has {array.shape[1]} x {array.shape[0]} pixels, its image '
-                f'{task.image} {size[0]} x {size[1]}; they must have one size'
-            )
+        if size is not None:
+            check_one_size(task.label, array.shape, task.image, size[::-1])
     except DataError as error:
         return str(error)
     write_file(task.output, encode_png(array, note))

@@ -27,7 +27,8 @@ from mmseg_semi.datasets.splits import (
     summary_lines,
     write_splits,
 )
-from mmseg_semi.errors import DataError
+from mmseg_semi.errors import DataError, exiting
+from mmseg_semi.files import check_there
 
 STYLES = ('unimatch', 'u2pl')
 OWN = 'own'  # one column of names, as these tools write them
@@ -84,8 +85,8 @@ class Source(NamedTuple):
 
 def find_sources(source: Path) -> list[Source]:
     """Folders with labeled.txt and unlabeled.txt, in the order of their paths."""
-    if not source.is_dir():
-        raise DataError(f'there is no folder {source}; give the folder of the published lists')
+    remedy = 'Give the folder of the published lists.'
+    check_there(source, remedy, what='folder', error=DataError)
     found = []
     for path, folders, _ in os.walk(source, followlinks=True):
         folders.sort()
@@ -254,8 +255,6 @@ def import_splits(
 def main(args: Sequence[str] | None = None) -> None:
     """Import."""
     parsed = parse_args(args)
-    try:
+    with exiting(DataError, OSError):
         splits, states = import_splits(BENCHMARK_LAYOUTS[parsed.dataset], parsed)
-    except (DataError, OSError) as error:
-        raise SystemExit(str(error)) from None
     print('\n'.join(summary_lines(splits, states)))

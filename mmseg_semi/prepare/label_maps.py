@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.errors import DataError, name_some, reading
 
 NOTE = 'mmseg_semi'  # keyword of the text in a PNG file that says how it was made
 
@@ -23,19 +23,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     Raises:
         DataError: It is broken; names it.
     """
-    try:
-        with Image.open(path) as image:
-            yield image
-    except DataError:
-        raise
-    except Exception as error:  # every decoder has errors of its own
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: object, error: Exception) -> DataError:
-    """Return the error of a broken input file."""
-    text = f'{path} cannot be read: {type(error).__name__}: {error}. Copy or download it anew.'
-    return DataError(text)
+    with reading(path), Image.open(path) as image:
+        yield image
 
 
 def read_numbers(path: Path) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mmseg_semi.datasets.benchmark_layouts import LUCCHI
-from mmseg_semi.errors import DataError
+from mmseg_semi.errors import DataError, exiting
 from mmseg_semi.prepare.conversion import (
     Task,
     check_count,
@@ -117,8 +117,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     files = ['|'.join(f'{name}{suffix}' for suffix in SUFFIXES) for name in STACKS]
     root = find_folder(args.root, ('',), files, LAYOUT)
-    try:
+    with exiting(DataError):
         tasks = [task for part in PARTS for task in make_tasks(root, part, args.partial)]
-    except DataError as error:
-        raise SystemExit(str(error)) from error
     report(root, convert(tasks, take, 'lucchi', overwrite=args.overwrite, what='slices'), 'slices')

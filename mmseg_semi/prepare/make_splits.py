@@ -22,7 +22,7 @@ from PIL import Image
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS, BenchmarkLayout
 from mmseg_semi.datasets.split_checks import DataFiles, find_data, verify_split
 from mmseg_semi.datasets.splits import NameList, Split, summary_lines, write_splits
-from mmseg_semi.errors import DataError
+from mmseg_semi.errors import DataError, exiting, reading
 from mmseg_semi.utils.progress import track
 
 IGNORED = 255
@@ -178,11 +178,8 @@ def draw_balanced(presence: np.ndarray, size: int, seed: int) -> list[int]:
 
 def classes_in(path: Path, num_classes: int | None) -> np.ndarray:
     """Which of the classes 0 to 254 a mask contains, (255,) bool."""
-    try:
-        with Image.open(path) as image:
-            mask = np.asarray(image)
-    except Exception as error:  # every decoder has errors of its own
-        raise DataError(f'mask {path} can not be read: {type(error).__name__}: {error}') from error
+    with reading(f'mask {path}'), Image.open(path) as image:
+        mask = np.asarray(image)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise DataError(
             f'mask {path} has the shape {mask.shape} and the type {mask.dtype}; it must be a '
@@ -251,8 +248,6 @@ def make_splits(args: argparse.Namespace) -> tuple[list[Split], Mapping[str, str
 
 def main(args: Sequence[str] | None = None) -> None:
     """Draw."""
-    try:
+    with exiting(DataError, OSError):
         splits, states = make_splits(parse_args(args))
-    except (DataError, OSError) as error:
-        raise SystemExit(str(error)) from None
     print('\n'.join(summary_lines(splits, states)))

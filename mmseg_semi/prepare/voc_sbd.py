@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mmseg_semi.datasets.benchmark_layouts import VOC12
-from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.errors import DataError, name_some, reading
 from mmseg_semi.files import write_file
 from mmseg_semi.prepare.conversion import (
     Task,
@@ -27,7 +27,7 @@ from mmseg_semi.prepare.conversion import (
     read_names,
     report,
 )
-from mmseg_semi.prepare.label_maps import check_numbers, read_numbers, unreadable
+from mmseg_semi.prepare.label_maps import check_numbers, read_numbers
 
 COMPLETE = 10582
 LISTS = 'ImageSets/Segmentation'
@@ -63,15 +63,14 @@ def read_mat(path: Path) -> np.ndarray:
     """Class numbers (H, W) uint8 of one of SBD's files: the field Segmentation of GTcls."""
     from scipy.io import loadmat
 
-    try:
+    with reading(path):
         content = loadmat(str(path), squeeze_me=True, struct_as_record=False)
-        mask = content['GTcls'].Segmentation
-    except (KeyError, AttributeError) as error:
-        raise DataError(
-            f'{path} has no GTcls.Segmentation; give the folder cls of SBD, not inst'
-        ) from error
-    except Exception as error:  # scipy has many for a broken file
-        raise unreadable(path, error) from error
+        try:
+            mask = content['GTcls'].Segmentation
+        except (KeyError, AttributeError) as error:
+            raise DataError(
+                f'{path} has no GTcls.Segmentation; give the folder cls of SBD, not inst'
+            ) from error
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype != np.uint8:
         raise DataError(f'{path}: GTcls.Segmentation is no matrix of 8-bit numbers')
     return mask

@@ -7,7 +7,6 @@ another width, a checkpoint of another config.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from mmseg_semi.errors import name_some
+from mmseg_semi.files import check_there
 
 COUNTER = 'num_batches_tracked'
 STEM_HINT = (
@@ -93,11 +93,7 @@ def check_pretrained(cfg: Config) -> None:
         FileNotFoundError, ValueError: Name the config key and the file.
     """
     for key, path, start, backbone in _pretrained_files(cfg.model):
-        if not os.path.isfile(path):
-            raise FileNotFoundError(
-                f'{key}: there is no file {path} (looked for from {os.getcwd()}). Correct it, or '
-                'set it to None to start from scratch.'
-            )
+        check_there(path, 'Correct it, or set it to None to start from scratch.', key)
         content = torch.load(path, map_location='cpu', weights_only=True)
         state = state_of(content)
         state = {n[len(start) :]: value for n, value in state.items() if n.startswith(start)}

@@ -7,7 +7,6 @@ against its name; every row of the README tables and every entry of the metafile
 from __future__ import annotations
 
 import argparse
-import copy
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,13 +18,14 @@ import torch
 import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
-from mmseg.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
+from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
 from mmseg_semi.datasets.pipelines import labeled_pipeline, unlabeled_pipeline
 from mmseg_semi.files import shipped_root
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
+from mmseg_semi.utils.weight_checks import build_shapes
 
 REPO = shipped_root()
 MOST_LINES = 10
@@ -76,16 +76,9 @@ def without_downloads(node: Any) -> Any:
 
 def build_model(cfg: Config) -> torch.nn.Module:
     """Build a config's model, on no device where its parts allow that, which is much faster."""
-    model = without_downloads(cfg.model)
-    with DefaultScope.overwrite_default_scope('mmseg'), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        try:
-            with torch.device('meta'):
-                return MODELS.build(copy.deepcopy(model))
-        except RuntimeError as error:
-            if 'meta tensors' not in str(error):
-                raise
-        return MODELS.build(model)
+        return build_shapes(without_downloads(cfg.model))
 
 
 # ------------------------------------------------------------------------------------- one config

@@ -19,6 +19,7 @@ from mmengine.logging import MMLogger
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
 from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
 from mmseg_semi.detection.coco import read_coco
+from mmseg_semi.errors import exiting
 from mmseg_semi.files import shipped_root, write_file
 from mmseg_semi.zoo.experiments import (
     TOOLS,
@@ -77,10 +78,8 @@ def choose_rows(methods: dict[str, Method], args: argparse.Namespace) -> list[Ro
     """The rows that were asked for, each once."""
     rows: list[Row] = []
     for name in args.tables:
-        try:
+        with exiting(ValueError):
             table = find_table(methods, name)
-        except ValueError as error:
-            raise SystemExit(str(error)) from None
         if args.baselines:
             rows += baseline_rows(methods, table)
         rows += table.rows

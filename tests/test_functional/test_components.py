@@ -196,8 +196,8 @@ def test_strided_and_byte_swapped_maps():
         (dict(classes=(0, 1, 0)), 'twice'),
         (dict(classes=(0, 255)), 'ignore_index=255'),
         (dict(classes=(0, 7), ignore_index=7), 'ignore_index=7'),
-        (dict(connectivity=6), 'connectivity must be 4 or 8, got 6'),
-        (dict(min_area=-1), 'min_area must not be negative, got -1'),
+        (dict(connectivity=6), r'connectivity must be one of \(4, 8\), got 6'),
+        (dict(min_area=-1), 'min_area must be a number >= 0, got -1'),
     ],
 )
 def test_bad_arguments_are_refused(change, message):

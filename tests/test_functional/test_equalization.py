@@ -68,7 +68,7 @@ def test_sums_of_parts_add_up_and_nothing_known_gives_zero():
 
 
 def test_sums_refuse_other_sizes():
-    with pytest.raises(ValueError, match=r'logits \(1, 3, 4, 4\).*label \(1, 4, 5\)'):
+    with pytest.raises(ValueError, match=r'label \(B, H, W\).* got \(1, 3, 4, 4\), \(1, 4, 5\)$'):
         class_confidence_sums(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 5).long())
 
 

@@ -283,13 +283,13 @@ def test_the_similarity_is_the_cosine(grid, size, kind):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (dict(features=torch.zeros(7, 2, 3)), r'features must be .*\(7, 2, 3\)'),
-        (dict(features=torch.zeros(1, 7, 2, 3)), r'\(1, 7, 2, 3\) and \(2, 4, 6\)'),
+        (dict(features=torch.zeros(7, 2, 3)), r'features \(B, C, h, w\), .*\(7, 2, 3\)'),
+        (dict(features=torch.zeros(1, 7, 2, 3)), r'\(1, 7, 2, 3\), \(2, 4, 6\)'),
         (dict(label=torch.zeros(2, 1, 4, 6).long()), r'\(2, 1, 4, 6\)'),
         (dict(features=torch.zeros(2, 7, 5, 3)), r'\(2, 7, 5, 3\) are finer than .*\(2, 4, 6\)'),
         (dict(features=torch.zeros(2, 7, 2, 7)), 'finer'),
-        (dict(features=torch.zeros(2, 8, 2, 3)), r'8 channels of the features, got \(5, 7\)'),
-        (dict(prototypes=torch.zeros(7)), r'prototypes must be \(K, C\)'),
+        (dict(features=torch.zeros(2, 8, 2, 3)), r'\(2, 8, 2, 3\), .*, \(5, 7\)$'),
+        (dict(prototypes=torch.zeros(7)), r'prototypes \(K, C\), .* \(7,\)$'),
         (dict(has_prototype=torch.ones(4).bool()), r'bool \(5,\), got torch.bool \(4,\)'),
         (dict(has_prototype=torch.ones(5)), r'bool \(5,\), got torch.float32 \(5,\)'),
         (dict(has_prototype=torch.ones(5, 1).bool()), r'\(5, 1\)'),

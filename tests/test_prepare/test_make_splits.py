@@ -213,7 +213,7 @@ def test_masks_that_are_none(tool, lucchi, kind):
         message = f'mask {path} has the shape (2, 2, 3)'
     elif kind == 'broken':
         path.write_bytes(path.read_bytes()[:20])
-        message = f'mask {path} can not be read'
+        message = f'mask {path} cannot be read'
     else:
         path.unlink()
         message = '--balanced: 1 of 12 images have no mask in annotations/train, such as slice_003'

@@ -33,6 +33,7 @@ from mmseg_semi.benchmarks.measuring import (
     at_most,
     build_model,
     check_close,
+    check_same,
     confident_share,
     differences_note,
     duration,
@@ -164,8 +165,7 @@ def benchmark_regions(args: argparse.Namespace) -> Report:
         return reference_regions(label, selected, shapes, REGION_THRESHOLD)
 
     found, wanted = ours(), reference()
-    if not all(torch.equal(a, b) for a, b in zip(found, wanted)):
-        raise AssertionError('propagate_regions and the reference differ')
+    check_same('propagate_regions', all(torch.equal(a, b) for a, b in zip(found, wanted)))
     report = Report()
     report.notes.append(
         f'`regions`: {len(label)} images of {args.size}x{args.size}, {args.shapes} shapes each, '

@@ -34,6 +34,7 @@ from mmseg_semi.benchmarks.measuring import (
     at_most,
     build_model,
     check_close,
+    check_same,
     confident_share,
     differences_note,
     duration,
@@ -123,8 +124,8 @@ def check_agents(features: Tensor, num: int, start: Tensor) -> float:
     In float32, rounding may decide between two pixels that are about as near.
     """
     exact = features.double()
-    if not torch.equal(select_agents(exact, num, start), reference_agents(exact, num, start)):
-        raise AssertionError('select_agents and the reference differ')
+    found, wanted = (find(exact, num, start) for find in (select_agents, reference_agents))
+    check_same('select_agents', torch.equal(found, wanted))
     same = select_agents(features, num, start) == reference_agents(features, num, start)
     return same.float().mean().item()
 

@@ -30,6 +30,7 @@ from mmseg_semi.benchmarks.measuring import (
     at_least,
     build_model,
     check_close,
+    check_same,
     confident_share,
     differences_note,
     duration,
@@ -217,8 +218,8 @@ def check_bank(features: Tensor, label: Tensor, state: tuple[Tensor, Tensor, Ten
     index, present = sample_per_class(label, CLASSES, PUSHED)
     drawn = [row[there] for row, there in zip(index, present)]
     for one, (own, wanted) in enumerate(zip(drawn, reference_sample(label, PUSHED))):
-        if not (len(own.unique()) == len(own) == len(wanted) and (label[own] == one).all()):
-            raise AssertionError('sample_per_class and the reference differ')
+        same = len(own.unique()) == len(own) == len(wanted) and bool((label[own] == one).all())
+        check_same('sample_per_class', same)
     queues, _, heads = push_queues(*state, take(features, index), present)
     wanted = reference_push(in_order(state[0], state[2]), [take(features, own) for own in drawn])
     check_close('push_queues', in_order(queues, heads), wanted, 0)
@@ -291,8 +292,8 @@ def box_inputs(size: int, device: str, batch: int = 4) -> tuple[Tensor, Tensor, 
 
 def check_boxes(label: Tensor, packed: Tensor, planes: Tensor) -> None:
     """Compare both sides."""
-    if not torch.equal(box_agreement(label, packed), reference_agreement(label, planes)):
-        raise AssertionError('box_agreement and the reference differ')
+    found, wanted = box_agreement(label, packed), reference_agreement(label, planes)
+    check_same('box_agreement', torch.equal(found, wanted))
 
 
 def benchmark_boxes(args: argparse.Namespace) -> Report:

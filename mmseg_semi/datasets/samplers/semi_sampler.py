@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
 from mmseg.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
+
+from mmseg_semi.arguments import Each, Whole, check_whole, checked
 
 from ..semi_dataset import SOURCES, SampleKey, SemiDataset
 
@@ -44,10 +47,11 @@ class SemiSampler(Sampler):
         TypeError: ``dataset`` is no ``SemiDataset``.
     """
 
+    @checked
     def __init__(
         self,
         dataset: SemiDataset,
-        ratio: Sequence[int] = (1, 1),
+        ratio: Annotated[Sequence[int], Each(Whole(1), 2)] = (1, 1),
         batch_size: int | None = None,
         seed: int | None = None,
         start_iter: int = 0,
@@ -61,11 +65,6 @@ class SemiSampler(Sampler):
             raise ValueError(
                 'SemiSampler needs unlabeled images, but train_dataloader.dataset.unlabeled is '
                 "None: set it, or sampler=dict(type='InfiniteSampler') for labeled images alone"
-            )
-        if len(ratio) != 2 or not all(isinstance(n, int) and n > 0 for n in ratio):
-            raise ValueError(
-                f'sampler.ratio is {ratio}: give two positive integers, labeled and unlabeled '
-                'images, such as (1, 1)'
             )
         self.ratio = tuple(ratio)
         self._sizes = dict(labeled=len(dataset.labeled), unlabeled=len(dataset.unlabeled))
@@ -103,8 +102,9 @@ class SemiSampler(Sampler):
         Raises:
             ValueError: A negative number.
         """
-        if iteration < 0 or (seed is not None and seed < 0):
-            raise ValueError(f'iteration and seed must not be negative, got {iteration} and {seed}')
+        check_whole('iteration', iteration, 0)
+        if seed is not None:
+            check_whole('seed', seed, 0)
         self.start_iter = int(iteration)
         if seed is not None:
             self.seed = int(seed)

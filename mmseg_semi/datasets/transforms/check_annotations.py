@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
+from mmseg_semi.arguments import Whole, checked
 from mmseg_semi.errors import DataError, name_some
 
 from ..image_files import PNG_START
@@ -41,15 +42,12 @@ class CheckAnnotations(BaseTransform):
         ValueError: A number outside its range.
     """
 
-    def __init__(self, num_classes: int | None = None, ignore_index: int = 255) -> None:
-        if num_classes is not None and not 1 <= num_classes <= 256:
-            raise ValueError(
-                f'CheckAnnotations.num_classes is {num_classes}; it must be 1 to 256 or None'
-            )
-        if not 0 <= ignore_index <= 255:
-            raise ValueError(
-                f'CheckAnnotations.ignore_index is {ignore_index}; it must be 0 to 255'
-            )
+    @checked
+    def __init__(
+        self,
+        num_classes: Annotated[int | None, Whole(1, 256)] = None,
+        ignore_index: Annotated[int, Whole(0, 255)] = 255,
+    ) -> None:
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self._warned = False
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
+
+from mmseg_semi.arguments import Number, checked
 
 
 @TRANSFORMS.register_module()
@@ -24,9 +26,8 @@ class RandomGray(BaseTransform):
         ValueError: ``prob`` outside [0, 1].
     """
 
-    def __init__(self, prob: float = 0.2) -> None:
-        if not 0 <= prob <= 1:
-            raise ValueError(f'RandomGray.prob is {prob}; it must be in [0, 1]')
+    @checked
+    def __init__(self, prob: Annotated[float, Number(0, 1)] = 0.2) -> None:
         self.prob = prob
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Optional, Union
 
@@ -12,6 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_semi.arguments import OneOf, Whole, check_number
+from mmseg_semi.files import read_json
 from mmseg_semi.functional import refine_neighborhood
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
@@ -119,19 +118,8 @@ class NeighborhoodRefiner(BaseRefiner):
 
 
 def _read_joint(path: str, key: str) -> Any:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'NeighborhoodRefiner.joint: there is no file {path}; write it with '
-            'tools/analysis_tools/neighbor_agreement.py'
-        )
-    with open(path) as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise ValueError(f'NeighborhoodRefiner.joint: {path} is no JSON file') from error
+    remedy = 'Write it with tools/analysis_tools/neighbor_agreement.py.'
+    content = read_json(path, remedy, 'NeighborhoodRefiner.joint')
     if not isinstance(content, dict) or key not in content:
-        raise ValueError(
-            f"NeighborhoodRefiner.joint: {path} has no entry '{key}'; write it with "
-            'tools/analysis_tools/neighbor_agreement.py'
-        )
+        raise ValueError(f"NeighborhoodRefiner.joint: {path} has no entry '{key}'. {remedy}")
     return content[key]

@@ -45,10 +45,7 @@ class PredictorMixin:
                 "probabilities: add one, for example dict(type='NeighborhoodRefiner'), or set "
                 'refine=False'
             )
-        if predictor not in PREDICTORS:
-            raise ValueError(
-                f'model.test_cfg.predict_with must be one of {PREDICTORS}, got {predictor!r}'
-            )
+        check_choice('model.test_cfg.predict_with', predictor, PREDICTORS)
         if predictor != 'student' and getattr(self.teacher, 'network', None) is None:
             raise ValueError(
                 f'model.test_cfg.predict_with={predictor!r} needs a teacher with a network: set '

@@ -111,7 +111,7 @@ def test_position_and_seed(make):
     sampler.set_position(0, seed=5)
     assert sampler.batch_keys(0) == make(seed=5).batch_keys(0)
     assert make(seed=None).seed >= 0
-    with pytest.raises(ValueError, match='must not be negative'):
+    with pytest.raises(ValueError, match='iteration must be a whole number >= 0, got -1'):
         sampler.set_position(-1)
 
 
@@ -182,7 +182,9 @@ def test_batch_size_from_the_loop(make):
 
 @pytest.mark.parametrize('ratio', [(1,), (0, 1), (1, 1.5), (1, -1)])
 def test_wrong_ratio(make, ratio):
-    with pytest.raises(ValueError, match='two positive integers'):
+    with pytest.raises(
+        ValueError, match='SemiSampler.ratio must be a (list of 2|whole number >= 1)'
+    ):
         make(ratio=ratio)
 
 

@@ -103,9 +103,11 @@ def test_unknown_number_of_classes_is_said_once(warnings_logged):
 
 
 def test_wrong_arguments_and_place():
-    with pytest.raises(ValueError, match='num_classes is 0; it must be 1 to 256'):
+    with pytest.raises(ValueError, match='num_classes must be a whole number from 1 to 256, got 0'):
         CheckAnnotations(0)
-    with pytest.raises(ValueError, match='ignore_index is 300; it must be 0 to 255'):
+    with pytest.raises(
+        ValueError, match='ignore_index must be a whole number from 0 to 255, got 300'
+    ):
         CheckAnnotations(3, ignore_index=300)
     with pytest.raises(DataError, match='put it directly after LoadAnnotations'):
         CheckAnnotations(3)(dict(img=1, seg_map_path='mask.png'))

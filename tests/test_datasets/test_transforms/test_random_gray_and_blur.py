@@ -44,7 +44,7 @@ def test_default_probabilities(transform, prob):
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match=r'RandomGray.prob is 1.2; it must be in \[0, 1\]'):
+    with pytest.raises(ValueError, match=r'RandomGray.prob must be a number in \[0, 1\], got 1.2'):
         RandomGray(1.2)
     with pytest.raises(ValueError, match=r'RandomGaussianBlur.prob is -1'):
         RandomGaussianBlur(prob=-1)
