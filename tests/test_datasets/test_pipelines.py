@@ -93,6 +93,14 @@ def test_no_strong_views(scenes, strong):
     assert dataset[SampleKey('unlabeled', 0, 0)]['strong'] == []
 
 
+@pytest.mark.parametrize('strong', [dict(transforms=None), dict(num_views=2, transforms={})])
+def test_strong_views_without_photometry(scenes, strong):
+    dataset = build(scenes, unlabeled=plain(scenes, strong=strong))
+    item = dataset[SampleKey('unlabeled', 0, 0)]
+    assert len(item['strong']) == strong.get('num_views', 1)
+    assert all(torch.equal(view, item['weak']) for view in item['strong'])
+
+
 def test_strong_views_are_named_too(scenes):
     transforms = dict(gray=None, color=dict(type='RandomColorJitter'))  # one needs no order
     dataset = build(scenes, unlabeled=plain(scenes, strong=dict(transforms=transforms)))

@@ -6,6 +6,7 @@ from .random_color_jitter import RandomColorJitter
 from .random_gaussian_blur import RandomGaussianBlur
 from .random_gray import RandomGray
 from .random_intensity_augment import RandomIntensityAugment
+from .random_padded_crop import RandomPaddedCrop
 from .random_relative_resize import RandomRelativeResize
 from .strong_views import StrongViews
 
@@ -18,6 +19,7 @@ __all__ = [
     'RandomGaussianBlur',
     'RandomGray',
     'RandomIntensityAugment',
+    'RandomPaddedCrop',
     'RandomRelativeResize',
     'StrongViews',
 ]

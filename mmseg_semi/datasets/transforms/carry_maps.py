@@ -13,14 +13,13 @@ from mmseg.registry import TRANSFORMS
 from mmseg_semi.errors import DataError
 
 from .named_transforms import Named, list_transforms
+from .random_padded_crop import OUTSIDE, RandomPaddedCrop
 from .random_relative_resize import RandomRelativeResize
 
 #: Name of the map that says which pixels are of the image: 0, and 255 for those that are not.
 VALID_MAP = 'valid_map'
-#: What geometric transforms give to pixels of a map that are not of the image.
-OUTSIDE = 255
 # These carry every map of seg_fields, as long as OpenCV knows its type and number of channels.
-_CARRY_ALL = (RandomCrop, RandomFlip, RandomRelativeResize, Resize)
+_CARRY_ALL = (RandomCrop, RandomFlip, RandomPaddedCrop, RandomRelativeResize, Resize)
 _FIRST = 256  # smaller pixel numbers are what transforms fill with
 _EXACT = 2**24  # float32 holds whole numbers up to here
 

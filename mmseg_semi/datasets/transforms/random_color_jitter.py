@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
+from PIL import Image, ImageEnhance
+
+from mmseg_semi.arguments import Number, OneOf, checked
 
 # mmcv.image has these operations too. Ours exist because mmcv 2.1.0's adjust_hue fails for
 # negative shifts on numpy 2 and its contrast and brightness take over ten times as long.
@@ -38,6 +42,43 @@ def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
 
 
+def pillow_brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """``adjust_brightness`` as Pillow has it; it may differ by a level."""
+    return _as_bgr(ImageEnhance.Brightness(_as_pillow(image)).enhance(factor))
+
+
+def pillow_contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """``adjust_contrast`` as Pillow has it; it may differ by a level."""
+    return _as_bgr(ImageEnhance.Contrast(_as_pillow(image)).enhance(factor))
+
+
+def pillow_saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """``adjust_saturation`` as Pillow has it; it may differ by a level."""
+    return _as_bgr(ImageEnhance.Color(_as_pillow(image)).enhance(factor))
+
+
+def pillow_hue(image: np.ndarray, shift: float) -> np.ndarray:
+    """Turn the hue of Pillow's 8-bit HSV by ``255 * shift``, cut to a whole number, modulo 256.
+
+    What torchvision's ``adjust_hue`` does with Pillow images.
+
+    Args:
+        image: (H, W, 3) BGR uint8.
+        shift: Part of the color circle, -0.5 to 0.5.
+    """
+    hsv = np.array(_as_pillow(image).convert('HSV'))
+    hsv[..., 0] += np.uint8(int(255 * shift) % 256)
+    return _as_bgr(Image.fromarray(hsv, 'HSV').convert('RGB'))
+
+
+def _as_pillow(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+
+
+def _as_bgr(image: Image.Image) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(image)[..., ::-1])
+
+
 def _table(values: np.ndarray) -> np.ndarray:
     # The small number keeps 100 * 1.15 (114.999...) from being truncated one level too low.
     return (values + 1e-6).clip(0, 255).astype(np.uint8)
@@ -59,49 +100,42 @@ class RandomColorJitter(BaseTransform):
         saturation: The same for saturation.
         hue: Largest hue shift, 0 to 0.5.
         prob: Probability of changing the image at all.
+        backend: 'cv2'; or 'pillow', to the level what torchvision makes of Pillow images in the
+            papers' programs: its hues have steps of 1/255 of the circle.
 
     Raises:
-        ValueError: A number outside its range.
+        ValueError: An argument outside its values.
     """
 
+    @checked
     def __init__(
         self,
-        brightness: float = 0.5,
-        contrast: float = 0.5,
-        saturation: float = 0.5,
-        hue: float = 0.25,
-        prob: float = 0.8,
+        brightness: Annotated[float, Number(0)] = 0.5,
+        contrast: Annotated[float, Number(0)] = 0.5,
+        saturation: Annotated[float, Number(0)] = 0.5,
+        hue: Annotated[float, Number(0, 0.5)] = 0.25,
+        prob: Annotated[float, Number(0, 1)] = 0.8,
+        backend: Annotated[str, OneOf('cv2', 'pillow')] = 'cv2',
     ) -> None:
-        for name, value, top in (
-            ('brightness', brightness, np.inf),
-            ('contrast', contrast, np.inf),
-            ('saturation', saturation, np.inf),
-            ('hue', hue, 0.5),
-            ('prob', prob, 1),
-        ):
-            if not 0 <= value <= top:
-                raise ValueError(
-                    f'RandomColorJitter.{name} is {value}; it must be in [0, {top}]'
-                    if top < np.inf
-                    else f'RandomColorJitter.{name} is {value}; it must be 0 or more'
-                )
         self.brightness, self.contrast = brightness, contrast
         self.saturation, self.hue, self.prob = saturation, hue, prob
+        self.backend = backend
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Jitter the image."""
         if np.random.rand() >= self.prob:
             return results
-        steps = [
-            (adjust_brightness, self._factor(self.brightness)),
-            (adjust_contrast, self._factor(self.contrast)),
-            (adjust_saturation, self._factor(self.saturation)),
-            (adjust_hue, np.random.uniform(-self.hue, self.hue)),
-        ]
-        for i in np.random.permutation(len(steps)):
-            adjust, amount = steps[i]
-            results['img'] = adjust(results['img'], amount)
+        amounts = [*map(self._factor, (self.brightness, self.contrast, self.saturation))]
+        amounts.append(np.random.uniform(-self.hue, self.hue))
+        functions = self._functions()
+        for i in np.random.permutation(len(functions)):
+            results['img'] = functions[i](results['img'], amounts[i])
         return results
+
+    def _functions(self) -> tuple[Callable[[np.ndarray, float], np.ndarray], ...]:
+        if self.backend == 'pillow':
+            return pillow_brightness, pillow_contrast, pillow_saturation, pillow_hue
+        return adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue
 
     @staticmethod
     def _factor(spread: float) -> float:
@@ -110,5 +144,6 @@ class RandomColorJitter(BaseTransform):
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(brightness={self.brightness}, contrast={self.contrast}, '
-            f'saturation={self.saturation}, hue={self.hue}, prob={self.prob})'
+            f'saturation={self.saturation}, hue={self.hue}, prob={self.prob}, '
+            f'backend={self.backend!r})'
         )

@@ -3,45 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
+from PIL import Image, ImageFilter
+
+from mmseg_semi.arguments import Each, Number, OneOf, checked
 
 
 @TRANSFORMS.register_module()
 class RandomGaussianBlur(BaseTransform):
     """Blur with a random sigma.
 
-    The kernel reaches three sigmas to each side. Required and Modified Keys: ``img`` (H, W, 3)
-    uint8.
+    Required and Modified Keys: ``img`` (H, W, 3) uint8.
 
     Args:
         sigma: Smallest and largest sigma, in pixels; uniform between them.
         prob: Probability of blurring.
+        backend: 'cv2', a Gaussian cut off at three sigmas; or 'pillow', the approximation by three
+            box blurs that ``ImageFilter.GaussianBlur`` of the papers' programs is.
 
     Raises:
-        ValueError: A number outside its range.
+        ValueError: An argument outside its values, or the larger sigma first.
     """
 
-    def __init__(self, sigma: Sequence[float] = (0.1, 2.0), prob: float = 0.5) -> None:
-        if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
-            raise ValueError(
-                f'RandomGaussianBlur.sigma is {sigma}; give the smallest and largest, both above 0'
-            )
-        if not 0 <= prob <= 1:
-            raise ValueError(f'RandomGaussianBlur.prob is {prob}; it must be in [0, 1]')
-        self.sigma, self.prob = (sigma[0], sigma[1]), prob
+    @checked
+    def __init__(
+        self,
+        sigma: Annotated[Sequence[float], Each(Number(0, above=True), 2)] = (0.1, 2.0),
+        prob: Annotated[float, Number(0, 1)] = 0.5,
+        backend: Annotated[str, OneOf('cv2', 'pillow')] = 'cv2',
+    ) -> None:
+        if sigma[0] > sigma[1]:
+            raise ValueError(f'RandomGaussianBlur.sigma is {sigma}; the smallest comes first')
+        self.sigma, self.prob, self.backend = (sigma[0], sigma[1]), prob, backend
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Blur the image."""
         if np.random.rand() < self.prob:
             sigma = np.random.uniform(*self.sigma)
-            size = 2 * int(np.ceil(3 * sigma)) + 1
-            results['img'] = cv2.GaussianBlur(results['img'], (size, size), sigma)
+            blur = _blur_pillow if self.backend == 'pillow' else _blur_cv2
+            results['img'] = blur(results['img'], sigma)
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(sigma={self.sigma}, prob={self.prob})'
+        return (
+            f'{type(self).__name__}(sigma={self.sigma}, prob={self.prob}, backend={self.backend!r})'
+        )
+
+
+def _blur_cv2(image: np.ndarray, sigma: float) -> np.ndarray:
+    size = 2 * int(np.ceil(3 * sigma)) + 1
+    return cv2.GaussianBlur(image, (size, size), sigma)
+
+
+def _blur_pillow(image: np.ndarray, sigma: float) -> np.ndarray:
+    # Every channel by itself, so that their order does not matter.
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.array(picture.filter(ImageFilter.GaussianBlur(sigma)))

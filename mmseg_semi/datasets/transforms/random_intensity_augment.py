@@ -62,14 +62,14 @@ def adjust_sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def posterize(image: np.ndarray, bits: float) -> np.ndarray:
-    """Keep the highest ``bits`` bits of each level, rounded to whole bits; image uint8."""
-    return mmcv.posterize(image, round(bits))
+    """Keep the highest ``bits`` bits of each level, cut to whole bits; image uint8."""
+    return mmcv.posterize(image, int(bits))
 
 
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
-    """Invert the levels that are at or above ``threshold``; image uint8."""
+    """Invert the levels at or above ``threshold``, cut to a whole number; image uint8."""
     levels = np.arange(256, dtype=np.uint8)
-    return cv2.LUT(image, np.where(levels < threshold, levels, 255 - levels))
+    return cv2.LUT(image, np.where(levels < int(threshold), levels, 255 - levels))
 
 
 def _lut_by_channel(
@@ -121,7 +121,7 @@ OPERATIONS = {
     'sharpness': _Operation(adjust_sharpness, _FACTORS),
     'posterize': _Operation(posterize, (4, 8), lowest=1, highest=8),
     'solarize': _Operation(solarize, (1, 256), highest=256),
-    'hue': _Operation(adjust_hue, (0, 0.5), lowest=-0.5, highest=0.5),
+    'hue': _Operation(adjust_hue, (-0.5, 0.5), lowest=-0.5, highest=0.5),
 }
 
 
@@ -145,13 +145,14 @@ class RandomIntensityAugment(BaseTransform):
     ``brightness``    factor; 0 is black, 1 no change             0.05 to 0.95
     ``color``         factor; 0 is gray, 1 no change              0.05 to 0.95
     ``sharpness``     factor; 0 is smoothed, 1 no change          0.05 to 0.95
-    ``posterize``     bits kept, rounded to the nearest number    4 to 8
+    ``posterize``     bits kept, cut to a whole number            4 to 8
     ``solarize``      level from which on levels are inverted     1 to 256
-    ``hue``           shift, as part of the color circle         0 to 0.5
+    ``hue``           shift, as part of the color circle          -0.5 to 0.5
     ================= =========================================== =============
 
-    By the rounding, 5, 6 and 7 bits are twice as likely as 4 and 8. The operations follow PIL's
-    ``ImageOps`` and ``ImageEnhance``. Random numbers come from ``numpy.random``.
+    Bits and levels are cut to whole numbers: 4, 5, 6 and 7 bits are equally likely, and so are the
+    levels 1 to 255. The operations follow PIL's ``ImageOps`` and ``ImageEnhance``. Random numbers
+    come from ``numpy.random``.
 
     Required and Modified Keys: ``img`` (H, W, 3) BGR uint8; a new array, or the given one where
     nothing changes.
@@ -240,7 +241,7 @@ def _check_ranges(
     key = 'RandomIntensityAugment.ranges'
     checked = {name: pair for name in ops if (pair := OPERATIONS[name].range)}
     if not isinstance(ranges, Mapping):
-        raise ValueError(f'{key} is {ranges!r}; give a dict such as dict(hue=(0, 0.5))')
+        raise ValueError(f'{key} is {ranges!r}; give a dict such as dict(hue=(-0.1, 0.1))')
     for name, given in ranges.items():
         if name not in checked:
             raise ValueError(

@@ -29,20 +29,16 @@ class StrongViews(BaseTransform):
     Args:
         num_views: How many views, at least 1.
         transforms: Photometric transforms, as configs or built, by name or as a list, applied in
-            order.
+            order. None for methods that only mix (S4MC, U2PL, AEL, CutMix-Seg): each view is the
+            weak image.
 
     Raises:
-        ValueError: An argument outside its values, or no transform.
+        ValueError: An argument outside its values.
     """
 
     @checked
-    def __init__(self, num_views: Annotated[int, Whole(1)] = 1, transforms: Named = ()) -> None:
+    def __init__(self, num_views: Annotated[int, Whole(1)] = 1, transforms: Named = None) -> None:
         transforms = list_transforms(transforms, 'StrongViews.transforms')
-        if not transforms:
-            raise ValueError(
-                'StrongViews.transforms is empty: the views would equal the weak image. Give '
-                "photometric transforms, such as [dict(type='RandomColorJitter')]."
-            )
         self.num_views = num_views
         self.transforms = [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in transforms]
 

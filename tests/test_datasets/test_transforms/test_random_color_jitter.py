@@ -3,6 +3,7 @@ import colorsys
 import numpy as np
 import pytest
 from mmseg.registry import TRANSFORMS
+from PIL import Image, ImageEnhance
 
 from mmseg_semi.datasets.transforms import random_color_jitter as module
 
@@ -58,6 +59,63 @@ def test_hue_against_colorsys(shift):
     assert (
         difference.max() <= 12 and difference.mean() < 1.5
     )  # the circle has 256 steps, each up to 6 levels
+
+
+# ------------------------------------------------------------------------------ as Pillow has it
+def pillow(image, function):
+    return np.asarray(function(Image.fromarray(image[..., ::-1])))[..., ::-1]
+
+
+def hue_in_8_bits(shift):
+    """Hue, saturation and value of a Pillow image, the first one moved and wrapped in 8 bits."""
+
+    def turn(image):
+        hue, saturation, value = image.convert('HSV').split()
+        moved = hue.point([(level + int(shift * 255)) % 256 for level in range(256)])
+        return Image.merge('HSV', (moved, saturation, value)).convert('RGB')
+
+    return turn
+
+
+@pytest.mark.parametrize('shift', [0.0, 0.1, -0.1, 0.25, -0.25, 0.5, -0.5, 0.0039, -0.0039])
+def test_hue_of_the_pillow_backend_is_pillows(shift):
+    wanted = pillow(IMAGE, hue_in_8_bits(shift))
+    assert np.array_equal(module.pillow_hue(IMAGE, shift), wanted)
+
+
+def test_hue_of_the_pillow_backend_by_hand():
+    """0.0039 * 255 is cut to 0; a third of 255 is 85, from red (0) to Pillow's green (85)."""
+    red = np.array([[[0, 0, 255]]], np.uint8)
+    assert module.pillow_hue(red, 0.0039).tolist() == red.tolist()
+    assert module.pillow_hue(red, -0.0039).tolist() == red.tolist()
+    assert module.pillow_hue(red, 85.5 / 255).tolist() == [[[0, 255, 0]]]
+    assert module.pillow_hue(red, 1 / 3 - 0.5 / 255).tolist() != [[[0, 255, 0]]]
+
+
+@pytest.mark.parametrize('factor', [0.0, 0.4, 0.77, 1.0, 1.3, 1.5])
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [('brightness', 'Brightness'), ('contrast', 'Contrast'), ('saturation', 'Color')],
+)
+def test_factors_of_the_pillow_backend_are_pillows(name, kind, factor):
+    wanted = pillow(IMAGE, lambda image: getattr(ImageEnhance, kind)(image).enhance(factor))
+    assert np.array_equal(getattr(module, f'pillow_{name}')(IMAGE, factor), wanted)
+    both = getattr(module, f'adjust_{name}')(IMAGE, factor).astype(int)
+    assert np.abs(both - wanted).max() <= 1
+
+
+def test_the_backend_says_whose_functions_run():
+    def jittered(backend):
+        np.random.seed(1)
+        jitter = module.RandomColorJitter(0, 0, 0, 0.25, prob=1, backend=backend)
+        return jitter(dict(img=IMAGE.copy()))['img']
+
+    np.random.seed(1)
+    np.random.rand()
+    shift = [np.random.uniform(*pair) for pair in [(1, 1)] * 3 + [(-0.25, 0.25)]][3]
+    assert np.array_equal(jittered('pillow'), module.pillow_hue(IMAGE, shift))
+    assert np.array_equal(jittered('cv2'), module.adjust_hue(IMAGE, shift))
+    assert not np.array_equal(jittered('pillow'), jittered('cv2'))
 
 
 def test_factor_one_changes_nothing():
@@ -116,9 +174,10 @@ def test_probability_limits():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(hue=0.6), r'hue is 0.6; it must be in \[0, 0.5\]'),
-        (dict(contrast=-1), 'contrast is -1; it must be 0 or more'),
-        (dict(prob=2), r'prob is 2; it must be in \[0, 1\]'),
+        (dict(hue=0.6), r'hue must be a number in \[0, 0.5\], got 0.6'),
+        (dict(contrast=-1), 'contrast must be a number >= 0, got -1'),
+        (dict(prob=2), r'prob must be a number in \[0, 1\], got 2'),
+        (dict(backend='PIL'), "backend must be one of .* got 'PIL'"),
     ],
 )
 def test_wrong_arguments(arguments, message):

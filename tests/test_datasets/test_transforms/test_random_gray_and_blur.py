@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from mmseg.registry import TRANSFORMS
+from PIL import Image, ImageFilter
 
 from mmseg_semi.datasets import RandomGaussianBlur, RandomGray
 
@@ -29,6 +30,15 @@ def test_blur_has_the_sigma_asked_for(sigma):
     assert np.abs(result[..., 1] - expected).max() <= 1.5
 
 
+@pytest.mark.parametrize('sigma', [0.1, 0.8, 2.0])
+def test_blur_of_the_pillow_backend_is_pillows(sigma):
+    blur = RandomGaussianBlur(sigma=(sigma, sigma), prob=1, backend='pillow')
+    rgb = Image.fromarray(IMAGE[..., ::-1]).filter(ImageFilter.GaussianBlur(sigma))
+    assert np.array_equal(blur(dict(img=IMAGE))['img'], np.asarray(rgb)[..., ::-1])
+    plain = RandomGaussianBlur(sigma=(sigma, sigma), prob=1)(dict(img=IMAGE))['img']
+    assert not np.array_equal(plain, blur(dict(img=IMAGE))['img'])
+
+
 def test_blur_draws_sigma_from_the_range():
     np.random.seed(0)
     blur = TRANSFORMS.build(dict(type='RandomGaussianBlur', sigma=(0.5, 2.0), prob=1))
@@ -46,8 +56,10 @@ def test_default_probabilities(transform, prob):
 def test_wrong_arguments():
     with pytest.raises(ValueError, match=r'RandomGray.prob must be a number in \[0, 1\], got 1.2'):
         RandomGray(1.2)
-    with pytest.raises(ValueError, match=r'RandomGaussianBlur.prob is -1'):
+    with pytest.raises(ValueError, match=r'RandomGaussianBlur.prob must be .* got -1'):
         RandomGaussianBlur(prob=-1)
+    with pytest.raises(ValueError, match="RandomGaussianBlur.backend must be .* got 'pil'"):
+        RandomGaussianBlur(backend='pil')
     for sigma in ((0, 1), (2, 1), (1,)):
-        with pytest.raises(ValueError, match='RandomGaussianBlur.sigma is'):
+        with pytest.raises(ValueError, match='RandomGaussianBlur.sigma (is|must be)'):
             RandomGaussianBlur(sigma=sigma)

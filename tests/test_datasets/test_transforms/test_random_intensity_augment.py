@@ -33,7 +33,7 @@ RANGES = {
     'sharpness': (0.05, 0.95),
     'posterize': (4, 8),
     'solarize': (1, 256),
-    'hue': (0, 0.5),
+    'hue': (-0.5, 0.5),
 }
 NAMES = {'identity', 'autocontrast', 'equalize', *RANGES}
 
@@ -84,10 +84,10 @@ def test_operations_that_equal_pillow_exactly(image):
     assert (apply('equalize', image) == pillow(image, ImageOps.equalize)).all()
     for bits in range(1, 9):
         expected = pillow(image, lambda x, bits=bits: ImageOps.posterize(x, bits))
-        for draw in (bits - 0.49, bits, bits + 0.49):
+        for draw in (bits, bits + 0.5, bits + 0.99):
             assert (apply('posterize', image, draw) == expected).all()
     for threshold in (0, 1, 57, 57.3, 128, 254.5, 255, 256):
-        expected = pillow(image, lambda x, t=threshold: ImageOps.solarize(x, t))
+        expected = pillow(image, lambda x, t=int(threshold): ImageOps.solarize(x, t))
         assert (apply('solarize', image, threshold) == expected).all()
 
 
@@ -205,6 +205,25 @@ def test_numbers_operations_and_strengths(monkeypatch):
         assert len(set(values.tolist())) == len(values)  # continuous
 
 
+def test_whole_numbers_and_both_signs():
+    """4 to 7 bits are equally likely, and no 8; 1 to 255 levels; hues turn both ways."""
+    np.random.seed(0)
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    bits = Counter()
+    thresholds = set()
+    for _ in range(2000):
+        levels = module.RandomIntensityAugment(1, ['posterize'])(dict(img=ramp))['img']
+        bits[len(np.unique(levels))] += 1
+        inverted = module.RandomIntensityAugment(1, ['solarize'])(dict(img=ramp))['img']
+        thresholds.add(int((inverted[0, :, 0] == np.arange(256)).sum()))
+    assert set(bits) == {16, 32, 64, 128} and chi_square(bits, 4) < 21.1
+    assert min(thresholds) == 1 and max(thresholds) == 255 and len(thresholds) > 250
+    red = np.array([[[0, 0, 255]]], np.uint8)
+    turned = [module.RandomIntensityAugment(1, ['hue'])(dict(img=red))['img'] for _ in range(400)]
+    blue = sum(int(image[0, 0, 0]) > int(image[0, 0, 1]) for image in turned)
+    assert 150 < blue < 250
+
+
 def test_arguments_limit_numbers_operations_and_strengths(monkeypatch):
     np.random.seed(0)
     calls = record(monkeypatch)
@@ -263,7 +282,7 @@ def test_in_strong_views():
 def test_repr_names_the_arguments():
     text = repr(module.RandomIntensityAugment(2, ['hue', 'equalize']))
     assert text == (
-        "RandomIntensityAugment(max_ops=2, ops=['hue', 'equalize'], ranges={'hue': (0, 0.5)})"
+        "RandomIntensityAugment(max_ops=2, ops=['hue', 'equalize'], ranges={'hue': (-0.5, 0.5)})"
     )
 
 

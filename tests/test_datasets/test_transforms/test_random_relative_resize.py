@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 from mmseg_semi.datasets.transforms import RandomRelativeResize
 
@@ -48,3 +49,74 @@ def test_one_multiple_changes_nothing_but_the_size():
 def test_wrong_arguments(ratio_range):
     with pytest.raises(ValueError, match='RandomRelativeResize.ratio_range (is|must be)'):
         RandomRelativeResize(ratio_range)
+
+
+def test_halves_shrink_as_often_as_they_enlarge():
+    """Uniform in [0.5, 1] or in [1, 2], a coin says in which: the median is 1."""
+    np.random.seed(0)
+    resize = TRANSFORMS.build(dict(type='RandomRelativeResize', law='halves'))
+    sides = np.array([max(resize(results())['img'].shape[:2]) for _ in range(4000)])
+    assert sides.min() == 20 and 78 <= sides.max() <= 80
+    assert abs((sides < 40).mean() - 0.5) < 0.03
+    # Each quarter of both halves is as likely: four of 5 pixels, four of 10.
+    for edges in (np.arange(20, 41, 5), np.arange(40, 81, 10)):
+        counts = np.histogram(sides, edges)[0]
+        assert np.abs(counts / 4000 - 1 / 8).max() < 0.02
+
+
+def test_the_long_side_may_be_given_in_pixels():
+    """AugSeg on VOC: 250 to 1000 pixels, whatever the image has."""
+    np.random.seed(0)
+    resize = RandomRelativeResize(long_side=500)
+    sides = [max(resize(results(*size))['img'].shape[:2]) for size in [(30, 40), (9, 6)] * 300]
+    assert 250 <= min(sides) < 256 and 994 < max(sides) <= 1000
+    assert abs(np.mean(sides) - 625) < 30
+
+
+@pytest.mark.parametrize(('ratio', 'size'), [(0.6, (18, 24)), (0.5, (15, 20)), (1.7, (51, 68))])
+def test_pillow_resizes_as_pillow_does(ratio, size):
+    given = results()
+    rgb = Image.fromarray(given['img'][..., ::-1])
+    mask = Image.fromarray(given['gt_seg_map'])
+    out = RandomRelativeResize((ratio, ratio), backend='pillow')(given)
+    height, width = size
+    wanted = np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR))[..., ::-1]
+    assert np.array_equal(out['img'], wanted) and out['img_shape'] == size
+    wanted = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
+    assert np.array_equal(out['gt_seg_map'], wanted) and np.array_equal(out['mine'], wanted)
+    assert out['seg_fields'] == ['gt_seg_map', 'mine']
+
+
+def test_pillow_is_antialiased_and_cv2_is_not():
+    """Every other column is white: a filter as wide as the step sees their mean everywhere."""
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[:, ::4] = 240  # every fourth one; cv2 at a quarter meets none of them
+    for backend, values in (('pillow', (50, 70)), ('cv2', (0, 0))):
+        resize = RandomRelativeResize((0.25, 0.25), backend=backend)
+        out = resize(dict(img=image.copy(), seg_fields=[]))['img'][2:-2, 2:-2]
+        assert (out.min() >= values[0]) and (out.max() <= values[1])
+
+
+def test_pillow_takes_maps_of_any_type():
+    """The nearest pixel is that at the center: of 4 pixels to 2 the second and the fourth."""
+    rows = np.arange(4.0)[:, None] * np.ones((1, 4))
+    deep = np.dstack([rows, rows + 300]).astype(np.int64)
+    given = dict(img=np.zeros((4, 4, 3), np.uint8), deep=deep, flag=rows > 0)
+    given['seg_fields'] = ['deep', 'flag']
+    out = RandomRelativeResize((0.5, 0.5), backend='pillow')(given)
+    assert out['deep'].tolist() == [[[1, 301]] * 2, [[3, 303]] * 2]
+    assert out['flag'].tolist() == [[True] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(law='half'), "law must be one of .* got 'half'. Did you mean 'halves'"),
+        (dict(law='halves', ratio_range=(1.5, 2)), "law='halves' needs 1 between"),
+        (dict(backend='pil'), "backend must be one of .'cv2', 'pillow'., got 'pil'"),
+        (dict(long_side=0), 'long_side must be a whole number >= 1, got 0'),
+    ],
+)
+def test_other_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RandomRelativeResize(**arguments)

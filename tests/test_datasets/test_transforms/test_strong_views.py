@@ -104,8 +104,15 @@ def test_photometric_transforms_of_mmseg_are_taken():
 def test_wrong_arguments():
     with pytest.raises(ValueError, match='StrongViews.num_views must be .* got 0'):
         StrongViews(0, [Add()])
-    with pytest.raises(ValueError, match='StrongViews.transforms is empty'):
-        TRANSFORMS.build(dict(type='StrongViews'))
+
+
+@pytest.mark.parametrize('transforms', [None, [], dict(order=('gray',), gray=None)])
+def test_views_without_photometry_are_the_weak_image(transforms):
+    image = coordinates(20, 30)
+    views = TRANSFORMS.build(dict(type='StrongViews', num_views=2, transforms=transforms))
+    first, second = views(results(image))['strong_imgs']
+    assert (first == image).all() and (second == image).all()
+    assert first is not image and first is not second
 
 
 @pytest.mark.parametrize('size', [(10, 14), (32, 40), (70, 50)])
