@@ -97,7 +97,7 @@ WEIGHTING = 'weighting/weighting_ael_deeplabv3plus_r101_cityscapes-u2pl-372.py'
         (VOC, 'split =', '\n' * 6 + 'split =', r'has 12 lines, more than 10'),
         (VOC, 'model = dict(', 'model = dict(mixer=dict(prob=2), ', r'can not be built: .*prob'),
         (WEIGHTING, 'detection/u2pl_372', 'detection/372', r'boxes is .*detection/372/unlabeled'),
-        (WEIGHTING, 'weighting_ael_city', 'weighting_unimatch_city', r'crop is \(801, 801\)'),
+        (WEIGHTING, 'weighting_ael_cityscapes', 'ael_cityscapes', r'crop is \(769, 769\)'),
     ],
 )
 def test_a_wrong_config_is_found(copy: Path, name: str, old: str, new: str, problem: str) -> None:

@@ -139,6 +139,8 @@ def shrink(cfg: Any, work_dir: Path) -> None:
     if backbone.type == 'ResNetV1c':
         backbone.update(depth=50, base_channels=8, stem_channels=16)
         head.in_channels = (32, 256)
+        if 'auxiliary_head' in segmentor:
+            segmentor.auxiliary_head.in_channels = 128
     elif backbone.type == 'MixVisionTransformer':
         backbone.update(embed_dims=8, num_layers=[1] * 4, sr_ratios=[2, 1, 1, 1], init_cfg=None)
         head.in_channels = [8, 16, 40, 64]
@@ -208,6 +210,8 @@ def test_one_step_and_a_validation(kind: str, prepare: Any, tmp_path: Path) -> N
     runner.train()
     losses = {key: value for key, value in values.items() if 'loss' in key}
     assert losses['decode.loss_ce'] > 0 and all(torch.isfinite(torch.tensor([*losses.values()])))
+    segmentor = getattr(runner.model, 'segmentor', runner.model)
+    assert ('aux.loss_ce' in losses) == segmentor.with_auxiliary_head
     after = runner.model.state_dict()
     assert any(not after[name].equal(value) for name, value in before.items() if 'conv' in name)
     assert 'mIoU' in last_metrics(runner)

@@ -42,7 +42,8 @@ class UnlabeledDataset(BaseDataset):
         geometry: Geometric transforms, ``dict(order=(...), name=dict(type=...))``, None for one
             that is left out; or a list. ``SemiDataset`` fills in its own.
         strong: Strong views: the arguments of ``StrongViews``, ``dict(num_views=...,
-            transforms=...)``; None or ``num_views=0`` for none.
+            transforms=...)``, ``transforms=None`` for views that are only mixed; None or
+            ``num_views=0`` for no view.
         detections: Boxes of a detector: ``dict(type='LoadDetections', ...)``.
         maps: Further transforms that add a per-pixel map, by name: each puts an array (H, W) or
             (H, W, C) into the results and lists its name in ``seg_fields``. The model gets it as

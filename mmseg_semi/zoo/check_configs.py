@@ -41,12 +41,16 @@ BACKBONES: dict[str, dict[str, Any]] = {
     'deeplabv3plus_xception65': dict(type='Xception65'),
     'segformer_mit-b2': dict(type='MixVisionTransformer', embed_dims=64),
 }
-#: Crops of the methods that have another one than 321 on VOC, or 801 on Cityscapes, by default.
+#: Methods that have another crop than 321 on VOC.
 LARGE_CROPS = (
     *('rankmatch', 's4mc', 's4mc_fixmatch', 'mean_teacher', 'cutmix_seg', 'augseg', 'ael', 'u2pl'),
     *('weighting_augseg', 'weighting_ael', 'weighting_u2pl'),
 )
-SMALLER_CITYSCAPES = set(LARGE_CROPS) - {'rankmatch', 'augseg', 'weighting_augseg'}
+#: Crops on Cityscapes that are not 801.
+CITYSCAPES_CROPS = dict.fromkeys(
+    ('s4mc', 's4mc_fixmatch', 'mean_teacher', 'cutmix_seg', 'ael', 'u2pl'), 769
+)
+CITYSCAPES_CROPS['augseg'] = 800
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -89,7 +93,7 @@ def expected_crop(method: str, dataset: str, crop: str | None) -> int:
     if dataset == 'voc12':
         return 513 if method in LARGE_CROPS else 321
     if dataset == 'cityscapes':
-        return 769 if method in SMALLER_CITYSCAPES else 801
+        return CITYSCAPES_CROPS.get(method, 801)
     return 513
 
 

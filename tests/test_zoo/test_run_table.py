@@ -93,8 +93,8 @@ def test_as_many_processes_as_the_batch_is_for():
         'unimatch_deeplabv3plus_r101_voc12-92': 4,
         'corrmatch_deeplabv3plus_r101_voc12-92': 4,
         's4mc_deeplabv3plus_r101_voc12-92': 1,
-        'u2pl_deeplabv3plus_r101_cityscapes-u2pl-186': 1,
-        'ael_deeplabv3plus_r101_cityscapes-u2pl-186': 4,
+        'u2pl_deeplabv3plus_r101_cityscapes-u2pl-186': 8,
+        'ael_deeplabv3plus_r101_cityscapes-u2pl-186': 8,
         'supervised_deeplabv3plus_r101_cityscapes-186': 4,
         'unimatch_unet_digit-scenes-60': 1,
     }

@@ -1,5 +1,9 @@
-# AEL on Cityscapes, crop 769, with OHEM: 8 labeled and 8 unlabeled images on 4 GPUs.
-_base_ = ['../settings/cityscapes_769-d8_2+2.py', '../methods/ael.py']
-_base_.model.decode_head.sampler = dict(type='MeanOHEMPixelSampler', thresh=0.7, min_kept=100000)
-model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
-auto_scale_lr = dict(base_batch_size=16)
+# AEL on Cityscapes: U2PL's setting with weight decay 1e-4, and every pixel is selected. The teacher
+# predicts.
+_base_ = ['../settings/cityscapes_769-d8.py', '../methods/ael.py']
+method = _base_.method
+method.refiners.select.threshold = 0.0
+method.test_cfg = dict(predict_with='teacher')
+model = dict(_delete_=True, segmentor=_base_.model, **method)
+optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))
+train_dataloader = dict(dataset=_base_.loader)

@@ -1,3 +1,6 @@
-# U2PL on Cityscapes; the first epoch trains on labeled images alone.
-_base_ = ['../settings/cityscapes_769-d8_2+2.py', '../methods/u2pl.py']
-model = dict(_delete_=True, segmentor=_base_.model, warmup_epochs=1, **_base_.method)
+# U2PL on Cityscapes. The teacher predicts.
+_base_ = ['../settings/cityscapes_769-d8.py', '../methods/u2pl.py']
+method = _base_.method
+method.test_cfg = dict(predict_with='teacher')
+model = dict(_delete_=True, segmentor=_base_.model, **method)
+train_dataloader = dict(dataset=_base_.loader)

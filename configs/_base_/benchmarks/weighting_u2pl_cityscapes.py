@@ -1,5 +1,7 @@
-# Weighting on U2PL, Cityscapes. The leaf config says which boxes.
+# Weighting on U2PL, Cityscapes, crop 801. The leaf config says which boxes.
 _base_ = ['./u2pl_cityscapes.py', '../methods/weighting_parts.py']
-model = dict(**_base_.parts)
+windows = dict(crop_size=(801, 801), stride=(534, 534))
+model = dict(segmentor=dict(test_cfg=windows), **_base_.parts)
 boxes = dict(_base_.boxes, score_thr=0.95)
-train_dataloader = dict(dataset=dict(unlabeled=dict(detections=boxes)))
+geometry = dict(crop=dict(crop_size=(801, 801)))
+train_dataloader = dict(dataset=dict(geometry=geometry, unlabeled=dict(detections=boxes)))

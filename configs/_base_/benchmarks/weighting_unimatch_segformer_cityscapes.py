@@ -1,7 +1,7 @@
 # Weighting on UniMatch with a transformer, SegFormer-B2, which starts from downloaded ImageNet
 # weights, on Cityscapes: every pixel is selected.
 _base_ = [
-    '../default_runtime.py',
+    '../benchmark_runtime.py',
     '../datasets/cityscapes.py',
     'mmseg::_base_/models/segformer_mit-b0.py',
     '../schedules/sgd_cityscapes_240e.py',

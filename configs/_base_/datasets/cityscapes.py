@@ -1,7 +1,7 @@
 # Cityscapes with train ids (tools/dataset_converters/cityscapes_train_ids.py) and the published
 # splits (tools/dataset_converters/import_splits.py). The environment variable CITYSCAPES_ROOT says
 # where the data are, if not in data/cityscapes.
-_base_ = './semi.py'
+_base_ = './papers.py'
 data_root = '{{$CITYSCAPES_ROOT:data/cityscapes}}'
 # Classes of which masks_to_coco.py makes boxes, as in Weighting Pseudo-Labels (ECCV 2024).
 detection_classes = (

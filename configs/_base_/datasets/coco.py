@@ -1,7 +1,7 @@
 # COCO 2017 with 81 classes, background and the 80 kinds of things, masks of
 # tools/dataset_converters/coco_masks.py, splits of tools/dataset_converters/import_splits.py. The
 # environment variable COCO_ROOT says where the data are, if not in data/coco.
-_base_ = './semi.py'
+_base_ = './papers.py'
 data_root = '{{$COCO_ROOT:data/coco}}'
 train_dataloader = dict(
     dataset=dict(

@@ -1,7 +1,7 @@
 # Lucchi, mitochondria in slices of a mouse brain (tools/dataset_converters/lucchi.py): 165 slices
 # to train with, 165 to validate with. No split is published: make_splits.py draws these (seed 0).
 # The environment variable LUCCHI_ROOT says where the data are, if not in data/lucchi.
-_base_ = './semi.py'
+_base_ = './papers.py'
 data_root = '{{$LUCCHI_ROOT:data/lucchi}}'
 train_dataloader = dict(
     dataset=dict(

@@ -27,7 +27,8 @@ train_dataloader = dict(
                 ),
             ),
         ),
-        # Weak augmentation of labeled and unlabeled images. Batches are padded to the crop.
+        # Weak augmentation of labeled and unlabeled images. Batches are padded to the crop after
+        # normalization.
         geometry=dict(
             order=('resize', 'crop', 'flip'),
             resize=dict(type='RandomRelativeResize', ratio_range=(0.5, 2.0)),

@@ -1,7 +1,7 @@
 # Pascal VOC 2012 with the masks of SBD (tools/dataset_converters/voc_sbd.py) and the published
 # splits (tools/dataset_converters/import_splits.py), images at their own size in validation. The
 # environment variable VOC12_ROOT says where the data are, if not in data/VOCdevkit/VOC2012.
-_base_ = './semi.py'
+_base_ = './papers.py'
 data_root = '{{$VOC12_ROOT:data/VOCdevkit/VOC2012}}'
 train_dataloader = dict(
     dataset=dict(

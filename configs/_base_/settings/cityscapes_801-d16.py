@@ -1,7 +1,7 @@
 # Cityscapes, crop 801, output stride 16, OHEM: 8 labeled and 8 unlabeled images on 4 GPUs, as
 # UniMatch has it.
 _base_ = [
-    '../default_runtime.py',
+    '../benchmark_runtime.py',
     '../datasets/cityscapes.py',
     '../models/deeplabv3plus_r101-d16_cityscapes.py',
     '../schedules/sgd_cityscapes_240e.py',

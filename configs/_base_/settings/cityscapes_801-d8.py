@@ -1,6 +1,6 @@
 # Cityscapes, crop 801, output stride 8, OHEM: 8 labeled and 8 unlabeled images on 4 GPUs.
 _base_ = [
-    '../default_runtime.py',
+    '../benchmark_runtime.py',
     '../datasets/cityscapes.py',
     '../models/deeplabv3plus_r101-d8_cityscapes.py',
     '../schedules/sgd_cityscapes_240e.py',

@@ -1,6 +1,6 @@
 # COCO, crop 513, Xception-65 with output stride 16: 8 labeled and 8 unlabeled images on 4 GPUs.
 _base_ = [
-    '../default_runtime.py',
+    '../benchmark_runtime.py',
     '../datasets/coco.py',
     '../models/deeplabv3plus_xception65.py',
     '../schedules/sgd_coco_30e.py',

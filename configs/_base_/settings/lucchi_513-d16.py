@@ -1,7 +1,7 @@
 # Lucchi, crop 513, output stride 16: 8 labeled and 8 unlabeled images on 4 GPUs. Crop and schedule
 # are ours.
 _base_ = [
-    '../default_runtime.py',
+    '../benchmark_runtime.py',
     '../datasets/lucchi.py',
     '../models/deeplabv3plus_r101-d16.py',
     '../schedules/sgd_voc12_80e.py',

@@ -1,6 +1,6 @@
 # VOC, crop 321, output stride 8: 16 labeled and 16 unlabeled images on 4 GPUs, as CorrMatch has it.
 _base_ = [
-    '../default_runtime.py',
+    '../benchmark_runtime.py',
     '../datasets/voc12.py',
     '../models/deeplabv3plus_r101-d8.py',
     '../schedules/sgd_voc12_80e.py',

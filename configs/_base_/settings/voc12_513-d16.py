@@ -1,6 +1,6 @@
 # VOC, crop 513, output stride 16: 8 labeled and 8 unlabeled images on 4 GPUs, as UniMatch has it.
 _base_ = [
-    '../default_runtime.py',
+    '../benchmark_runtime.py',
     '../datasets/voc12.py',
     '../models/deeplabv3plus_r101-d16.py',
     '../schedules/sgd_voc12_80e.py',

@@ -1,6 +1,6 @@
 # VOC, crop 513, output stride 8: 16 labeled and 16 unlabeled images on 4 GPUs.
 _base_ = [
-    '../default_runtime.py',
+    '../benchmark_runtime.py',
     '../datasets/voc12.py',
     '../models/deeplabv3plus_r101-d8.py',
     '../schedules/sgd_voc12_80e.py',

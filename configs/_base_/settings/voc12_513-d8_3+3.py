@@ -1,6 +1,6 @@
 # VOC, crop 513, output stride 8: 3 labeled and 3 unlabeled images on one GPU, as S4MC has it.
 _base_ = [
-    '../default_runtime.py',
+    '../benchmark_runtime.py',
     '../datasets/voc12.py',
     '../models/deeplabv3plus_r101-d8.py',
     '../schedules/sgd_voc12_80e.py',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import cv2
@@ -42,41 +41,33 @@ def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
 
 
-def pillow_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """``adjust_brightness`` as Pillow has it; it may differ by a level."""
-    return _as_bgr(ImageEnhance.Brightness(_as_pillow(image)).enhance(factor))
+def pillow_brightness(image: Image.Image, factor: float) -> Image.Image:
+    """``adjust_brightness`` of an RGB image as Pillow has it; it may differ by a level."""
+    return ImageEnhance.Brightness(image).enhance(factor)
 
 
-def pillow_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """``adjust_contrast`` as Pillow has it; it may differ by a level."""
-    return _as_bgr(ImageEnhance.Contrast(_as_pillow(image)).enhance(factor))
+def pillow_contrast(image: Image.Image, factor: float) -> Image.Image:
+    """``adjust_contrast`` of an RGB image as Pillow has it; it may differ by a level."""
+    return ImageEnhance.Contrast(image).enhance(factor)
 
 
-def pillow_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """``adjust_saturation`` as Pillow has it; it may differ by a level."""
-    return _as_bgr(ImageEnhance.Color(_as_pillow(image)).enhance(factor))
+def pillow_saturation(image: Image.Image, factor: float) -> Image.Image:
+    """``adjust_saturation`` of an RGB image as Pillow has it; it may differ by a level."""
+    return ImageEnhance.Color(image).enhance(factor)
 
 
-def pillow_hue(image: np.ndarray, shift: float) -> np.ndarray:
+def pillow_hue(image: Image.Image, shift: float) -> Image.Image:
     """Turn the hue of Pillow's 8-bit HSV by ``255 * shift``, cut to a whole number, modulo 256.
 
     What torchvision's ``adjust_hue`` does with Pillow images.
 
     Args:
-        image: (H, W, 3) BGR uint8.
+        image: An RGB image.
         shift: Part of the color circle, -0.5 to 0.5.
     """
-    hsv = np.array(_as_pillow(image).convert('HSV'))
-    hsv[..., 0] += np.uint8(int(255 * shift) % 256)
-    return _as_bgr(Image.fromarray(hsv, 'HSV').convert('RGB'))
-
-
-def _as_pillow(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
-
-
-def _as_bgr(image: Image.Image) -> np.ndarray:
-    return np.ascontiguousarray(np.asarray(image)[..., ::-1])
+    hue, saturation, value = image.convert('HSV').split()
+    turned = np.asarray(hue) + np.uint8(int(255 * shift) % 256)  # uint8 wraps around
+    return Image.merge('HSV', (Image.fromarray(turned), saturation, value)).convert('RGB')
 
 
 def _table(values: np.ndarray) -> np.ndarray:
@@ -127,15 +118,18 @@ class RandomColorJitter(BaseTransform):
             return results
         amounts = [*map(self._factor, (self.brightness, self.contrast, self.saturation))]
         amounts.append(np.random.uniform(-self.hue, self.hue))
-        functions = self._functions()
-        for i in np.random.permutation(len(functions)):
+        order = np.random.permutation(len(amounts))
+        if self.backend == 'pillow':
+            picture = Image.fromarray(cv2.cvtColor(results['img'], cv2.COLOR_BGR2RGB))
+            adjust = pillow_brightness, pillow_contrast, pillow_saturation, pillow_hue
+            for i in order:
+                picture = adjust[i](picture, amounts[i])
+            results['img'] = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
+            return results
+        functions = adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue
+        for i in order:
             results['img'] = functions[i](results['img'], amounts[i])
         return results
-
-    def _functions(self) -> tuple[Callable[[np.ndarray, float], np.ndarray], ...]:
-        if self.backend == 'pillow':
-            return pillow_brightness, pillow_contrast, pillow_saturation, pillow_hue
-        return adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue
 
     @staticmethod
     def _factor(spread: float) -> float:

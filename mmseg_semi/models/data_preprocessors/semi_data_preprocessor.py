@@ -22,7 +22,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
     strong, data_samples))`` as ``semi_collate`` makes it. All its images are padded right and
     bottom to one common size, because labeled and weak images go through the student together:
     ``size``, or else at least the crop that ``SemiDataset`` tells with its samples
-    (``crop_size``), in training on labeled images alone too.
+    (``crop_size``), in training on labeled images alone too. This padding is in the mean color; a
+    ``RandomPaddedCrop`` pads before flip and photometry, in any color, and leaves nothing to it.
     """
 
     size: tuple[int, int] | None

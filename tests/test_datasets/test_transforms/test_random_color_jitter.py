@@ -80,16 +80,21 @@ def hue_in_8_bits(shift):
 @pytest.mark.parametrize('shift', [0.0, 0.1, -0.1, 0.25, -0.25, 0.5, -0.5, 0.0039, -0.0039])
 def test_hue_of_the_pillow_backend_is_pillows(shift):
     wanted = pillow(IMAGE, hue_in_8_bits(shift))
-    assert np.array_equal(module.pillow_hue(IMAGE, shift), wanted)
+    assert np.array_equal(pillow(IMAGE, lambda image: module.pillow_hue(image, shift)), wanted)
 
 
 def test_hue_of_the_pillow_backend_by_hand():
     """0.0039 * 255 is cut to 0; a third of 255 is 85, from red (0) to Pillow's green (85)."""
-    red = np.array([[[0, 0, 255]]], np.uint8)
-    assert module.pillow_hue(red, 0.0039).tolist() == red.tolist()
-    assert module.pillow_hue(red, -0.0039).tolist() == red.tolist()
-    assert module.pillow_hue(red, 85.5 / 255).tolist() == [[[0, 255, 0]]]
-    assert module.pillow_hue(red, 1 / 3 - 0.5 / 255).tolist() != [[[0, 255, 0]]]
+    red = Image.new('RGB', (1, 1), (255, 0, 0))
+    for shift, green in (
+        (0.0039, False),
+        (-0.0039, False),
+        (85.5 / 255, True),
+        (84.9 / 255, False),
+    ):
+        pixel = module.pillow_hue(red, shift).getpixel((0, 0))
+        assert (pixel == (0, 255, 0)) == green
+        assert (pixel == (255, 0, 0)) == (abs(shift) < 0.01)
 
 
 @pytest.mark.parametrize('factor', [0.0, 0.4, 0.77, 1.0, 1.3, 1.5])
@@ -99,7 +104,8 @@ def test_hue_of_the_pillow_backend_by_hand():
 )
 def test_factors_of_the_pillow_backend_are_pillows(name, kind, factor):
     wanted = pillow(IMAGE, lambda image: getattr(ImageEnhance, kind)(image).enhance(factor))
-    assert np.array_equal(getattr(module, f'pillow_{name}')(IMAGE, factor), wanted)
+    found = pillow(IMAGE, lambda image: getattr(module, f'pillow_{name}')(image, factor))
+    assert np.array_equal(found, wanted)
     both = getattr(module, f'adjust_{name}')(IMAGE, factor).astype(int)
     assert np.abs(both - wanted).max() <= 1
 
@@ -113,7 +119,8 @@ def test_the_backend_says_whose_functions_run():
     np.random.seed(1)
     np.random.rand()
     shift = [np.random.uniform(*pair) for pair in [(1, 1)] * 3 + [(-0.25, 0.25)]][3]
-    assert np.array_equal(jittered('pillow'), module.pillow_hue(IMAGE, shift))
+    wanted = pillow(IMAGE, hue_in_8_bits(shift))
+    assert np.array_equal(jittered('pillow'), wanted)
     assert np.array_equal(jittered('cv2'), module.adjust_hue(IMAGE, shift))
     assert not np.array_equal(jittered('pillow'), jittered('cv2'))
 
