@@ -41,6 +41,8 @@ class Setting:
 
 
 ONE = dict(strong=1.0)
+HALF = dict(strong=0.5)
+REGULARIZATION = dict(strong=0.5, perturbed=0.5)  # 1/4 + 1/4 and 1/2, not halved
 UNIMATCH = dict(strong=0.25, perturbed=0.25)  # 1/2 (1/4 + 1/4) and 1/2 1/2, the mean of two views
 RANK = {'heads.rank.loss_weight': 0.1, 'heads.rank.num_agents': 128, 'heads.rank.top': 4}
 CORR = {'heads.correlation.labeled_weight': 0.25, 'heads.correlation.unlabeled_weight': 0.125}
@@ -53,8 +55,8 @@ AEL = {'losses.strong.gamma': 2.0, 'heads.class_confidence.momentum': 0.999}
 WEIGHTS = {'refiners.weight.k': 5, 'refiners.agreement.min_confidence': 0.95}
 
 SETTINGS = {
-    'fixmatch_deeplabv3plus_r101_voc12-92': Setting(losses=ONE),
-    'fixmatch_deeplabv3plus_r101_cityscapes-186': Setting(losses=ONE),
+    'fixmatch_deeplabv3plus_r101_voc12-92': Setting(losses=HALF, supervised=0.5),
+    'fixmatch_deeplabv3plus_r101_cityscapes-186': Setting(losses=HALF, supervised=0.5),
     'unimatch_deeplabv3plus_r50_voc12-92': Setting(losses=UNIMATCH, supervised=0.5),
     'unimatch_deeplabv3plus_r101_voc12-cps-662_513x513': Setting(losses=UNIMATCH, supervised=0.5),
     'unimatch_deeplabv3plus_r101_cityscapes-186': Setting(
@@ -76,13 +78,11 @@ SETTINGS = {
         extra=CORR,
     ),
     'rankmatch_deeplabv3plus_r101_voc12-92': Setting(
-        losses=UNIMATCH,
-        supervised=0.5,
+        losses=REGULARIZATION,
         extra=RANK,
     ),
     'rankmatch_deeplabv3plus_r50_cityscapes-186': Setting(
-        losses=UNIMATCH,
-        supervised=0.5,
+        losses=REGULARIZATION,
         extra=RANK,
     ),
     'mean_teacher_deeplabv3plus_r101_voc12-92': Setting(losses=ONE),

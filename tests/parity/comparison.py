@@ -77,8 +77,8 @@ class Comparison:
             ValueError: The shapes differ.
         """
         assert kind in KINDS
-        got = torch.as_tensor(got).detach().double()
-        expected = torch.as_tensor(expected).detach().double()
+        got = torch.as_tensor(got, dtype=torch.float64).detach()
+        expected = torch.as_tensor(expected, dtype=torch.float64).detach()
         if got.shape != expected.shape:
             raise ValueError(f'{name}: {tuple(got.shape)}, recorded {tuple(expected.shape)}')
         self.counted[kind] = self.counted.get(kind, 0) + 1

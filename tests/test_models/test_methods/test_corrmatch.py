@@ -129,4 +129,4 @@ def test_a_step_runs_through_fifteen_files(corrmatch, batch):
         sys.setprofile(None)
     expected = {'semi_segmentor', 'correlation_head', 'region_propagation', 'ema_threshold'}
     assert expected | {'cutmix', 'feature_dropout'} <= {Path(one).stem for one in files}
-    assert len(files) <= 15, "\n".join(sorted(files))
+    assert len(files) <= 15, '\n'.join(sorted(files))
