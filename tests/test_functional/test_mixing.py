@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mmseg_semi.functional import cutmix_boxes, mix, mix_partners
+from mmseg_semi.functional import cutmix_boxes, mix, mix_features, mix_partners
 
 
 def corners(mask):
@@ -102,3 +104,89 @@ def test_mix_takes_the_partners_pixels_inside_the_mask():
 def test_mix_refuses_another_size():
     with pytest.raises(ValueError, match='spatial size'):
         mix(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 5, dtype=torch.bool), torch.tensor([1, 0]))
+
+
+def naive_rejection(size, rounds, seed):
+    """UniMatch's rule, box by box: heights, widths, tops and lefts."""
+    source = np.random.default_rng(seed)
+    boxes = []
+    for _ in range(rounds):
+        area = source.uniform(0.02, 0.4) * size**2
+        while True:
+            ratio = source.uniform(0.3, 1 / 0.3)
+            w, h = int((area / ratio) ** 0.5), int((area * ratio) ** 0.5)
+            x, y = source.integers(size), source.integers(size)
+            if x + w <= size and y + h <= size:
+                boxes.append((h, w, y, x))
+                break
+    return np.array(boxes)
+
+
+def test_boxes_by_rejection_are_those_of_the_rule():
+    masks = cutmix_boxes(3000, (97, 97), prob=1.0, generator=generator(3), draw='rejection')
+    found = np.array([corners(mask) for mask in masks])
+    found = np.stack(
+        [
+            found[:, 1] - found[:, 0],
+            found[:, 3] - found[:, 2],
+            found[:, 0],
+            found[:, 2],
+        ],
+        axis=1,
+    )
+    expected = naive_rejection(97, 3000, 4)
+    spread = expected.std(axis=0) / 3000**0.5
+    assert (abs(found.mean(0) - expected.mean(0)) < 6 * spread).all()
+    # Square boxes away from the far corner are favored; fitting ones are not.
+    ratio = (found[:, 0] / found[:, 1]).mean()
+    fitting = np.array(
+        [corners(m) for m in cutmix_boxes(3000, (97, 97), 1.0, generator=generator())]
+    )
+    heights, widths = fitting[:, 1] - fitting[:, 0], fitting[:, 3] - fitting[:, 2]
+    assert 1.5 < ratio < 1.7 < (heights / widths).mean() < 1.85
+
+
+def test_boxes_by_rejection_that_never_fit_are_refused():
+    with pytest.raises(ValueError, match="draw='rejection': no box of 256 pixels"):
+        cutmix_boxes(1, (16, 16), 1.0, (1.0, 1.0), (2.0, 3.0), draw='rejection')
+    assert cutmix_boxes(2, (16, 16), 1.0, (1.0, 1.0), (1.0, 1.0), draw='rejection').all()
+
+
+@pytest.mark.parametrize('size', [(16, 16), (15, 21)])
+def test_boxes_by_width_have_half_the_area_and_every_width(size):
+    height, width = size
+    masks = cutmix_boxes(600, size, prob=1.0, area=(0.5, 0.5), generator=generator(5), draw='width')
+    sides = {(b - t, r - l) for t, b, l, r in map(corners, masks)}
+    widths = range(width // 2 + 1, width)
+    assert sides == {(round(height * width / 2 / w), w) for w in widths}
+
+
+def test_one_coin_for_the_batch():
+    drawn = [
+        cutmix_boxes(3, (16, 16), 0.5, generator=generator(i), coin='batch').flatten(1).any(1)
+        for i in range(60)
+    ]
+    assert all(one.all() or not one.any() for one in drawn)
+    assert 15 < sum(bool(one[0]) for one in drawn) < 45
+    with pytest.raises(ValueError, match="coin must be one of .*, got 'both'"):
+        cutmix_boxes(1, (8, 8), coin='both')
+
+
+def test_partners_pixels_can_come_from_elsewhere():
+    one, other = (
+        torch.zeros(2, 3, 4, 4),
+        torch.arange(2.0).add(1)[:, None, None, None].expand(2, 3, 4, 4),
+    )
+    mask, partners = torch.zeros(2, 4, 4, dtype=torch.bool), torch.tensor([1, 0])
+    mask[:, :2] = True
+    mixed = mix(one, mask, partners, other)
+    assert (
+        mixed[0, :, :2].eq(2).all() and mixed[1, :, :2].eq(1).all() and mixed[:, :, 2:].eq(0).all()
+    )
+    assert torch.equal(mix_features(one, mask, partners, others=other), mixed)
+    small = [F.interpolate(t, size=(2, 2)) for t in (one, other)]
+    half = mix_features(small[0], mask, partners, others=small[1])
+    full = mix(*(F.interpolate(small[0], (4, 4)), mask, partners, F.interpolate(small[1], (4, 4))))
+    torch.testing.assert_close(
+        half, F.interpolate(full, (2, 2), mode='bilinear', align_corners=False)
+    )

@@ -311,3 +311,29 @@ def test_the_gradient_cannot_be_differentiated_silently():
     (grad,) = torch.autograd.grad(loss, strong, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize('top', [2, 4])
+def test_epsilon_stands_where_the_program_has_it(top):
+    """P = prod c_i / (sum of those left + e), and P_w (log P_w - log(P_s + e))."""
+    weak, strong = (log_softmax_maps(1, 6, 2, 2, seed=s, scale=12.0) for s in (0, 1))
+    for epsilon in (1e-10, 1e-3):
+        total = 0.0
+        for y in range(2):
+            for x in range(2):
+                one, other = weak[0, :, y, x].exp(), strong[0, :, y, x].exp()
+                best = one.topk(top).indices.tolist()
+                for order in permutations(best):
+                    p = q = 1.0
+                    for i, agent in enumerate(order):
+                        p *= float(one[agent]) / (float(sum(one[j] for j in order[i:])) + epsilon)
+                        q *= float(other[agent]) / (
+                            float(sum(other[j] for j in order[i:])) + epsilon
+                        )
+                    total += p * (math.log(p) - math.log(q + epsilon)) if p else 0.0
+        found = rank_consistency(weak, strong.requires_grad_(), top, epsilon=epsilon)
+        assert float(found) == pytest.approx(total / 4, rel=1e-9)
+        assert torch.autograd.grad(found, strong)[0].isfinite().all()
+        strong = strong.detach()
+    small = rank_consistency(weak, strong, top, epsilon=1e-300)
+    torch.testing.assert_close(small, rank_consistency(weak, strong, top), rtol=1e-6, atol=1e-9)

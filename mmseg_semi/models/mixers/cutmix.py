@@ -76,7 +76,7 @@ class CutMix(BaseMixer):
         """Check the stream that labels the partners."""
         self._model = (model,)  # in a tuple, so that it is not a submodule
         stream = model.streams.get(self.stream)
-        if stream is not None and (stream.images != 'weak' or stream.perturbation is not None):
+        if stream is not None and (stream.source != 'weak' or stream.perturbation is not None):
             raise ValueError(
                 f"CutMix.partner_stream is '{self.stream}', which shows {stream.source} images"
                 f'{" with a perturbation" if stream.perturbation else ""}: name a stream of weak '

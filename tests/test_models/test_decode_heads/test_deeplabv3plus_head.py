@@ -241,3 +241,51 @@ def test_a_step_trains_it(build, batch):
     total.backward()
     assert log['rank.loss'] > 0 and log['perturbed.loss'] > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def convolutions(head):
+    return {name: part for name, part in head.named_modules() if isinstance(part, nn.Conv2d)}
+
+
+def test_convolutions_start_as_torchs_do():
+    torch.manual_seed(0)
+    head = DeepLabV3PlusHead(in_channels=(64, 256), channels=64, in_index=(0, 1), num_classes=21)
+    head.init_weights()
+    for name, conv in convolutions(head).items():
+        bound = conv.weight[0].numel() ** -0.5  # 1 / sqrt(fan-in)
+        assert conv.weight.abs().max() <= bound, name
+        assert float(conv.weight.std()) == pytest.approx(bound / 3**0.5, rel=0.05), name
+    assert 0 < head.conv_seg.bias.abs().max() <= 64**-0.5
+    before = head.conv_seg.weight.clone()
+    head.init_weights()  # a second call changes nothing
+    assert torch.equal(head.conv_seg.weight, before)
+
+
+def test_mmcvs_start_is_an_option_and_other_names_are_refused():
+    torch.manual_seed(0)
+    head = DeepLabV3PlusHead(
+        in_channels=(64, 256),
+        channels=64,
+        in_index=(0, 1),
+        num_classes=21,
+        initialization='mmcv',
+    )
+    head.init_weights()
+    found = convolutions(head)
+    assert float(found['conv_seg'].weight.std()) == pytest.approx(0.01, rel=0.1)
+    assert not found['conv_seg'].bias.any()
+    branch = found['aspp_modules.1.conv'].weight
+    assert float(branch.std()) == pytest.approx((2 / (branch.shape[0] * 9)) ** 0.5, rel=0.05)
+    with pytest.raises(ValueError, match=r"initialization .*\('torch', 'mmcv'\), got 'xavier'"):
+        small_head(initialization='xavier')
+
+
+def test_a_checkpoint_of_the_head_stays_loaded(tmp_path):
+    first = small_head()
+    torch.save(first.state_dict(), tmp_path / 'head.pth')
+    head = small_head(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'head.pth')))
+    with torch.no_grad():
+        head.conv_seg.weight.zero_()
+    head.init_weights()
+    for name, value in first.state_dict().items():
+        assert torch.equal(head.state_dict()[name], value), name

@@ -319,3 +319,37 @@ def test_defaults_are_the_papers():
     assert (head.tap, head.taps, head.num_agents, head.top) == ('aspp', ('aspp',), 128, 4)
     assert (head.strategy, head.consistency, head.reduction) == ('orthogonal', 'rank', 'sum')
     assert (head.agents_from, head.loss_weight) == ('view', 0.1)
+
+
+def test_padding_takes_part_if_asked(build_rank, batch):
+    model = build_rank(use_padding=True)
+    step = whole_step(model, batch(unlabeled=((32, 32), (16, 32))))
+    seen = []
+    choose = model.heads['rank'].choose
+    model.heads['rank'].choose = lambda weak, valid: seen.append(valid) or choose(weak, valid)
+    with_padding = head_loss(model, step)
+    assert seen[0].all() and seen[0].shape == (4, 8, 8)
+    model.heads['rank'].use_padding = False
+    assert not torch.equal(with_padding, head_loss(model, step)) and not seen[1].all()
+
+
+def test_partners_features_come_from_the_pass_that_labels_them(build_rank, batch):
+    partners = dict(images='weak', mode='eval')
+    model = build_rank(
+        dict(
+            mixer=dict(type='CutMix', prob=1.0, partner_stream='partners'),
+            streams=dict(
+                partners=partners,
+                perturbed=dict(features='weak', perturbation=dict(type='FeatureDropout')),
+            ),
+        )
+    )
+    step = whole_step(model, batch(unlabeled=((32, 32), (32, 32))))
+    own, other = step.teacher.features[TAP], step.streams['partners'][0].outputs.features[TAP]
+    assert not torch.allclose(own, other, atol=1e-3)
+    view = step.streams['strong'][0]
+    resize = dict(mode='bilinear', align_corners=False)
+    full = [torch.nn.functional.interpolate(one, (32, 32), **resize) for one in (own, other)]
+    mixed = torch.where(view.mix.mask[:, None], full[1][view.mix.partners], full[0])
+    expected = torch.nn.functional.interpolate(mixed, (8, 8), **resize)
+    torch.testing.assert_close(model.heads['rank'].weak_features(step, view), expected)

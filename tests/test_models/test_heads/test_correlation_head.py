@@ -5,11 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmseg_semi.functional import propagate_pixels
 from mmseg_semi.models.heads import CorrelationHead
 
 from ..conftest import segmentor
 from ..corrmatch import COARSE, HARD, PADDED, reference_correlation, truth_of
 from ..helpers import run_step
+from ..steps import whole_step
 from ..test_segmentors.test_architectures import PREPROCESSOR, deeplabv3plus
 
 
@@ -215,3 +217,17 @@ def test_many_positions_are_warned_of_once(monkeypatch):
 def test_wrong_types_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_logits_of_the_image_are_propagated_if_asked(corrmatch, batch):
+    """Enlarged to the image and reduced to the grid again, which blurs them."""
+    model = corrmatch(dict(COARSE, logits_from='image'))
+    step = whole_step(model, batch(**PADDED))
+    head, outputs = model.heads['correlation'], step.weak
+    maps = [one.detach() for one in head.maps_of(step.teacher, step)]
+    found = head._propagated(outputs, maps)
+    resize = dict(mode='bilinear', align_corners=False)
+    logits = torch.nn.functional.interpolate(outputs.logits, maps[0].shape[-2:], **resize)
+    torch.testing.assert_close(found, propagate_pixels(logits, *maps))
+    head.logits_from = 'decoder'
+    assert not torch.allclose(found, head._propagated(outputs, maps), atol=1e-4)

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import re
+from copy import deepcopy
+
+import pytest
 import torch
 
 from mmseg_semi.models.mixers import cutmix
 
-from ..helpers import run_step
+from ..helpers import logits_of, run_step
 from ..steps import mixed_step
+
+PERTURBED = dict(features='weak', perturbation=dict(type='FeatureDropout'))
 
 
 def test_cutmix_mixes_each_view_with_its_own_box_and_its_pseudo_label(build, batch):
@@ -34,3 +40,56 @@ def test_a_batch_of_one_unlabeled_image_is_not_mixed_and_says_so_once(build, bat
     for _ in range(2):
         run_step(model, batch(unlabeled=((32, 32),)))
     assert len(warnings) == 1 and 'nothing is mixed' in warnings[0]
+
+
+def test_the_next_image_and_one_partner_for_all_views(build, batch):
+    model = build(mixer=dict(type='CutMix', prob=1.0, partner='next'))
+    for view in mixed_step(model, batch(unlabeled=((32, 32),) * 4)).streams['strong']:
+        assert view.mix.partners.tolist() == [1, 2, 3, 0]
+    differ = set()
+    for same in (True, False):
+        model = build(mixer=dict(type='CutMix', prob=1.0, same_partner=same))
+        for seed in range(4):
+            torch.manual_seed(seed)
+            first, second = mixed_step(model, batch(unlabeled=((32, 32),) * 4)).streams['strong']
+            assert not torch.equal(first.mix.mask, second.mix.mask)
+            differ.add((same, torch.equal(first.mix.partners, second.mix.partners)))
+    assert (True, False) not in differ and (False, False) in differ
+
+
+def test_partners_are_labeled_by_the_stream_that_is_named(build, batch):
+    """In evaluation mode, before the training pass moves the statistics, and refined."""
+    streams = dict(partners=dict(images='weak', mode='eval'), perturbed=PERTURBED)
+    mixer = dict(type='CutMix', prob=1.0, partner_stream='partners')
+    model = build(mixer=mixer, streams=streams)
+    model.train()
+    data = batch(unlabeled=((32, 32),) * 3)
+    still = deepcopy(model.segmentor).eval()
+    step = mixed_step(model, data)
+    outputs = step.streams['partners'][0].outputs
+    with torch.no_grad():
+        torch.testing.assert_close(outputs.logits, logits_of(still, step.weak_images))
+    assert not torch.allclose(outputs.logits, step.weak.logits, atol=1e-3)
+    confidence, label = outputs.logits.softmax(1).max(1)
+    view = step.streams['strong'][0]
+    assert view.mix.outputs is outputs
+    for b, partner in enumerate(view.mix.partners.tolist()):
+        mask = view.mix.mask[b]
+        assert torch.equal(view.pseudo.label[b][mask], label[partner][mask])
+        assert torch.equal(view.pseudo.selected[b][mask], (confidence >= 0.6)[partner][mask])
+        assert torch.equal(view.pseudo.label[b][~mask], step.pseudo.label[b][~mask])
+    losses = run_step(model, data)[1]
+    assert losses['strong.loss'].isfinite()
+
+
+@pytest.mark.parametrize(
+    'stream, message',
+    [
+        ('patners', "CutMix.stream is 'patners', which model.streams does not have"),
+        ('labeled', "CutMix.partner_stream is 'labeled', which shows labeled images: name a"),
+        ('perturbed', 'which shows weak images with a perturbation: name a stream of weak'),
+    ],
+)
+def test_a_stream_that_cannot_label_partners_is_refused(build, stream, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build(mixer=dict(type='CutMix', partner_stream=stream))

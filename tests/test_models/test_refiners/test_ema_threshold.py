@@ -236,3 +236,23 @@ def test_filtering_alone_notes_nothing():
 def test_wrong_types_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize('update', UPDATES)
+def test_moved_before_it_selects(update):
+    """The batch's own statistics count already, and the state is where it is otherwise."""
+    pseudo, other = predictions(0), predictions(1)
+    before, after = threshold_of(update), threshold_of(update)
+    before.when = 'before'
+    for one in (pseudo, other):
+        out, step = feed(before, one)
+        start = float(before.value)
+        assert float(before.threshold_at(step)) != start
+        feed(after, one)
+        for refiner in (before, after):
+            refiner.update_state()
+        assert torch.equal(before.value, after.value)
+        # What selected is the state after the update.
+        expected = feed(after, one)[0]
+        after._pending = None
+        assert torch.equal(out.selected, expected.selected)

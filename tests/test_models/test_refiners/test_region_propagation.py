@@ -14,8 +14,10 @@ from ..corrmatch import (
     COARSE,
     EMA,
     FIXED,
+    HARD,
     PADDED,
     REGIONS,
+    SOFT,
     head_cfg,
     reference_ce,
     reference_correlation,
@@ -155,3 +157,51 @@ def test_wrong_arguments_of_region_propagation(argument, value):
 def test_wrong_types_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_after_mixing_only_the_views_own_pixels_are_propagated(corrmatch, batch):
+    regions = dict(REGIONS, after_mixing=True)
+    model = corrmatch(
+        COARSE,
+        refiners=dict(select=FIXED, regions=regions),
+        mixer=dict(type='CutMix', prob=1.0),
+        losses=dict(HARD, soft=SOFT),
+    )
+    torch.manual_seed(2)
+    step, losses = run_step(model, batch(**PADDED))
+    assert 'regions' not in step.refined and BEFORE_PROPAGATION not in step.pseudo.extras
+    shapes = step.shared[model.refiners['regions'], 'shapes']
+    changed = 0
+    for view in step.streams['strong']:
+        mixed = step.pseudo.map(view.mix)
+        own = mixed.valid & ~view.mix.mask
+        label, selected = propagate_regions(mixed.label, mixed.used, shapes & own[:, None], 0.4, 3)
+        assert torch.equal(view.pseudo.label, label)
+        assert torch.equal(view.pseudo.used, selected & mixed.valid)
+        assert torch.equal(view.pseudo.extras[BEFORE_PROPAGATION], mixed.selected)
+        assert torch.equal(label[view.mix.mask], mixed.label[view.mix.mask]), 'pasted as they were'
+        changed += int((view.pseudo.used != mixed.used).sum())
+    assert changed > 0
+    views = [view.pseudo for view in step.streams['strong']]
+    gained = sum(int(one.used.sum()) for one in views) - sum(
+        int((one.extras[BEFORE_PROPAGATION] & one.valid).sum()) for one in views
+    )
+    valid = sum(int(one.valid.sum()) for one in views)
+    assert float(losses['regions.gained']) == pytest.approx(gained / valid)
+    # The weak images keep their plain labels for all that reads them.
+    assert step.streams['perturbed'][0].pseudo is step.pseudo
+
+
+def test_all_images_share_the_positions_that_are_drawn_with_repetition(corrmatch, batch):
+    model = corrmatch(
+        COARSE, refiners=dict(select=FIXED, regions=dict(REGIONS, strategy='random_shared'))
+    )
+    step = labeled_step(model, batch(**PADDED))
+    maps = model.heads['correlation'].maps_of(step.teacher, step)
+    torch.manual_seed(7)
+    shapes = sample_shapes(*maps, 200, (32, 32), 'random_shared')
+    torch.manual_seed(7)
+    index = torch.randint(64, (1, 200))
+    assert len(index.unique()) < 200 > 64
+    again = sample_shapes(*maps, 200, (32, 32), index=index.expand(3, -1))
+    assert torch.equal(shapes, again)
