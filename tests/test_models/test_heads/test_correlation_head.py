@@ -221,12 +221,12 @@ def test_wrong_types_are_named(make, message):
 
 def test_logits_of_the_image_are_propagated_if_asked(corrmatch, batch):
     """Enlarged to the image and reduced to the grid again, which blurs them."""
-    model = corrmatch(dict(COARSE, logits_from='image'))
+    model = corrmatch(dict(COARSE, logits_from='image'), segmentor=segmentor(align_corners=True))
     step = whole_step(model, batch(**PADDED))
     head, outputs = model.heads['correlation'], step.weak
     maps = [one.detach() for one in head.maps_of(step.teacher, step)]
     found = head._propagated(outputs, maps)
-    resize = dict(mode='bilinear', align_corners=False)
+    resize = dict(mode='bilinear', align_corners=True)
     logits = torch.nn.functional.interpolate(outputs.logits, maps[0].shape[-2:], **resize)
     torch.testing.assert_close(found, propagate_pixels(logits, *maps))
     head.logits_from = 'decoder'
