@@ -145,9 +145,9 @@ def shrink(cfg: Any, work_dir: Path) -> None:
         backbone.update(embed_dims=8, num_layers=[1] * 4, sr_ratios=[2, 1, 1, 1], init_cfg=None)
         head.in_channels = [8, 16, 40, 64]
     heads = cfg.model.get('heads', {})
-    if 'rank' in heads:
+    if heads.get('rank'):
         heads.rank.num_agents = 8
-    if 'contrast' in heads:
+    if heads.get('contrast'):
         heads.contrast.bank = dict(size=512)
     cfg.train_dataloader.dataset.geometry.crop.crop_size = (CROP, CROP)
     if segmentor.test_cfg.mode == 'slide':

@@ -44,7 +44,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 #: Methods that have another crop than 321 on VOC.
 LARGE_CROPS = (
     *('rankmatch', 's4mc', 's4mc_fixmatch', 'mean_teacher', 'cutmix_seg', 'augseg', 'ael', 'u2pl'),
-    *('weighting_augseg', 'weighting_ael', 'weighting_u2pl'),
+    *('weighting_augseg', 'weighting_ael', 'weighting_u2pl', 'weighting_mean_teacher'),
 )
 #: Crops on Cityscapes that are not 801.
 CITYSCAPES_CROPS = dict.fromkeys(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from threading import Lock
 
@@ -34,19 +35,31 @@ from mmseg_semi.zoo.paper_tables import (
     DIGIT_SCENES,
     Method,
     Row,
-    baseline_rows,
+    Table,
+    find_paper_table,
     find_table,
     load_methods,
 )
 
 CONFIGS = shipped_root() / 'configs'
+DETECTIONS = 'train_dataloader.dataset.unlabeled.detections'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('tables', nargs='*', help='such as rankmatch/table-1; see --list')
+    parser.add_argument(
+        '--table',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='as the paper numbers it, such as "CorrMatch 5" or "Weighting Supplementary Table 4"',
+    )
     parser.add_argument('--list', action='store_true', help='list all tables and exit')
+    parser.add_argument(
+        '--count', action='store_true', help='print how many rows have a config and exit'
+    )
     parser.add_argument('--only', metavar='REGEX', help='rows whose config name it is found in')
     parser.add_argument('--baselines', action='store_true', help='add the rows of other methods')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
@@ -69,20 +82,33 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', help='Markdown file to write (default: only print)')
     parser.add_argument('--dry-run', action='store_true', help='print the commands, run nothing')
     args = parser.parse_args(argv)
-    if not args.list and not args.tables:
+    if not (args.list or args.count or args.tables or args.table):
         parser.error('name a table, or give --list')
     return args
 
 
-def choose_rows(methods: dict[str, Method], args: argparse.Namespace) -> list[Row]:
+# --------------------------------------------------------------------------------------------- rows
+def choose_tables(methods: Mapping[str, Method], args: argparse.Namespace) -> list[Table]:
+    """The tables that were asked for."""
+    with exiting(ValueError):
+        tables = [find_table(methods, name) for name in args.tables]
+        tables += [table for name in args.table for table in find_paper_table(methods, name)]
+    if not any(table.runs for table in tables):
+        reasons = {f'{row.label or row.prefix}: {row.reason}': 0 for t in tables for row in t.rows}
+        names = ', '.join(table.full_name for table in tables)
+        raise SystemExit(f'no row of {names} has a config:\n  ' + '\n  '.join(reasons))
+    return tables
+
+
+def choose_rows(
+    methods: Mapping[str, Method], tables: Iterable[Table], args: argparse.Namespace
+) -> list[Row]:
     """The rows that were asked for, each once."""
     rows: list[Row] = []
-    for name in args.tables:
-        with exiting(ValueError):
-            table = find_table(methods, name)
+    for table in tables:
         if args.baselines:
             rows += baseline_rows(methods, table)
-        rows += table.rows
+        rows += table.runs
     rows = list({row.stem: row for row in rows}.values())
     if args.only:
         kept = [row for row in rows if re.search(args.only, row.stem)]
@@ -91,6 +117,63 @@ def choose_rows(methods: dict[str, Method], args: argparse.Namespace) -> list[Ro
             raise SystemExit(f'--only {args.only}: fits no row. There are: {listed}.')
         rows = kept
     return rows
+
+
+@cache
+def crop_of(config: str) -> int:
+    """Side of the crops of a config."""
+    cfg = Config.fromfile(str(CONFIGS / config))
+    return int(cfg.train_dataloader.dataset.geometry.crop.crop_size[0])
+
+
+def baseline_rows(methods: Mapping[str, Method], table: Table) -> list[Row]:
+    """Rows of other methods that belong beside a table.
+
+    They have its data sets, splits and networks, and its crops: where a method has several, the
+    nearest.
+    """
+    wanted: dict[tuple[str, str, str], set[int]] = {}
+    for row in table.runs:
+        place = (row.dataset, row.split, row.model)
+        wanted.setdefault(place, set()).add(crop_of(row.config))
+    found = []
+    for name in table.baselines:
+        for place, crops in wanted.items():
+            rows = [r for r in methods[name].rows if (r.dataset, r.split, r.model) == place]
+            for crop in sorted(crops):
+                distance = {row.stem: abs(crop_of(row.config) - crop) for row in rows}
+                found += [r for r in rows if distance[r.stem] == min(distance.values())]
+    return list({row.stem: row for row in found}.values())
+
+
+def count_text(methods: Mapping[str, Method]) -> str:
+    """How many rows of the papers' tables and ablations have a config, by method.
+
+    A row of a table is a network and split. A row of an ablation is one of the paper's lines,
+    which may have several splits.
+    """
+    heads = (
+        *('method', 'table rows with a config', "with the paper's figure", 'without a config'),
+        *('ablation rows with a config', 'without a config', 'configs of ablations'),
+    )
+    lines, sums, reasons = [], [0] * (len(heads) - 1), []
+    for method in methods.values():
+        rows = [row for t in method.tables for row in t.rows if row.dataset != DIGIT_SCENES]
+        rows = list({row.stem: row for row in rows}.values())
+        built = [row for row in rows if row.reason is None]
+        ablations = {(t.name, row.label): row for t in method.ablations for row in t.rows}
+        lacking = {f'{name}: {row.label}': row.reason for (name, _), row in ablations.items()}
+        lacking = {name: reason for name, reason in lacking.items() if reason}
+        numbers = [len(built), sum(row.paper is not None for row in built), len(rows) - len(built)]
+        numbers += [len(ablations) - len(lacking), len(lacking), len(method.ablation_rows)]
+        sums = [a + b for a, b in zip(sums, numbers)]
+        lines.append((method.name, *map(str, numbers)))
+        lacking.update({row.stem: row.reason for row in rows if row.reason})
+        reasons += [f'{method.folder}: {name}: {reason}' for name, reason in lacking.items()]
+    lines.append(('all', *map(str, sums)))
+    table = [heads, ('---',) * len(heads), *lines]
+    text = '\n'.join(f'| {" | ".join(line)} |' for line in table)
+    return f'{text}\n\nWithout a config:\n' + '\n'.join(reasons) + '\n'
 
 
 def own_gpus(row: Row) -> int:
@@ -168,7 +251,7 @@ def missing_boxes(rows: Sequence[Row], args: argparse.Namespace) -> dict[Path, l
     """The commands for every file of boxes that is needed and not there, or is of other images."""
     missing = {}
     for row in rows:
-        if row.method == 'weighting':
+        if row.method == 'weighting' and DETECTIONS not in row.keys:  # an ablation has none
             boxes, commands = box_steps(row, args)
             lists = hash_of_lists(row)
             if not boxes.is_file() or (lists and hash_of_boxes(row, boxes) != lists):
@@ -197,12 +280,6 @@ def remedy(row: Row) -> str:
 
 
 # -------------------------------------------------------------------------------------------- table
-def crop_of(row: Row) -> str:
-    """Side of the crops of a row's config."""
-    data = Config.fromfile(str(CONFIGS / row.config)).train_dataloader.dataset
-    return str(data.geometry.crop.crop_size[0])
-
-
 def table_text(rows: Sequence[Row], results: dict[str, dict[int, float]]) -> str:
     """The table: the paper's figure beside mean and spread of the seeds that are finished."""
     lines = [
@@ -214,7 +291,8 @@ def table_text(rows: Sequence[Row], results: dict[str, dict[int, float]]) -> str
         mean = mean_and_spread(list(found.values())) if found else ''
         each = ', '.join(f'{seed}: {value:.2f}' for seed, value in found.items())
         paper = '' if row.paper is None else str(float(row.paper))
-        cells = (row.stem, crop_of(row), f'{row.labeled} + {row.unlabeled}', paper, mean, each)
+        counts = f'{row.labeled} + {row.unlabeled}'
+        cells = (row.stem, str(crop_of(row.config)), counts, paper, mean, each)
         lines.append('|' + '|'.join(f' {cell} ' if cell else ' ' for cell in cells) + '|')
     return '\n'.join(lines) + '\n'
 
@@ -251,6 +329,20 @@ def conflicts(runs: Sequence[tuple[Row, Experiment]]) -> list[str]:
     """Folders of unfinished runs that hold checkpoints of other settings, as sentences."""
     found = [run.conflict() for _, run in runs if run.result() is None]
     return [conflict for conflict in found if conflict]
+
+
+def table_plan(tables: Iterable[Table], args: argparse.Namespace) -> str:
+    """The rows of tables with their configs, seeds and the papers' figures."""
+    lines = []
+    for table in tables:
+        number = f' ({table.paper_table})' if table.paper_table else ''
+        lines.append(f'# {table.full_name}{number}: {table.caption}; seeds {args.seeds}')
+        for row in table.rows:
+            label = f'{row.label}, {row.split}' if row.label else row.split
+            paper = '' if row.paper is None else f', paper {float(row.paper)}'
+            what = f'no config, {row.reason}' if row.reason else f'configs/{row.config}'
+            lines.append(f'#   {label}: {what}{paper}')
+    return '\n'.join(lines)
 
 
 def print_plan(
@@ -315,10 +407,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     methods = load_methods(CONFIGS)
     if args.list:
         for method in methods.values():
-            for table in method.tables:
-                print(f'{table.full_name:34} {len(table.rows):3} rows  {table.caption}')
+            for table in method.all_tables:
+                number = f' ({method.name} {table.paper_table})' if table.paper_table else ''
+                print(f'{table.full_name:34} {len(table.runs):3} rows  {table.caption}{number}')
         return
-    rows = choose_rows(methods, args)
+    if args.count:
+        print(count_text(methods))
+        return
+    tables = choose_tables(methods, args)
+    print(table_plan(tables, args), flush=True)
+    rows = choose_rows(methods, tables, args)
     runs = [(row, experiment(row, seed, args)) for seed in args.seeds for row in rows]
     if args.dry_run:
         print_plan(rows, runs, args)

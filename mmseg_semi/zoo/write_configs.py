@@ -1,15 +1,18 @@
 """Write the configs of the papers' tables, and what lists them.
 
-From configs/*/tables.yml follow: the config of every row and of every detector that its boxes need,
-the tables in the methods' README.md (between two marks), metafile.yml and model-index.yml. --check
-writes nothing and fails when a file differs from what would be written.
+From configs/*/tables.yml and ablations.yml follow: the config of every row and of every detector
+that its boxes need, the tables in the methods' README.md (between two marks), metafile.yml and
+model-index.yml. --check writes nothing and fails when a file differs from what would be written.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,16 @@ MODEL_NAMES = {
     'segformer_mit-b2': ['SegFormer', 'MiT-B2'],
     'unet': ['UNet'],
 }
+CHECKED = (
+    'Blank: not trained by us, or no paper at hand has the figure. The figures of CorrMatch, '
+    'RankMatch, S4MC and Weighting Pseudo-Labels, and what these quote of other methods, were '
+    'compared with the four papers; the others are those that later papers commonly quote, so look '
+    'before you cite one. [docs/reproduce.md](../../docs/reproduce.md) says how to get from '
+    'nothing to a row.'
+)
 R50 = "model = dict({}pretrained='open-mmlab://resnet50_v1c', backbone=dict(depth=50){})"
 SUPERVISED = 'supervised'
+WIDTH, DOC_WIDTH = 100, 120
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -107,14 +118,63 @@ def detector_text(row: Row) -> str:
     )
 
 
+def nested(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A config out of values by dotted keys."""
+    config: dict[str, Any] = {}
+    for key, value in keys.items():
+        *path, last = key.split('.')
+        node = config
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return config
+
+
+def assignment(name: str, value: Any, indent: str = '', end: str = '') -> list[str]:
+    """Lines of ``name = value``, of an argument where indented, 100 characters wide at most."""
+    sign = '=' if indent else ' = '
+    line = f'{indent}{name}{sign}{expression(value)}{end}'
+    if len(line) <= WIDTH or not isinstance(value, Mapping):
+        return [line]
+    inner = [assignment(key, one, f'{indent}    ', ',') for key, one in value.items()]
+    return [f'{indent}{name}{sign}dict(', *(line for lines in inner for line in lines)] + [
+        f'{indent}){end}'
+    ]
+
+
+def expression(value: Any) -> str:
+    """A value as Python has it."""
+    if not isinstance(value, Mapping):
+        return repr(value)
+    return f'dict({", ".join(f"{key}={expression(one)}" for key, one in value.items())})'
+
+
+def ablation_text(row: Row, method: Method) -> str:
+    """Content of an ablation's config file, which begins with the rows that it is of."""
+    said = [
+        f'{table.paper_table}: {one.label}'
+        for table in method.ablations
+        for one in table.rows
+        if one.stem == row.stem
+    ]
+    lines = textwrap.wrap(f'{"; ".join(said)}.', WIDTH, initial_indent='# ', subsequent_indent='# ')
+    lines.append(f"_base_ = '../{replace(row, setting=None).stem}.py'")
+    for name, value in nested(row.keys).items():
+        lines += assignment(name, value)
+    return '\n'.join(lines) + '\n'
+
+
 def config_files(methods: Iterable[Method]) -> dict[str, str]:
     """Content of all config files by path; those of digit scenes are written by hand."""
     files = {}
-    for row in (row for method in methods for row in method.rows):
-        if row.dataset != DIGIT_SCENES:
-            files[row.config] = config_text(row)
-            if row.method == 'weighting':
-                files[detector_name(row)] = detector_text(row)
+    for method in methods:
+        for row in method.rows:
+            if row.dataset != DIGIT_SCENES:
+                files[row.config] = config_text(row)
+                if row.method == 'weighting':
+                    files[detector_name(row)] = detector_text(row)
+        for row in method.ablation_rows:
+            files[row.config] = ablation_text(row, method)
     return files
 
 
@@ -144,9 +204,8 @@ def split_text(row: Row) -> str:
 
 def table_text(table: Table) -> str:
     """A table of README.md."""
-    origin = f' (paper: {table.source})' if table.source else ''
     lines = [
-        f'### {table.caption}{origin}',
+        f'### {table.caption}{origin(table)}',
         '',
         "| config | split | labeled + unlabeled | the paper's mIoU | our mIoU | log |",
         '| --- | --- | --- | --- | --- | --- |',
@@ -154,15 +213,56 @@ def table_text(table: Table) -> str:
     for row in table.rows:
         paper = '' if row.paper is None else str(float(row.paper))
         cells = (
-            f'[{row.stem}]({row.stem}.py)',
+            row.reason or f'[{row.stem}]({row.stem}.py)',
             split_text(row),
             f'{row.labeled} + {row.unlabeled}',
             paper,
             ours(row),
             '',
         )
-        lines.append('|' + '|'.join(f' {cell} ' if cell else ' ' for cell in cells) + '|')
+        lines.append(markdown_row(cells))
     return '\n'.join(lines) + '\n'
+
+
+def origin(table: Table) -> str:
+    """What a table's heading says of where its figures are from."""
+    said = [one for one in (table.paper_table, table.source) if one]
+    return f' (paper: {"; ".join(said)})' if said else ''
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """A line of a table."""
+    return '|' + '|'.join(f' {cell} ' if cell else ' ' for cell in cells) + '|'
+
+
+def ablation_table_text(table: Table) -> str:
+    """A table of an ablation: a column for each split, whose figures lead to the configs."""
+    lines: dict[str, list[Row]] = {}
+    for row in table.rows:
+        lines.setdefault(row.label, []).append(row)
+    splits = [split_text(row) for row in next(iter(lines.values()))]
+    said = [*paragraph(f'{table.source[0].upper()}{table.source[1:]}.'), ''] if table.source else []
+    text = [f'### Ablation, {table.paper_table}: {table.caption}', '', *said]
+    text += [markdown_row(['row', 'setting', *splits]), '| --- ' * (2 + len(splits)) + '|']
+    for label, rows in lines.items():
+        (*_, last) = rows
+        name = f'`{last.setting}`' if last.setting else f'the config of `{last.prefix}`'
+        figures = [figure(row, table.method) for row in rows]
+        text.append(markdown_row([label, last.reason or name, *figures]))
+    return '\n'.join(text) + '\n'
+
+
+def paragraph(text: str) -> list[str]:
+    """Lines of a paragraph of a page."""
+    return textwrap.wrap(text, DOC_WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def figure(row: Row, folder: str) -> str:
+    """The paper's figure, with a link to the config."""
+    text = 'config' if row.paper is None else str(float(row.paper))
+    if row.reason:
+        return '' if row.paper is None else text
+    return f'[{text}]({os.path.relpath(row.config, folder)})'
 
 
 def readme_text(path: Path, method: Method) -> str:
@@ -175,8 +275,9 @@ def readme_text(path: Path, method: Method) -> str:
     if BEGIN not in text or END not in text:
         raise SystemExit(f'{path} needs a line "{BEGIN}" and, below it, a line "{END}"')
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    tables = '\n'.join(table_text(table) for table in method.tables)
-    return f'{before}{BEGIN}\n{tables}{END}{after}'
+    parts = ['\n'.join(paragraph(CHECKED)) + '\n', *map(table_text, method.tables)]
+    parts += map(ablation_table_text, method.ablations)
+    return f'{before}{BEGIN}\n' + '\n'.join(parts) + f'{END}{after}'
 
 
 # ----------------------------------------------------------------------------------------- metafile
@@ -278,13 +379,18 @@ def all_files(configs: Path) -> dict[Path, str]:
 
 
 def stale_files(configs: Path, files: Iterable[Path]) -> list[Path]:
-    """Configs that nothing of the tables explains: they have a shared base of the benchmarks."""
+    """Configs that nothing of the tables explains.
+
+    They have a shared base of the benchmarks, or are ablations not of digit scenes.
+    """
     wanted = set(files)
-    return [
+    benchmarks = [
         path
-        for path in sorted(configs.glob('*/*.py'))
-        if path not in wanted and "_base_ = '../_base_/benchmarks/" in path.read_text()
+        for path in configs.glob('*/*.py')
+        if "_base_ = '../_base_/benchmarks/" in path.read_text()
     ]
+    ablations = [p for p in configs.glob('*/ablations/*.py') if DIGIT_SCENES not in p.name]
+    return sorted({*benchmarks, *ablations} - wanted)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -299,12 +405,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     if args.check:
         for path in differing:
-            print(f'{path}: differs from what configs/*/tables.yml says')
+            print(f'{path}: differs from what configs/*/tables.yml and ablations.yml say')
         for path in stale:
             print(f'{path}: is in no tables.yml')
         if differing or stale:
             raise SystemExit(
-                'change configs/*/tables.yml or configs/_base_ and run '
+                'change configs/*/tables.yml, ablations.yml or configs/_base_ and run '
                 'python tools/misc/write_configs.py; never edit these files themselves'
             )
     else:

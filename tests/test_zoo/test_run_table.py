@@ -16,7 +16,7 @@ from tool_runs import CONFIGS, REPO, TOOLS, run_command
 from mmseg_semi.detection.coco import coco_images, write_coco_files
 from mmseg_semi.zoo import run_table as tool
 from mmseg_semi.zoo.experiments import Experiment
-from mmseg_semi.zoo.paper_tables import baseline_rows, find_table, load_methods
+from mmseg_semi.zoo.paper_tables import find_paper_table, find_table, load_methods
 
 METHODS = load_methods(CONFIGS)
 
@@ -114,7 +114,7 @@ def test_options_reach_the_commands(run):
 
 def test_all_tables_are_listed(run):
     text = run('--list')
-    assert len(text.splitlines()) == sum(len(method.tables) for method in METHODS.values())
+    assert len(text.splitlines()) == sum(len(method.all_tables) for method in METHODS.values())
     assert re.search(r'^rankmatch/table-1 +10 rows  Pascal VOC 2012, classic splits', text, re.M)
 
 
@@ -134,12 +134,89 @@ def test_missing_splits_stop_everything_before_it_begins(run, calls, tmp_path):
     assert calls == []
 
 
-def test_baselines_have_the_networks_and_splits_of_the_table():
-    table = find_table(METHODS, 'rankmatch/table-1')
-    rows = baseline_rows(METHODS, table)
-    assert {row.method for row in rows} == {'supervised', 'unimatch'}
-    assert [tool.crop_of(row) for row in (rows[0], table.rows[0])] == ['321', '513']
-    assert len(rows) == 20 and {row.split for row in rows} == {row.split for row in table.rows}
+@pytest.mark.parametrize(
+    ('name', 'crops'),
+    [
+        ('rankmatch/table-1', {'supervised': {513}, 'unimatch': {513}}),
+        ('unimatch/voc12-classic', {'supervised': {321}, 'fixmatch': {321}}),
+        ('corrmatch/voc12-blender', {'unimatch': {321, 513}}),
+        # FixMatch has no other.
+        ('s4mc/voc12-classic', {'cutmix_seg': {513}, 'fixmatch': {321}}),
+    ],
+)
+def test_baselines_have_networks_splits_and_if_they_can_crops_of_the_table(name, crops):
+    table = find_table(METHODS, name)
+    rows = tool.baseline_rows(METHODS, table)
+    found = {}
+    for row in rows:
+        found.setdefault(row.method, set()).add(tool.crop_of(row.config))
+    assert found == crops
+    places = {(row.dataset, row.split, row.model) for row in table.rows}
+    assert {(row.dataset, row.split, row.model) for row in rows} <= places
+    assert len({row.stem for row in rows}) == len(rows)
+    if name == 'rankmatch/table-1':
+        assert len(rows) == 20
+
+
+def test_a_papers_table_is_planned_by_its_number(run, calls, tmp_path):
+    text = run('--table', 'CorrMatch 5', '--dry-run', '--seeds', 0, 1)
+    heading, *rows = re.findall(r'^# (?:  )?(.*)$', text, re.M)[:19]
+    assert heading == (
+        'corrmatch/table-5 (Table 5): threshold, hard and soft loss, label propagation; seeds '
+        '[0, 1]'
+    )
+    folder = 'configs/corrmatch/ablations/corrmatch_deeplabv3plus_r101_voc12-'
+    assert rows[0] == f'dynamic + hard, 92: {folder}92_hard.py, paper 73.6'
+    whole = 'configs/corrmatch/corrmatch_deeplabv3plus_r101_voc12-1464.py'
+    assert f'dynamic + hard + soft + propagation, 1464: {whole}, paper 81.8' in rows
+    assert '# 18 configs, 2 seeds: 36 runs, 36 left; 0 detectors to train first' in text
+    assert f'{folder}92_hard.py 4 --work-dir' in text
+    assert calls == [] and list(tmp_path.iterdir()) == [], 'runs and writes nothing'
+
+
+@pytest.mark.parametrize(
+    ('name', 'tables'),
+    [
+        ('corrmatch table 5', ['corrmatch/table-5']),
+        ('Weighting 1', ['weighting/voc12-classic', 'weighting/voc12-blender']),
+        ('Weighting Pseudo-Labels Supplementary Table 4', ['weighting/supplementary-table-4']),
+        ('weighting S4', ['weighting/supplementary-table-4']),
+        ('S4MC 4a', ['s4mc/table-4a']),
+        ('CorrMatch Figure 5d', ['corrmatch/figure-5d']),
+        ('RankMatch 9', ['rankmatch/lucchi', 'rankmatch/table-9']),
+    ],
+)
+def test_a_papers_table_has_several_spellings(name, tables):
+    assert [table.full_name for table in find_paper_table(METHODS, name)] == tables
+
+
+def test_unknown_tables_of_a_paper_are_refused_with_those_that_there_are(run):
+    with pytest.raises(SystemExit, match=r"(?s)table 'CorrMatch 1'.*  CorrMatch: Table 2, Table 3"):
+        run('--table', 'CorrMatch 1')
+    with pytest.raises(SystemExit, match=r'(?s)figure-3 has a config:\n  Euclidean .*does not say'):
+        run('--table', 'Weighting Supplementary Figure 3')
+
+
+def test_ablations_without_a_detector_need_no_boxes(run):
+    args = ['--table', 'Weighting 3', '--seeds', 0, '--dry-run', '--only']
+    assert '1 detectors to train first' in run(*args, 'weighting_mean_teacher.*-92$')
+    assert '# 1 configs, 1 seeds: 1 runs, 1 left; 0 detectors' in run(*args, '12-92_ppw$')
+
+
+def test_rows_are_counted_with_and_without_a_config(run):
+    text = run('--count')
+    rows = {
+        name: [int(cell) for cell in cells.split(' | ')]
+        for name, cells in re.findall(r'^\| ([^|]+) \| ([\d |]+) \|$', text, re.M)
+    }
+    assert set(rows) == {method.name for method in METHODS.values()} | {'all'}
+    # Rows of tables with a config, with the paper's figure, without a config; of ablations.
+    assert rows['CorrMatch'] == [18, 18, 0, 48, 0, 72]
+    assert rows['RankMatch'] == [30, 27, 0, 23, 3, 15]
+    assert rows['Weighting Pseudo-Labels'] == [108, 104, 4, 33, 4, 31]
+    assert rows['all'] == [sum(column) for column in zip(*list(rows.values())[:-1])]
+    assert rows['all'][3] + rows['all'][4] == 133
+    assert 'rankmatch: table-9: CPS: CPS is not built' in text
 
 
 # ------------------------------------------------------------------------------------------- runs
@@ -204,7 +281,7 @@ def test_a_failing_run_keeps_what_is_finished(run, calls, tmp_path, monkeypatch)
 
 def test_boxes_are_made_first_once_for_all_frameworks_and_only_when_missing(run, calls, tmp_path):
     make_splits(tmp_path, '92')
-    args = ['weighting/voc12-classic', '--only', '(unimatch|u2pl).*-92$', '--seeds', 0]
+    args = ['weighting/voc12-classic', '--only', '(unimatch|u2pl).*r101.*-92$', '--seeds', 0]
     run(*args)
     detector = 'faster-rcnn_r50_fpn_voc12-92'
     assert [call for call in calls if call[0] == 'boxes'] == [
@@ -252,7 +329,8 @@ def test_boxes_of_other_images_are_made_anew_by_another_detector(run, tmp_path):
 
 def test_every_weighting_row_has_a_detector_and_every_row_a_remedy():
     args = type('Args', (), dict(work_dir='w', gpus=None))()
-    for row in METHODS['weighting'].rows:
+    splits = {(row.dataset, row.split): row for row in METHODS['weighting'].rows}
+    for row in splits.values():
         boxes, commands = tool.box_steps(row, args)
         assert boxes.name == 'unlabeled.bbox.json' and len(commands) == 3
         assert all(Path(command[1]).is_file() for command in commands)

@@ -1,0 +1,3 @@
+# Table 5: dynamic + hard.
+_base_ = '../corrmatch_deeplabv3plus_r101_voc12-1464.py'
+model = dict(refiners=dict(regions=None), heads=dict(correlation=None), losses=dict(soft=None))

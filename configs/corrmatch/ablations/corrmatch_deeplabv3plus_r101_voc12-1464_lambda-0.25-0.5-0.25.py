@@ -1,0 +1,10 @@
+# Table 11: 0.25 0.5 0.25.
+_base_ = '../corrmatch_deeplabv3plus_r101_voc12-1464.py'
+model = dict(
+    losses=dict(
+        strong=dict(loss_weight=0.0625),
+        perturbed=dict(loss_weight=0.0625),
+        soft=dict(loss_weight=0.25),
+    ),
+    heads=dict(correlation=dict(unlabeled_weight=0.125)),
+)

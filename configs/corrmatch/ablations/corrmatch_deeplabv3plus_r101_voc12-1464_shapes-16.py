@@ -1,0 +1,3 @@
+# Table 8: random 16.
+_base_ = '../corrmatch_deeplabv3plus_r101_voc12-1464.py'
+model = dict(refiners=dict(regions=dict(num_shapes=16)))

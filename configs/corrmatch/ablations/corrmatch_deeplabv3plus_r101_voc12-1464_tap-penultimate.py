@@ -1,0 +1,3 @@
+# Table 7: fusion.
+_base_ = '../corrmatch_deeplabv3plus_r101_voc12-1464.py'
+model = dict(heads=dict(correlation=dict(tap='penultimate')))

@@ -1,0 +1,3 @@
+# Table 9: 0.9999.
+_base_ = '../corrmatch_deeplabv3plus_r101_voc12-1464.py'
+model = dict(refiners=dict(select=dict(momentum=0.9999)))

@@ -1,0 +1,3 @@
+# Table 6: none.
+_base_ = '../corrmatch_deeplabv3plus_r101_voc12-366.py'
+model = dict(refiners=dict(regions=None), heads=dict(correlation=None))

@@ -1,0 +1,3 @@
+# Table 7: classifier.
+_base_ = '../corrmatch_deeplabv3plus_r101_voc12-732.py'
+model = dict(heads=dict(correlation=dict(tap='classifier')))

@@ -1,0 +1,3 @@
+# Table 10: cosine similarity.
+_base_ = '../corrmatch_deeplabv3plus_r101_voc12-92.py'
+model = dict(losses=dict(soft=dict(kind='cosine')))

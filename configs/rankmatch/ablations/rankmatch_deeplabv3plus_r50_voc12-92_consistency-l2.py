@@ -1,0 +1,3 @@
+# Table 6: L2.
+_base_ = '../rankmatch_deeplabv3plus_r50_voc12-92.py'
+model = dict(heads=dict(rank=dict(consistency='l2')))

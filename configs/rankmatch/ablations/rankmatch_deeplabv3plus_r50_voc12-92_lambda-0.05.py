@@ -1,0 +1,3 @@
+# Table 8: 0.05.
+_base_ = '../rankmatch_deeplabv3plus_r50_voc12-92.py'
+model = dict(heads=dict(rank=dict(loss_weight=0.05)))

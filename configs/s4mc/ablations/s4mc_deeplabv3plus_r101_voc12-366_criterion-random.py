@@ -1,0 +1,3 @@
+# Table 4a: random 3x3.
+_base_ = '../s4mc_deeplabv3plus_r101_voc12-366.py'
+model = dict(refiners=dict(context=dict(criterion='random')))

@@ -1,0 +1,7 @@
+_base_ = '../_base_/benchmarks/supervised_voc12_513.py'
+labeled = dict(ann_file='ImageSets/Segmentation/semi/1464/labeled.txt')
+train_dataloader = dict(dataset=dict(labeled=labeled))
+# As many iterations as the semi-supervised runs.
+loop = dict(_delete_=True, type='SemiTrainLoop')
+train_cfg = dict(loop, max_iters=91200, val_interval=2280)
+model = dict(pretrained='open-mmlab://resnet50_v1c', backbone=dict(depth=50))

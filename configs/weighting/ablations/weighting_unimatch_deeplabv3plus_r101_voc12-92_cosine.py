@@ -1,0 +1,3 @@
+# Figure 6: cosine.
+_base_ = '../weighting_unimatch_deeplabv3plus_r101_voc12-92.py'
+model = dict(refiners=dict(weight=dict(similarity='cosine')))

@@ -1,0 +1,3 @@
+# Supplementary Table 4: 128.
+_base_ = '../weighting_unimatch_deeplabv3plus_r101_voc12-92.py'
+model = dict(refiners=dict(weight=dict(bank=dict(size=128))))
