@@ -205,8 +205,9 @@ def split_text(row: Row) -> str:
 def table_text(table: Table) -> str:
     """A table of README.md."""
     lines = [
-        f'### {table.caption}{origin(table)}',
+        f'### {table.caption}{f" ({table.paper_table})" if table.paper_table else ""}',
         '',
+        *([*paragraph(f'Figures: {table.source}.'), ''] if table.source else []),
         "| config | split | labeled + unlabeled | the paper's mIoU | our mIoU | log |",
         '| --- | --- | --- | --- | --- | --- |',
     ]
@@ -222,12 +223,6 @@ def table_text(table: Table) -> str:
         )
         lines.append(markdown_row(cells))
     return '\n'.join(lines) + '\n'
-
-
-def origin(table: Table) -> str:
-    """What a table's heading says of where its figures are from."""
-    said = [one for one in (table.paper_table, table.source) if one]
-    return f' (paper: {"; ".join(said)})' if said else ''
 
 
 def markdown_row(cells: Iterable[str]) -> str:
