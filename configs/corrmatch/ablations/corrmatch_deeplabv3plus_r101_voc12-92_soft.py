@@ -4,5 +4,5 @@ model = dict(
     refiners=dict(regions=None),
     heads=dict(correlation=None),
     losses=dict(strong=None, perturbed=None),
-    streams=dict(perturbed=None),
+    streams=dict(perturbed=None, labeled_perturbed=None),
 )
