@@ -31,8 +31,6 @@ COUNTS = dict(corrmatch=(48, 0, 72), rankmatch=(26, 3, 15), s4mc=(22, 0, 23), we
 VOC12_ROOT = '{{$VOC12_ROOT:data/VOCdevkit/VOC2012}}'
 #: Settings whose keys are not there yet, and what refuses them.
 PENDING = {
-    'threshold-per-position': 'EMAThreshold.update',
-    'threshold-per-class-max': 'EMAThreshold.update',
     'joint-alone': 'joint_rule',
 }
 #: Models that differ once they are small.

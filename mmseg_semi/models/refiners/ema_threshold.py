@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import torch
 from mmengine.dist import all_reduce
@@ -19,7 +19,8 @@ from .base_refiner import BaseRefiner
 if TYPE_CHECKING:
     from mmseg_semi.models.segmentors import SemiSegmentor
 
-UPDATES = ('presence', 'per_pixel', 'max', 'mean', 'per_class')
+UPDATES = ('presence', 'per_pixel', 'max', 'mean', 'per_class', 'per_class_max', 'per_position')
+BY_CLASS = ('per_class', 'per_class_max')
 MOMENTS = ('after', 'before')
 
 
@@ -42,7 +43,10 @@ class EMAThreshold(BaseRefiner):
             pixels; ``'per_class'``: as ``'per_pixel'``, and besides, the threshold of each class
             is tau times an EMA of the class's mean confidence, divided by the largest of these
             (as in FreeMatch, Wang et al., ICLR 2023, Eq. 5 to 8; a class that is absent keeps its
-            value).
+            value); ``'per_class_max'``: as ``'presence'``, and besides, each class has a threshold
+            of its own, which follows its highest confidence (Eq. 14, Table 13);
+            ``'per_position'``: as ``'per_pixel'``, and each place of the crop has a threshold,
+            which follows the mean confidence of the images there (Table 12).
         when: ``'after'``: an iteration is filtered by what the iterations before it left;
             ``'before'``: by the value that its own batch has moved (the authors' program; the
             paper gives no order).
@@ -53,6 +57,7 @@ class EMAThreshold(BaseRefiner):
 
     value: Tensor
     class_values: Tensor
+    position_values: Tensor
     stage = 'selection'
     hooks = (dict(type='EMAThresholdHook'),)
 
@@ -75,16 +80,26 @@ class EMAThreshold(BaseRefiner):
         return self.value
 
     def attach(self, model: SemiSegmentor) -> None:
-        """Make room for a value per class."""
-        if self.update == 'per_class':
+        """Make room for values of classes, or of positions, whose number is the data's."""
+        if self.update in BY_CLASS:
             head = last_head(model.segmentor)
             start = torch.full((head.out_channels,), float(self.initial), dtype=torch.float64)
             self.register_buffer('class_values', start)
+        elif self.update == 'per_position':
+            empty = torch.full((1, 1), float(self.initial), dtype=torch.float64)
+            self.register_buffer('position_values', empty)
+
+    @property
+    def _values(self) -> Tensor:
+        """What pixels are compared with: tau, or the values of classes or of positions."""
+        if self.update in BY_CLASS:
+            return self.class_values
+        return self.position_values if self.update == 'per_position' else self.value
 
     def _state_at(self, step: SemiStep) -> tuple[Tensor, Tensor]:
-        """Tau and the values of the classes that a step selects with."""
+        """Tau and ``_values`` that a step selects with."""
         if self.when == 'after':
-            return self.value, getattr(self, 'class_values', self.value)
+            return self.value, self._values
         return step.once((self, 'moved'), lambda: self._moved(self.statistics(step.raw_pseudo)))
 
     def threshold_at(self, step: SemiStep) -> Tensor:
@@ -93,10 +108,21 @@ class EMAThreshold(BaseRefiner):
 
     def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
         """Narrow ``selected``."""
-        threshold, class_values = self._state_at(step)
+        threshold, values = self._state_at(step)
         if self.update == 'per_class':
-            largest = class_values.max().clamp(min=1e-12)
-            threshold = (threshold * class_values / largest)[pseudo.label]
+            largest = values.max().clamp(min=1e-12)
+            threshold = (threshold * values / largest)[pseudo.label]
+        elif self.update == 'per_class_max':
+            threshold = values[pseudo.label]
+        elif self.update == 'per_position':
+            if len(values) > 1 and values.shape != pseudo.confidence.shape[1:]:
+                raise ValueError(
+                    f"{self.config_key}.update='per_position' has thresholds of "
+                    f'{tuple(values.shape)} places and got images of '
+                    f'{tuple(pseudo.confidence.shape[1:])}: train with the crop that the run '
+                    'began with'
+                )
+            threshold = values
         sure = pseudo.confidence >= threshold.to(pseudo.confidence.dtype)
         return pseudo.update(selected=pseudo.selected & sure)
 
@@ -111,7 +137,7 @@ class EMAThreshold(BaseRefiner):
 
     @property
     def _reduction(self) -> str:
-        return 'max' if self.update in ('presence', 'max') else 'sum'
+        return 'max' if self.update in ('presence', 'max', 'per_class_max') else 'sum'
 
     @torch.no_grad()
     def statistics(self, pseudo: PseudoLabel) -> Tensor:
@@ -119,6 +145,9 @@ class EMAThreshold(BaseRefiner):
         classes = pseudo.prob.shape[1]
         if self._reduction == 'max':
             return peaks_by_class(pseudo.confidence, pseudo.label, pseudo.valid, classes)
+        if self.update == 'per_position':
+            valid = pseudo.valid.double()
+            return torch.stack([(pseudo.confidence * valid).sum(0), valid.sum(0)])
         return _class_sums(pseudo, classes)
 
     @torch.no_grad()
@@ -127,17 +156,19 @@ class EMAThreshold(BaseRefiner):
         if self._pending is None:
             return
         found, self._pending = self._pending, None
-        value, class_values = self._moved(found)
+        value, values = self._moved(found)
         self.value.copy_(value)
-        if self.update == 'per_class':
-            self.class_values.copy_(class_values)
+        if self.update in BY_CLASS:
+            self.class_values.copy_(values)
+        elif self.update == 'per_position':
+            self.position_values = values
 
     @torch.no_grad()
     def _moved(self, found: Tensor) -> tuple[Tensor, Tensor]:
-        """Tau and the values of the classes after an update by what all ranks found."""
+        """Tau and ``_values`` after an update by what all ranks found."""
         found = found.clone()
         all_reduce(found, op=self._reduction)
-        if self.update == 'presence':
+        if self.update in ('presence', 'per_class_max'):
             delta = mean_of_present(found)
         elif self.update == 'max':
             delta = torch.where(torch.isfinite(found.amax()), found.amax(), torch.nan)
@@ -146,9 +177,19 @@ class EMAThreshold(BaseRefiner):
         else:
             delta = found[0].sum() / found[1].sum()
         value = _step_of_average(self.value, delta, self.momentum)
-        if self.update != 'per_class':
+        if self.update == 'per_class_max':
+            goal = torch.where(torch.isfinite(found), found, torch.nan)
+        elif self.update in ('per_class', 'per_position'):
+            goal = found[0] / found[1]
+        else:
             return value, value
-        return value, _step_of_average(self.class_values, found[0] / found[1], self.momentum)
+        return value, _step_of_average(self._values, goal, self.momentum)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        stored = state_dict.get(f'{prefix}position_values')
+        if stored is not None and self.update == 'per_position':
+            self.position_values = self.position_values.new_zeros(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

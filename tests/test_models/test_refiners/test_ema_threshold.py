@@ -13,7 +13,10 @@ from mmseg_semi.structures import PseudoLabel
 from ..corrmatch import COARSE, EMA, PADDED
 from ..helpers import make_step, run_step, runner_of
 
-UPDATES = ('presence', 'per_pixel', 'max', 'mean', 'per_class')
+FORMULAS = ('presence', 'per_pixel', 'max', 'mean', 'per_class')
+UPDATES = (*FORMULAS, 'per_class_max', 'per_position')
+STATE = dict.fromkeys(('per_class', 'per_class_max'), {'class_values'})
+STATE['per_position'] = {'position_values'}
 CLASSES = 5
 
 
@@ -49,6 +52,8 @@ def reference_delta(update, pseudo):
         mean=np.mean([values.mean() for values in present]),
         per_pixel=confidence[valid].mean(),
         per_class=confidence[valid].mean(),
+        per_class_max=np.mean([values.max() for values in present]),
+        per_position=confidence[valid].mean(),
     )
     return delta[update], means
 
@@ -79,7 +84,7 @@ def test_thresholds_by_class_from_zero_select_everything():
     assert feed(refiner, pseudo)[0].selected.all()
 
 
-@pytest.mark.parametrize('update', UPDATES)
+@pytest.mark.parametrize('update', FORMULAS)
 @pytest.mark.parametrize('momentum', [0.0, 0.9, 0.999])
 def test_threshold_follows_the_formula(update, momentum):
     """Each batch is filtered by the value from before it."""
@@ -184,7 +189,7 @@ def test_threshold_is_saved_and_restored(corrmatch, batch, update):
     run_step(model, batch())
     model.refiners['select'].update_state()
     state = model.state_dict()
-    names = {'value'} | ({'class_values'} if update == 'per_class' else set())
+    names = {'value'} | STATE.get(update, set())
     assert {k for k in state if k.startswith('refiners')} == {f'refiners.select.{n}' for n in names}
     assert state['refiners.select.value'] != 0.6
     other = corrmatch(COARSE, refiners=refiners)
@@ -256,3 +261,43 @@ def test_moved_before_it_selects(update):
         expected = feed(after, one)[0]
         after._pending = None
         assert torch.equal(out.selected, expected.selected)
+
+
+def test_a_class_follows_its_highest_confidence():
+    refiner = threshold_of('per_class_max', momentum=0.9, initial=0.7)
+    pseudo = predictions(3, absent=(1,))
+    expected = []
+    for k in range(CLASSES):
+        mine = pseudo.confidence[pseudo.valid & (pseudo.label == k)]
+        expected.append(0.9 * 0.7 + 0.1 * float(mine.max()) if len(mine) else 0.7)
+    feed(refiner, pseudo)
+    refiner.update_state()
+    np.testing.assert_allclose(refiner.class_values.numpy(), expected, rtol=1e-6)
+    assert refiner.class_values[1] == 0.7, 'an absent class keeps its value'
+    out = feed(refiner, pseudo)[0]
+    limit = refiner.class_values.float()[pseudo.label]
+    assert torch.equal(out.selected, pseudo.selected & (pseudo.confidence >= limit))
+
+
+def test_each_position_follows_the_mean_there():
+    refiner = threshold_of('per_position', momentum=0.9, initial=0.7)
+    pseudo = predictions(4)
+    first = feed(refiner, pseudo)[0]
+    assert torch.equal(first.selected, pseudo.selected & (pseudo.confidence >= 0.7))
+    refiner.update_state()
+    expected = np.full((6, 7), 0.7)
+    for y in range(6):
+        for x in range(7):
+            mine = pseudo.confidence[:, y, x][pseudo.valid[:, y, x]]
+            if len(mine):
+                expected[y, x] = 0.9 * 0.7 + 0.1 * float(mine.mean())
+    np.testing.assert_allclose(refiner.position_values.numpy(), expected, rtol=1e-6)
+    out = feed(refiner, pseudo)[0]
+    limit = refiner.position_values.float()
+    assert torch.equal(out.selected, pseudo.selected & (pseudo.confidence >= limit))
+    again = threshold_of('per_position')
+    again.load_state_dict(refiner.state_dict())
+    assert torch.equal(again.position_values, refiner.position_values)
+    small = PseudoLabel.from_logits(torch.zeros(1, CLASSES, 3, 3), torch.ones(1, 3, 3).bool())
+    with pytest.raises(ValueError, match='thresholds of .6, 7. places and got images of .3, 3.'):
+        again(small, None, make_step(small))
