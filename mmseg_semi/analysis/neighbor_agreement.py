@@ -48,17 +48,22 @@ def count_pairs(mask: np.ndarray, classes: int, window: int = 3, connectivity: i
         connectivity: 8 or 4.
 
     Returns:
-        Number of all pairs, and int64 (K,) of the pairs of which both are that class.
+        Number of all pairs, and int64 (2, K): the pairs of which both are that class, and the
+        places in pairs that a pixel of it takes (two in each of the former).
     """
-    total, same = 0, np.zeros(classes, np.int64)
+    total, counts = 0, np.zeros((2, classes), np.int64)
     height, width = mask.shape
     for dy, dx in offsets(window, connectivity):
         first = mask[: height - dy, max(0, -dx) : width - max(0, dx)]
         second = mask[dy:, max(0, dx) : width + min(0, dx)]
         known = (first < classes) & (second < classes)
         total += int(known.sum())
-        same += np.bincount(first[known & (first == second)], minlength=classes)[:classes]
-    return total, same
+        for row, found in (
+            (0, first[known & (first == second)]),
+            (1, np.concatenate([first[known], second[known]])),
+        ):
+            counts[row] += np.bincount(found, minlength=classes)[:classes]
+    return total, counts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -69,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = config.train_dataloader.dataset
     labeled = SemiDataset(dataset.get('labeled', dataset), None).labeled
     names = labeled.metainfo.get('classes') or ()
-    total, same = 0, np.zeros(len(names), np.int64)
+    total, counts = 0, np.zeros((2, len(names)), np.int64)
     samples = [
         (info, transform)
         for leaf in leaf_datasets(labeled)
@@ -85,9 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for info, load in track(samples):
         mask = load.transform(dict(info))['gt_seg_map']
         pairs, found = count_pairs(mask, len(names), args.window, args.connectivity)
-        total, same = total + pairs, same + found
+        total, counts = total + pairs, counts + found
     if not total:
         raise SystemExit(f'{args.config}: the masks have no two neighboring pixels of known class')
+    same, places = counts
     result = dict(
         classes=list(names),
         window=args.window,
@@ -95,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         pairs=total,
         per_class=(same / total).tolist(),
         overall=float(same.sum() / total),
+        # Share of a class's neighbors that are of it too; 0 for a class that is nowhere.
+        conditional=(2 * same / np.maximum(places, 1)).tolist(),
     )
     part = Path(f'{args.out}.part')
     part.parent.mkdir(parents=True, exist_ok=True)

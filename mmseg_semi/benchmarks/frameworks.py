@@ -192,7 +192,7 @@ class Step:
         self.student = getattr(self.model, 'segmentor', self.model)
         self.teacher = getattr(getattr(self.model, 'teacher', None), 'network', None)
         if hasattr(self.model, 'set_progress'):
-            self.model.set_progress(ITERATION, MAX_ITERS)
+            self.model.set_progress(ITERATION, MAX_ITERS, iters_per_epoch=1)
 
     def set_data(self, data: dict[str, Any]) -> None:
         """Take a prepared batch, and thresholds that many pixels reach.

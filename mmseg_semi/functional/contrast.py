@@ -153,6 +153,7 @@ def contrast_loss(
     negatives: Tensor,
     present: Tensor,
     temperature: float = 0.5,
+    divisor: Optional[Tensor] = None,
 ) -> Tensor:
     r"""Pull anchors to the positive of their class and push them from its negatives.
 
@@ -167,6 +168,8 @@ def contrast_loss(
         negatives: (K, Q, N, C); a vector of zeros has a cosine of 0.
         present: Bool (K,); the others' entries must be finite, and do not count.
         temperature: tau.
+        divisor: Number of classes that the sum over the classes is divided by; that of the present
+            ones by default.
 
     Returns:
         0-dim, in float32 at least, also under autocast; 0 with a gradient of 0 when no class is
@@ -182,4 +185,5 @@ def contrast_loss(
         far = (anchors[..., None, :] @ negatives.transpose(-1, -2))[..., 0, :] / length
         logits = torch.cat([near, far], dim=-1) / temperature
         values = (logits.logsumexp(-1) - logits[..., 0]).mean(dim=1)
-    return torch.where(present, values, 0.0).sum() / present.sum().clamp(min=1)
+    count = present.sum() if divisor is None else divisor
+    return torch.where(present, values, 0.0).sum() / count.clamp(min=1)

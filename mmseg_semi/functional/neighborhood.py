@@ -15,6 +15,8 @@ from torch import Tensor
 from mmseg_semi.arguments import check_choice, check_number, check_shapes
 
 NEIGHBOR_CRITERIA = ('max', 'min', 'random', 'two_max')
+JOINT_SCALES = ('one', 'probability')
+JOINT_RULES = ('max', 'alone')
 
 
 @torch.no_grad()
@@ -26,6 +28,8 @@ def refine_neighborhood(
     joint: Union[None, float, Tensor] = None,
     beta: Union[str, float] = 'distance',
     connectivity: int = 8,
+    joint_scale: str = 'one',
+    joint_rule: str = 'max',
     generator: Optional[torch.Generator] = None,
 ) -> Tensor:
     r"""Raise a pixel's class score by the neighbor that supports it (S4MC).
@@ -55,6 +59,11 @@ def refine_neighborhood(
             in [0, 1].
         connectivity: 8 for the whole window; 4 for the pixels that (window - 1) / 2 steps along
             rows and columns reach (a diamond; the authors' program, with window 3).
+        joint_scale: What E is. ``'one'``: the probability that both pixels are of the class
+            (the paper's Appendix C). ``'probability'``: that a neighbor of a pixel of the class is
+            of it too, so that E is multiplied by :math:`p_c(x)`, as the authors' program has it.
+        joint_rule: ``'max'``: J is the larger of E and the independent :math:`p_c(x) p_c(n)`;
+            ``'alone'``: J is E (with which the paper's training diverged).
         generator: Source of randomness for ``'random'``, on its own device. Defaults to torch's
             global one of the device of ``prob``.
 
@@ -77,11 +86,11 @@ def refine_neighborhood(
     if not 1 <= neighbors <= available:
         raise ValueError(f'neighbors must be in [1, {available}] for this window, got {neighbors}')
     check_shapes(prob=(prob, 'B K H W'))
-    floor = _joint_floor(joint, prob)
+    together = _Joint(_empirical(joint, prob), joint_scale, joint_rule)
     padded = F.pad(prob, [window // 2] * 4)
     if criterion == 'random':
-        return _unite_random(prob, padded, rings, neighbors, floor, generator)
-    return _unite_extreme(prob, padded, rings, neighbors, floor, criterion == 'max')
+        return _unite_random(prob, padded, rings, neighbors, together, generator)
+    return _unite_extreme(prob, padded, rings, neighbors, together, criterion == 'max')
 
 
 _Rings = list[tuple[float, list[tuple[int, int]]]]
@@ -106,7 +115,7 @@ def _rings(window: int, connectivity: int, beta: Union[str, float]) -> _Rings:
     return [(float(beta), [offset for steps in sorted(rings) for offset in rings[steps]])]
 
 
-def _joint_floor(joint: Union[None, float, Tensor], prob: Tensor) -> Union[None, Tensor]:
+def _empirical(joint: Union[None, float, Tensor], prob: Tensor) -> Union[None, Tensor]:
     """E as a tensor that broadcasts over ``prob``."""
     if joint is None:
         return None
@@ -121,13 +130,34 @@ def _joint_floor(joint: Union[None, float, Tensor], prob: Tensor) -> Union[None,
     return joint.to(prob).reshape(1, -1, 1, 1)
 
 
-def _gain(
-    union: Tensor, value: Tensor, weight: Union[float, Tensor], floor: Optional[Tensor]
-) -> Tensor:
-    joint = union * value
-    if floor is not None:
-        torch.maximum(joint, floor, out=joint)
-    return torch.sub(value, joint, out=joint).mul_(weight)
+class _Joint:
+    """The joint probability of a pixel and a neighbor.
+
+    Raises:
+        ValueError: A scale or rule that does not exist.
+    """
+
+    def __init__(self, empirical: Optional[Tensor], scale: str, rule: str) -> None:
+        check_choice('joint_scale', scale, JOINT_SCALES)
+        check_choice('joint_rule', rule, JOINT_RULES)
+        self.empirical, self.scale, self.rule = empirical, scale, rule
+
+    def __call__(self, union: Tensor, value: Tensor) -> Tensor:
+        """Return J (B, K, H, W), a new tensor, of the pixels' and the neighbors' values."""
+        joint = union * value
+        if self.empirical is None:
+            return joint
+        empirical = self.empirical
+        if self.scale == 'probability':
+            empirical = union * empirical
+        if self.rule == 'alone':
+            return joint.copy_(empirical)
+        return torch.maximum(joint, empirical, out=joint)
+
+
+def _gain(union: Tensor, value: Tensor, weight: Union[float, Tensor], joint: _Joint) -> Tensor:
+    both = joint(union, value)
+    return torch.sub(value, both, out=both).mul_(weight)
 
 
 def _shift(padded: Tensor, offset: tuple[int, int], size: torch.Size) -> Tensor:
@@ -143,7 +173,7 @@ def _unite_extreme(
     padded: Tensor,
     rings: _Rings,
     neighbors: int,
-    floor: Optional[Tensor],
+    joint: _Joint,
     largest: bool,
 ) -> Tensor:
     """Unite with the neighbors of the largest (or smallest) gain, one after the other.
@@ -159,7 +189,7 @@ def _unite_extreme(
         best: Any = None
         winner: Any = None
         for ring, (weight, _) in enumerate(rings):
-            gain = _gain(union, queues[ring][0], weight, floor)
+            gain = _gain(union, queues[ring][0], weight, joint)
             if step > 0:
                 gain.masked_fill_(queues[ring][0].isinf(), used_up)
             if best is None:
@@ -206,7 +236,7 @@ def _unite_random(
     padded: Tensor,
     rings: _Rings,
     neighbors: int,
-    floor: Optional[Tensor],
+    joint: _Joint,
     generator: Optional[torch.Generator],
 ) -> Tensor:
     """Unite with neighbors drawn without replacement, pixel by pixel."""
@@ -225,5 +255,5 @@ def _unite_random(
     for pick in order.unbind(dim=1):
         index = (center + steps[pick]).flatten(1)[:, None].expand(-1, classes, -1)
         value = padded.flatten(2).gather(2, index).view_as(prob)
-        union = _gain(union, value, weights[pick][:, None], floor).add_(union)
+        union = _gain(union, value, weights[pick][:, None], joint).add_(union)
     return union

@@ -121,6 +121,21 @@ def last_head(segmentor: Any) -> Any:
     return head[-1] if isinstance(head, nn.ModuleList) else head
 
 
+def fusion_layers(head: Any) -> nn.Module:
+    """Return the convolutions of a DeepLabV3+ decoder after it has joined both maps.
+
+    Raises:
+        ValueError: It is another decoder.
+    """
+    layers = getattr(head, 'fuse', getattr(head, 'sep_bottleneck', None))
+    if layers is None:
+        raise ValueError(
+            f"tap 'fusion': {type(head).__name__} is no DeepLabV3+ decoder. Use 'encoder', "
+            "'penultimate' or a module path such as 'decode_head.convs'."
+        )
+    return layers
+
+
 def feature_channels(head: Any, name: str) -> Optional[int]:
     """Tell the number of channels of a feature that has a name; None for a module path.
 
@@ -132,6 +147,9 @@ def feature_channels(head: Any, name: str) -> Optional[int]:
         return head.out_channels
     if name == 'penultimate':
         return head.conv_seg.in_channels
+    if name == 'fusion':
+        first = next(m for m in fusion_layers(head).modules() if isinstance(m, nn.Conv2d))
+        return first.in_channels
     if name == 'aspp':
         return getattr(head, 'aspp_channels', head.channels)
     if name == 'encoder':

@@ -14,6 +14,8 @@ from torch import Tensor
 from mmseg_semi.functional import at_least_float32, mix, mix_features
 
 T = TypeVar('T')
+#: By what a share falls over a run, see ``SemiStep.remaining``.
+STEPS = ('iteration', 'epoch')
 # A field that the step fills later; None until then.
 _LATER: Any = None
 # Logit of a class that is known; its softmax among zeros is 1 in float32.
@@ -276,12 +278,14 @@ class View:
             images, and before the pseudo-label is made.
         mix: How the view was mixed; None when it was not.
         outputs: What the student says about it; None before its pass.
+        number: Which of the strong views it shows, from 0.
     """
 
     image: Optional[Tensor] = None
     pseudo: PseudoLabel = _LATER
     mix: Optional[Mix] = None
     outputs: SegOutputs = _LATER
+    number: int = 0
 
     @property
     def own_valid(self) -> Tensor:
@@ -341,6 +345,7 @@ class SemiStep:
         pseudo: The pseudo-label after all refiners, not mixed.
         iteration: Iterations that the run has done before this one.
         max_iters: Iterations of the whole run, 0 when nobody knows.
+        iters_per_epoch: Iterations of one pass over the unlabeled images, 0 when nobody knows.
         figures: 0-dim figures for the log by name, see :meth:`log`.
         shared: What is computed once in a step, see :meth:`once`.
         load_partners: ``load_partners(step, places)`` loads and labels further unlabeled images
@@ -362,6 +367,7 @@ class SemiStep:
     pseudo: PseudoLabel = _LATER
     iteration: int = 0
     max_iters: int = 0
+    iters_per_epoch: int = 0
     figures: dict[str, Tensor] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)
     load_partners: Optional[Callable[[SemiStep, list[int]], Partners]] = None
@@ -412,18 +418,28 @@ class SemiStep:
             self.shared[key] = compute()
         return self.shared[key]
 
-    def remaining(self, reader: str) -> float:
+    def remaining(self, reader: str, by: str = 'iteration') -> float:
         """Share of the run that remains, 1 at its start, for what falls linearly over the run.
 
         Args:
             reader: Config key that needs it, for the message.
+            by: ``'iteration'``, or ``'epoch'`` for a share that stays the same within an epoch.
 
         Raises:
-            RuntimeError: The length of the run is not known.
+            RuntimeError: The length of the run, or of an epoch, is not known.
         """
         if self.max_iters < 1:
             raise RuntimeError(
                 f'{reader} needs to know the length of the run: train with '
                 f"train_cfg=dict(type='SemiTrainLoop', ...), or set {reader}=False"
             )
-        return max(0.0, 1 - self.iteration / self.max_iters)
+        done = self.iteration
+        if by == 'epoch':
+            if self.iters_per_epoch < 1:
+                raise RuntimeError(
+                    f"{reader}_by='epoch' needs to know how long an epoch is: train with "
+                    "train_cfg=dict(type='SemiTrainLoop', ...), or give set_progress the "
+                    'iterations of one pass over the unlabeled images'
+                )
+            done -= done % self.iters_per_epoch
+        return max(0.0, 1 - done / self.max_iters)

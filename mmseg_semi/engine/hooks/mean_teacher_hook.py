@@ -20,7 +20,8 @@ class MeanTeacherHook(StateHook):
 
     An update is an iteration, or, when gradients are accumulated
     (``optim_wrapper.accumulative_counts``), the iterations whose gradients the optimizer applies
-    together: the teacher rests in the iterations between.
+    together: the teacher rests in the iterations between. Updates are counted from the end of the
+    model's warm-up. What a teacher's own passes found it takes in after every iteration.
     """
 
     kind = BaseTeacher
@@ -33,6 +34,7 @@ class MeanTeacherHook(StateHook):
 
     def begin(self, runner: Any, model: Any) -> None:
         """Reset the teacher unless the run is resumed."""
+        self.model = model
         if runner.iter == 0:
             self.parts[0].reset()
 
@@ -46,9 +48,11 @@ class MeanTeacherHook(StateHook):
         """Move the teacher, if the optimizer has just updated the student."""
         if not self.parts:
             return
+        self.parts[0].update_state()
         wrapper, iterations = getattr(runner, 'optim_wrapper', None), 1
         if wrapper is not None:
             if not wrapper.should_update():
                 return
             iterations = wrapper._accumulative_counts  # of an update; only the last may have fewer
-        self.parts[0].move(runner.iter // iterations)
+        past = runner.iter - getattr(self.model, 'warmup_length', 0)
+        self.parts[0].move(past // iterations)

@@ -12,7 +12,7 @@ from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import check_choice, check_whole
+from mmseg_semi.arguments import Number, OneOf, check_choice, check_whole
 
 INITIALIZATIONS = ('torch', 'mmcv')
 
@@ -36,7 +36,9 @@ class DeepLabV3PlusHead(BaseDecodeHead):
     image pooling, concatenated in this order and projected by a 1x1 convolution. The result is
     enlarged to the low-level map, which a 1x1 convolution reduces. Both are concatenated, low level
     first; two 3x3 convolutions and the classifier follow. Every convolution but the classifier is
-    without bias and has normalization and ReLU.
+    without bias and has normalization and ReLU. The decoder of U2PL's program, on which S4MC and
+    AEL build, has ``low_channels=256, low_bias=True, project_kernel=3, fuse_bias=True,
+    dropout2d=0.1``.
 
     Convolutions start as torch's own do, uniform within 1 / sqrt(fan-in), as in the papers'
     programs. mmcv starts those before a normalization up to 7 times as wide, which changes nothing
@@ -53,6 +55,11 @@ class DeepLabV3PlusHead(BaseDecodeHead):
         aspp_channels: Channels of each branch and of the projection. None: an eighth of the
             high-level map's.
         low_channels: Channels that the low-level map is reduced to.
+        low_bias: Whether the convolution that does it has a bias.
+        project_kernel: Side of the kernel that projects the branches: 1 or 3.
+        fuse_bias: Whether the two convolutions before the classifier have a bias.
+        dropout2d: Probability with which each channel is dropped after the projection and after
+            each of those two, in [0, 1).
         dropout_ratio: Dropout before the classifier; the papers have none.
         initialization: ``'torch'``, or ``'mmcv'`` for what ``init_cfg`` and mmcv do.
         norm_cfg: Normalization; None for BatchNorm.
@@ -73,6 +80,10 @@ class DeepLabV3PlusHead(BaseDecodeHead):
         dilations: Sequence[int] = (6, 12, 18),
         aspp_channels: Optional[int] = None,
         low_channels: int = 48,
+        low_bias: bool = False,
+        project_kernel: int = 1,
+        fuse_bias: bool = False,
+        dropout2d: float = 0,
         dropout_ratio: float = 0,
         initialization: str = 'torch',
         norm_cfg: Optional[dict[str, Any]] = None,
@@ -88,6 +99,13 @@ class DeepLabV3PlusHead(BaseDecodeHead):
         if aspp_channels is None:
             aspp_channels = max(in_channels[1] // 8, 1)
         check_whole('decode_head.aspp_channels (DeepLabV3PlusHead)', aspp_channels, 1)
+        for rule, name, value in (
+            (OneOf(1, 3), 'project_kernel', project_kernel),
+            (OneOf(True, False), 'low_bias', low_bias),
+            (OneOf(True, False), 'fuse_bias', fuse_bias),
+            (Number(0, 1, below=True), 'dropout2d', dropout2d),
+        ):
+            rule.check(f'decode_head.{name} (DeepLabV3PlusHead)', value)
         if input_transform != 'multiple_select':
             raise ValueError(
                 "decode_head.input_transform (DeepLabV3PlusHead) must be 'multiple_select', got "
@@ -117,20 +135,26 @@ class DeepLabV3PlusHead(BaseDecodeHead):
         self.aspp_modules.extend(self._conv(high, aspp_channels, 3, d) for d in self.dilations)
         self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), self._conv(high, aspp_channels))
         branches = len(self.aspp_modules) + 1
-        self.bottleneck = self._conv(branches * aspp_channels, aspp_channels)
-        self.low_level = self._conv(low, low_channels)
-        self.fuse = nn.Sequential(
-            self._conv(low_channels + aspp_channels, channels, 3), self._conv(channels, channels, 3)
-        )
+        self.bottleneck = self._conv(branches * aspp_channels, aspp_channels, project_kernel)
+        self.low_level = self._conv(low, low_channels, bias=low_bias)
+        self.drop_channels = nn.Dropout2d(dropout2d)
+        layers: list[nn.Module] = []
+        for width in (low_channels + aspp_channels, channels):
+            layers.append(self._conv(width, channels, 3, bias=fuse_bias))
+            if dropout2d:
+                layers.append(nn.Dropout2d(dropout2d))
+        self.fuse = nn.Sequential(*layers)
 
-    def _conv(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> ConvModule:
+    def _conv(
+        self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, bias: bool = False
+    ) -> ConvModule:
         return ConvModule(
             inputs,
             outputs,
             kernel,
             padding=dilation * (kernel // 2),
             dilation=dilation,
-            bias=False,
+            bias=bias,
             conv_cfg=self.conv_cfg,
             norm_cfg=self.norm_cfg,
             act_cfg=self.act_cfg,
@@ -154,7 +178,7 @@ class DeepLabV3PlusHead(BaseDecodeHead):
         low, high = self._select(inputs)
         branches = [branch(high) for branch in self.aspp_modules]
         branches.append(self.image_pool(high).expand(-1, -1, *high.shape[2:]))
-        aspp = self.bottleneck(torch.cat(branches, dim=1))
+        aspp = self.drop_channels(self.bottleneck(torch.cat(branches, dim=1)))
         low = self.low_level(low)
         aspp = resize(aspp, low.shape[2:], mode='bilinear', align_corners=self.align_corners)
         return self.cls_seg(self.fuse(torch.cat([low, aspp], dim=1)))

@@ -19,6 +19,8 @@ from .base_semi_loss import BaseSemiLoss
 if TYPE_CHECKING:
     from mmseg_semi.models.segmentors import SemiSegmentor
 
+SCALES = ('one', 'inverse_share')
+
 
 @MODELS.register_module()
 class PseudoLabelCrossEntropy(BaseSemiLoss):
@@ -35,6 +37,9 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         loss_weight: Factor of the loss.
         denominator: ``'valid'`` divides by the number of valid pixels (FixMatch, UniMatch),
             ``'selected'`` by that of the selected ones, ``'weight'`` by the sum of their weights.
+        scale: ``'one'``, or ``'inverse_share'``: the loss is multiplied by the number of valid
+            pixels over that of the selected ones (U2PL's weight of :math:`L_u`, also in S4MC's
+            program on CutMix-Seg; there with ``denominator='selected'``).
         equalize: Name of the ``ClassConfidence`` in ``model.heads`` by which pixels of well learned
             classes are left out at random (``functional.equalization_mask``), as if they were not
             selected. None leaves none out.
@@ -50,6 +55,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         stream: str = 'strong',
         loss_weight: float = 1.0,
         denominator: Annotated[str, OneOf(*DENOMINATORS)] = 'valid',
+        scale: Annotated[str, OneOf(*SCALES)] = 'one',
         equalize: Optional[str] = None,
         gamma: Annotated[Optional[float], Number(0)] = None,
     ) -> None:
@@ -62,6 +68,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
                 'gamma=None'
             )
         self.denominator, self.equalize, self.gamma = denominator, equalize, gamma
+        self.scale = scale
         self._found: tuple[Any, ...] = ()
 
     def attach(self, model: SemiSegmentor) -> None:
@@ -80,7 +87,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         if self.gamma is not None:
             factor = pseudo.confidence**self.gamma
             weight = factor if weight is None else weight * factor
-        return weighted_cross_entropy(
+        loss = weighted_cross_entropy(
             view.outputs.logits,
             pseudo.label,
             pseudo.valid,
@@ -88,3 +95,7 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
             weight,
             self.denominator,
         )
+        if self.scale == 'inverse_share':
+            used = (selected & pseudo.valid).sum()
+            loss = loss * pseudo.valid.sum() / used.clamp(min=1)
+        return loss

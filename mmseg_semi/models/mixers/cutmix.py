@@ -45,6 +45,8 @@ class CutMix(BaseMixer):
             refined as the batch's own, such as ``partners=dict(images='weak', mode='eval')``: the
             programs of UniMatch's family label them in evaluation mode, before the step. None
             takes the labels of the images' own pass.
+        refine_partners: Whether the labels of ``partner_stream`` are refined; the program of S4MC
+            on FixMatch does not refine them.
 
     Raises:
         ValueError: An argument outside its range; no such stream, or one of other images.
@@ -60,13 +62,19 @@ class CutMix(BaseMixer):
         partner: Annotated[str, OneOf(*PARTNERS)] = 'random',
         same_partner: Annotated[bool, OneOf(True, False)] = False,
         partner_stream: Optional[str] = None,
+        refine_partners: Annotated[bool, OneOf(True, False)] = True,
     ) -> None:
         super().__init__()
         self.boxes: dict[str, Any] = dict(
             prob=prob, area=tuple(area), aspect=tuple(aspect), draw=draw, coin=coin
         )
         self.partner, self.same_partner = partner, same_partner
-        self.stream = partner_stream or ''
+        self.stream, self.refine_partners = partner_stream or '', refine_partners
+        if not partner_stream and not refine_partners:
+            raise ValueError(
+                'CutMix.refine_partners=False is for partners that a stream of their own labels, '
+                'and partner_stream is None: name that stream, or remove the key'
+            )
         self._model: tuple[Any, ...] = ()
         self._warned = False
         # Draws one box now, so that a wrong argument is refused when the model is built.
@@ -111,7 +119,7 @@ class CutMix(BaseMixer):
         outputs = step.streams[self.stream][0].outputs
         pseudo = PseudoLabel.from_logits(outputs.logits, step.valid)
         pseudo.extras.update(step.maps)
-        return self._model[0].refine(pseudo, outputs, step)
+        return self._model[0].refine(pseudo, outputs, step) if self.refine_partners else pseudo
 
     def _warn_once(self) -> None:
         if not self._warned:

@@ -18,7 +18,7 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmseg_semi.errors import hint
-from mmseg_semi.models.component import Component
+from mmseg_semi.models.component import Component, fusion_layers
 from mmseg_semi.models.heads import BaseSemiHead
 from mmseg_semi.models.losses import BaseSemiLoss
 from mmseg_semi.models.mixers import BaseLabeledMixer, BaseMixer
@@ -29,7 +29,7 @@ from mmseg_semi.structures import Features, PseudoLabel, SegOutputs, SemiStep, V
 
 from .streams import Stream
 
-TAP_NAMES = ('encoder', 'aspp', 'penultimate', 'classifier')
+TAP_NAMES = ('encoder', 'aspp', 'fusion', 'penultimate', 'classifier')
 
 
 def decode_heads(segmentor: Any) -> list[BaseDecodeHead]:
@@ -225,10 +225,12 @@ class PassesMixin:
         """Give the network that a stream's pass goes through, in the stream's mode."""
         if stream.trains:
             yield self.segmentor
-            return
-        network = self.segmentor if stream.network == 'student' else self.teacher.network
-        with torch.no_grad(), forward_mode(network, stream.mode):
-            yield network
+        elif stream.network == 'student':
+            with torch.no_grad(), forward_mode(self.segmentor, stream.mode):
+                yield self.segmentor
+        else:
+            with torch.no_grad(), self.teacher.in_mode(stream.mode) as network:
+                yield network
 
     def run_pass(self, step: SemiStep, streams: list[Stream]) -> None:
         """Send streams through a network together, so that its normalizations see them all."""
@@ -262,7 +264,7 @@ class PassesMixin:
         if stream.name not in step.streams:
             if stream.features is not None:
                 sources = self.open_views(step, self.streams[stream.features])
-                views = [View(pseudo=one.pseudo, mix=one.mix) for one in sources]
+                views = [View(None, one.pseudo, one.mix, number=one.number) for one in sources]
             elif stream.images == 'labeled':
                 views = [View(step.labeled_images)]
             else:
@@ -295,9 +297,11 @@ class FeatureTaps:
 
     Args:
         readers: The components that read them. A name is ``'encoder'`` (the backbone's last map),
-            ``'aspp'`` (the ASPP module's output), ``'penultimate'`` (the input of the classifier
-            layer, what the decoder has put together), ``'classifier'`` (its output: class
-            logits), or the path of any module inside the segmentor (its output).
+            ``'aspp'`` (the ASPP module's output), ``'fusion'`` (the input of DeepLabV3+'s
+            convolutions after ASPP: low-level features and ASPP output), ``'penultimate'`` (the
+            input of the classifier layer, what the decoder has put together), ``'classifier'``
+            (its output: class logits), or the path of any module inside the segmentor (its
+            output).
     """
 
     def __init__(self, readers: Iterable[Component] = ()) -> None:
@@ -377,6 +381,8 @@ def _locate(segmentor: Any, name: str) -> tuple[nn.Module, bool]:
                 "'penultimate' or a module path such as 'decode_head.convs'."
             )
         return head.bottleneck, False
+    if name == 'fusion':
+        return fusion_layers(head), True
     try:
         return segmentor.get_submodule(str(name)), False
     except AttributeError as error:

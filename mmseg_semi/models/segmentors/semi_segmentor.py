@@ -109,7 +109,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         """
         step = self.begin_step(inputs, data_samples)
         self.mix_labeled(step)
-        if step.iteration < (self.warmup_iters or self.warmup_epochs * self.iters_per_epoch):
+        if step.iteration < self.warmup_length:
             self.run_pass(step, [self.streams['labeled']])
             return self.supervised(step)
         before, after = self.passes
@@ -141,6 +141,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             maps=inputs.get('maps', {}),
             iteration=iteration,
             max_iters=max_iters,
+            iters_per_epoch=self.iters_per_epoch,
             load_partners=None if self.partner_source is None else self.load_partners,
         )
         self.image_names = step.image_names
@@ -216,8 +217,8 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             mixed = [self.mixer(images, pseudo, step) for images in step.strong_images]
         for stream in strong:
             views = mixed if stream.mixed else plain
-            chosen = views if stream.view is None else [views[stream.view]]
-            step.streams[stream.name] = [replace(view) for view in chosen]
+            numbers = range(len(views)) if stream.view is None else [stream.view]
+            step.streams[stream.name] = [replace(views[i], number=i) for i in numbers]
 
     @torch.no_grad()
     def refine_views(self, step: SemiStep) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from torch import Tensor, nn
 
@@ -36,14 +36,24 @@ class BaseTeacher(Component):
     def label(self, images: Tensor) -> SegOutputs:
         """Say what the teacher thinks of normalized images (B, 3, H, W); called without grad."""
 
+    @contextmanager
+    def in_mode(self, mode: str, network: Optional[nn.Module] = None) -> Iterator[nn.Module]:
+        """Put the network, or one that follows, into ``mode`` inside the block, and give it."""
+        network = network or self.network
+        with forward_mode(network, mode):
+            yield network
+
     def reset(self) -> None:
         """Begin a run that is not resumed; the student has its first weights."""
+
+    def update_state(self) -> None:
+        """Take in what the passes of an iteration found."""
 
     def move(self, update: int) -> None:
         """Follow the student after an update of it.
 
         Args:
-            update: Number of the optimizer's update, from 0.
+            update: Number of the optimizer's update after the warm-up, from 0; negative in it.
         """
 
     def follow(self, own: nn.Module, student: nn.Module) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import torch
+from mmengine.dist import all_reduce_params
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import Number, OneOf
-from mmseg_semi.structures import SegOutputs
+from mmseg_semi.arguments import Number, OneOf, Whole
+from mmseg_semi.structures import SegOutputs, SemiStep
 
 from .base_teacher import BaseTeacher, forward_mode
 
 if TYPE_CHECKING:
     from mmseg_semi.models.segmentors import SemiSegmentor
 
-BUFFER_MODES = ('ema', 'copy')
+BUFFER_MODES = ('ema', 'copy', 'own')
 FORWARD_MODES = ('eval', 'train')
 
 
@@ -27,20 +29,27 @@ class EMATeacher(BaseTeacher):
 
     Mean Teacher (Tarvainen and Valpola, NeurIPS 2017, Eq. 1): after each update of the student
     :math:`\theta_T \leftarrow m_t \theta_T + (1 - m_t) \theta_S` with
-    :math:`m_t = \min(1 - 1 / (t + 1), m)`, t counted from 0, so the teacher is the student after
-    the first update. ``MeanTeacherHook`` says when; a run that is not resumed begins with a copy
-    of the student. Modules of other components that asked for it move likewise.
+    :math:`m_t = \min(1 - 1 / (t + 1), m)`, t counted from 0 at the end of the model's warm-up, so
+    the teacher is the student in the warm-up and after the first update that follows.
+    ``MeanTeacherHook`` says when; a run that is not resumed begins with a copy of the student.
+    Modules of other components that asked for it move likewise.
 
     Args:
         momentum: m, in [0, 1).
         buffers: ``'ema'`` moves floating buffers (BatchNorm statistics) like parameters,
-            ``'copy'`` takes the student's.
+            ``'copy'`` takes the student's. ``'own'`` never takes the student's after the warm-up:
+            they are the statistics of the teacher's own passes in mode 'train' (U2PL's and S4MC's
+            programs), their mean over all ranks, so ``model.streams`` must have such passes.
         mode: ``'train'`` normalizes the images it labels by their own statistics and applies
-            dropout, as some methods do; its state is not touched by that.
+            dropout, as some methods do; its state is not touched by that while it labels.
         warm_up: Whether to limit the momentum by ``1 - 1 / (t + 1)``.
+        copy_epochs: Epochs after the warm-up in which the teacher's parameters still are the
+            student's (1 in U2PL's and S4MC's programs); needs ``SemiTrainLoop``.
 
     Raises:
-        ValueError: An argument outside its values.
+        ValueError: An argument outside its values; when training begins, ``buffers='own'``
+            without a pass of the teacher in mode 'train'.
+        RuntimeError: While training: the length of an epoch is not known.
     """
 
     hooks = (dict(type='MeanTeacherHook'),)
@@ -52,11 +61,14 @@ class EMATeacher(BaseTeacher):
         buffers: Annotated[str, OneOf(*BUFFER_MODES)] = 'ema',
         mode: Annotated[str, OneOf(*FORWARD_MODES)] = 'eval',
         warm_up: Annotated[bool, OneOf(True, False)] = True,
+        copy_epochs: Annotated[int, Whole(0)] = 0,
     ) -> None:
         super().__init__()
         self.momentum, self.buffer_mode, self.mode, self.warm_up = momentum, buffers, mode, warm_up
+        self.copy_epochs = copy_epochs
         self._model: tuple[Any, ...] = ()
         self._followers: list[tuple[nn.Module, nn.Module]] = []
+        self._found: dict[nn.Module, dict[str, Tensor]] = {}
 
     def attach(self, model: SemiSegmentor) -> None:
         """Build a network like ``model.segmentor``."""
@@ -64,10 +76,51 @@ class EMATeacher(BaseTeacher):
         self.set_network(MODELS.build(model.segmentor_cfg))
         self.reset()
 
+    def check_batch(self, step: SemiStep) -> None:
+        """Refuse a run whose passes and progress are not what the arguments need."""
+        streams = self._model[0].streams.values()
+        trains = any((one.network, one.mode) == ('teacher', 'train') for one in streams)
+        if self.buffer_mode == 'own' and not trains:
+            raise ValueError(
+                "model.teacher.buffers is 'own', but the teacher has no pass in mode 'train': add "
+                "model.streams=dict(teacher_strong=dict(images='strong', network='teacher', "
+                "mode='train')), or set buffers='ema'"
+            )
+        if self.copy_epochs and step.iters_per_epoch < 1:
+            raise RuntimeError(
+                f'model.teacher.copy_epochs={self.copy_epochs} needs to know how long an epoch is: '
+                "train with train_cfg=dict(type='SemiTrainLoop', ...), or set it to 0"
+            )
+
     def label(self, images: Tensor) -> SegOutputs:
         """Run the network on normalized images (B, 3, H, W)."""
         with forward_mode(self.network, self.mode):
             return self._model[0].run(images, self.network)
+
+    @contextmanager
+    def in_mode(self, mode: str, network: Optional[nn.Module] = None) -> Iterator[nn.Module]:
+        """See ``BaseTeacher``; with ``buffers='own'``, remember the statistics of the pass."""
+        network = network or self.network
+        with forward_mode(network, mode):
+            if mode == 'train' and self.buffer_mode == 'own':
+                buffers = dict(network.named_buffers())
+                for name, value in self._found.get(network, {}).items():
+                    buffers[name].copy_(value)  # a second pass moves on from the first
+                yield network
+                self._found[network] = {name: value.clone() for name, value in buffers.items()}
+            else:
+                yield network
+
+    @torch.no_grad()
+    def update_state(self) -> None:
+        """Take in the statistics of the teacher's own passes."""
+        for network, found in self._found.items():
+            floating = [value for value in found.values() if value.is_floating_point()]
+            if floating:
+                all_reduce_params(floating, op='mean')
+            for name, value in network.named_buffers():
+                value.copy_(found[name])
+        self._found.clear()
 
     def follow(self, own: nn.Module, student: nn.Module) -> None:
         """Move ``own`` after ``student``, as the network."""
@@ -84,19 +137,32 @@ class EMATeacher(BaseTeacher):
             update_teacher(own, student, momentum=0.0, buffers='copy')
 
     def momentum_at(self, update: int) -> float:
-        """Momentum of the move after the optimizer's ``update`` (from 0)."""
-        return min(1 - 1 / (update + 1), self.momentum) if self.warm_up else self.momentum
+        """Momentum of the move after the optimizer's ``update``, from 0 after the warm-up."""
+        if not self.warm_up:
+            return self.momentum
+        return 0.0 if update < 0 else min(1 - 1 / (update + 1), self.momentum)
+
+    @property
+    def _copies(self) -> bool:
+        """Whether this is one of the epochs in which the parameters are the student's."""
+        if not self.copy_epochs:
+            return False
+        model = self._model[0]
+        past = model.progress[0] - model.warmup_length
+        return past < self.copy_epochs * model.iters_per_epoch
 
     def move(self, update: int) -> None:
         """Move towards the student."""
+        momentum = 0.0 if self._copies else self.momentum_at(update)
+        buffers = 'copy' if self.buffer_mode == 'own' and update < 0 else self.buffer_mode
         for own, student in self._pairs():
-            update_teacher(own, student, self.momentum_at(update), self.buffer_mode)
+            update_teacher(own, student, momentum, buffers)
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""
         return (
             f'momentum={self.momentum}, buffers={self.buffer_mode!r}, mode={self.mode!r}, '
-            f'warm_up={self.warm_up}'
+            f'warm_up={self.warm_up}, copy_epochs={self.copy_epochs}'
         )
 
 
@@ -123,7 +189,7 @@ def update_teacher(
         teacher: Changed in place.
         student: Read only.
         momentum: In [0, 1]; 0 copies.
-        buffers: See ``EMATeacher``. Integer buffers are always copied.
+        buffers: See ``EMATeacher``; ``'own'`` leaves them. Else integer buffers are copied.
 
     Raises:
         ValueError: ``buffers`` is unknown.
@@ -132,7 +198,7 @@ def update_teacher(
     source: dict[str, Tensor] = {**dict(student.named_parameters())}
     moved = [(value.detach(), source[name]) for name, value in teacher.named_parameters()]
     source = dict(student.named_buffers())
-    for name, value in teacher.named_buffers():
+    for name, value in teacher.named_buffers() if buffers != 'own' else ():
         if buffers == 'ema' and value.is_floating_point():
             moved.append((value, source[name]))
         else:
