@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Callable, Optional
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
-from mmengine.structures import PixelData
 from mmseg.registry import HOOKS, MODELS
-from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmseg_semi.functional import confidence_score
@@ -24,10 +22,8 @@ from mmseg_semi.models.mixers import CutMix
 from mmseg_semi.models.segmentors.building import needed_hooks
 from mmseg_semi.models.teachers.base_teacher import forward_mode
 from mmseg_semi.structures import Features, Mix, PseudoLabel, SemiStep, View
-from tests.parity.comparison import Comparison, Recording
-
-PRESETS = Path(__file__).parents[2] / 'configs/_base_/methods/released'
-
+from tests.parity.comparison import Comparison, Outcome, Recording
+from tests.parity.steps import batch_of, released
 
 # ---------------------------------------------------------------------- what stands in for chance
 
@@ -38,7 +34,6 @@ class Recorded:
     recording: Recording
 
 
-@MODELS.register_module()
 class RecordedCutMix(Recorded, CutMix):
     """``rand.inside``: every image takes these pixels from the next one."""
 
@@ -46,7 +41,6 @@ class RecordedCutMix(Recorded, CutMix):
         return Mix(self.recording['rand.inside'].bool(), torch.arange(len(images)).roll(-1))
 
 
-@MODELS.register_module()
 class RecordedPartners(Recorded, BaseMixer):
     """``in.box`` and ``in.partner_*``: partners from outside of the batch, labeled before."""
 
@@ -64,7 +58,6 @@ class RecordedPartners(Recorded, BaseMixer):
         return View(mix(images, partner), pseudo.combine(others, mix), mix)
 
 
-@MODELS.register_module()
 class RecordedDropout(Recorded, BasePerturbation):
     """``rand.drop.N``, from N = ``first`` on: the channels that are kept in each map."""
 
@@ -77,7 +70,6 @@ class RecordedDropout(Recorded, BasePerturbation):
         return [one * keep[..., None, None] / 0.5 for one, keep in zip(maps, kept)]
 
 
-@MODELS.register_module()
 class RecordedContrastHead(Recorded, ContrastHead):
     """``rand.anchor`` and ``rand.negative``."""
 
@@ -100,7 +92,6 @@ class RecordedContrastHead(Recorded, ContrastHead):
         return places
 
 
-@MODELS.register_module()
 class S4MCFixMatchProgram(Recorded, SemiSegmentor):
     """Two passes that the preset has not: on loaded partners, and one that is thrown away.
 
@@ -151,16 +142,16 @@ def model_config(recording: Recording) -> ConfigDict:
     """The released preset on the recording's network, with what differs by size or chance."""
     meta = recording.meta
     recorded = copy.deepcopy(meta['config'])
-    model = Config.fromfile(PRESETS / f'{meta["method"]}.py').method
+    model = released(meta['method'], {})
     model.segmentor = recorded['segmentor']
     if meta['method'] == 's4mc_fixmatch':
-        model.type, model.mixer = 'S4MCFixMatchProgram', dict(type='RecordedPartners')
+        model.type, model.mixer = S4MCFixMatchProgram, dict(type=RecordedPartners)
         model.streams.partners = None
         for stream, first in (('labeled_perturbed', 2), ('weak_perturbed', 4)):
-            model.streams[stream].perturbation = dict(type='RecordedDropout', first=first)
+            model.streams[stream].perturbation = dict(type=RecordedDropout, first=first)
         model.refiners.select.update(alpha=1 - meta['share'], decay=False)
         return ConfigDict(model)
-    model.mixer.type = 'RecordedCutMix'
+    model.mixer.type = RecordedCutMix
     model.teacher.update(momentum=meta['teacher_momentum'], warm_up=False, copy_epochs=0)
     model.warmup_epochs = 0
     model.refiners.select.alpha = meta['alpha0']
@@ -171,7 +162,7 @@ def model_config(recording: Recording) -> ConfigDict:
     network = recorded['heads']['contrast']
     head.update({name: network[name] for name in ('tap', 'hidden_channels', 'channels')})
     head.update(
-        type='RecordedContrastHead',
+        type=RecordedContrastHead,
         dropout2d=0,
         alpha=meta['alpha0'],
         low_rank=sizes['low_rank'],
@@ -193,7 +184,6 @@ def build(recording: Recording, changes: Mapping[str, Any]) -> Any:
         recording: The file.
         changes: Entries of ``model`` that differ from the preset, by their path.
     """
-    init_default_scope('mmseg')
     config = Config(dict(model=model_config(recording)))
     config.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
     model = MODELS.build(config.model).double().train()
@@ -229,23 +219,14 @@ def oldest_first(bank: Any, size: int) -> Tensor:
     return found
 
 
-def batch_of(recording: Recording) -> dict[str, Any]:
+def recorded_batch(recording: Recording) -> tuple[dict[str, Any], dict[str, Any]]:
     """Inputs and samples of ``SemiSegmentor.loss``."""
     weak = recording['in.weak' if 'in.weak' in recording else 'in.unlabeled']
-    strong = [weak]
-    if 'in.s1' in recording:
-        strong = [recording['in.s1'], recording['in.s2']]
-    valid = torch.ones(len(weak), *weak.shape[-2:], dtype=torch.bool)
+    strong = [recording[name] for name in ('in.s1', 'in.s2') if name in recording] or [weak]
+    valid = torch.ones(len(weak), *weak.shape[-2:])
     if 'in.valid' in recording:
-        valid = recording['in.valid'].bool()
-    truth = recording['in.truth']
-    return dict(
-        inputs=dict(labeled=recording['in.labeled'], weak=weak, strong=strong, valid=valid),
-        data_samples=dict(
-            labeled=[SegDataSample(gt_sem_seg=PixelData(data=one[None])) for one in truth],
-            unlabeled=[SegDataSample() for _ in weak],
-        ),
-    )
+        valid = recording['in.valid']
+    return batch_of(recording['in.labeled'], recording['in.truth'], weak, strong, valid)
 
 
 def parameters_of(model: Any, names: Any) -> dict[str, nn.Parameter]:
@@ -282,7 +263,7 @@ def run(recording: Recording, changes: Optional[Mapping[str, Any]] = None) -> Re
         hook.before_train(runner)
     steps: list[SemiStep] = []
     model.add_observer(steps.append)
-    losses = model.loss(**batch_of(recording))
+    losses = model.loss(*recorded_batch(recording))
     total, _ = model.parse_losses(losses)
     total.backward()
     parameters = parameters_of(model, meta['parameters'])
@@ -359,9 +340,8 @@ def threshold_of(done: Replayed) -> Tensor:
     return done.model.refiners['select']._mixed(done.step)[1]
 
 
-def replay_s4mc(recording: Recording) -> Comparison:
+def compare_s4mc(recording: Recording, done: Replayed) -> Comparison:
     """S4MC on CutMix-Seg."""
-    done = run(recording)
     result = compare_step(recording, done)
     compare_mixed_selection(recording, done, result)
     (view,) = done.step.streams['teacher_strong']
@@ -371,9 +351,8 @@ def replay_s4mc(recording: Recording) -> Comparison:
     return result
 
 
-def replay_s4mc_fixmatch(recording: Recording) -> Comparison:
+def compare_s4mc_fixmatch(recording: Recording, done: Replayed) -> Comparison:
     """S4MC on FixMatch."""
-    done = run(recording)
     result = compare_step(recording, done)
     model = done.model
     labeled = done.losses['decode.loss_ce'] / model.supervised_weight
@@ -392,15 +371,16 @@ def replay_s4mc_fixmatch(recording: Recording) -> Comparison:
     return result
 
 
-def replay_u2pl(recording: Recording) -> Comparison:
+def compare_u2pl(recording: Recording, done: Replayed) -> Comparison:
     """U2PL."""
-    done = run(recording)
     result = compare_step(recording, done)
     compare_mixed_selection(recording, done, result)
     head = done.model.heads['contrast']
     contrast = done.losses['contrast.loss'] / head.loss_weight
     result.add('loss', 'contrast', contrast, recording['out.loss_contrast'])
-    result.add('state', 'threshold', -threshold_of(done), recording['out.threshold'])
+    # The program's entropies have 1e-10 in the logarithm.
+    scale = math.log(head.num_classes)
+    result.add('state', 'threshold', -threshold_of(done), recording['out.threshold'], scale)
     label = head.teacher_found.label[:, None]
     member = label == torch.arange(head.num_classes)[:, None, None]
     result.add_equal('members', member, recording['out.member'].bool())
@@ -413,25 +393,22 @@ def replay_u2pl(recording: Recording) -> Comparison:
     return result
 
 
-def measure(recording: Recording, changes: Mapping[str, Any]) -> tuple[float, float]:
-    """Tell what entries of the preset do to the recorded step.
+def replay(
+    compare: Callable[[Recording, Replayed], Comparison],
+    recording: Recording,
+    changes: Mapping[str, Any],
+) -> Outcome:
+    """Run the step and compare everything that was recorded; nothing with entries changed."""
+    done = run(recording, changes)
+    comparison = Comparison() if changes else compare(recording, done)
+    return Outcome(comparison, done.total, done.gradients)
 
-    Args:
-        recording: The file.
-        changes: Entries of ``model`` by their path, such as ``{'streams.strong.group': 'strong'}``.
 
-    Returns:
-        Cosine of the gradient with the released preset's, and the relative change of the total.
-    """
-    base, other = run(recording), run(recording, changes)
-    ours, theirs = (
-        torch.cat([one.gradients[name].flatten() for name in base.gradients])
-        for one in (base, other)
+REPLAYS: dict[str, Callable[..., Outcome]] = {
+    name: partial(replay, compare)
+    for name, compare in (
+        ('s4mc', compare_s4mc),
+        ('s4mc_fixmatch', compare_s4mc_fixmatch),
+        ('u2pl', compare_u2pl),
     )
-    cosine = float(ours @ theirs / (ours.norm() * theirs.norm()))
-    return cosine, float((other.total - base.total) / base.total)
-
-
-REPLAYS: dict[str, Callable[[Recording], Comparison]] = dict(
-    s4mc=replay_s4mc, s4mc_fixmatch=replay_s4mc_fixmatch, u2pl=replay_u2pl
-)
+}

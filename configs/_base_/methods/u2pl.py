@@ -1,7 +1,8 @@
 # U2PL (CVPR 2022) on CutMix-Seg: pixels of high entropy train nothing as pseudo-labels, 20 % at the
 # start and none at the end, and serve as negatives of the classes that they are hardly of.
-# L = L_s + lambda_u L_u + 0.1 L_c; L_u is the mean over the selected pixels, and lambda_u all pixels
-# over the selected ones. Labeled and mixed images share a pass, as in the program (released/u2pl.py).
+# L = L_s + lambda_u L_u + 0.1 L_c; L_u is the mean over the selected pixels, and lambda_u is the
+# number of all pixels over that of the selected ones. Labeled and mixed images share a pass, as in
+# the program (released/u2pl.py).
 _base_ = './cutmix_seg.py'
 method = dict(
     streams=dict(strong=dict(group='clean')),

@@ -52,8 +52,8 @@ class NeighborhoodRefiner(BaseRefiner):
             the label stays (the program of S4MC on FixMatch).
         label: ``'refined'``: the argmax of the refined scores; ``'raw'``: it stays, and the
             refinement only changes which pixels are selected (the program on CutMix-Seg).
-        use_padding: Whether padding is refined and supports classes as other pixels do (the programs);
-            else it is outside the image.
+        use_padding: Whether padding is refined and supports classes as other pixels do (the
+            programs); else it is outside the image.
 
     Raises:
         ValueError: An argument outside its values; when the model is built, a table of another

@@ -39,7 +39,7 @@ method = dict(
             on='confidence',
             use_padding=True,
         ),
-        # 75 % of the pixels are kept at the start and 85 % at the end, by the first view's quantile.
+        # 75 % of the pixels are kept at the start, 85 % at the end, by the first view's quantile.
         select=dict(
             type='QuantileThreshold',
             score='max',

@@ -1,5 +1,5 @@
-# U2PL, the released program without its errors; ../u2pl.py is the paper, and docs/methods/u2pl.md lists
-# what differs. Data: strong views are the weak crops, unchanged.
+# U2PL, the released program without its errors; ../u2pl.py is the paper, and docs/methods/u2pl.md
+# lists what differs. Data: strong views are the weak crops, unchanged.
 method = dict(
     type='SemiSegmentor',
     # In the first epoch with unlabeled images the teacher is a copy of the student; its BatchNorm
