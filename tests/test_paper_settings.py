@@ -49,7 +49,11 @@ CORR = {'heads.correlation.labeled_weight': 0.25, 'heads.correlation.unlabeled_w
 CORR.update({'refiners.regions.num_shapes': 128, 'refiners.regions.strategy': 'random'})
 CONTEXT = {'refiners.context.window': 3, 'refiners.context.neighbors': 1}
 CONTEXT.update({'refiners.context.criterion': 'max', 'losses.strong.denominator': 'selected'})
+# The passes of the student and the boxes of CutMix, of half the image.
+JOINED = {'streams.strong.group': 'clean', 'mixer.area': (0.5, 0.5), 'mixer.draw': 'width'}
+JOINED.update({'mixer.coin': 'batch', 'mixer.partner': 'next'})
 CONTRAST = {'heads.contrast.loss_weight': 0.1, 'heads.contrast.channels': 256}
+CONTRAST.update({'losses.strong.scale': 'inverse_share', 'heads.contrast.decay_by': 'epoch'})
 CONTRAST.update({'heads.contrast.bank.size': 30000, 'heads.contrast.bank.first_size': 50000})
 AEL = {'losses.strong.gamma': 2.0, 'heads.class_confidence.momentum': 0.999}
 WEIGHTS = {'refiners.weight.k': 5, 'refiners.agreement.min_confidence': 0.95}
@@ -87,8 +91,8 @@ SETTINGS = {
     ),
     'mean_teacher_deeplabv3plus_r101_voc12-92': Setting(losses=ONE),
     'cutmix_seg_deeplabv3plus_r101_cityscapes-u2pl-186': Setting(losses=ONE),
-    's4mc_deeplabv3plus_r101_voc12-92': Setting(losses=ONE, extra=CONTEXT),
-    's4mc_deeplabv3plus_r101_cityscapes-u2pl-186': Setting(losses=ONE, extra=CONTEXT),
+    's4mc_deeplabv3plus_r101_voc12-92': Setting(losses=ONE, extra={**CONTEXT, **JOINED}),
+    's4mc_deeplabv3plus_r101_cityscapes-u2pl-186': Setting(losses=ONE, extra={**CONTEXT, **JOINED}),
     's4mc_fixmatch_deeplabv3plus_r101_voc12-92': Setting(losses=ONE, extra=CONTEXT),
     'augseg_deeplabv3plus_r101_voc12-92': Setting(
         losses=ONE,
@@ -101,7 +105,7 @@ SETTINGS = {
     'ael_deeplabv3plus_r101_cityscapes-u2pl-186': Setting(
         losses=ONE, extra={**AEL, 'labeled_mixer.num_classes': 3}
     ),
-    'u2pl_deeplabv3plus_r101_voc12-92': Setting(losses=ONE, extra=CONTRAST),
+    'u2pl_deeplabv3plus_r101_voc12-92': Setting(losses=ONE, extra={**CONTRAST, **JOINED}),
     'weighting_unimatch_deeplabv3plus_r101_voc12-92': Setting(
         losses=dict(strong=0.2, perturbed=0.2),  # 0.4 (1/4 + 1/4) and 0.4 1/2
         extra=WEIGHTS,

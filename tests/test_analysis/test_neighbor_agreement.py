@@ -45,7 +45,7 @@ def masks_of(root):
 
 def by_hand(masks, window, connectivity, classes=6):
     """Every ordered pair of two pixels of known class, one at a time."""
-    total, same = 0, [0] * classes
+    total, same, places = 0, [0] * classes, [0] * classes
     reach = window // 2
     for mask in masks:
         height, width = mask.shape
@@ -62,8 +62,9 @@ def by_hand(masks, window, connectivity, classes=6):
                             continue
                         if rows[v][u] < classes:
                             total += 1
+                            places[one] += 1
                             same[one] += rows[v][u] == one
-    return total, same
+    return total, same, places
 
 
 def measure(server, folder, config, *args, code=0):
@@ -78,12 +79,14 @@ def test_file_is_what_a_loop_over_pairs_finds(server, root, tmp_path, window, co
     options = ['--window', window, '--connectivity', connectivity]
     out, output = measure(server, tmp_path, config, *options)
     found = json.loads(out.read_text())
-    total, same = by_hand(masks_of(root), window, connectivity)
+    total, same, places = by_hand(masks_of(root), window, connectivity)
     assert (found['window'], found['connectivity']) == (window, connectivity)
     assert found['classes'] == CLASSES
     assert 2 * found['pairs'] == total
     assert found['per_class'] == pytest.approx([n / total for n in same], rel=1e-12)
     assert found['overall'] == pytest.approx(sum(same) / total, rel=1e-12)
+    conditional = [n / max(m, 1) for n, m in zip(same, places)]
+    assert found['conditional'] == pytest.approx(conditional, rel=1e-12)
     assert 0.5 < found['overall'] < 1 and sum(n > 0 for n in same) >= 4
     assert f'{found["pairs"]} pairs in 8 masks' in output
     assert [path.name for path in out.parent.iterdir()] == ['agreement.json']
@@ -104,9 +107,10 @@ def test_counts_of_random_masks(window, connectivity):
     masks[3][:] = 255
     for mask in masks:
         mask = mask.astype(np.uint8)
-        pairs, same = count_pairs(mask, 3, window, connectivity)
-        total, expected = by_hand([mask], window, connectivity, classes=3)
+        pairs, (same, places) = count_pairs(mask, 3, window, connectivity)
+        total, expected, ordered = by_hand([mask], window, connectivity, classes=3)
         assert (2 * pairs, [2 * n for n in same.tolist()]) == (total, expected)
+        assert places.tolist() == ordered
 
 
 def test_plain_supervised_configs_are_measured_too(server, root, tmp_path):

@@ -27,7 +27,7 @@ def weight_of(offset, beta):
     return math.exp(-(abs(offset[0]) + abs(offset[1])) / 2) if beta == 'distance' else beta
 
 
-def slow_refine(prob, window, neighbors, pick, joint, beta, connectivity):
+def slow_refine(prob, window, neighbors, pick, joint, beta, connectivity, scale='one', rule='max'):
     """The formula pixel by pixel; ``pick`` is max or min. ``joint`` is a list, one a class."""
     batch, classes, height, width = prob.shape
     values, out = prob.tolist(), prob.clone()
@@ -41,7 +41,8 @@ def slow_refine(prob, window, neighbors, pick, joint, beta, connectivity):
                         for dy, dx in left:
                             inside = 0 <= y + dy < height and 0 <= x + dx < width
                             p = values[b][c][y + dy][x + dx] if inside else 0.0
-                            both = max(union * p, joint[c])
+                            both = joint[c] * (union if scale == 'probability' else 1)
+                            both = both if rule == 'alone' else max(union * p, both)
                             gains.append(weight_of((dy, dx), beta) * (p - both))
                         gain = pick(gains)
                         del left[gains.index(gain)]
@@ -65,11 +66,12 @@ def test_equals_the_loop_over_pixels(data):
         joint, floor = torch.tensor([0.05, 0.4, 0.9]), [0.05, 0.4, 0.9]
     else:
         floor = [joint or 0.0] * 3
-    result = refine_neighborhood(
-        prob, window, neighbors, criterion, joint=joint, beta=beta, connectivity=connectivity
-    )
+    scale = data.draw(st.sampled_from(['one', 'probability']))
+    rule = data.draw(st.sampled_from(['max', 'alone'])) if joint is not None else 'max'
+    options = dict(beta=beta, connectivity=connectivity, joint_scale=scale, joint_rule=rule)
+    result = refine_neighborhood(prob, window, neighbors, criterion, joint=joint, **options)
     pick = max if criterion == 'max' else min
-    expected = slow_refine(prob, window, neighbors, pick, floor, beta, connectivity)
+    expected = slow_refine(prob, window, neighbors, pick, floor, beta, connectivity, scale, rule)
     torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -241,3 +243,27 @@ def test_no_window_is_unfolded_and_nothing_read_back(criterion):
 def test_wrong_arguments_are_refused(arguments, word):
     with pytest.raises(ValueError, match=word):
         refine_neighborhood(**{'prob': torch.zeros(1, 2, 4, 4), **arguments})
+
+
+def test_joint_probability_by_hand():
+    """A pixel of .5 whose largest neighbor has .6; E is .9 of the pixel's own, or alone."""
+    prob = torch.zeros(1, 1, 3, 3)
+    prob[0, 0] = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, 0.6], [0.0, 0.0, 0.0]])
+    options = dict(joint=0.9, beta=0.5, connectivity=4)
+    # J = max(.5 .6, .5 .9) = .45; J = .9 .5 = .45 alone too; J = .9 alone.
+    for more, joint in (
+        (dict(joint_scale='probability'), 0.45),
+        (dict(joint_scale='probability', joint_rule='alone'), 0.45),
+        (dict(joint_rule='alone'), 0.9),
+    ):
+        found = refine_neighborhood(prob, **options, **more)[0, 0, 1, 1]
+        assert found.item() == pytest.approx(0.5 + 0.5 * max(0.6 - joint, -joint))
+    # With E = .2 the independent .3 is larger, unless E stands alone.
+    options['joint'] = 0.2
+    found = refine_neighborhood(prob, joint_scale='probability', **options)[0, 0, 1, 1]
+    assert found.item() == pytest.approx(0.5 + 0.5 * (0.6 - 0.3))
+    found = refine_neighborhood(prob, joint_rule='alone', **options)[0, 0, 1, 1]
+    assert found.item() == pytest.approx(0.5 + 0.5 * (0.6 - 0.2))
+    for wrong in (dict(joint_scale='both'), dict(joint_rule='min')):
+        with pytest.raises(ValueError, match=f'{next(iter(wrong))} must be one of'):
+            refine_neighborhood(prob, **options, **wrong)

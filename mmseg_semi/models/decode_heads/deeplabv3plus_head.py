@@ -12,7 +12,7 @@ from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from mmseg_semi.arguments import Number, OneOf, check_choice, check_whole
+from mmseg_semi.arguments import Number, OneOf, Rule, check_choice, check_whole
 
 INITIALIZATIONS = ('torch', 'mmcv')
 
@@ -99,13 +99,14 @@ class DeepLabV3PlusHead(BaseDecodeHead):
         if aspp_channels is None:
             aspp_channels = max(in_channels[1] // 8, 1)
         check_whole('decode_head.aspp_channels (DeepLabV3PlusHead)', aspp_channels, 1)
-        for rule, name, value in (
-            (OneOf(1, 3), 'project_kernel', project_kernel),
-            (OneOf(True, False), 'low_bias', low_bias),
-            (OneOf(True, False), 'fuse_bias', fuse_bias),
-            (Number(0, 1, below=True), 'dropout2d', dropout2d),
-        ):
-            rule.check(f'decode_head.{name} (DeepLabV3PlusHead)', value)
+        options: list[tuple[str, Rule, Any]] = [
+            ('project_kernel', OneOf(1, 3), project_kernel),
+            ('low_bias', OneOf(True, False), low_bias),
+            ('fuse_bias', OneOf(True, False), fuse_bias),
+            ('dropout2d', Number(0, 1, below=True), dropout2d),
+        ]
+        for name, rule, given in options:
+            rule.check(f'decode_head.{name} (DeepLabV3PlusHead)', given)
         if input_transform != 'multiple_select':
             raise ValueError(
                 "decode_head.input_transform (DeepLabV3PlusHead) must be 'multiple_select', got "

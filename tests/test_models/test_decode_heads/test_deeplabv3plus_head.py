@@ -289,3 +289,40 @@ def test_a_checkpoint_of_the_head_stays_loaded(tmp_path):
     head.init_weights()
     for name, value in first.state_dict().items():
         assert torch.equal(head.state_dict()[name], value), name
+def test_the_decoder_of_u2pls_program():
+    """A 3x3 projection, biases after ASPP, and channels that are dropped in three places."""
+    options = dict(low_bias=True, project_kernel=3, fuse_bias=True, dropout2d=0.5)
+    head = small_head(**options)
+    shapes = {name: tuple(value.shape) for name, value in head.named_parameters()}
+    assert shapes['bottleneck.conv.weight'][2:] == (3, 3)
+    biased = [name for name in shapes if name.endswith('conv.bias')]
+    assert biased == ['low_level.conv.bias', 'fuse.0.conv.bias', 'fuse.2.conv.bias']
+    seen = {}
+    for name in ('drop_channels', 'fuse.1', 'fuse.3'):
+        module = head.get_submodule(name)
+        module.register_forward_hook(
+            lambda _, given, out, n=name: seen.update({n: (given[0], out)})
+        )
+    head(maps())
+    assert all(given.equal(out) for given, out in seen.values())
+    head.train()(maps())
+    for given, out in seen.values():
+        dropped = ~out.flatten(2).any(-1) & given.flatten(2).any(-1)
+        assert dropped.any() and not dropped.all()
+        torch.testing.assert_close(out[~dropped], 2 * given[~dropped])
+    for name, value in dict(project_kernel=2, low_bias=1, fuse_bias=None, dropout2d=1).items():
+        with pytest.raises(ValueError, match=f'decode_head.{name} .DeepLabV3PlusHead. must be'):
+            small_head(**{name: value})
+
+
+def test_the_fused_maps_are_a_tap(build):
+    segmentor = build(segmentor=segmentor_config(**OURS)).segmentor.eval()
+    taps = taps_of('fusion')
+    outputs = decode(segmentor, encode(segmentor, torch.randn(2, 3, 32, 32), taps), taps)
+    head, fused = segmentor.decode_head, outputs.features['fusion']
+    assert fused.shape[1] == feature_channels(head, 'fusion') == head.low_channels + 16
+    torch.testing.assert_close(head.conv_seg(head.fuse(fused)), outputs.stages[-1])
+    theirs = build(segmentor=segmentor_config(**THEIRS)).segmentor
+    taps.check(theirs)
+    with pytest.raises(ValueError, match="tap 'fusion': FCNHead is no DeepLabV3. decoder"):
+        taps.check(build().segmentor)

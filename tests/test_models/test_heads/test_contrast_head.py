@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from copy import deepcopy
 
@@ -156,7 +155,10 @@ class Reference:
             project_in += [view.outputs.features['penultimate'] for view in step.streams['strong']]
             student = head.project(torch.cat(project_in)).movedim(1, -1).flatten(0, -2)
         pixels = []
+        full = []
         for features, logits, label, valid in parts:
+            entropy = torch.special.entr(logits.double().softmax(1)).sum(1)
+            full += [] if valid is None else [entropy[valid]]  # of all pixels of the images
             for b in range(len(features)):
                 for y in range(16):
                     for x in range(16):
@@ -168,12 +170,11 @@ class Reference:
                                 label=int(label[b, 2 * y, 2 * x]),
                                 labeled=valid is None,
                                 valid=valid is None or bool(valid[b, 2 * y, 2 * x]),
-                                entropy=-sum(q * math.log(q) for q in p if q > 0),
+                                entropy=float(entropy[b, 2 * y, 2 * x]),
                             )
                         )
         assert len(pixels) == len(student)
-        entropies = [p['entropy'] for p in pixels if not p['labeled'] and p['valid']]
-        low, high = np.quantile(entropies, [alpha, 1 - alpha])
+        low, high = np.quantile(torch.cat(full).numpy(), [alpha, 1 - alpha])
         self.anchors = [[] for _ in range(classes)]
         self.members = [[] for _ in range(classes)]
         self.negatives = [[] for _ in range(classes)]
@@ -271,10 +272,10 @@ def test_pixels_from_outside_of_the_batch_do_not_count(build_u2pl, batch):
     step = run_step(model, batch(views=1))
     foreign = torch.zeros(2, 32, 32, dtype=torch.bool)
     foreign[:, :16] = True
-    whole = head.unlabeled_pixels(step)
+    whole = head.teacher_pixels(step)[1]
     assert whole.negative[:, :, :8].any() and (whole.label[:, :8] < 3).any()
     step.streams['strong'][0].mix = Mix(torch.zeros_like(foreign), torch.arange(2), foreign)
-    part = head.unlabeled_pixels(step)
+    part = head.teacher_pixels(step)[1]
     assert not part.negative[:, :, :8].any() and (part.label[:, :8] == 3).all()
     assert part.negative[:, :, 8:].any() and (part.label[:, 8:] < 3).any()
 
@@ -283,7 +284,9 @@ def test_a_refiner_changes_the_class_but_not_the_ranks(build_u2pl, batch):
     refine = dict(context=dict(type='NeighborhoodRefiner'), select=SELECT)
     plain, refined = build_u2pl(), build_u2pl(model=dict(refiners=refine))
     data = batch()
-    one, other = (m.heads['contrast'].unlabeled_pixels(run_step(m, data)) for m in (plain, refined))
+    one, other = (
+        m.heads['contrast'].teacher_pixels(run_step(m, data))[1] for m in (plain, refined)
+    )
     assert one.prob.equal(other.prob) and one.negative.equal(other.negative)
     torch.testing.assert_close(other.prob.sum(1), torch.ones(4, 16, 16))
 
@@ -623,3 +626,62 @@ def test_defaults_are_the_papers():
     assert (head.channels, head.min_prob, head.alpha, head.temperature) == (256, 0.3, 0.2, 0.5)
     assert (head.num_queries, head.num_negatives, head.loss_weight) == (256, 50, 0.1)
     assert head.prototype_momentum is None and head.pseudo_fields == ('logits',)
+
+
+def test_divisor_counts_classes_that_have_pixels(build_u2pl, batch, capture):
+    """Two classes are trained of three that are labeled: queues of one class are empty."""
+    found = []
+    for divisor in ('trained', 'present'):
+        model = build_u2pl(divisor=divisor)
+        head = model.heads['contrast']
+        head(run_step(model, batch()))
+        head.bank.update_state()
+        head.bank.counts[1] = 0
+        torch.manual_seed(0)
+        found.append(head(run_step(model, batch()))['loss'].detach())
+    assert capture.last[3].tolist() == [True, False, True]
+    torch.testing.assert_close(found[0] * 2 / 3, found[1])
+
+
+@pytest.mark.parametrize(
+    'streams, message',
+    [
+        ({}, "teacher_stream is 'seen', and model.streams has no such stream of strong images"),
+        (dict(seen=dict(images='strong')), 'no such stream of strong images'),
+        (
+            dict(seen=dict(images='strong', network='teacher', mode='train')),
+            "the pass 'seen' of stream 'seen' has no labeled images",
+        ),
+    ],
+)
+def test_a_teacher_stream_that_cannot_be_read_is_refused(build_u2pl, streams, message):
+    with pytest.raises(ValueError, match=rf'model\.heads\.contrast: .*{message}'):
+        build_u2pl(model=dict(streams=streams), teacher_stream='seen')
+
+
+def test_the_teachers_own_pass_over_mixed_images_can_be_read(build_u2pl, batch):
+    """Representations, probabilities and statistics are those of one pass in training mode."""
+    pass_ = dict(network='teacher', mode='train', group='teacher')
+    streams = dict(known=dict(images='labeled', **pass_), seen=dict(images='strong', **pass_))
+    teacher = dict(type='EMATeacher', buffers='own')
+    model = build_u2pl(
+        model=dict(streams=streams, teacher=teacher, mixer=MIXED), teacher_stream='seen'
+    )
+    head, network = model.heads['contrast'], model.teacher.network
+    step = run_step(model, batch(views=1))
+    own, project = deepcopy(network).train(), deepcopy(head.teacher_project).train()
+    before = deepcopy(head.teacher_project.state_dict())
+    labeled, unlabeled = head.teacher_pixels(step)
+    assert differing(head.teacher_project.state_dict(), before) == []
+    images = torch.cat([step.labeled_images, step.streams['strong'][0].image])
+    with torch.no_grad():
+        features = own.decode_head._forward_feature(own.extract_feat(images))
+        represented = project(features)
+        prob = own.decode_head.conv_seg(features).softmax(1)
+    torch.testing.assert_close(torch.cat([labeled.features, unlabeled.features]), represented)
+    torch.testing.assert_close(torch.cat([labeled.prob, unlabeled.prob]), prob)
+    model.teacher.update_state()
+    after = head.teacher_project.state_dict()
+    assert any(not torch.equal(after[name], before[name]) for name in after)
+    for name, value in project.state_dict().items():
+        torch.testing.assert_close(after[name], value, msg=name)

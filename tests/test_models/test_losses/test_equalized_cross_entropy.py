@@ -68,3 +68,21 @@ def test_equalized_pixels_are_left_out(build_ael, noisy, monkeypatch):
     )
     assert torch.equal(got, wanted) and not mask[noisy.label == 2].any()
     assert mask[noisy.label == 0].all() and mask.float().mean() < 0.9
+
+
+def test_the_loss_can_be_scaled_by_the_inverse_share(build, noisy):
+    """U2PL: all valid pixels over the selected ones, times their mean."""
+    loss = dict(type='PseudoLabelCrossEntropy', denominator='selected', scale='inverse_share')
+    model = build(losses=dict(strong=loss), streams=None)
+    logits = noise(2, 3, 9, 8, seed=7)
+    pseudo = noisy.update(weight=None)
+    used = pseudo.selected & pseudo.valid
+    values = torch.nn.functional.cross_entropy(logits, pseudo.label, reduction='none')[used]
+    wanted = pseudo.valid.sum() / used.sum() * values.mean()
+    assert 0 < used.sum() < pseudo.valid.sum() < used.numel()
+    torch.testing.assert_close(model.losses['strong'](view_of(logits, pseudo)), wanted)
+    nothing = pseudo.update(selected=torch.zeros_like(used))
+    logits.requires_grad_()
+    value = model.losses['strong'](view_of(logits, nothing))
+    value.backward()
+    assert value == 0 and not logits.grad.any()

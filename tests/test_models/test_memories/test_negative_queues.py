@@ -91,3 +91,42 @@ def test_lengths_of_the_paper():
     queues = NegativeQueues(3, 2)
     assert queues.lengths.tolist() == [50000, 30000, 30000] and queues.num_push == 256
     assert NegativeQueues(2, 2, size=300).lengths.tolist() == [500, 300]
+
+
+def test_all_negatives_can_enter_in_the_order_of_the_pixels():
+    """Of more than a queue holds the last ones stay, and its length is that of each class."""
+    queues = NegativeQueues(3, 1, size=4, first_size=6, num_push=None)
+    features = torch.arange(1.0, 9.0).view(2, 1, 2, 2)
+    negative = torch.zeros(2, 3, 2, 2, dtype=torch.bool)
+    negative[:, :2] = True
+    negative[0, 2, 0, 1] = negative[1, 2, 1, 0] = True
+    for last in ([2, 7], [2, 7, 2, 7]):
+        queues.note(features, negative)
+        queues.update_state()
+        entries = [queue_of(queues, number).flatten().tolist() for number in range(3)]
+        assert entries == [[3, 4, 5, 6, 7, 8], [5, 6, 7, 8], last]
+    assert queues.counts.tolist() == [6, 4, 4]
+
+
+@pytest.mark.parametrize('filled', [0, 2, 6])
+@pytest.mark.parametrize('arrive', [0, 3, 9])
+def test_the_own_negatives_can_be_drawn(filled, arrive):
+    """``push='before'`` draws from what the queues will be, and moves them later."""
+    queues = NegativeQueues(1, 1, size=6, first_size=6, num_push=None, push='before')
+    queues.push(-torch.arange(1.0, 9.0).view(1, 8, 1), torch.arange(8)[None] < filled)
+    features, negative = torch.arange(1.0, 10.0).view(1, 1, 3, 3), torch.zeros(1, 1, 3, 3).bool()
+    negative.view(-1)[:arrive] = True
+    before = queues.features.clone()
+    queues.note(features, negative)
+    counts = queues.counts_now.clone()
+    drawn, there = queues.draw(1, 6, torch.arange(6).view(1, 1, 6) % counts.clamp(min=1))
+    assert queues.features.equal(before), 'not before the hook'
+    queues.update_state()
+    wanted = [-float(i) for i in range(1, filled + 1)] + [float(i) for i in range(1, arrive + 1)]
+    entries = queue_of(queues, 0).flatten()
+    assert entries.tolist() == wanted[-6:]
+    assert counts.tolist() == queues.counts.tolist() == [min(filled + arrive, 6)]
+    assert there.tolist() == [bool(len(entries))]
+    assert drawn.flatten()[: len(entries)].equal(entries)
+    if not len(entries):
+        assert not drawn.any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 
 from mmseg_semi.functional import refine_neighborhood
 
+from ..by_hand import image, preset, take_step
 from ..helpers import logits_of, run_step, shake
 from ..s4mc import S4MC, margin, third_of_ten
 
@@ -87,3 +90,53 @@ def test_s4mc_on_corrmatch(build, batch):
     assert (step.pseudo.selected | ~selected).all()
     assert {'correlation.loss', 'select.threshold', 'regions.gained'} <= losses.keys()
     assert all(torch.isfinite(value).all() for value in losses.values())
+
+
+@pytest.mark.parametrize('name', ['s4mc', 's4mc_fixmatch'])
+def test_the_papers_step_by_hand(name):
+    """Two unlabeled images of 4x4 pixels and three classes; logits are the logarithms of these.
+
+    Image 0 is (.6, .3, .1) with a margin of .3, but its corner (.4, .5, .1) with .1; image 1 is
+    (.1, .1, .8) with .7. At iteration 2 of 8, alpha = .4 * 6/8 = .3 and gamma lies at place
+    .3 * 31 = 9.3 of the 32 margins .1, 15 x .3, 16 x .7: it is .3.
+
+    Refined, with b = exp(-1/2) beside a pixel and b^2 diagonally:
+    - inside image 0: .6 + b .6 .4 = .7456, .3 + b .3 .7 = .4274: margin .318, selected;
+    - the corner: .4 + b .6 .6 = .6184, .5 + b .3 .5 = .5910: class 0 now, margin .027, not;
+    - beside the corner: .7456, .3 + b .5 .7 = .5123: margin .233, not selected;
+    - diagonally to it: .7456, .3 + b^2 .5 .7 = .4288 (more than with b .3 .7): .317, selected;
+    - in image 1: .8 + b .8 .2 = .8970, .1 + b .1 .9 = .1546: .742, selected.
+
+    Left halves are exchanged: 13 pixels of image 0 with -log .6 and 16 of image 1 with -log .8.
+    """
+    model = preset(name)
+    uncertain = image([0.6, 0.3, 0.1], ((0, 0), [0.4, 0.5, 0.1]))
+    unlabeled = torch.stack([uncertain, image([0.1, 0.1, 0.8])]).log()
+    labeled = image([0.5, 0.25, 0.25]).log().repeat(2, 1, 1, 1)
+    truth = torch.zeros(2, 4, 4, dtype=torch.int64)
+    truth[1, 2:] = 255
+    step, losses, total = take_step(model, labeled, truth, unlabeled, progress=(2, 8, 4))
+    selected = torch.ones(2, 4, 4, dtype=torch.bool)
+    selected[0, [0, 0, 1], [0, 1, 0]] = False
+    assert torch.equal(step.pseudo.selected, selected)
+    assert step.raw_pseudo.label[0, 0, 0] == 1 and not step.pseudo.label[0].any()
+    assert float(losses['select.threshold']) == pytest.approx(0.3, abs=1e-6)  # the log is float32
+    (view,) = step.streams['strong']
+    assert view.pseudo.label[0].tolist() == [[2, 2, 0, 0]] * 4
+    assert view.pseudo.selected[0].all() and view.pseudo.selected[1].sum() == 13
+    mean = -(13 * math.log(0.6) + 16 * math.log(0.8)) / 29
+    assert float(losses['strong.loss']) == pytest.approx(mean, rel=1e-9)
+    # mmseg adds float32's epsilon to the number of labeled pixels, 24.
+    assert float(total) == pytest.approx(math.log(2) + mean, rel=1e-8)
+    # By the bias: softmax less the target, the mean of each loss's pixels.
+    mixed = [13 * (0.6 - 1) + 16 * 0.1, 13 * 0.3 + 16 * 0.1, 13 * 0.1 + 16 * (0.8 - 1)]
+    wanted = [-0.5 + mixed[0] / 29, 0.25 + mixed[1] / 29, 0.25 + mixed[2] / 29]
+    assert model.segmentor.decode_head.conv_seg.bias.grad.tolist() == pytest.approx(
+        wanted, rel=1e-7
+    )
+
+
+def test_the_student_sees_labeled_and_mixed_images_together():
+    model = preset('s4mc')
+    before, after = model.passes
+    assert before == [] and [[one.name for one in s] for s in after] == [['labeled', 'strong']]

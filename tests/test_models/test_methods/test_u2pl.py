@@ -6,6 +6,7 @@ import math
 import shutil
 
 import pytest
+import torch
 from tool_runs import (
     CONFIGS,
     TOOLS,
@@ -16,6 +17,8 @@ from tool_runs import (
     small_settings,
     train_scalars,
 )
+
+from ..by_hand import image, preset, take_step
 
 U2PL = 'u2pl/u2pl_unet_digit-scenes-60.py'
 
@@ -60,9 +63,56 @@ def test_digit_scenes_train_and_resume_exactly(train_u2pl, tmp_path):
 def test_the_method_is_cutmix_seg_with_entropies_and_contrast():
     config = load_config(CONFIGS / 'u2pl' / 'u2pl_deeplabv3plus_r101_voc12-92.py')
     model = config.model
-    assert model.refiners.select == dict(type='QuantileThreshold', score='entropy', alpha=0.2)
-    assert model.losses.strong.denominator == 'selected' and model.mixer.prob == 0.5
+    select = dict(type='QuantileThreshold', score='entropy', alpha=0.2, decay_by='epoch')
+    assert model.refiners.select == select and model.mixer.prob == 0.5
+    strong = model.losses.strong
+    assert (strong.denominator, strong.scale) == ('selected', 'inverse_share')
     assert model.heads.contrast.bank == dict(size=30000, first_size=50000)
     assert model.teacher == dict(type='EMATeacher', momentum=0.99)
     listed = str(config.get('custom_hooks'))
     assert 'MeanTeacherHook' not in listed and 'MemoryBankHook' not in listed
+
+
+def test_the_papers_step_by_hand():
+    """Two unlabeled images of 4x4 pixels, three classes, representations that are the logits.
+
+    Labeled pixels are (3, 0, 0), of class 0. Unlabeled: 16 pixels (0, 4, 0) of the least entropy,
+    12 (0, 0, 3) and 4 (0, 1, 2) of the largest. At iteration 5 of 8, in epoch 1 of 2, alpha is
+    .2 * 1/2 = .1, and quantiles of the 32 entropies lie at the places .1 * 31 = 3.1 and 27.9: low
+    ones are those of (0, 4, 0); from the 28th (0, 0, 3) to the 29th (0, 1, 2) nine tenths of the
+    way the high ones begin, and the selected end.
+
+    L_u = 32/28 times the mean over the 28. Contrast: class 0 has the labeled pixels, class 1 the
+    16, class 2 none. All anchors of a class are one vector and equal its positive. The queues hold
+    (4, 0, 3), at a cosine of .8 to class 0, and (0, 3, 4), at .6 to class 1; each is drawn twice:
+    log(1 + 2 exp((cos - 1) / .5)). Then (0, 1, 2) enters the queues of classes 0 and 1, which rank
+    last and second there.
+    """
+    head = dict(num_convs=0, channels=3, num_queries=3, num_negatives=2)
+    model = preset('u2pl', **{'heads.contrast.' + key: value for key, value in head.items()})
+    bank = model.heads['contrast'].bank
+    items = torch.tensor([[[4.0, 0, 3]], [[0, 3, 4]], [[1, 1, 1]]], dtype=torch.float64)
+    bank.push(items, torch.tensor([[True], [True], [False]]))
+    unsure = image([0, 0, 3], ((3,), [0, 1, 2]))
+    unlabeled = torch.stack([image([0, 4, 0]), unsure])
+    labeled = image([3, 0, 0]).repeat(2, 1, 1, 1)
+    truth = torch.zeros(2, 4, 4, dtype=torch.int64)
+    step, losses, total = take_step(model, labeled, truth, unlabeled, progress=(5, 8, 4))
+
+    def entropy(*logits):
+        prob = [math.exp(x) / sum(map(math.exp, logits)) for x in logits]
+        return -sum(p * math.log(p) for p in prob)
+
+    border = 0.1 * entropy(0, 0, 3) + 0.9 * entropy(0, 1, 2)
+    assert float(losses['select.threshold']) == pytest.approx(-border, rel=1e-6)
+    assert step.pseudo.selected[0].all() and step.pseudo.selected[1].sum() == 12
+    surest, sure = math.log(1 + 2 * math.exp(-4)), math.log(1 + 2 * math.exp(-3))
+    unlabeled_loss = 32 / 28 * (16 * surest + 12 * sure) / 28
+    assert float(losses['strong.loss']) == pytest.approx(unlabeled_loss, rel=1e-9)
+    contrast = sum(math.log(1 + 2 * math.exp((c - 1) / 0.5)) for c in (0.8, 0.6)) / 2
+    assert float(losses['contrast.loss']) == pytest.approx(0.1 * contrast, rel=1e-9)
+    # mmseg adds float32's epsilon to the number of labeled pixels, 32.
+    assert float(total) == pytest.approx(sure + unlabeled_loss + 0.1 * contrast, rel=1e-8)
+    assert bank.counts.tolist() == [5, 5, 0]
+    new = torch.tensor([0.0, 1, 2], dtype=torch.float64)
+    assert bank.features[1:5].eq(new).all() and bank.features[50001:50005].eq(new).all()

@@ -156,3 +156,43 @@ def test_a_missing_file_is_refused_with_the_tool_that_writes_it(build, tmp_path)
 def test_wrong_refiner_arguments_are_refused_when_the_model_is_built(build, wrong, message):
     with pytest.raises(ValueError, match=rf'context: NeighborhoodRefiner[.:].*{message}'):
         build(refiners=dict(context={**CONTEXT, **wrong}))
+
+
+def test_the_raw_label_can_stay():
+    before = pseudo_of(noise(1, 4, 7, 9, scale=2.0))
+    refined = NeighborhoodRefiner()(before, None, at(before))
+    raw = NeighborhoodRefiner(label='raw')(before, None, at(before))
+    assert raw.label is before.label and not torch.equal(raw.label, refined.label)
+    assert torch.equal(raw.prob, refined.prob) and torch.equal(raw.confidence, refined.confidence)
+
+
+def test_only_the_confidence_can_be_refined():
+    """Of the middle pixel .6, of class 0, by its neighbor .8, of class 1."""
+    prob = torch.tensor([[0.5, 0.6, 0.2]], dtype=torch.float64)
+    before = pseudo_of(torch.stack([prob, 1 - prob])[None].log())
+    refiner = NeighborhoodRefiner(on='confidence', connectivity=4, beta=0.5)
+    after = refiner(before, None, at(before))
+    assert after.label is before.label and after.prob is before.prob
+    wanted = [0.5 + 0.5 * 0.6 * 0.5, 0.6 + 0.5 * 0.8 * 0.4, 0.8 + 0.5 * 0.6 * 0.2]
+    assert after.confidence.flatten().tolist() == pytest.approx(wanted)
+
+
+def test_padding_can_support_as_other_pixels_do():
+    valid = torch.ones(1, 7, 9, dtype=torch.bool)
+    valid[:, :, 6:] = False
+    before = pseudo_of(noise(1, 4, 7, 9, scale=2.0), valid)
+    after = NeighborhoodRefiner(use_padding=True)(before, None, at(before))
+    assert torch.equal(after.prob, refine_neighborhood(before.prob))
+
+
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(joint_scale='probability'), 'joint is None: give joint'),
+        (dict(joint_rule='alone'), 'joint is None: give joint'),
+        (dict(joint=[0.5] * 3, on='confidence'), "on='confidence' refines one map"),
+    ],
+)
+def test_a_joint_probability_that_cannot_be_used_is_refused(build, wrong, message):
+    with pytest.raises(ValueError, match=rf'model\.refiners\.context: .*{message}'):
+        build(refiners=dict(S4MC, context={**CONTEXT, **wrong}))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmseg_semi.functional import quantile_threshold, refine_neighborhood
 from mmseg_semi.models.refiners import NeighborhoodRefiner, QuantileThreshold
 
-from ..helpers import make_step, noise, run_step
+from ..helpers import hooked, make_step, noise, run_step
 from ..s4mc import QUANTILE, at, margin, pseudo_of
 
 
@@ -61,7 +61,10 @@ def test_score_kinds(score):
     def scored(prob):
         if score == 'margin':
             return margin(prob)
-        return prob.amax(1) if score == 'max' else (prob * prob.log()).sum(1)
+        if score == 'max':
+            return prob.amax(1)
+        prob = prob / prob.sum(1, keepdim=True)  # refined scores are no distribution
+        return (prob * prob.log()).sum(1)
 
     part = QuantileThreshold(alpha=0.4, score=score, decay=False)
     result = part(refined, None, at(raw))
@@ -160,7 +163,12 @@ def test_two_ranks_have_the_threshold_of_the_whole_batch(on_two_ranks):
         rounds.append(ranks)
     given = [[ranks[rank] for ranks in rounds] for rank in (0, 1)]
     results = list(zip(*on_two_ranks(selected_on_a_rank, given)))
-    scores = [margin, lambda p: torch.special.entr(p).sum(1).neg()]
+
+    def surety(scores):
+        prob = scores / scores.sum(1, keepdim=True).clamp(min=1e-30)
+        return torch.special.entr(prob).sum(1).neg()
+
+    scores = [margin, surety]
     cases = [(ranks, score) for ranks in rounds for score in scores]
     assert len(results) == len(cases) == 6
     for (ranks, score), ((gamma, first), (other, second)) in zip(cases, results):
@@ -191,3 +199,94 @@ def test_other_images_are_measured_by_the_threshold_of_the_batch():
         assert selected == [False, True, True, True]
     assert step.figures == {} and logged(part, step) == pytest.approx(0.3)
     assert part(raw, None, step).selected.flatten().tolist() == [False] * 3 + [True] * 2
+
+
+def test_the_share_can_end_elsewhere_and_fall_by_epochs():
+    part = QuantileThreshold(alpha=0.25, final=0.15, decay_by='epoch')
+    steps = [make_step(iteration=t, max_iters=10, iters_per_epoch=3) for t in (0, 2, 3, 5, 9)]
+    # Epochs begin at 0, 3, 6, 9.
+    wanted = [0.25, 0.25, 0.22, 0.22, 0.16]
+    assert [part.alpha_at(step) for step in steps] == pytest.approx(wanted)
+    with pytest.raises(RuntimeError, match=r"decay_by='epoch' needs to know how long an epoch is"):
+        part.alpha_at(make_step(iteration=1, max_iters=10))
+
+
+def test_a_pixel_at_the_threshold_can_be_kept_and_padding_can_count():
+    raw = pseudo_of(two_classes([0.125, 0.25, 0.5, 0.75]).log())
+    raw = raw.update(prob=two_classes([0.125, 0.25, 0.5, 0.75]))
+    part = QuantileThreshold(alpha=0.0, decay=False, inclusive=True)
+    assert part(raw, None, at(raw)).selected.all()
+    valid = torch.tensor([[[False, False, True, True]]])
+    padded = raw.update(valid=valid)
+    for use_padding, gamma in ((False, 0.625), (True, 0.375)):
+        part = QuantileThreshold(alpha=0.5, decay=False, use_padding=use_padding)
+        part(padded, None, at(padded))
+        assert logged(part, at(padded)) == pytest.approx(gamma)
+
+
+SEEN = dict(images='strong', network='teacher', mode='train')
+STRONG = dict(strong=dict(type='PseudoLabelCrossEntropy'))
+MIXED = dict(type='CutMix', prob=1.0)
+
+
+def test_another_pass_over_the_mixed_images_can_select(build, batch):
+    """Each view by what the teacher says in training mode about the mixed images."""
+    refiners = dict(
+        context=dict(type='NeighborhoodRefiner', label='raw'),
+        select=dict(QUANTILE, stream='seen', decay=False),
+    )
+    model = build(
+        teacher=dict(type='EMATeacher'),
+        refiners=refiners,
+        streams=dict(seen=SEEN),
+        losses=STRONG,
+        mixer=MIXED,
+    )
+    step, losses = run_step(hooked(model).train(), batch())
+    probs = [view.outputs.logits.softmax(1) for view in step.streams['seen']]
+    gamma = np.quantile(torch.cat([margin(one) for one in probs]).double().numpy(), 0.4)
+    assert float(losses['select.threshold']) == pytest.approx(gamma, rel=1e-5)
+    scores = [margin(refine_neighborhood(one)) for one in probs]
+    for view, score in zip(step.streams['strong'], scores):
+        near = (score - gamma).abs() < 1e-6
+        assert (near | (view.pseudo.selected == (score > gamma))).all() and near.sum() < 3
+        assert torch.equal(view.pseudo.label, view.mix(step.raw_pseudo.label))
+    kept = torch.stack([view.pseudo.selected for view in step.streams['strong']])
+    assert not torch.equal(*kept) and step.pseudo.selected.all()
+    assert float(losses['select.selected']) == pytest.approx(float(kept.float().mean()))
+
+
+def test_the_first_mixed_view_can_give_the_threshold(build, batch):
+    select = dict(QUANTILE, score='max', of='refined_mixed', inclusive=True, decay=False)
+    refiners = dict(context=dict(type='NeighborhoodRefiner', on='confidence'), select=select)
+    model = build(refiners=refiners, streams=None, losses=STRONG, mixer=MIXED).train()
+    step, losses = run_step(model, batch())
+    views = step.streams['strong']
+    gamma = np.quantile(views[0].pseudo.confidence.double().numpy(), 0.4)
+    assert float(losses['select.threshold']) == pytest.approx(gamma, rel=1e-5)
+    for view in views:
+        confidence = view.mix(step.refined['context'].confidence)
+        assert torch.equal(view.pseudo.confidence, confidence)
+        near = (confidence - gamma).abs() < 1e-6
+        assert (near | (view.pseudo.selected == (confidence >= gamma))).all()
+        assert 0.3 < view.pseudo.selected.float().mean() < 0.9
+    refiners = dict(select=dict(select, score='margin'))
+    model = build(refiners=refiners, streams=None, losses=STRONG, mixer=MIXED).train()
+    view = run_step(model, batch())[0].streams['strong'][0]
+    assert view.pseudo.selected.float().mean() == pytest.approx(0.6, abs=0.002)
+    kept = margin(view.pseudo.prob)[view.pseudo.selected]
+    assert kept.min() >= margin(view.pseudo.prob)[~view.pseudo.selected].max()
+
+
+@pytest.mark.parametrize(
+    'stream, message',
+    [
+        ('weak', "stream is 'weak', which shows weak images: name a stream of strong ones"),
+        ('perturbed', "stream is 'perturbed', which shows .* with a perturbation"),
+        ('none', "stream is 'none', which model.streams does not have"),
+    ],
+)
+def test_a_stream_that_shows_no_strong_images_is_refused(build, stream, message):
+    match = rf'model\.refiners\.select: QuantileThreshold\.{message}'
+    with pytest.raises(ValueError, match=match):
+        build(refiners=dict(select=dict(QUANTILE, stream=stream)))

@@ -4,11 +4,13 @@ from copy import deepcopy
 
 import pytest
 import torch
+from tool_runs import differing
 
+from mmseg_semi.engine.hooks import MeanTeacherHook
 from mmseg_semi.models.teachers import EMATeacher
 from mmseg_semi.models.teachers.ema_teacher import update_teacher
 
-from ..helpers import hooked, logits_of
+from ..helpers import hooked, logits_of, run_step, runner_of
 from ..steps import clean_step
 
 
@@ -80,6 +82,7 @@ def test_momentum_warms_up():
     assert [teacher.momentum_at(t) for t in (0, 1, 3, 98, 99, 1000)] == pytest.approx(
         [0.0, 0.5, 0.75, 98 / 99, 0.99, 0.99]
     )
+    assert teacher.momentum_at(-3) == 0.0, 'in the warm-up'
     assert EMATeacher(momentum=0.5, warm_up=False).momentum_at(0) == 0.5
     for wrong in (dict(momentum=1.0), dict(buffers='none'), dict(mode='test'), dict(warm_up=1)):
         with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -100,3 +103,65 @@ def test_a_plain_checkpoint_starts_student_and_teacher(build):
     assert not result.missing_keys and not result.unexpected_keys
     assert (model.segmentor.decode_head.conv_seg.bias == 5.0).all()
     assert (model.teacher.network.decode_head.conv_seg.bias == 5.0).all()
+
+
+OWN = dict(
+    teacher=dict(type='EMATeacher', buffers='own'),
+    streams=dict(
+        teacher_labeled=dict(images='labeled', network='teacher', mode='train', group='teacher'),
+        teacher_strong=dict(images='strong', network='teacher', mode='train', group='teacher'),
+    ),
+    losses=dict(strong=dict(type='PseudoLabelCrossEntropy')),
+)
+
+
+def test_own_buffers_are_the_statistics_of_the_teachers_passes(build, batch):
+    """They move at the end of the iteration, and never towards the student's."""
+    model = hooked(build(**OWN)).train()
+    hook = MeanTeacherHook()
+    hook.before_train(runner_of(model, hooks=[]))
+    network = model.teacher.network
+    before = deepcopy(network.state_dict())
+    copied = deepcopy(network).train()
+    step, _ = run_step(model, batch())
+    assert differing(network.state_dict(), before) == [], 'not in a forward pass'
+    images = torch.cat([step.labeled_images, *(one.image for one in step.streams['strong'])])
+    with torch.no_grad():
+        copied.decode_head(copied.extract_feat(images))
+    hook.after_train_iter(runner_of(model, 5), 5)
+    after, wanted = network.state_dict(), copied.state_dict()
+    means = [name for name in after if 'running' in name]
+    assert means and any(not torch.equal(after[name], before[name]) for name in means)
+    for name in means:
+        torch.testing.assert_close(after[name], wanted[name], msg=name)
+    student = model.segmentor.state_dict()
+    assert any(not torch.allclose(after[name], student[name], atol=1e-4) for name in means)
+    update_teacher(network, model.segmentor, 0.5, 'own')
+    assert all(torch.equal(network.state_dict()[name], after[name]) for name in means)
+
+
+def test_own_buffers_need_a_pass_in_training_mode(build, batch):
+    model = hooked(build(**{**OWN, 'streams': None}))
+    with pytest.raises(ValueError, match="buffers is 'own', but the teacher has no pass in mode"):
+        run_step(model, batch())
+
+
+def test_the_teacher_is_the_student_in_the_warm_up_and_where_it_is_told(build, batch):
+    """3 warm-up iterations and an epoch of 2 are copied; the average counts from the warm-up."""
+    model = hooked(build(teacher=dict(type='EMATeacher', copy_epochs=1), warmup_iters=3))
+    hook = MeanTeacherHook()
+    hook.before_train(runner_of(model, hooks=[]))
+    weight = model.segmentor.decode_head.conv_seg.weight
+    found = []
+    for iteration in range(7):
+        model.set_progress(iteration, 10, iters_per_epoch=2)
+        with torch.no_grad():
+            weight.fill_(iteration)
+        hook.after_train_iter(runner_of(model, iteration), iteration)
+        found.append(float(model.teacher.network.decode_head.conv_seg.weight[0, 0]))
+    # t = 2 and 3 after the warm-up: momenta 2/3 and 3/4.
+    fifth = 4 + (5 - 4) / 3
+    assert found == pytest.approx([0, 1, 2, 3, 4, fifth, fifth + (6 - fifth) / 4])
+    model.set_progress(4, 10)
+    with pytest.raises(RuntimeError, match='copy_epochs=1 needs to know how long an epoch is'):
+        run_step(model, batch())
