@@ -46,7 +46,7 @@ class Stream:
         network: ``'student'`` or ``'teacher'``; the teacher's passes have no gradient.
         mode: ``'train'``, or ``'eval'`` for running statistics, no dropout and no gradient; what is
             usual, if the config is silent: train for the student, eval for the teacher. The
-            teacher's buffers stay in both.
+            teacher's buffers stay in both, unless it has ``buffers='own'``.
         source: Which images it shows in the end: ``images``, or those of ``features``.
         trains: Whether its pass has a gradient.
     """

@@ -299,10 +299,11 @@ def test_the_decoder_of_u2pls_program():
     assert biased == ['low_level.conv.bias', 'fuse.0.conv.bias', 'fuse.2.conv.bias']
     seen = {}
     for name in ('drop_channels', 'fuse.1', 'fuse.3'):
-        module = head.get_submodule(name)
-        module.register_forward_hook(
-            lambda _, given, out, n=name: seen.update({n: (given[0], out)})
-        )
+
+        def note(_, given, out, name=name):
+            seen[name] = given[0], out
+
+        head.get_submodule(name).register_forward_hook(note)
     head(maps())
     assert all(given.equal(out) for given, out in seen.values())
     head.train()(maps())

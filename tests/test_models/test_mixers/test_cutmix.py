@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 
+from mmseg_semi.functional import refine_neighborhood
 from mmseg_semi.models.mixers import cutmix
 
 from ..helpers import logits_of, run_step
@@ -93,3 +94,30 @@ def test_partners_are_labeled_by_the_stream_that_is_named(build, batch):
 def test_a_stream_that_cannot_label_partners_is_refused(build, stream, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         build(mixer=dict(type='CutMix', partner_stream=stream))
+
+
+def test_partners_of_another_pass_can_stay_unrefined(build, batch):
+    """Inside the box are the confidences of the pass in evaluation mode, refined or not."""
+    select = dict(type='ConfidenceThreshold', threshold=0.0)
+    found = {}
+    for refine in (True, False):
+        model = build(
+            refiners=dict(context=dict(type='NeighborhoodRefiner'), select=select),
+            streams=dict(perturbed=None, partners=dict(images='weak', mode='eval')),
+            losses=dict(strong=dict(type='PseudoLabelCrossEntropy')),
+            mixer=dict(type='CutMix', prob=1.0, partner_stream='partners', refine_partners=refine),
+        ).train()
+        torch.manual_seed(0)
+        step, _ = run_step(model, batch())
+        prob = step.streams['partners'][0].outputs.logits.softmax(1)
+        wanted = refine_neighborhood(prob) if refine else prob
+        for view in step.streams['strong']:
+            inside = view.mix.mask
+            others = wanted.amax(1)[view.mix.partners]
+            assert inside.any() and torch.equal(view.pseudo.confidence[inside], others[inside])
+            own = step.pseudo.confidence
+            assert torch.equal(view.pseudo.confidence[~inside], own[~inside])
+        found[refine] = view.pseudo.confidence
+    assert not torch.equal(found[True], found[False])
+    with pytest.raises(ValueError, match='refine_partners=False is for partners that a stream'):
+        build(mixer=dict(type='CutMix', refine_partners=False))
