@@ -110,7 +110,7 @@ def test_s4mc_trains(s4mc_run, train_method):
     assert has_teacher(s4mc_run)
     work_dir = train_method(S4MC_FIXMATCH)
     check_s4mc(work_dir)
-    assert not has_teacher(work_dir)
+    assert has_teacher(work_dir)
 
 
 def test_the_mixed_config_trains_and_is_short(train_method):

@@ -34,9 +34,7 @@ def test_unknown_taps_are_refused_with_the_known_ones(build):
     segmentor = build().segmentor
     with pytest.raises(ValueError, match="'encodr'.*penultimate.*decode_head.conv_seg"):
         taps_of('encodr').check(segmentor)
-    with pytest.raises(
-        ValueError, match="'logits'.*encoder, aspp, fusion, penultimate, cl"
-    ):
+    with pytest.raises(ValueError, match="'logits'.*encoder, aspp, fusion, penultimate, cl"):
         taps_of('logits').check(segmentor)
     with pytest.raises(ValueError, match='FCNHead has no ASPP'):
         taps_of('aspp').check(segmentor)

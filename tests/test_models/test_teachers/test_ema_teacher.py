@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from tool_runs import differing
+from torch import nn
 
 from mmseg_semi.engine.hooks import MeanTeacherHook
 from mmseg_semi.models.teachers import EMATeacher
@@ -165,3 +166,19 @@ def test_the_teacher_is_the_student_in_the_warm_up_and_where_it_is_told(build, b
     model.set_progress(4, 10)
     with pytest.raises(RuntimeError, match='copy_epochs=1 needs to know how long an epoch is'):
         run_step(model, batch())
+
+
+def statistics_of_a_rank(rank, values):
+    """Of a network that is one normalization, after a pass over pixels of one value."""
+    teacher = EMATeacher(buffers='own')
+    teacher.set_network(nn.BatchNorm2d(1))
+    with torch.no_grad(), teacher.in_mode('train') as network:
+        network(torch.full((2, 1, 2, 2), values[rank]))
+    teacher.update_state()
+    return [teacher.network.running_mean.item(), teacher.network.num_batches_tracked.item()]
+
+
+def test_two_ranks_have_one_mean_of_their_own_statistics(on_two_ranks):
+    """A tenth of 1 and of 5, on the mean."""
+    first, second = on_two_ranks(statistics_of_a_rank, [1.0, 5.0])
+    assert first == second == pytest.approx([0.3, 1])
