@@ -109,7 +109,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         """
         step = self.begin_step(inputs, data_samples)
         self.mix_labeled(step)
-        if step.iteration < self.warmup_length:
+        if step.iteration < (self.warmup_iters or self.warmup_epochs * self.iters_per_epoch):
             self.run_pass(step, [self.streams['labeled']])
             return self.supervised(step)
         before, after = self.passes
