@@ -289,6 +289,8 @@ def test_a_checkpoint_of_the_head_stays_loaded(tmp_path):
     head.init_weights()
     for name, value in first.state_dict().items():
         assert torch.equal(head.state_dict()[name], value), name
+
+
 def test_the_decoder_of_u2pls_program():
     """A 3x3 projection, biases after ASPP, and channels that are dropped in three places."""
     options = dict(low_bias=True, project_kernel=3, fuse_bias=True, dropout2d=0.5)
