@@ -41,6 +41,7 @@ class Setting:
 
 
 ONE = dict(strong=1.0)
+BOTH = dict(labeled=1.0, strong=1.0)
 HALF = dict(strong=0.5)
 REGULARIZATION = dict(strong=0.5, perturbed=0.5)  # 1/4 + 1/4 and 1/2, not halved
 UNIMATCH = dict(strong=0.25, perturbed=0.25)  # 1/2 (1/4 + 1/4) and 1/2 1/2, the mean of two views
@@ -96,14 +97,15 @@ SETTINGS = {
     's4mc_fixmatch_deeplabv3plus_r101_voc12-92': Setting(losses=ONE, extra=CONTEXT),
     'augseg_deeplabv3plus_r101_voc12-92': Setting(
         losses=ONE,
-        extra={'mixer.type': 'AdaptiveCutMix', 'streams.weak.group': 'clean'},
+        extra={'mixer.type': 'AdaptiveCutMix', 'streams.strong.group': 'joint'},
     ),
     'ael_deeplabv3plus_r101_voc12-92': Setting(
-        losses=ONE,
-        extra={**AEL, 'labeled_mixer.num_classes': 1},
+        losses=BOTH,
+        extra={**AEL, 'labeled_mixer.num_classes': 1, 'mixer.min_share': 0.03},
     ),
     'ael_deeplabv3plus_r101_cityscapes-u2pl-186': Setting(
-        losses=ONE, extra={**AEL, 'labeled_mixer.num_classes': 3}
+        losses=BOTH,
+        extra={**AEL, 'labeled_mixer.num_classes': 3, 'mixer.min_share': 0.01},
     ),
     'u2pl_deeplabv3plus_r101_voc12-92': Setting(losses=ONE, extra={**CONTRAST, **JOINED}),
     'weighting_unimatch_deeplabv3plus_r101_voc12-92': Setting(
@@ -111,7 +113,7 @@ SETTINGS = {
         extra=WEIGHTS,
     ),
     'weighting_u2pl_deeplabv3plus_r101_cityscapes-u2pl-186': Setting(
-        losses=dict(strong=0.4),
+        losses=ONE,
         extra={**WEIGHTS, **CONTRAST},
     ),
 }

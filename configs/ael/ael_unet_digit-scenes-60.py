@@ -5,8 +5,10 @@ _base_ = [
     '../_base_/schedules/digit_scenes.py',
     '../_base_/methods/ael.py',
 ]
-# A digit has some hundred pixels.
-_base_.method.mixer.min_pixels = 20
+# A digit has some hundred of the 4096 pixels.
+_base_.method.mixer.update(min_component=0.005, min_share=0.005)
+# At a tenth of its size nobody reads a digit.
+_base_.method.labeled_mixer.scale = None
 model = dict(
     _delete_=True,
     segmentor=_base_.model,

@@ -1,4 +1,4 @@
-# Weights 1 + s/k, divided by their sum.
+# Weights 1 + s/k, divided by those of all valid pixels.
 _base_ = '../ael/ael_unet_digit-scenes-60.py'
 model = dict(
     refiners=dict(

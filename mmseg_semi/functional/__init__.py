@@ -19,7 +19,7 @@ from .confidence import (
 from .contrast import class_ranks, contrast_loss
 from .correlation import correlation_map, propagate_pixels, propagate_regions, sample_shapes
 from .equalization import class_confidence_sums, equalization_mask, sampling_weights
-from .grids import to_grid
+from .grids import bilinear_at, to_grid
 from .losses import at_least_float32, soft_consistency, weighted_cross_entropy
 from .memory import push_queues, sample_per_class
 from .mixing import cutmix_boxes, mix, mix_features, mix_partners, ratio_boxes
@@ -31,6 +31,7 @@ from .ranking import rank_consistency, rank_log_prob
 __all__ = [
     'agent_correlation',
     'at_least_float32',
+    'bilinear_at',
     'box_agreement',
     'class_peaks',
     'class_confidence_sums',

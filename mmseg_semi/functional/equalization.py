@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmseg_semi.arguments import check_shapes
 
+from .components import masks_to_boxes
 from .losses import at_least_float32
 
 
@@ -99,7 +100,10 @@ def draw_true(mask: Tensor, generator: Optional[torch.Generator] = None) -> tupl
 
 @torch.no_grad()
 def equalization_mask(
-    label: Tensor, confidence: Tensor, generator: Optional[torch.Generator] = None
+    label: Tensor,
+    confidence: Tensor,
+    generator: Optional[torch.Generator] = None,
+    draw: Optional[Tensor] = None,
 ) -> Tensor:
     r"""Keep pixels of class k with probability :math:`(1 - c_k) / \max_j (1 - c_j)`.
 
@@ -111,60 +115,55 @@ def equalization_mask(
         confidence: c, (K,), 0 to 1.
         generator: Source of randomness on the device of ``label``. Defaults to torch's global one
             there.
+        draw: Numbers (K, H, W), uniform in [0, 1), of which all images of the batch take that of
+            their class at a place. None draws one for each pixel.
 
     Returns:
         Bool (B, H, W).
     """
     gap = (1 - confidence).clamp(0, 1)
     rate = torch.where(gap.amax() > 0, gap / gap.amax().clamp(min=1e-12), 1.0).float()
-    draw = torch.rand(label.shape, generator=generator, device=label.device)
-    return draw < rate[torch.where(label < len(rate), label, 0).long()]
+    label = torch.where(label < len(rate), label, 0).long()
+    if draw is None:
+        draw = torch.rand(label.shape, generator=generator, device=label.device)
+    else:
+        draw = draw.gather(0, label)
+    return draw >= 1 - rate[label]
 
 
 @torch.no_grad()
 def class_boxes(
-    target: Tensor, max_area: float, generator: Optional[torch.Generator] = None
-) -> Tensor:
-    """Box the True pixels of each image, or a part of them when the box would be large.
+    target: Tensor, min_share: float, generator: Optional[torch.Generator] = None
+) -> tuple[Tensor, Tensor]:
+    """Box a part of each image that is True, or half of the image where none is large enough.
+
+    AEL's boxes (Hu et al., NeurIPS 2021, and its program): the bounding box of a random one of the
+    8-connected components of more than ``min_share`` of the image's pixels, whatever its size.
+    Without one, a random box of half the area, its height the image's times :math:`2^{-r}`, r
+    uniform in [0, 1].
 
     Args:
         target: Bool (B, H, W).
-        max_area: Largest area as a share of the image. A larger bounding box is replaced by a
-            window inside it, of at most this area and about its shape, around a random True pixel
-            (a window of at least one pixel).
+        min_share: Share of the image's pixels, in [0, 1).
         generator: Source of randomness, on its own device. Defaults to torch's global one.
 
     Returns:
-        Bool (B, H, W), True inside the box; an image without a True pixel has none.
+        Bool (B, H, W), True inside the box, and bool (B,), whether it is that of a component.
     """
     height, width = target.shape[-2:]
-    place, found = draw_true(target.flatten(1), generator)
-    top, bottom = _extent(target.any(dim=2))
-    left, right = _extent(target.any(dim=1))
-    rows, columns = bottom - top, right - left
-    limit = max_area * height * width
-    # The shape is kept: both sides are cut alike, then rounding is made up for by the width.
-    share = (limit / (rows * columns).clamp(min=1).double()).clamp(max=1).sqrt()
-    high = (rows * share).floor().clamp(max=limit // 1).clamp(min=1)
-    wide = torch.minimum((limit / high).floor().clamp(min=1), columns)
-    large = rows * columns > limit
-    top = torch.where(large, _around(place // width, high, top, bottom), top)
-    left = torch.where(large, _around(place % width, wide, left, right), left)
-    bottom = torch.where(large, top + high, bottom)
-    right = torch.where(large, left + wide, right)
-    y = torch.arange(height, device=target.device)
-    x = torch.arange(width, device=target.device)
-    in_rows = (y >= top[:, None]) & (y < bottom[:, None])
-    in_columns = (x >= left[:, None]) & (x < right[:, None])
-    return in_rows[:, :, None] & in_columns[:, None, :] & found[:, None, None]
-
-
-def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
-    """First True place of each row of (B, N), and one past the last."""
-    line = line.int()
-    return line.argmax(dim=1), line.shape[1] - line.flip(1).argmax(dim=1)
-
-
-def _around(point: Tensor, length: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Start of a segment around a point, moved to lie in [low, high)."""
-    return torch.maximum(torch.minimum(point - length // 2, high - length), low)
+    source = generator.device if generator is not None else torch.device('cpu')
+    draws = torch.rand(len(target), 4, generator=generator, device=source, dtype=torch.float64)
+    boxes, found = torch.zeros_like(target), []
+    least = int(min_share * height * width) + 1
+    for box, mask, draw in zip(boxes, target.to(torch.uint8).cpu(), draws.tolist()):
+        parts = masks_to_boxes(mask, [1], min_area=least)
+        found.append(bool(parts))
+        if parts:
+            _, left, top, right, bottom = parts[int(draw[0] * len(parts))]
+        else:
+            rows = max(round(height * 0.5 ** draw[1]), 1)
+            columns = max(round(width * 0.5 ** (1 - draw[1])), 1)
+            top, left = int(draw[2] * (height - rows + 1)), int(draw[3] * (width - columns + 1))
+            bottom, right = top + rows, left + columns
+        box[top:bottom, left:right] = True
+    return boxes, torch.tensor(found, device=target.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,3 +26,28 @@ def to_grid(tensor: Tensor, grid: Sequence[int]) -> Tensor:
     # interpolate takes no integers; float32 holds these exactly.
     values = tensor if tensor.is_floating_point() else tensor.float()
     return F.interpolate(values, size=tuple(grid), mode='nearest').to(tensor.dtype)
+
+
+def bilinear_at(
+    features: Tensor, index: Tensor, size: Sequence[int], align_corners: bool
+) -> Tensor:
+    """Read features at pixels of the images, as if they were enlarged to the images' size.
+
+    Args:
+        features: (B, C, h, w).
+        index: int64 (N,), places in the flattened pixels (B, H, W).
+        size: ``(H, W)``.
+        align_corners: As in bilinear ``interpolate``.
+
+    Returns:
+        (N, C) of the features' dtype.
+    """
+    height, width = size
+    place = []
+    for value, length in ((index % width, width), (index // width % height, height)):
+        value = value.to(features.dtype)
+        relative = value / max(length - 1, 1) if align_corners else (value + 0.5) / length
+        place.append(2 * relative - 1)
+    grid = torch.stack(place, dim=-1)[None, :, None].expand(len(features), -1, -1, -1)
+    read = F.grid_sample(features, grid, padding_mode='border', align_corners=align_corners)
+    return read[index // (height * width), :, torch.arange(len(index), device=index.device), 0]

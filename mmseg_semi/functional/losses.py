@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DENOMINATORS = ('valid', 'selected', 'weight')
+DENOMINATORS = ('valid', 'selected', 'weight', 'valid_weight', 'all')
 CONSISTENCY_KINDS = ('kl', 'cross_entropy', 'cosine')
 
 
@@ -33,7 +33,9 @@ def weighted_cross_entropy(
 
     :math:`\sum_x s(x) w(x) CE(x) / N`, where ``denominator`` names N: ``'valid'`` counts the
     valid pixels (FixMatch, UniMatch), ``'selected'`` the valid selected ones (S4MC), ``'weight'``
-    sums the weights of the valid selected ones.
+    sums the weights of the valid selected ones, ``'valid_weight'`` those of all valid ones (the
+    programs of Weighting Pseudo-Labels and AEL), and ``'all'`` counts every pixel, padding and
+    unknown ones too (AugSeg's program).
 
     Args:
         logits: (B, K, H, W), before softmax; computed in float32 at least.
@@ -41,7 +43,7 @@ def weighted_cross_entropy(
         valid: Bool (B, H, W), False on padding.
         selected: Bool (B, H, W). Defaults to all valid pixels.
         weight: Non-negative (B, H, W), without gradient. Defaults to 1.
-        denominator: ``'valid'``, ``'selected'`` or ``'weight'``.
+        denominator: One of ``DENOMINATORS``.
 
     Returns:
         0-dim loss. With an empty denominator it is 0 and still connected to the graph.
@@ -67,13 +69,19 @@ def _masked_mean(
     """Sum the weighted loss (B, H, W) over ``keep`` and divide as ``denominator`` says."""
     if denominator not in DENOMINATORS:
         raise ValueError(f'denominator must be one of {DENOMINATORS}, got {denominator!r}')
-    factor = keep.to(loss.dtype) if weight is None else torch.where(keep, weight, 0).to(loss.dtype)
+
+    def weigh(mask: Tensor) -> Tensor:
+        return (mask if weight is None else torch.where(mask, weight, 0)).to(loss.dtype)
+
+    factor = weigh(keep)
+    if denominator == 'all':
+        return (loss * factor).sum() / max(loss.numel(), 1)
     if denominator == 'valid':
         count = valid.sum().clamp(min=1)
     elif denominator == 'selected':
         count = keep.sum().clamp(min=1)
     else:
-        total = factor.sum()
+        total = factor.sum() if denominator == 'weight' else weigh(valid).sum()
         count = torch.where(total > 0, total, torch.ones_like(total))
     return (loss * factor).sum() / count
 

@@ -14,6 +14,7 @@ _MAX_ELEMENTS = 2**24
 BOX_DRAWS = ('fitting', 'rejection', 'width')
 COINS = ('image', 'batch')
 PARTNERS = ('random', 'next')
+PLACINGS = ('inside', 'clipped')
 
 
 def _check_range(name: str, value: Sequence[float], low: float, high: float) -> None:
@@ -137,29 +138,45 @@ def _boxes_by_rejection(
 
 
 def ratio_boxes(
-    ratio: Tensor, size: Sequence[int], generator: Optional[torch.Generator] = None
+    ratio: Tensor,
+    size: Sequence[int],
+    generator: Optional[torch.Generator] = None,
+    placing: str = 'inside',
 ) -> Tensor:
     """Draw a rectangle of given relative sides in each image, True inside.
 
-    CutMix's boxes (Yun et al., ICCV 2019): height and width are the same share of the image's,
-    the position is uniform over all places where the box lies inside the image.
+    CutMix's boxes (Yun et al., ICCV 2019): height and width are the same share of the image's.
 
     Args:
         ratio: (B,), side of the box over that of the image, 0 to 1; 0 gives no box.
         size: Height and width ``(H, W)`` in pixels.
         generator: Source of randomness, on its own device. Defaults to torch's global one.
+        placing: ``'inside'``: uniform over all places where the box lies inside the image;
+            ``'clipped'``: the center is uniform over the last seven eighths of rows and columns,
+            and what lies outside is cut off, as AugSeg's program does (sides are even then).
 
     Returns:
         Bool mask (B, H, W) on the device of ``ratio``.
+
+    Raises:
+        ValueError: ``placing`` is unknown.
     """
+    if placing not in PLACINGS:
+        raise ValueError(f'placing must be one of {PLACINGS}, got {placing!r}')
     source = generator.device if generator is not None else torch.device('cpu')
     draw = torch.rand(2, len(ratio), generator=generator, device=source).to(ratio.device)
     inside = []
     for length, place in zip(size, draw):
-        side = (ratio * length).round()
-        first = (place * (length - side + 1)).floor()[:, None]
+        if placing == 'inside':
+            side = (ratio * length).round()
+            first = (place * (length - side + 1)).floor()
+            last = first + side
+        else:
+            half, low = (ratio * length).floor() // 2, length // 8
+            center = low + (place * (length - low)).floor()
+            first, last = center - half, center + half
         points = torch.arange(length, device=ratio.device)
-        inside.append((points >= first) & (points < first + side[:, None]))
+        inside.append((points >= first[:, None]) & (points < last[:, None]))
     return inside[0][:, :, None] & inside[1][:, None, :]
 
 

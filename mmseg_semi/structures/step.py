@@ -311,17 +311,23 @@ class View:
 
 @dataclass
 class Partners:
-    """Unlabeled images that were loaded and labeled besides the batch.
+    """Unlabeled images that were loaded besides the batch, to be labeled with it.
 
     Attributes:
+        weak: Normalized weakly augmented images (F, 3, H, W).
         strong: Their strong views, normalized, (F, 3, H, W) each.
-        pseudo: Their refined pseudo-label.
+        valid: Bool (F, H, W), False on padding.
         places: int64 (F,), their places among all unlabeled images.
+        maps: Further maps (F, C, H, W) of the weak images by name.
+        pseudo: Their refined pseudo-label; None before it is made.
     """
 
+    weak: Tensor
     strong: list[Tensor]
-    pseudo: PseudoLabel
+    valid: Tensor
     places: Tensor
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    pseudo: PseudoLabel = _LATER
 
 
 @dataclass
@@ -343,13 +349,16 @@ class SemiStep:
         raw_pseudo: The pseudo-label before any refiner.
         refined: The pseudo-label after each refiner, by the refiner's name.
         pseudo: The pseudo-label after all refiners, not mixed.
+        labeled_pseudo: What the teacher says of the labeled images, refined; None where no loss
+            trains them with it.
+        partners: Unlabeled images that the mixer has loaded besides; None when there are none.
         iteration: Iterations that the run has done before this one.
         max_iters: Iterations of the whole run, 0 when nobody knows.
         iters_per_epoch: Iterations of one pass over the unlabeled images, 0 when nobody knows.
         figures: 0-dim figures for the log by name, see :meth:`log`.
         shared: What is computed once in a step, see :meth:`once`.
-        load_partners: ``load_partners(step, places)`` loads and labels further unlabeled images
-            of these places among all; None where no data set stands behind.
+        load_partners: ``load_partners(step, places)`` loads further unlabeled images of these
+            places among all; None where no data set stands behind.
     """
 
     labeled_images: Tensor
@@ -365,6 +374,8 @@ class SemiStep:
     raw_pseudo: PseudoLabel = _LATER
     refined: dict[str, PseudoLabel] = field(default_factory=dict)
     pseudo: PseudoLabel = _LATER
+    labeled_pseudo: PseudoLabel = _LATER
+    partners: Optional[Partners] = None
     iteration: int = 0
     max_iters: int = 0
     iters_per_epoch: int = 0
@@ -391,6 +402,24 @@ class SemiStep:
         """int64 (Bl, H, W), classes of the labeled pixels; 255 where nobody knows."""
         truth = torch.stack([sample.gt_sem_seg.data[0] for sample in self.labeled_samples])
         return truth.to(self.labeled_images.device)
+
+    @property
+    def labeled_valid(self) -> Tensor:
+        """Bool (Bl, H, W): labeled pixels that are no padding, or that something was pasted on."""
+        valid = self.labeled_truth != 255
+        for one, sample in zip(valid, self.labeled_samples):
+            height, width = sample.metainfo.get('img_shape', one.shape)[:2]
+            one[:height, :width] = True
+        return valid
+
+    @property
+    def labeled_maps(self) -> dict[str, Tensor]:
+        """Maps (Bl, C, H, W) as ``maps``, of labeled images: masks are True, the rest is 0."""
+        shape = (len(self.labeled_images),)
+        return {
+            name: value.new_full(shape + tuple(value.shape[1:]), value.dtype == torch.bool)
+            for name, value in self.maps.items()
+        }
 
     @property
     def image_names(self) -> list[str]:

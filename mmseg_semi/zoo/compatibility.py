@@ -144,9 +144,10 @@ REFUSED = {
         'fixmatch',
         "model = dict(heads=dict(contrast=dict(type='ContrastHead')))",
     ),
-    "AEL's CutMix with a teacher that normalizes by the batch": (
-        'ael',
-        "model = dict(teacher=dict(mode='train'))",
+    'pseudo-labels of labeled images without a teacher': (
+        'fixmatch',
+        "labeled = dict(type='PseudoLabelCrossEntropy', stream='labeled')\n"
+        'model = dict(losses=dict(labeled=labeled))',
     ),
     "AEL's loss in a framework without class confidences": (
         'mean_teacher',

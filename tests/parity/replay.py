@@ -31,11 +31,11 @@ if __name__ == '__main__':
 
 import torch
 
-from tests.parity import teacher_family, unimatch_family
+from tests.parity import pasting_family, teacher_family, unimatch_family
 from tests.parity.comparison import Outcome, Recording
 
 LIMIT = 1e-8
-REPLAYS = {**unimatch_family.REPLAYS, **teacher_family.REPLAYS}
+REPLAYS = {**unimatch_family.REPLAYS, **teacher_family.REPLAYS, **pasting_family.REPLAYS}
 
 
 def replay(recording: Recording, changes: Optional[Mapping[str, Any]] = None) -> Outcome:

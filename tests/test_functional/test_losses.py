@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from mmseg_semi.functional import weighted_cross_entropy
+from mmseg_semi.functional.losses import DENOMINATORS
 
 
 def reference(logits, label, valid, selected, weight, denominator):
     """Pixel by pixel, as the formula reads."""
-    total, counts = 0.0, dict(valid=0.0, selected=0.0, weight=0.0)
+    total, counts = 0.0, dict.fromkeys(('valid', 'selected', 'weight', 'valid_weight'), 0.0)
+    counts['all'] = label.numel()
     batch, _, height, width = logits.shape
     for b in range(batch):
         for y in range(height):
@@ -16,6 +18,7 @@ def reference(logits, label, valid, selected, weight, denominator):
                 if not valid[b, y, x] or label[b, y, x] == 255:
                     continue
                 counts['valid'] += 1
+                counts['valid_weight'] += weight[b, y, x].item()
                 if not selected[b, y, x]:
                     continue
                 counts['selected'] += 1
@@ -26,7 +29,7 @@ def reference(logits, label, valid, selected, weight, denominator):
     return total / counts[denominator]
 
 
-@pytest.mark.parametrize('denominator', ['valid', 'selected', 'weight'])
+@pytest.mark.parametrize('denominator', DENOMINATORS)
 def test_equals_the_sum_over_pixels(denominator):
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 5, 6)
@@ -47,7 +50,7 @@ def test_defaults_are_all_valid_pixels_with_weight_one():
     assert weighted_cross_entropy(logits, label, valid).item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize('denominator', ['valid', 'selected', 'weight'])
+@pytest.mark.parametrize('denominator', DENOMINATORS)
 def test_nothing_to_train_is_zero_and_connected(denominator):
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     label = torch.zeros(1, 2, 2, dtype=torch.int64)

@@ -14,7 +14,7 @@ from .helpers import run_step, runner_of
 SIZE, PUSH, SURE, CHANNELS, K = 24, 10, 0.45, 6, 3
 
 
-BANK = dict(size=SIZE, num_push=PUSH, min_confidence=SURE)
+BANK = dict(size=SIZE, num_push=PUSH, min_confidence=SURE, shared=False)
 
 
 SELECT = dict(type='ConfidenceThreshold', threshold=0.4)
@@ -122,7 +122,7 @@ def pushed(step, tap, calls, classes=3):
 def queues_of(bank):
     """Content of each queue, the oldest entry first."""
     out = []
-    for source in range(2):
+    for source in range(len(bank.counts)):
         out.append([])
         for number in range(bank.num_classes):
             count, head = int(bank.counts[source, number]), int(bank.heads[source, number])
@@ -141,11 +141,11 @@ def check_equal(bank, fifo):
 
 
 def prototypes_of(fifo):
-    """Mean of all features of each class, None where there are none."""
+    """Mean of all features of each class, None where there are no labeled ones."""
     out = []
     for of_class in zip(*fifo):
         found = [feature for queue in of_class for feature in queue]
-        out.append(torch.stack(found).double().mean(0) if found else None)
+        out.append(torch.stack(found).double().mean(0) if of_class[0] else None)
     return out
 
 

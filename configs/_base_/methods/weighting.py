@@ -1,6 +1,6 @@
-# Weighting Pseudo-Labels (ECCV 2024) on UniMatch: L = L_s + alpha L_u with alpha = 0.4, and
-# L_u = 1/4 L_s1 + 1/4 L_s2 + 1/2 L_fp, each pixel with its weight s/k.
-# A config on it adds the boxes to the unlabeled part.
+# Weighting Pseudo-Labels (ECCV 2024) on UniMatch: L = L_s + alpha L_u with alpha = 0.4, which the
+# paper chose on UniMatch alone, and L_u = 1/4 L_s1 + 1/4 L_s2 + 1/2 L_fp, each pixel with its
+# weight s/k. A config on it adds the boxes to the unlabeled part.
 _base_ = './unimatch.py'
 method = dict(
     supervised_weight=1.0,

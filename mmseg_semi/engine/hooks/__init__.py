@@ -5,6 +5,7 @@ from .class_confidence_hook import ClassConfidenceHook
 from .data_check_hook import DataCheckHook
 from .ema_threshold_hook import EMAThresholdHook
 from .image_bank_hook import ImageBankHook
+from .labeled_source_hook import LabeledSourceHook
 from .mean_teacher_hook import MeanTeacherHook
 from .memory_bank_hook import MemoryBankHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
@@ -18,6 +19,7 @@ __all__ = [
     'DataCheckHook',
     'EMAThresholdHook',
     'ImageBankHook',
+    'LabeledSourceHook',
     'MeanTeacherHook',
     'MemoryBankHook',
     'PseudoLabelStatsHook',

@@ -63,12 +63,21 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         samples = [*labeled['data_samples'], *unlabeled['data_samples']]
         size = self._common_size([*labeled['inputs'], *unlabeled['weak']], _crops(samples))
         inputs = dict(
-            labeled=self.prepare_images(labeled['inputs'], size),
+            labeled=self.prepare_labeled(labeled, size),
             **self.prepare_unlabeled(unlabeled, size),
         )
-        self._pad_labels(labeled['data_samples'], size)
         kept = dict(labeled=labeled['data_samples'], unlabeled=unlabeled['data_samples'])
         return dict(inputs=inputs, data_samples=kept)
+
+    def prepare_labeled(self, part: dict[str, Any], size: tuple[int, int]) -> Tensor:
+        """Prepare labeled images, which are on the right device, and pad the maps of their samples.
+
+        Args:
+            part: ``inputs`` and ``data_samples`` as ``semi_collate`` makes them.
+            size: ``(H, W)`` to pad, or cut, them to.
+        """
+        self._pad_labels(part['data_samples'], size)
+        return self.prepare_images(part['inputs'], size)
 
     def prepare_unlabeled(self, part: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
         """Prepare unlabeled images, which are on the right device.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
+import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mmseg_semi.models.segmentors import SemiSegmentor
 
 SCALES = ('one', 'inverse_share')
+EQUALIZE_BY = ('label', 'prediction')
 
 
 @MODELS.register_module()
@@ -33,18 +35,22 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
     (Hu et al., NeurIPS 2021; gamma = 2 there).
 
     Args:
-        stream: Name of the stream.
+        stream: Name of the stream; one of labeled images has the teacher's labels (AEL's program).
         loss_weight: Factor of the loss.
         denominator: ``'valid'`` divides by the number of valid pixels (FixMatch, UniMatch),
-            ``'selected'`` by that of the selected ones, ``'weight'`` by the sum of their weights.
+            ``'selected'`` by that of the selected ones, ``'weight'`` by the sum of their weights,
+            ``'valid_weight'`` by that of all valid pixels, ``'all'`` by the number of all pixels.
         scale: ``'one'``, or ``'inverse_share'``: the loss is multiplied by the number of valid
             pixels over that of the selected ones (U2PL's weight of :math:`L_u`, also in S4MC's
             program on CutMix-Seg; there with ``denominator='selected'``).
         equalize: Name of the ``ClassConfidence`` in ``model.heads`` by which pixels of well learned
             classes are left out at random (``functional.equalization_mask``), as if they were not
-            selected. None leaves none out.
+            selected and had no weight. None leaves none out.
+        equalize_by: Of which class a pixel is: of its ``'label'``, with a draw of its own; or of
+            the student's ``'prediction'``, with one map of draws a class for all images of the
+            batch (the authors' program).
         gamma: Each pixel's weight is multiplied by its confidence to the power of gamma, >= 0;
-            needs ``denominator='weight'``. None for no such factor.
+            needs ``denominator='weight'`` or ``'valid_weight'``. None for no such factor.
 
     Raises:
         ValueError: An argument outside its allowed values; there is no such head.
@@ -57,18 +63,19 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         denominator: Annotated[str, OneOf(*DENOMINATORS)] = 'valid',
         scale: Annotated[str, OneOf(*SCALES)] = 'one',
         equalize: Optional[str] = None,
+        equalize_by: Annotated[str, OneOf(*EQUALIZE_BY)] = 'label',
         gamma: Annotated[Optional[float], Number(0)] = None,
     ) -> None:
         super().__init__(stream, loss_weight)
-        if gamma is not None and denominator != 'weight':
+        if gamma is not None and denominator not in ('weight', 'valid_weight'):
             raise ValueError(
                 'PseudoLabelCrossEntropy.gamma weighs each pixel against the others, so the '
-                "loss is divided by the sum of the weights: set denominator='weight' (got "
-                f"'{denominator}', with which the whole loss would follow the confidence) or "
-                'gamma=None'
+                "loss is divided by the sum of the weights: set denominator='weight' or "
+                f"'valid_weight' (got '{denominator}', with which the whole loss would follow the "
+                'confidence) or gamma=None'
             )
-        self.denominator, self.equalize, self.gamma = denominator, equalize, gamma
-        self.scale = scale
+        self.denominator, self.scale, self.gamma = denominator, scale, gamma
+        self.equalize, self.equalize_by = equalize, equalize_by
         self._found: tuple[Any, ...] = ()
 
     def attach(self, model: SemiSegmentor) -> None:
@@ -78,15 +85,29 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
                 model, self.equalize, type(self).__name__, 'equalize'
             )
 
+    def draw(self, classes: int, size: tuple[int, ...], device: torch.device) -> Tensor:
+        """Draw the maps (K, H, W) of ``equalize_by='prediction'``, uniform in [0, 1)."""
+        return torch.rand(classes, *size, device=device)
+
+    def sample(self, view: View) -> Tensor:
+        """Return which pixels of a view equalization keeps, bool (B, H, W)."""
+        confidence, label = self._found[0].current, view.pseudo.label
+        if self.equalize_by == 'label':
+            return equalization_mask(label, confidence)
+        maps = self.draw(len(confidence), tuple(label.shape[-2:]), label.device)
+        return equalization_mask(view.outputs.logits.argmax(1), confidence, draw=maps)
+
     def forward(self, view: View) -> Tensor:
         """Return the 0-dim loss of one view."""
         pseudo = view.pseudo
         selected, weight = pseudo.selected, pseudo.weight
-        if self._found:
-            selected = selected & equalization_mask(pseudo.label, self._found[0].values)
         if self.gamma is not None:
             factor = pseudo.confidence**self.gamma
             weight = factor if weight is None else weight * factor
+        if self._found:
+            sampled = self.sample(view)
+            selected = selected & sampled
+            weight = sampled if weight is None else weight * sampled
         loss = weighted_cross_entropy(
             view.outputs.logits,
             pseudo.label,

@@ -10,34 +10,53 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather
 from torch import Tensor
 
-from mmseg_semi.arguments import Number, Whole
-from mmseg_semi.functional import at_least_float32, push_queues, sample_per_class, to_grid
-from mmseg_semi.structures import PseudoLabel, SemiStep
+from mmseg_semi.arguments import Number, OneOf, Whole
+from mmseg_semi.functional import (
+    at_least_float32,
+    bilinear_at,
+    push_queues,
+    sample_per_class,
+    to_grid,
+)
+from mmseg_semi.structures import SegOutputs, SemiStep, View
 
 from .base_memory import BaseMemory, check_stored
 
-#: The two queues of each class.
+#: Where the features of a queue come from.
 SOURCES = ('labeled', 'reliable')
+RELIABLE_FROM = ('weak', 'strong')
+PUSHES = ('after', 'before')
+
+State = tuple[Tensor, Tensor, Tensor]
 
 
 class FeatureMemoryBank(BaseMemory):
     """First-in-first-out queues of the features of each class.
 
-    The memory bank of Weighting Pseudo-Labels (ECCV 2024). Each class has a queue of labeled and
-    one of reliable unlabeled pixels. Labeled pixels enter when they are predicted right with a
-    confidence above ``min_confidence``; unlabeled ones when ``PseudoLabel.reliable`` says so. In
-    an iteration a random subset of a class's pixels is pushed, from every rank, so all ranks hold
-    the same bank. ``MemoryBankHook`` decides when.
+    The memory bank of Weighting Pseudo-Labels (ECCV 2024). Labeled pixels enter when they are
+    predicted right with a confidence above ``min_confidence``; unlabeled ones when
+    ``PseudoLabel.reliable`` says so. In an iteration a random subset of a class's pixels is pushed,
+    from every rank, so all ranks hold the same bank. ``MemoryBankHook`` decides when.
 
-    The buffers ``features`` (2, K, size, C) float32, ``counts`` and ``heads`` int64 (2, K) are
-    part of the checkpoint: how many entries of a queue are filled, and where its next one goes.
+    The buffers ``features`` (Q, K, size, C) float32, ``counts`` and ``heads`` int64 (Q, K) are
+    part of the checkpoint, Q the queues of a class: how many entries of a queue are filled, and
+    where its next one goes.
 
     Args:
         num_classes: K.
         channels: C.
         size: psi, the length of a queue.
-        num_push: Most features that one rank pushes to a queue in an iteration.
+        num_push: Most features of a class that one rank pushes in an iteration from its labeled
+            images, and from each batch of unlabeled ones; None for as many as it has images there.
         min_confidence: Confidence above which a labeled pixel enters, in [0, 1].
+        shared: Whether a class has one queue for both (the paper), or one of labeled and one of
+            reliable pixels (the authors' program); then only a class with labeled features has a
+            prototype.
+        reliable_from: Which features of reliable pixels enter: those of the ``'weak'`` images that
+            the pseudo-label is made from (the paper), or of the mixed ``'strong'`` views (the
+            program).
+        push: ``'after'``: prototypes are those that the iterations before left; ``'before'``: with
+            what this iteration pushes (the program).
 
     Raises:
         ValueError: An argument outside its values.
@@ -52,95 +71,132 @@ class FeatureMemoryBank(BaseMemory):
         num_classes: int,
         channels: int,
         size: Annotated[int, Whole(1)] = 256,
-        num_push: Annotated[int, Whole(1)] = 32,
+        num_push: Annotated[Optional[int], Whole(1)] = None,
         min_confidence: Annotated[float, Number(0, 1)] = 0.95,
+        shared: Annotated[bool, OneOf(True, False)] = True,
+        reliable_from: Annotated[str, OneOf(*RELIABLE_FROM)] = 'weak',
+        push: Annotated[str, OneOf(*PUSHES)] = 'after',
     ) -> None:
         super().__init__()
         self.num_classes, self.channels, self.size = num_classes, channels, size
-        self.num_push, self.min_confidence = num_push, min_confidence
-        self.register_buffer('features', torch.zeros(2, num_classes, size, channels))
-        self.register_buffer('counts', torch.zeros(2, num_classes, dtype=torch.int64))
-        self.register_buffer('heads', torch.zeros(2, num_classes, dtype=torch.int64))
-        self._pending: Optional[list[tuple[Tensor, Tensor]]] = None
+        self.num_push, self.min_confidence, self.shared = num_push, min_confidence, shared
+        self.reliable_from, self.push = reliable_from, push
+        queues = 1 if shared else len(SOURCES)
+        self.register_buffer('features', torch.zeros(queues, num_classes, size, channels))
+        self.register_buffer('counts', torch.zeros(queues, num_classes, dtype=torch.int64))
+        self.register_buffer('heads', torch.zeros(queues, num_classes, dtype=torch.int64))
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def prototypes(self) -> tuple[Tensor, Tensor]:
+    def prototypes(self, step: Optional[SemiStep] = None) -> tuple[Tensor, Tensor]:
         """Average the features of each class, labeled and reliable ones together.
 
+        Args:
+            step: With ``push='before'``, the step whose features have been noted; None for those
+                of the iterations before.
+
         Returns:
-            Prototypes (K, C), 0 where there are none, and bool (K,), whether the class has any
-            feature.
+            Prototypes (K, C), 0 where there are none, and bool (K,), whether the class has one.
         """
-        counts = self.counts.sum(0)
-        total = self.features.sum(dim=(0, 2))  # entries that are not filled are 0
-        return total / counts.clamp(min=1)[:, None], counts > 0
+        features, counts = self.features, self.counts
+        if step is not None and self.push == 'before':
+            features, counts, _ = step.once((self, 'moved'), self._moved)
+        total = features.sum(dim=(0, 2))  # entries that are not filled are 0
+        return total / counts.sum(0).clamp(min=1)[:, None], counts[0] > 0
 
     @torch.no_grad()
-    def note(self, step: SemiStep, pseudo: PseudoLabel, tap: str) -> None:
-        """Remember what of this step may enter, until ``update_state`` or ``discard``.
+    def note(self, step: SemiStep, tap: str, views: Sequence[View], upsample: bool = False) -> None:
+        """Remember what of this step will enter, until ``update_state`` or ``discard``.
 
         Args:
-            step: The training step.
-            pseudo: The pseudo-label; without ``reliable`` only labeled pixels enter.
+            step: The training step; without ``PseudoLabel.reliable`` only labeled pixels enter.
             tap: Name of the features.
+            views: The mixed strong views, after their passes.
+            upsample: Whether features are enlarged to the images, and drawn among their pixels.
         """
-        features = step.labeled.features[tap].detach()
-        self._pending = [(features, self._right_class(step, tuple(features.shape[-2:])))]
-        if pseudo.reliable is not None:
-            weak = step.teacher.features[tap].detach()
-            label = torch.where(pseudo.reliable, pseudo.label, self.num_classes)
-            self._pending.append((weak, to_grid(label, tuple(weak.shape[-2:]))))
+        sources: list[tuple[int, SegOutputs, Tensor]] = []
+        sources.append((0, step.labeled, self._right_class(step, tap, upsample)))
+        weak = self.reliable_from == 'weak'
+        others = [View(pseudo=step.pseudo, outputs=step.teacher)] if weak else views
+        for view in others:
+            pseudo = view.pseudo
+            if pseudo.reliable is not None:
+                label = torch.where(pseudo.reliable, pseudo.label, self.num_classes)
+                if not upsample:
+                    label = to_grid(label, tuple(view.outputs.features[tap].shape[-2:]))
+                sources.append((1, view.outputs, label))
+        self._pending = [
+            (source, *self._sample(outputs, tap, label)) for source, outputs, label in sources
+        ]
 
-    def _right_class(self, step: SemiStep, grid: Sequence[int]) -> Tensor:
+    def _right_class(self, step: SemiStep, tap: str, upsample: bool) -> Tensor:
         """Class of the labeled pixels that are predicted right and surely, else K: (B, h, w)."""
-        logits = at_least_float32(step.labeled.stages[-1].detach())
-        if tuple(logits.shape[-2:]) != grid:
-            logits = F.interpolate(
-                logits, size=tuple(grid), mode='bilinear', align_corners=step.labeled.align_corners
-            )
-        confidence, predicted = logits.softmax(dim=1).max(dim=1)
-        truth = to_grid(step.labeled_truth, grid)
+        outputs, truth = step.labeled, step.labeled_truth
+        if upsample:
+            logits = outputs.logits
+        else:
+            grid = tuple(outputs.features[tap].shape[-2:])
+            logits = at_least_float32(outputs.stages[-1].detach())
+            if tuple(logits.shape[-2:]) != grid:
+                logits = F.interpolate(
+                    logits, size=grid, mode='bilinear', align_corners=outputs.align_corners
+                )
+            truth = to_grid(truth, grid)
+        confidence, predicted = logits.detach().softmax(dim=1).max(dim=1)
         right = (predicted == truth) & (confidence > self.min_confidence)
         return torch.where(right, truth, self.num_classes)
+
+    def _sample(self, outputs: SegOutputs, tap: str, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw features (K, M, C) of each class, and which of them exist."""
+        features = outputs.features[tap].detach()
+        index, present = self.draw(label, self.num_push or len(label))
+        if label.shape[-2:] != features.shape[-2:]:
+            size = tuple(label.shape[-2:])
+            read = bilinear_at(features, index.flatten(), size, outputs.align_corners)
+            return read.view(*index.shape, -1), present
+        pixels = features.shape[-2] * features.shape[-1]
+        return features.flatten(2)[index // pixels, :, index % pixels], present
+
+    def draw(self, label: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Draw up to ``number`` places of each class in labels (B, h, w); see sample_per_class."""
+        return sample_per_class(label.flatten(), self.num_classes, number)
+
+    def _moved(self) -> State:
+        """The buffers after what has been noted is pushed, from all ranks in their order."""
+        state = (self.features.clone(), self.counts.clone(), self.heads.clone())
+        sources, items, present = zip(*self._pending)
+        widths = [one.shape[1] for one in items]
+        gathered = [all_gather(torch.cat(several, dim=1)) for several in (items, present)]
+        # By source: what each rank pushes.
+        parts = [zip(*(rank.split(widths, dim=1) for rank in several)) for several in gathered]
+        for source, theirs, exist in zip(sources, *parts):
+            features, counts, heads = (one[0 if self.shared else source] for one in state)
+            arrived = torch.cat(theirs, dim=1), torch.cat(exist, dim=1)
+            new = push_queues(features, counts, heads, *arrived)
+            for buffer, value in zip((features, counts, heads), new):
+                buffer.copy_(value)
+        return state
 
     @torch.no_grad()
     def update_state(self) -> None:
         """Push what has been noted, from all ranks in their order."""
-        if self._pending is None:
+        if not self._pending:
             return
-        pending, self._pending = self._pending, None
-        sampled = [self._sample(*one) for one in pending]
-        items, present = (torch.stack(several) for several in zip(*sampled))
-        items = torch.cat(all_gather(items), dim=2).flatten(0, 1)
-        present = torch.cat(all_gather(present), dim=2).flatten(0, 1)
-        filled = slice(0, len(pending))
-        new = push_queues(
-            self.features[filled].flatten(0, 1),
-            self.counts[filled].flatten(),
-            self.heads[filled].flatten(),
-            items,
-            present,
-        )
-        for buffer, value in zip((self.features, self.counts, self.heads), new):
-            buffer[filled] = value.view_as(buffer[filled])
-
-    def _sample(self, features: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw features (K, num_push, C) of each class, and which of them exist."""
-        index, present = sample_per_class(label.flatten(), self.num_classes, self.num_push)
-        pixels = features.shape[-2] * features.shape[-1]
-        return features.flatten(2)[index // pixels, :, index % pixels], present
+        for buffer, value in zip((self.features, self.counts, self.heads), self._moved()):
+            buffer.copy_(value)
+        self._pending = []
 
     def discard(self) -> None:
         """Forget what has been noted."""
-        self._pending = None
+        self._pending = []
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         check_stored(
             state_dict,
             f'{prefix}features',
             self.features,
-            'a memory bank (2, classes, size, channels)',
-            'give the size and the features that the checkpoint was trained with',
+            'a memory bank (queues, classes, size, channels)',
+            'give the size, the sharing and the features that the checkpoint was trained with',
         )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -148,5 +204,6 @@ class FeatureMemoryBank(BaseMemory):
         """Show the constants in the model's printout."""
         return (
             f'num_classes={self.num_classes}, channels={self.channels}, size={self.size}, '
-            f'num_push={self.num_push}, min_confidence={self.min_confidence}'
+            f'num_push={self.num_push}, min_confidence={self.min_confidence}, '
+            f'shared={self.shared}, reliable_from={self.reliable_from!r}, push={self.push!r}'
         )

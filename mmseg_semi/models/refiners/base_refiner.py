@@ -29,11 +29,14 @@ class BaseRefiner(Component):
             tensor; None when it has none.
         after_mixing: Whether it refines the mixed views, after all passes, and not the weak
             images' pseudo-label; then ``refine_view`` is called and ``forward`` is not.
+        sources: Which images (``Stream.source``) the views show that it refines then; of weak
+            images, the views that some component reads.
     """
 
     stage: str = ''
     threshold: Any = None
     after_mixing: bool = False
+    sources: tuple[str, ...] = ('strong',)
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -62,7 +65,7 @@ class BaseRefiner(Component):
         """Return the changed pseudo-label of a mixed view, and change nothing else.
 
         Args:
-            view: A strong view after its pass; ``view.mix`` says how it was mixed.
+            view: A view of unlabeled images after its pass; ``view.mix`` says how it was mixed.
             step: The training step; the outputs of all passes are there.
         """
         raise TypeError(f'{type(self).__name__} has no refine_view for after_mixing=True')

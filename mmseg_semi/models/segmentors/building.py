@@ -280,12 +280,17 @@ def choose_streams(model: Any, listed: Optional[Mapping[str, Any]]) -> dict[str,
             )
     for key, loss in model.losses.items():
         stream = streams[loss.stream]
-        if stream.source == 'labeled' or not stream.trains:
-            why = 'has no gradient' if stream.source != 'labeled' else 'has no pseudo-label'
+        if stream.source == 'labeled' and model.teacher is None:
             raise ValueError(
-                f"model.losses.{key}.stream: stream '{stream.name}' {why} (images="
-                f'{stream.source!r}, network={stream.network!r}, mode={stream.mode!r}); name a '
-                "stream of weak or strong images that the student sees in mode 'train'"
+                f"model.losses.{key}.stream: stream '{stream.name}' shows labeled images, which "
+                'have a pseudo-label only where a teacher gives it: set model.teacher=dict(type='
+                "'EMATeacher'), or name a stream of weak or strong images"
+            )
+        if not stream.trains:
+            raise ValueError(
+                f"model.losses.{key}.stream: stream '{stream.name}' has no gradient (network="
+                f'{stream.network!r}, mode={stream.mode!r}); name a stream that the student sees '
+                "in mode 'train'"
             )
     read = {'labeled', 'weak', *(part.stream for part in model.components)}
     for stream in streams.values():

@@ -266,7 +266,7 @@ class PassesMixin:
                 sources = self.open_views(step, self.streams[stream.features])
                 views = [View(None, one.pseudo, one.mix, number=one.number) for one in sources]
             elif stream.images == 'labeled':
-                views = [View(step.labeled_images)]
+                views = [View(step.labeled_images, step.labeled_pseudo)]
             else:
                 views = [View(step.weak_images, step.pseudo)]
             step.streams[stream.name] = views

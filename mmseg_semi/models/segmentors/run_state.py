@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmseg_semi.models.component import Component
-from mmseg_semi.structures import Partners, PseudoLabel, SemiStep
+from mmseg_semi.structures import Partners, SemiStep
 
 from . import building
 from .streams import Stream
@@ -28,7 +28,6 @@ class RunStateMixin:
     streams: dict[str, Stream]
     warmup_iters: int
     warmup_epochs: int
-    refine: Callable[..., PseudoLabel]
 
     progress: Optional[tuple[int, int]] = None
     iters_per_epoch = 0
@@ -94,7 +93,7 @@ class RunStateMixin:
 
     @torch.no_grad()
     def load_partners(self, step: SemiStep, places: list[int]) -> Partners:
-        """Load, label and refine further unlabeled images, augmented anew.
+        """Load further unlabeled images, augmented anew.
 
         Args:
             step: The training step.
@@ -105,13 +104,10 @@ class RunStateMixin:
         batch = self.data_preprocessor.cast_data(self.partner_source(places, seeds))
         size = tuple(step.weak_images.shape[-2:])
         images = self.data_preprocessor.prepare_unlabeled(batch, size)
-        outputs = self.teacher.label(images['weak'])
-        pseudo = PseudoLabel.from_logits(outputs.logits, images['valid'])
-        pseudo.extras.update({name: images['maps'][name] for name in step.maps})
-        pseudo = self.refine(pseudo, outputs, step)
         metas = [sample.metainfo for sample in batch['data_samples']]
         found = torch.tensor([meta['sample_index'] for meta in metas], device=step.valid.device)
-        return Partners(images['strong'], pseudo, found)
+        maps = {name: images['maps'][name] for name in step.maps}
+        return Partners(images['weak'], images['strong'], images['valid'], found, maps)
 
     def stop_at(self, log_vars: dict[str, Tensor]) -> NoReturn:
         """Raise FloatingPointError that names the losses that are not finite, and the images."""

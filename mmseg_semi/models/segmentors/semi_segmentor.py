@@ -15,6 +15,7 @@ from torch import Tensor
 from mmseg_semi.arguments import check_number
 from mmseg_semi.functional import selected_ratio
 from mmseg_semi.models.component import Component
+from mmseg_semi.models.mixers import BaseMixer
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, View
 
 from . import building
@@ -172,11 +173,34 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
 
     @torch.no_grad()
     def make_pseudo_label(self, step: SemiStep) -> None:
-        """Let the teacher label the weak images, and refine that, stage by stage."""
-        step.teacher = step.weak if self.teacher is None else self.teacher.label(step.weak_images)
+        """Let the teacher label the weak images, and refine that, stage by stage.
+
+        Images that the mixer loads besides are labeled in the same pass, and labeled images in one
+        of their own before, where a loss trains them with the teacher's label.
+        """
+        sources = {self.streams[loss.stream].source for loss in self.losses.values()}
+        labeled = self.teacher.label(step.labeled_images) if 'labeled' in sources else None
+        partners = others = None
+        if self.mixer is not None and type(self.mixer).load is not BaseMixer.load:
+            step.partners = partners = self.mixer.load(step)
+        if self.teacher is None:
+            step.teacher = step.weak
+        elif partners is None:
+            step.teacher = self.teacher.label(step.weak_images)
+        else:
+            outputs = self.teacher.label(torch.cat([step.weak_images, partners.weak]))
+            step.teacher, others = outputs.split([len(step.weak_images), len(partners.weak)])
         step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid)
         step.raw_pseudo.extras.update(step.maps)
         step.pseudo = self.refine(step.raw_pseudo, step.teacher, step, step.refined)
+        if partners is not None and others is not None:
+            pseudo = PseudoLabel.from_logits(others.logits, partners.valid)
+            pseudo.extras.update(partners.maps)
+            partners.pseudo = self.refine(pseudo, others, step)
+        if labeled is not None:
+            pseudo = PseudoLabel.from_logits(labeled.logits, step.labeled_valid)
+            pseudo.extras.update(step.labeled_maps)
+            step.labeled_pseudo = self.refine(pseudo, labeled, step)
 
     def refine(
         self,
@@ -204,9 +228,9 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
     def mix_views(self, step: SemiStep) -> None:
         """Mix the strong views together with the pseudo-label."""
         for name, views in step.streams.items():  # those whose pass is done
-            if self.streams[name].source != 'labeled':
-                for view in views:
-                    view.pseudo = step.pseudo
+            labeled = self.streams[name].source == 'labeled'
+            for view in views:
+                view.pseudo = step.labeled_pseudo if labeled else step.pseudo
         read = {name for part in self.components for name in part.pseudo_fields}
         dropped = {name: None for name in ('logits', 'prob') if name not in read}
         pseudo = step.pseudo.update(**dropped)
@@ -222,12 +246,13 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
 
     @torch.no_grad()
     def refine_views(self, step: SemiStep) -> None:
-        """Let the refiners that work after mixing refine the pseudo-label of each strong view."""
-        strong = [name for name, one in self.streams.items() if one.source == 'strong']
+        """Let the refiners that work after mixing refine the pseudo-label of each view."""
+        read = {part.stream for part in self.components}
         for refiner in self.refiners.values():
-            for name in strong if refiner.after_mixing else ():
-                for view in step.streams[name]:
-                    view.pseudo = refiner.refine_view(view, step)
+            for name, one in self.streams.items() if refiner.after_mixing else ():
+                if one.source in refiner.sources and (one.source == 'strong' or name in read):
+                    for view in step.streams[name]:
+                        view.pseudo = refiner.refine_view(view, step)
 
     def unsupervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Collect the losses on unlabeled images and of the heads, prefixed by their names."""

@@ -39,7 +39,8 @@ class EMATeacher(BaseTeacher):
         buffers: ``'ema'`` moves floating buffers (BatchNorm statistics) like parameters,
             ``'copy'`` takes the student's. ``'own'`` never takes the student's after the warm-up:
             they are the statistics of the teacher's own passes in mode 'train' (U2PL's and S4MC's
-            programs), their mean over all ranks, so ``model.streams`` must have such passes.
+            programs), their mean over all ranks, so there must be such passes: ``mode='train'``,
+            or streams.
         mode: ``'train'`` normalizes the images it labels by their own statistics and applies
             dropout, as some methods do; its state is not touched by that while it labels.
         warm_up: Whether to limit the momentum by ``1 - 1 / (t + 1)``.
@@ -80,11 +81,11 @@ class EMATeacher(BaseTeacher):
         """Refuse a run whose passes and progress are not what the arguments need."""
         streams = self._model[0].streams.values()
         trains = any((one.network, one.mode) == ('teacher', 'train') for one in streams)
-        if self.buffer_mode == 'own' and not trains:
+        if self.buffer_mode == 'own' and self.mode != 'train' and not trains:
             raise ValueError(
-                "model.teacher.buffers is 'own', but the teacher has no pass in mode 'train': add "
-                "model.streams=dict(teacher_strong=dict(images='strong', network='teacher', "
-                "mode='train')), or set buffers='ema'"
+                "model.teacher.buffers is 'own', but the teacher has no pass in mode 'train': set "
+                "model.teacher.mode='train', add model.streams=dict(teacher_strong=dict(images="
+                "'strong', network='teacher', mode='train')), or set buffers='ema'"
             )
         if self.copy_epochs and step.iters_per_epoch < 1:
             raise RuntimeError(

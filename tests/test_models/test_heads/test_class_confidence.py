@@ -58,6 +58,23 @@ def test_confidence_follows_the_labeled_pixels(absent):
     assert float(step.figures['confidence.mean']) == pytest.approx(sum(expected) / 3)
 
 
+def test_losses_read_moved_values_when_they_are_to():
+    """c = 0.9 c + 0.1 m within the step; the state moves once, to the same."""
+    logits, truth = 2 * noise(2, 3, 6, 7), integers(2, 2, 6, 7)
+    for when in ('after', 'before'):
+        head = attached(absent='zero', momentum=0.9, when=when)
+        head.values.copy_(torch.tensor([0.5, 0.2, 0.8]))
+        head.supervised(labeled_step(logits, truth))
+        means = [mean_by_hand(logits, truth, k) or 0.0 for k in range(3)]
+        moved = [0.9 * c + 0.1 * m for c, m in zip((0.5, 0.2, 0.8), means)]
+        read = moved if when == 'before' else [0.5, 0.2, 0.8]
+        assert head.current.tolist() == pytest.approx(read, rel=1e-6)
+        assert head.values.tolist() == pytest.approx([0.5, 0.2, 0.8]), 'mixers read this'
+        head.update_state()
+        assert head.values.tolist() == pytest.approx(moved, rel=1e-6)
+        assert head.current.tolist() == head.values.tolist()
+
+
 def test_passes_before_an_update_count_together():
     logits, truth = noise(3, 3, 6, 7), integers(3, 3, 6, 7)
     whole, parts = attached(), attached()

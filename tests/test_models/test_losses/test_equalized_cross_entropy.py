@@ -86,3 +86,28 @@ def test_the_loss_can_be_scaled_by_the_inverse_share(build, noisy):
     value = model.losses['strong'](view_of(logits, nothing))
     value.backward()
     assert value == 0 and not logits.grad.any()
+
+
+def test_equalization_by_the_students_prediction(build_ael, noisy):
+    """Rates 1, 1/2 and 0 by the student's class; what is left out has no weight either."""
+    loss = dict(LOSS, equalize_by='prediction', denominator='valid_weight')
+    model = build_ael(confidence=[0.2, 0.6, 1.0], losses=dict(strong=loss))
+    logits = noise(2, 3, 9, 8, seed=7)
+    torch.manual_seed(3)
+    draw = torch.rand(3, 9, 8)
+    torch.manual_seed(3)
+    got = model.losses['strong'](view_of(logits, noisy))
+    total, norm, kept = 0.0, 0.0, 0
+    predicted = logits.argmax(1)
+    assert not torch.equal(predicted, noisy.label)
+    for b, y, x in noisy.valid.nonzero().tolist():
+        k = int(predicted[b, y, x])
+        if draw[k, y, x] < 1 - (1.0, 0.5, 0.0)[k]:
+            continue
+        weight = float(noisy.confidence[b, y, x]) ** 2 * float(noisy.weight[b, y, x])
+        norm += weight
+        if noisy.selected[b, y, x]:
+            total -= weight * float(logits[b, :, y, x].log_softmax(0)[noisy.label[b, y, x]])
+            kept += 1
+    assert 0 < kept < int(noisy.used.sum())
+    assert float(got) == pytest.approx(total / norm, rel=1e-5)

@@ -52,8 +52,8 @@ def test_soft_consistency_refuses_wrong_arguments():
     logits, valid = torch.zeros(2, 3, 4, 5), torch.ones(2, 4, 5, dtype=torch.bool)
     with pytest.raises(ValueError, match="kind must be one of .*'l2'"):
         soft_consistency(logits, logits, valid, kind='l2')
-    with pytest.raises(ValueError, match="denominator must be one of .*'all'"):
-        soft_consistency(logits, logits, valid, denominator='all')
+    with pytest.raises(ValueError, match="denominator must be one of .*'pixels'"):
+        soft_consistency(logits, logits, valid, denominator='pixels')
     for first, second, third in (
         (logits, logits[:, :2], valid),
         (logits, logits[:1], valid),
@@ -121,7 +121,7 @@ def test_soft_loss_after_propagation_and_on_the_perturbed_stream(corrmatch, batc
         torch.testing.assert_close(losses['soft.loss'].double(), expected, atol=1e-7, rtol=1e-4)
 
 
-@pytest.mark.parametrize(('argument', 'value'), [('kind', 'l2'), ('denominator', 'all')])
+@pytest.mark.parametrize(('argument', 'value'), [('kind', 'l2'), ('denominator', 'pixels')])
 def test_wrong_arguments_of_the_soft_loss(corrmatch, argument, value):
     with pytest.raises(ValueError, match=f'SoftConsistencyLoss.{argument} must be one of'):
         corrmatch(losses=dict(soft={**SOFT, argument: value}))

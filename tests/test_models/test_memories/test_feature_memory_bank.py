@@ -33,6 +33,7 @@ from ..weighting_parts import (
     check_equal,
     filled,
     hook_of,
+    nearest,
     prototypes_of,
     pushed,
     queues_of,
@@ -73,6 +74,74 @@ def test_content_of_real_steps_is_that_of_a_plain_fifo(weighting, boxed, monkeyp
     assert max(map(max, lengths)) == SIZE, 'no queue was ever full'
     assert all(sum(one) for one in lengths)
     assert len(set(shares)) > 3 and all(0 < share < 1 for share in shares[1:])
+
+
+def test_labeled_and_reliable_features_share_a_queue(weighting, boxed, monkeypatch):
+    """The paper's one memory: in an iteration labeled ones enter, then reliable ones."""
+    record = Record(monkeypatch)
+    model = weighting(dict(bank=dict(BANK, shared=True)))
+    hook, bank = hook_of(model), bank_of(model)
+    fifo = [deque(maxlen=SIZE) for _ in range(3)]
+    for iteration in range(4):
+        step, _ = run_step(model, boxed(seed=iteration, **PADDED))
+        after(hook, model, iteration)
+        for source in pushed(step, 'penultimate', record.take()):
+            for queue, features in zip(fifo, source):
+                queue.extend(features)
+    for ours, theirs in zip(queues_of(bank)[0], fifo):
+        assert len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+    assert max(map(len, fifo)) == SIZE and bank.features.shape[0] == 1
+    prototypes, known = bank.prototypes()
+    for mine, has, queue in zip(prototypes, known, fifo):
+        assert has == bool(queue)
+        if queue:
+            torch.testing.assert_close(mine, torch.stack(list(queue)).mean(0))
+
+
+def test_as_many_features_enter_as_there_are_images(weighting, boxed, monkeypatch):
+    record = Record(monkeypatch)
+    model = weighting(dict(bank=dict(BANK, num_push=None)))
+    run_step(model, boxed(**PADDED))
+    assert [num for _, _, num in record.take()] == [2, 3], 'labeled and unlabeled ones'
+    model = weighting(dict(bank=dict(BANK, num_push=None, reliable_from='strong')))
+    run_step(model, boxed(**PADDED))
+    assert [num for _, _, num in record.take()] == [2, 3, 3], 'of each strong view'
+
+
+@pytest.mark.parametrize('upsample', [False, True])
+def test_reliable_features_of_the_strong_views(weighting, boxed, monkeypatch, upsample):
+    """The features of mixed strong views, where the mixed pseudo-label is reliable."""
+    record = Record(monkeypatch)
+    weight = dict(upsample=upsample, bank=dict(BANK, reliable_from='strong'))
+    model = weighting(weight, mixer=dict(type='CutMix', prob=1.0))
+    bank = bank_of(model)
+    step, _ = run_step(model, boxed(**PADDED))
+    bank.update_state()
+    _, *calls = record.take()
+    assert len(calls) == 2
+    content = []
+    for (index, present, _), view in zip(calls, step.streams['strong']):
+        features = view.outputs.features['penultimate'].detach()
+        pseudo = view.pseudo
+        label = torch.where(pseudo.reliable, pseudo.label, -1)
+        if upsample:
+            size = label.shape[-2:]
+            features = F.interpolate(features, size=size, mode='bilinear', align_corners=False)
+        else:
+            label = nearest(label, features.shape[-2:])
+        columns, flat = features.permute(0, 2, 3, 1).flatten(0, 2), label.flatten()
+        for number in range(3):
+            drawn = [i for i, there in zip(index[number], present[number]) if there]
+            assert len(drawn) == min(PUSH, int((flat == number).sum()))
+            assert all(flat[i] == number for i in drawn)
+            content += [(number, columns[i]) for i in drawn]
+    assert content
+    queues = queues_of(bank)[1]
+    for number, queue in enumerate(queues):
+        wanted = [one for k, one in content if k == number][-SIZE:]
+        assert len(queue) == len(wanted)
+        for mine, one in zip(queue, wanted):
+            torch.testing.assert_close(mine, one, rtol=1e-4, atol=1e-5)
 
 
 def test_before_the_push_nothing_of_the_step_counts(weighting, boxed):
@@ -190,8 +259,8 @@ def test_state_dict_round_trip_goes_on_where_it_was(weighting, boxed, monkeypatc
 def test_a_bank_of_another_size_is_refused(weighting, change):
     state = weighting().state_dict()
     message = (
-        r'refiners\.weight\.bank\.features: the checkpoint has a memory bank \(2, classes, size, '
-        r'channels\) of shape \(2, 3, 24, 6\), the config \(2, 3, 2'
+        r'refiners\.weight\.bank\.features: the checkpoint has a memory bank \(queues, classes, '
+        r'size, channels\) of shape \(2, 3, 24, 6\), the config \(2, 3, 2'
     )
     with pytest.raises(ValueError, match=message):
         weighting(change).load_state_dict(state)
@@ -213,7 +282,7 @@ def bank_of_a_rank(rank, inputs):
 
     feature_memory_bank.sample_per_class = sample_per_class
     torch.manual_seed(rank)
-    bank = FeatureMemoryBank(4, 3, size=7, num_push=4, min_confidence=0.5)
+    bank = FeatureMemoryBank(4, 3, size=7, num_push=4, min_confidence=0.5, shared=False)
     hook = MemoryBankHook(start=1)
     hook.parts = [bank]
     states = []
@@ -221,7 +290,8 @@ def bank_of_a_rank(rank, inputs):
         labeled = SimpleNamespace(features=dict(f=one['features']), stages=[one['logits']])
         teacher = SimpleNamespace(features=dict(f=one['weak']))
         step = make_step(labeled=labeled, teacher=teacher, truth=one['truth'])
-        bank.note(step, SimpleNamespace(reliable=one['reliable'], label=one['label']), 'f')
+        step.pseudo = SimpleNamespace(reliable=one['reliable'], label=one['label'])
+        bank.note(step, 'f', [])
         hook.after_train_iter(SimpleNamespace(iter=iteration), iteration)
         states.append({k: v.clone() for k, v in bank.state_dict().items()})
     return dict(states=states, drawn=drawn)
@@ -252,7 +322,7 @@ def test_two_ranks_hold_one_bank(on_two_ranks):
     inputs = [rank_inputs(rank) for rank in (0, 1)]
     ranks = on_two_ranks(bank_of_a_rank, inputs)
     fifo = [[deque(maxlen=7) for _ in range(4)] for _ in range(2)]
-    bank = FeatureMemoryBank(4, 3, size=7)
+    bank = FeatureMemoryBank(4, 3, size=7, shared=False)
     for iteration in range(6):
         for rank in range(2 if iteration else 0):
             one = inputs[rank][iteration]
@@ -260,7 +330,7 @@ def test_two_ranks_hold_one_bank(on_two_ranks):
             for source, (features, label) in enumerate(
                 ((one['features'], one['truth']), (one['weak'], reliable))
             ):
-                index, present = ranks[rank]['drawn'][2 * (iteration - 1) + source]
+                index, present = ranks[rank]['drawn'][2 * iteration + source]
                 columns = features.permute(0, 2, 3, 1).flatten(0, 2)
                 for number in range(4):
                     found = index[number][present[number]].tolist()

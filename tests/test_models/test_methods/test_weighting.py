@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmseg_semi.models.refiners import DetectionAgreement, RankStatisticsWeight
 
 from ..conftest import segmentor
 from ..helpers import run_step, shake
+from ..identity import hand_step, identity_model, method_of, plain
 from ..test_segmentors.test_architectures import PREPROCESSOR, ocrnet, segformer
 from ..weighting_parts import (
     CHANNELS,
@@ -40,14 +42,14 @@ def test_defaults_are_those_of_the_paper(build):
     )
     assert agreement.min_confidence == 0.95 and not agreement.restrict
     bank = FeatureMemoryBank(3, 4)
-    assert (bank.size, bank.min_confidence) == (256, 0.95)
+    assert (bank.size, bank.min_confidence, bank.shared) == (256, 0.95, True)
     method = Config.fromfile(str(METHOD)).method
     cfg = ConfigDict(
         segmentor=segmentor(channels=CHANNELS), **{k: v for k, v in method.items() if k != 'type'}
     )
     model = build(**cfg)
     assert list(model.refiners) == ['select', 'agreement', 'weight']
-    assert bank_of(model).features.shape == (2, 3, 256, CHANNELS)
+    assert bank_of(model).features.shape == (1, 3, 256, CHANNELS)
     weights = {name: loss.loss_weight for name, loss in model.losses.items()}
     assert weights == dict(strong=0.2, perturbed=0.2) and model.supervised_weight == 1
 
@@ -96,3 +98,53 @@ def test_transformers_and_cascades(weighting, boxed, monkeypatch, architecture, 
         total = model.parse_losses(losses)[0]
         assert total.isfinite()
     assert bank.counts.any() and 0 < expected.mean() < 1
+
+
+def test_a_step_of_the_paper_by_hand():
+    """The features and the logits of a pixel are its three colors, of which k = 2 are compared.
+
+    The bank knows (3, 2, 0) of class 0, whose top channels are 0 and 1, and (0, 3, 2) of class 1:
+    1 and 2. Weak image 0 is (9, 1, 0) everywhere, class 0 surely, and shares both: w = 1. Image 1
+    is (1, 9, 0), class 1, and shares channel 1 alone: w = 1/2. Both have the cross entropy
+    d = ln(1 + e^-8 + e^-9) as they are; the strong views are (0, 0, 0): ln 3; the labeled too.
+
+    L_s = ln 3. Each strong view: (16 ln 3 + 16 ln 3 / 2) / 32 = 3/4 ln 3, of which the mean counts
+    0.4 (1/4 + 1/4) = 0.2; perturbed (nothing is dropped here): 3/4 d, times 0.4 / 2 = 0.2.
+
+    A box of class 0 covers the left half of image 0, so 8 pixels are reliable. As many as there
+    are images, 2, enter the one queue of class 0. No labeled pixel does: they have 1/3.
+    """
+    method = method_of('weighting')
+    for stream in method['streams'].values():
+        if stream.get('perturbation'):
+            stream['perturbation']['prob'] = 0.0
+    method['mixer']['prob'] = 0.0
+    method['refiners']['weight']['k'] = 2  # 5 of 256 channels in the paper
+    model = identity_model(method)
+    bank = bank_of(model)
+    bank.features[0, 0, 0] = torch.tensor([3.0, 2, 0])
+    bank.features[0, 1, 0] = torch.tensor([0.0, 3, 2])
+    bank.counts[0, :2] = bank.heads[0, :2] = 1
+    boxes = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    boxes[0, 0, :, :2] = 1
+    step, losses, total = hand_step(
+        model,
+        plain((0, 0, 0), (0, 0, 0)),
+        torch.tensor([1, 2])[:, None, None].expand(2, 4, 4),
+        plain((9, 1, 0), (1, 9, 0)),
+        [plain((0, 0, 0), (0, 0, 0))] * 2,
+        detections=boxes,
+    )
+    assert step.pseudo.weight.flatten(1).unique(dim=1).tolist() == [[1.0], [0.5]]
+    three, small = math.log(3), math.log1p(math.exp(-8) + math.exp(-9))
+    assert float(losses['decode.loss_ce']) == pytest.approx(three, rel=1e-6)
+    assert float(losses['strong.loss']) == pytest.approx(0.15 * three, rel=1e-6)
+    assert float(losses['perturbed.loss']) == pytest.approx(0.15 * small, rel=1e-3)
+    assert float(total) == pytest.approx(1.15 * three + 0.15 * small, rel=1e-6)
+    assert step.pseudo.reliable.sum() == 8
+    bank.update_state()
+    assert bank.counts.tolist() == [[3, 1, 0]]
+    assert bank.features[0, 0, :4].tolist() == [[3, 2, 0], [9, 1, 0], [9, 1, 0], [0, 0, 0]]
+    prototypes, known = bank.prototypes()
+    assert known.tolist() == [True, True, False]
+    torch.testing.assert_close(prototypes[0], torch.tensor([7.0, 4 / 3, 0]))

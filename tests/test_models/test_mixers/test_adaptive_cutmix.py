@@ -78,9 +78,9 @@ def colored_step(prob, labeled=2, size=(24, 20), seed=0):
     return step
 
 
-def mixed(step, seed=0, **arguments):
+def mixed(step, seed=0, paste='image', **arguments):
     torch.manual_seed(seed)
-    mixer = AdaptiveCutMix(**arguments)
+    mixer = AdaptiveCutMix(paste=paste, **arguments)
     return mixer(step.strong_images[0], step.pseudo, step)
 
 
@@ -124,10 +124,13 @@ FIELDS = ('prob', 'label', 'confidence', 'valid', 'selected', 'weight', 'reliabl
 EXTRAS = ('detections', 'mask', 'score')
 
 
-@pytest.mark.parametrize('unlabeled, labeled', [(4, 3), (4, 1), (1, 2), (1, 1)])
-def test_every_field_of_a_pixel_comes_from_where_its_color_does(unlabeled, labeled):
+@pytest.mark.parametrize(
+    'unlabeled, labeled, paste',
+    [*((4, n, p) for n in (3, 1) for p in ('image', 'partner')), (1, 2, 'image'), (1, 1, 'image')],
+)
+def test_every_field_of_a_pixel_comes_from_where_its_color_does(unlabeled, labeled, paste):
     step = colored_step([UNSURE] * unlabeled, labeled)
-    view = mixed(step, seed=2)
+    view = mixed(step, seed=2, paste=paste)
     origin = origin_of(view.image)
     present = set(origin.unique().tolist())
     assert any(number >= LABELED for number in present), 'labeled pixels must be seen'
@@ -182,6 +185,41 @@ def test_pasted_boxes_travel_with_their_image_into_the_second_mixing(seed):
     assert traveled > 0
 
 
+def test_a_labeled_box_is_seen_inside_the_second_box_only():
+    """With the same draws: the image's own pixels are as they were outside the mixer's box."""
+    step = colored_step([UNSURE] * 4, labeled=3)
+    both = [mixed(step, seed=1, paste=paste) for paste in ('image', 'partner')]
+    inside = both[0].mix.mask
+    assert torch.equal(both[1].mix.mask, inside)
+    origin = [origin_of(view.image) for view in both]
+    assert torch.equal(origin[0][inside], origin[1][inside])
+    own = torch.arange(4)[:, None, None].expand_as(inside)
+    assert torch.equal(origin[1][~inside], own[~inside])
+    assert (origin[0][~inside] >= LABELED).any() and (origin[1] >= LABELED).any()
+
+
+def test_clipped_boxes_are_those_of_the_program():
+    """One side for all; centers in the last seven eighths; what is outside is cut off."""
+    step = colored_step([SURE] * 400, size=(32, 40))
+    mask = mixed(step, seed=3, boxes='clipped', prob=1.0).mix.mask
+    rows, columns = mask.any(2), mask.any(1)
+    sides = {}
+    for name, line, length in (('rows', rows, 32), ('columns', columns, 40)):
+        first, last = line.int().argmax(1), length - line.flip(1).int().argmax(1)
+        whole = (first > 0) & (last < length)
+        sides[name] = set((last - first)[whole].tolist())
+        assert len(sides[name]) == 1, 'one side for the batch'
+        (side,) = sides[name]
+        assert side % 2 == 0
+        assert first.max() == length - 1 - side // 2, 'the last center is the last pixel'
+        assert (last < length).any() and (last == length).any()
+        assert last.min() == length // 8 + side // 2, 'the first center'
+    (high,), (wide,) = sides['rows'], sides['columns']
+    assert abs(high / 32 - wide / 40) < 2 / 32, 'the same share of both'
+    other = mixed(step, seed=4, boxes='clipped').mix.mask.any(2).sum(1).max()
+    assert other != rows.sum(1).max(), 'another side in another batch'
+
+
 def test_nothing_that_was_given_is_changed():
     step = colored_step([UNSURE] * 3)
     before = deepcopy(step)
@@ -211,7 +249,7 @@ def rho_of(prob):
 def pasted_share(step, draws, **arguments):
     """Share of the draws in which each image took a labeled box, without the second mixing."""
     torch.manual_seed(0)
-    mixer = AdaptiveCutMix(prob=0.0, **arguments)
+    mixer = AdaptiveCutMix(prob=0.0, paste='image', **arguments)
     took = torch.zeros(len(step.weak_images))
     for _ in range(draws):
         view = mixer(step.strong_images[0], step.pseudo, step)
@@ -239,7 +277,7 @@ def test_a_labeled_box_comes_with_probability_one_minus_rho_of_each_image():
 def test_every_labeled_image_is_as_likely():
     step = colored_step([UNSURE] * 8, labeled=3, size=(8, 8))
     torch.manual_seed(0)
-    mixer, counts = AdaptiveCutMix(prob=0.0, labeled_beta=(1.0, 1000.0)), torch.zeros(3)
+    mixer, counts = AdaptiveCutMix(0.0, (1.0, 1000.0), paste='image'), torch.zeros(3)
     for _ in range(150):
         origin = origin_of(mixer(step.strong_images[0], step.pseudo, step).image)
         for number in range(3):
@@ -292,6 +330,8 @@ def test_an_image_without_a_valid_pixel_takes_a_labeled_box():
         (dict(labeled_beta=8.0), 'labeled_beta must be a list of 2 values, got 8.0'),
         (dict(unlabeled_beta=(4.0, 0)), 'unlabeled_beta must be a number >.*got 0'),
         (dict(unlabeled_beta=(-4.0, 4.0)), 'unlabeled_beta must be a number >.*got -4.0'),
+        (dict(paste='both'), "paste must be one of .*'partner', 'image'.*got 'both'"),
+        (dict(boxes='outside'), "boxes must be one of .*'inside', 'clipped'.*got 'outside'"),
         (dict(labeled_beta=(float('nan'), 2.0)), 'labeled_beta must be a number >.*got nan'),
     ],
 )

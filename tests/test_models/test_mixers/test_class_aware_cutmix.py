@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from types import SimpleNamespace
 
 import pytest
@@ -37,8 +38,15 @@ def step_of(pseudo, views=1, places=None, model=None):
     )
 
 
-def mixed_views(mixer, pseudo, step):
-    return [mixer(images, pseudo, step) for images in step.strong_images]
+def mixed_views(mixer, pseudo, step, loader=None):
+    """Mix and observe as the model does; ``loader`` labels the images that are loaded."""
+    step.partners = mixer.load(step)
+    if step.partners is not None:
+        labels = [loader.label(number) for number in step.partners.places.tolist()]
+        step.partners.pseudo = reduce(PseudoLabel.join, labels)
+    views = [mixer(images, pseudo, step) for images in step.strong_images]
+    mixer.observe(step)
+    return views
 
 
 def assert_pasted(view, images, pseudo, b, origin, box):
@@ -81,47 +89,42 @@ def test_cutmix_boxes_the_class_of_a_partner_in_the_batch(build_ael, monkeypatch
                 k, partner = int(classes[v, b]), int(view.mix.partners[b])
                 assert partner != b and (pseudo.label[partner] == k).sum() >= 5
                 partners_seen.add((b, k, partner))
-                if k == 0:  # its bounding box is the image, of which half is the most
-                    assert 0.35 * 320 < view.mix.mask[b].sum() <= 160
-                    continue
                 y, x = (pseudo.label[partner] == k).nonzero(as_tuple=True)
                 box = int(y.min()), int(y.max()) + 1, int(x.min()), int(x.max()) + 1
                 assert_pasted(view, images, pseudo, b, (images, pseudo, partner), box)
     assert {(0, 2, 1), (0, 2, 2), (0, 1, 2), (1, 1, 0), (1, 2, 2), (2, 1, 0)} <= partners_seen
 
 
-def test_only_used_pixels_contain_a_class(build_ael, monkeypatch):
-    """Unselected pixels, padding and specks are no reason to choose a partner."""
+def test_predicted_pixels_contain_a_class(build_ael, monkeypatch):
+    """Whether they are selected or not; padding and specks are no reason to choose a partner."""
     drawn = spy(monkeypatch, class_aware_cutmix, 'draw_classes')
     mixer = build_ael().mixer
     pseudo = blocks(
         [(1, 0, 4, 0, 4)],
         [(1, 0, 4, 8, 12)],
-        [(1, 0, 4, 0, 1)],
-        [(1, 6, 9, 6, 9), (1, 12, 15, 14, 18)],
+        [(1, 0, 3, 0, 1)],  # 3 of 320 pixels, less than a hundredth
+        [(1, 6, 9, 6, 9), (1, 12, 15, 14, 18), (1, 0, 1, 0, 3)],
         [],
     )
     pseudo.selected[0, :4, :4] = False
-    pseudo.selected[3, 12:, 14:] = False  # nor part of the box
     pseudo.valid[1, :, 8:] = False
-    chosen = set()
+    chosen, boxes = set(), set()
     for seed in range(40):
         torch.manual_seed(seed)
         step = step_of(pseudo)
         (view,) = mixed_views(mixer, pseudo, step)
         classes = drawn.pop()[1][:, 0]
-        chosen |= {int(view.mix.partners[b]) for b in (0, 1, 2, 4) if classes[b] == 1}
-        if classes[4] == 1:
-            images = step.strong_images[0]
-            assert_pasted(view, images, pseudo, 4, (images, pseudo, 3), (6, 9, 6, 9))
-    assert chosen == {3}
+        chosen |= {int(view.mix.partners[b]) for b in (1, 2, 4) if classes[b] == 1}
+        if classes[4] == 1 and view.mix.partners[4] == 3:
+            y, x = view.mix.mask[4].nonzero(as_tuple=True)
+            boxes.add((int(y.min()), int(y.max()) + 1, int(x.min()), int(x.max()) + 1))
+    assert chosen == {0, 3}
+    assert boxes == {(6, 9, 6, 9), (12, 15, 14, 18)}, 'one component each time'
 
 
-def test_without_the_class_a_random_window_of_another_image(build_ael, monkeypatch):
+def test_without_the_class_half_of_another_image(build_ael, monkeypatch):
     drawn = spy(monkeypatch, class_aware_cutmix, 'draw_classes')
-    mixer = build_ael(
-        mixer=dict(type='ClassAwareCutMix', prob=1.0, max_area=0.25, extra_loads=False)
-    ).mixer
+    mixer = build_ael(mixer=dict(type='ClassAwareCutMix', extra_loads=False)).mixer
     pseudo, windows = blocks([], [], []), set()
     for seed in range(30):
         torch.manual_seed(seed)
@@ -130,7 +133,7 @@ def test_without_the_class_a_random_window_of_another_image(build_ael, monkeypat
         for b in (drawn.pop()[1][:, 0] != 0).nonzero()[:, 0].tolist():
             assert view.mix.partners[b] != b
             y, x = view.mix.mask[b].nonzero(as_tuple=True)
-            assert len(y) == 80  # 8 x 10, a quarter of 16 x 20
+            assert 140 < len(y) < 180  # half of 16 x 20, rounded
             windows.add((int(y.min()), int(x.min())))
             box = int(y.min()), int(y.max()) + 1, int(x.min()), int(x.max()) + 1
             images = step.strong_images[0]
@@ -153,7 +156,7 @@ def test_images_are_mixed_with_the_given_probability(build_ael):
 def test_one_image_without_loads_stays_as_it_is(build_ael, monkeypatch):
     said = []
     monkeypatch.setattr(class_aware_cutmix, 'print_log', lambda text, **_: said.append(text))
-    mixer = build_ael(mixer=dict(type='ClassAwareCutMix', prob=1.0, extra_loads=False)).mixer
+    mixer = build_ael(mixer=dict(type='ClassAwareCutMix', extra_loads=False)).mixer
     pseudo = blocks(SPREAD[0])
     for _ in range(2):
         step = step_of(pseudo)
@@ -164,10 +167,10 @@ def test_one_image_without_loads_stays_as_it_is(build_ael, monkeypatch):
     assert len(said) == 1 and 'one unlabeled image in a batch' in said[0]
 
 
-def test_a_class_that_is_not_in_the_batch_is_loaded(loading, monkeypatch):
+def test_a_class_that_the_bank_does_not_know_in_the_batch_is_loaded(loading, monkeypatch):
+    """The bank says that image 0 of the batch contains class 1, and who else contains what."""
     drawn = spy(monkeypatch, class_aware_cutmix, 'draw_classes')
     model, loader = loading(views=2)
-    model.refiners['select'].threshold = 0.6
     mixer, pseudo, hits = model.mixer, blocks([], [], size=(32, 32)), set()
     bank = mixer.bank.clone()
     for seed in range(25):
@@ -175,14 +178,15 @@ def test_a_class_that_is_not_in_the_batch_is_loaded(loading, monkeypatch):
         loader.asked, loader.seeds = [], {}
         torch.manual_seed(seed)
         step = step_of(pseudo, 2, [0, 3], model)
-        views = mixed_views(mixer, pseudo, step)
+        views = mixed_views(mixer, pseudo, step, loader)
         classes = drawn.pop()[1].view(2, 2)
-        assert len(loader.asked) == bool((classes > 0).any()), 'one pass for all views'
+        from_bank = (classes == 2) | ((classes == 1) & torch.tensor([True, False]))
+        assert len(loader.asked) == bool(from_bank.any()), 'one loading for all views'
         assert all(len(seeds) == 1 for seeds in loader.seeds.values()), 'each image once'
         for v, (view, images) in enumerate(zip(views, step.strong_images)):
             for b in range(2):
                 k, changed = int(classes[v, b]), view.pseudo.label[b] != 0
-                if k == 0:
+                if not from_bank[v, b]:
                     assert view.mix.partners[b] == 1 - b and view.mix.mask[b].any()
                     assert view.mix.foreign is None or not view.mix.foreign[b].any()
                     continue
@@ -200,8 +204,8 @@ def test_a_class_that_is_not_in_the_batch_is_loaded(loading, monkeypatch):
                 if number != 7:
                     assert box == loader.RECTANGLES[number][1:] and changed.any()
                     assert (changed == view.mix.foreign[b]).all()
-                else:  # the new crop misses the class: a window of half the image
-                    assert 0.45 * 1024 < len(y) <= 512
+                else:  # the new crop misses the class: half of the image
+                    assert 0.45 * 1024 < len(y) < 0.55 * 1024
         mixer.update_state()
         loaded = loader.asked[0] if loader.asked else []
         wanted = bank.clone()
@@ -220,7 +224,7 @@ def test_the_log_counts_loads(loading):
         torch.manual_seed(seed)
         loader.asked = []
         step = step_of(pseudo, places=[0, 3], model=model)
-        mixed_views(model.mixer, pseudo, step)
+        mixed_views(model.mixer, pseudo, step, loader)
         assert float(step.figures['mixer.loads']) == sum(map(len, loader.asked))
 
 
@@ -228,6 +232,7 @@ def test_nothing_is_loaded_without_a_hook_or_where_the_batch_has_the_class(loadi
     model, loader = loading()
     full = blocks(SPREAD[2], SPREAD[2], size=(32, 32))
     model.heads['class_confidence'].values.zero_()
+    model.mixer.bank[[0, 3]] = 1
     for seed in range(10):
         torch.manual_seed(seed)
         mixed_views(model.mixer, full, step_of(full, places=[0, 3], model=model))
@@ -236,20 +241,29 @@ def test_nothing_is_loaded_without_a_hook_or_where_the_batch_has_the_class(loadi
     assert loader.asked == [] and loader.seeds == {}
 
 
-def test_one_image_takes_from_the_bank(loading):
+def test_one_image_takes_from_the_bank(loading, monkeypatch):
+    """A class that no image is known to contain comes from any but itself."""
+    drawn = spy(monkeypatch, class_aware_cutmix, 'draw_classes')
     model, loader = loading()
-    pseudo = blocks([], size=(32, 32))
-    (view,) = mixed_views(model.mixer, pseudo, step_of(pseudo, places=[4], model=model))
-    while not loader.asked:
-        (view,) = mixed_views(model.mixer, pseudo, step_of(pseudo, places=[4], model=model))
-    assert view.mix.foreign.any()
+    model.mixer.bank[:, 2] = 0
+    monkeypatch.setattr(loader, 'label', lambda number: blocks([], size=(32, 32)))
+    monkeypatch.setattr(loader, 'SIZES', dict.fromkeys(range(12), (32, 32)))
+    pseudo, seen = blocks([], size=(32, 32)), {0: set(), 1: set(), 2: set()}
+    for seed in range(60):
+        torch.manual_seed(seed)
+        step = step_of(pseudo, places=[4], model=model)
+        (view,) = mixed_views(model.mixer, pseudo, step, loader)
+        assert view.mix.foreign.any() and not view.mix.mask.any()
+        seen[int(drawn.pop()[1])] |= set(step.partners.places.tolist())
+    assert seen[1] == {0, 7, 9}
+    assert len(seen[2]) > 6 and 4 not in seen[2] | seen[0]
 
 
 def test_the_bank_remembers_the_last_pseudo_label(build_ael):
     mixer = build_ael().mixer
     mixer.set_bank_size(5, keep=False)
     mixer.bank[1] = mixer.bank[4] = 1
-    pseudo = blocks(*SPREAD, [(1, 0, 2, 0, 2)])
+    pseudo = blocks(*SPREAD, [(1, 0, 2, 0, 1)])
     # Images without a number (-1) and of other ranks are nobody's; twice the same is the union.
     mixed_views(mixer, pseudo, step_of(pseudo, places=[3, 3, 0, 1]))
     assert mixer.bank.sum() == 6, 'the hook moves it'
@@ -288,7 +302,7 @@ def test_both_buffers_survive_a_checkpoint(build_ael):
 def banks():
     """A ClassConfidence and a mixer of four classes and eight images."""
     segmentor = SimpleNamespace(decode_head=SimpleNamespace(out_channels=4))
-    head, mixer = ClassConfidence(), ClassAwareCutMix(min_pixels=3)
+    head, mixer = ClassConfidence(), ClassAwareCutMix(min_share=0.07)  # 3 of 42 pixels
     model = SimpleNamespace(segmentor=segmentor, teacher=SimpleNamespace(mode='eval'))
     model.heads = dict(class_confidence=head)
     head.attach(model)
@@ -305,7 +319,7 @@ def moved(steps, part):
         head.supervised(make_step(labeled=SimpleNamespace(logits=logits), truth=truth))
         pseudo = PseudoLabel.from_logits(logits, truth != 255)
         images = torch.zeros(len(truth), 3, *truth.shape[1:])
-        mixer(images, pseudo, make_step(pseudo, strong=[images], places=places[part].tolist()))
+        mixer.observe(make_step(pseudo, strong=[images], places=places[part].tolist()))
         head.update_state()
         mixer.update_state()
     return head.values, mixer.bank

@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmseg.registry import MODELS
 
 from mmseg_semi.models.refiners import BaseRefiner
@@ -13,6 +14,7 @@ from mmseg_semi.models.refiners import BaseRefiner
 from ..conftest import UNIMATCH
 from ..helpers import run_step
 from ..weighting_parts import (
+    BANK,
     CHANNELS,
     COARSE,
     PADDED,
@@ -122,6 +124,74 @@ def test_every_stream_has_the_weight_mixed_as_its_images_are(weighting, boxed):
         means.append(loss[used].sum() / valid.sum())
     assert len(means) == 2 and means[0] != means[1]
     torch.testing.assert_close(values['strong.loss'], sum(means) / 8)
+
+
+def test_features_are_enlarged_before_the_top_channels_are_found(weighting, boxed):
+    model = filled(weighting(dict(upsample=True)), boxed)
+    refiner = model.refiners['weight']
+    step, _ = run_step(model, boxed(seed=5))
+    features, label = step.teacher.features['penultimate'], step.pseudo.label
+    full = F.interpolate(features, size=label.shape[1:], mode='bilinear', align_corners=False)
+    assert full.shape != features.shape
+    prototypes = prototypes_of(queues_of(bank_of(model)))
+    expected = rank_weight(full, label, prototypes, K)
+    torch.testing.assert_close(step.pseudo.weight, expected)
+    assert not torch.equal(expected, rank_weight(features, label, prototypes, K))
+    shared = weighting(dict(upsample=True, k=1)).refiners['weight'].extra_repr()
+    assert 'upsample=True' in shared and refiner.upsample
+
+
+PARTNERS = dict(
+    streams=dict(UNIMATCH['streams'], partners=dict(images='weak', mode='eval')),
+    mixer=dict(type='CutMix', prob=1.0, partner_stream='partners'),
+)
+
+
+def test_weights_after_mixing_are_of_the_features_that_labeled_the_pixel(weighting, boxed):
+    """The image's own outside the box; those of the partner's evaluation pass inside."""
+    model = filled(weighting(dict(after_mixing=True, base_weight=1), **PARTNERS), boxed)
+    step, _ = run_step(model, boxed(seed=5))
+    prototypes = prototypes_of(queues_of(bank_of(model)))
+    assert step.pseudo.weight is None, 'the weak images are not weighed'
+    own = step.teacher.features['penultimate']
+    others = step.streams['partners'][0].outputs.features['penultimate']
+    assert not torch.equal(own, others)
+    (perturbed,) = step.streams['perturbed']
+    expected = 1 + rank_weight(own, step.pseudo.label, prototypes, K)
+    torch.testing.assert_close(perturbed.pseudo.weight, expected)
+    for view in step.streams['strong']:
+        mix, label = view.mix, view.pseudo.label
+        outside = 1 + rank_weight(own, label, prototypes, K)
+        inside = 1 + rank_weight(others[mix.partners], label, prototypes, K)
+        expected = torch.where(mix.mask, inside, outside)
+        torch.testing.assert_close(view.pseudo.weight, expected)
+        assert not torch.equal(expected, outside)
+
+
+def test_prototypes_with_what_this_step_pushes(weighting, boxed):
+    """The state is left; the hook moves it to what the step has read."""
+    bank = dict(BANK, push='before', reliable_from='strong', num_push=None)
+    model = filled(weighting(dict(after_mixing=True, bank=bank), **PARTNERS), boxed)
+    memory = bank_of(model)
+    before = memory.counts.clone()
+    step, losses = run_step(model, boxed(seed=5))
+    assert torch.equal(memory.counts, before)
+    read, _ = memory.prototypes(step)
+    after(hook_of(model), model)
+    prototypes, _ = memory.prototypes()
+    assert torch.equal(read, prototypes) and not torch.equal(memory.counts, before)
+    expected = rank_weight(
+        step.teacher.features['penultimate'],
+        *(step.pseudo.label, prototypes_of(queues_of(memory)), K),
+    )
+    torch.testing.assert_close(step.streams['perturbed'][0].pseudo.weight, expected)
+    assert losses['weight.mean'] > 0
+
+
+def test_a_push_before_needs_the_outputs_of_the_step(weighting):
+    message = r"push='before' needs .* set after_mixing=True"
+    with pytest.raises(ValueError, match=rf'model\.refiners\.weight: .*{message}'):
+        weighting(dict(bank=dict(BANK, push='before')))
 
 
 @MODELS.register_module()

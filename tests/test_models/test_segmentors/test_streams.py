@@ -336,7 +336,7 @@ def test_a_method_of_two_views_is_refused_another_number(build, batch, views):
         (
             dict(strong=dict(features='labeled', images=None)),
             None,
-            r"losses\.strong\.stream: stream 'strong' has no pseudo-label .*'labeled'",
+            r"losses\.strong\.stream: stream 'strong' shows labeled images.*set model\.teacher",
         ),
         (
             dict(
