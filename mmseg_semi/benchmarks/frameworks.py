@@ -40,7 +40,7 @@ from mmseg_semi.benchmarks.measuring import (
     median_ratio,
     step_inputs,
 )
-from mmseg_semi.engine.hooks import ImageBankHook
+from mmseg_semi.engine.hooks import ImageBankHook, LabeledSourceHook
 from mmseg_semi.models.segmentors.building import missing_hooks
 
 SUPERVISED = 'supervised'
@@ -167,6 +167,10 @@ def attach_hooks(configs: Sequence[Any], model: Any) -> tuple[list[Any], Any]:
             # Its before_train wants a dataset to load from.
             hook.parts = [model.mixer]
             model.mixer.set_bank_size(BANK_SIZE, keep=False)
+            model.hook_attached(hook)
+        elif isinstance(hook, LabeledSourceHook):
+            # So does this one's: classes are pasted from the batch.
+            model.labeled_mixer.source = 'batch'
             model.hook_attached(hook)
         else:
             hook.before_train(runner)

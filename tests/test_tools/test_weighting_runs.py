@@ -34,7 +34,7 @@ MODEL = dict(
     warmup_iters=2,
     refiners=dict(
         agreement=dict(min_confidence=SURE),
-        weight=dict(k=2, bank=dict(size=SIZE, min_confidence=SURE)),
+        weight=dict(k=2, bank=dict(size=SIZE, num_push=32, min_confidence=SURE, shared=False)),
     ),
 )
 BANK = 'refiners.weight.bank.'
@@ -127,7 +127,7 @@ def test_the_bank_is_in_the_checkpoint_of_its_iteration(weighting_run):
     assert not counts[3][1, 0], 'the background has no boxes'
     values = train_scalars(weighting_run)
     for i, one in zip((4, 6), counts[1:]):  # the next iteration weighs by it
-        assert values[i + 1]['weight.prototypes'] == one.any(0).sum()
+        assert values[i + 1]['weight.prototypes'] == one[0].bool().sum()
     features = states[-1][f'{BANK}features']
     empty = torch.arange(SIZE) >= counts[3][..., None]
     assert features.shape == (2, 6, SIZE, 4) and not features[empty].any()

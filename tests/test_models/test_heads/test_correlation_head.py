@@ -126,7 +126,7 @@ def test_channels_of_the_feature(corrmatch, batch):
     [
         ('scale', 'middle'),
         ('labeled_loss', 'dice'),
-        ('denominator', 'all'),
+        ('denominator', 'pixels'),
         ('labeled_weight', -0.1),
         ('unlabeled_weight', float('nan')),
     ],
