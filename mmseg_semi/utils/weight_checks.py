@@ -71,6 +71,9 @@ def check_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], training: 
         wrong = [text for text in wrong if text.startswith(f'{inner}backbone.')]
         needed = [name for name in needed if name.startswith(f'{inner}backbone.')]
     else:
+        # What does not predict need not fit: AEL's bank has the number of images of its run.
+        networks = (inner, 'teacher.') if inner else ('',)
+        wrong = [text for text in wrong if text.startswith(networks)]
         own_parts = ('auxiliary_head.', 'data_preprocessor.')
         needed = [name for name in needed if not name[len(inner) :].startswith(own_parts)]
     wrong += [f'{name} is missing' for name in needed if name not in state]

@@ -68,6 +68,19 @@ def test_a_test_needs_everything_that_predicts_and_nothing_else():
         check_checkpoint(Plain(), dict(state_dict=dict(other=torch.zeros(1))), training=False)
 
 
+def test_what_does_not_predict_need_not_fit_in_a_test():
+    """AEL's bank has the number of images of its run, which a test does not know."""
+    content, model = state(Semi()), Semi()
+    content['state_dict']['mixer.bank'] = torch.zeros(7, 3)
+    model.mixer = nn.Module()
+    model.mixer.register_buffer('bank', torch.zeros(0, 3))
+    check_checkpoint(model, content, training=False)
+    content['state_dict']['teacher.weight'] = torch.zeros(7, 3)
+    model.teacher = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r'teacher.weight is \(7, 3\)'):
+        check_checkpoint(model, content, training=False)
+
+
 def test_training_may_begin_with_other_classes_but_not_with_another_backbone():
     check_checkpoint(Semi(), state(Plain(classes=7)), training=True)
     with pytest.raises(ValueError, match=r'decode_head.weight is \(7, 4, 1, 1\), the network has'):
