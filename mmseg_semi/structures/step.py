@@ -143,12 +143,15 @@ class PseudoLabel:
 
     @classmethod
     @torch.no_grad()
-    def from_logits(cls, logits: Tensor, valid: Tensor) -> PseudoLabel:
+    def from_logits(
+        cls, logits: Tensor, valid: Tensor, extras: Optional[dict[str, Tensor]] = None
+    ) -> PseudoLabel:
         """Start from the teacher's logits: everything valid is selected.
 
         Args:
             logits: (B, K, H, W); detached and taken to float32 at least.
             valid: Bool (B, H, W).
+            extras: Further per-pixel tensors by name.
 
         Raises:
             ValueError: The sizes differ.
@@ -161,7 +164,8 @@ class PseudoLabel:
         logits = at_least_float32(logits.detach())
         prob = logits.softmax(dim=1)
         confidence, label = prob.max(dim=1)
-        return cls(logits, prob, label, confidence, valid, valid.clone())
+        extras = dict(extras or {})
+        return cls(logits, prob, label, confidence, valid, valid.clone(), extras=extras)
 
     def update(self, **changes: Any) -> PseudoLabel:
         """Return a copy in which the given fields are replaced."""
@@ -294,6 +298,12 @@ class View:
             return self.pseudo.valid
         return self.pseudo.valid & ~self.mix.foreign
 
+    @property
+    def own_pseudo(self) -> PseudoLabel:
+        """The pseudo-label, valid only on the image's own pixels, where nothing was pasted."""
+        own = self.own_valid if self.mix is None else self.own_valid & ~self.mix.mask
+        return self.pseudo.update(valid=own)
+
     def mix_features(
         self, features: Tensor, align_corners: bool, others: Optional[Tensor] = None
     ) -> Tensor:
@@ -347,7 +357,8 @@ class SemiStep:
         teacher: Outputs that the pseudo-label is made from (the teacher's, or the student's on
             the weak images).
         raw_pseudo: The pseudo-label before any refiner.
-        refined: The pseudo-label after each refiner, by the refiner's name.
+        refined: The pseudo-label after each refiner, by the refiner's name; of one that works
+            after mixing that of its first view, valid on the images' own pixels.
         pseudo: The pseudo-label after all refiners, not mixed.
         labeled_pseudo: What the teacher says of the labeled images, refined; None where no loss
             trains them with it.
@@ -382,6 +393,20 @@ class SemiStep:
     figures: dict[str, Tensor] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)
     load_partners: Optional[Callable[[SemiStep, list[int]], Partners]] = None
+
+    @classmethod
+    def of_batch(cls, inputs: dict[str, Any], samples: dict[str, Any], **more: Any) -> SemiStep:
+        """Begin with a batch, as ``SemiSegmentor.loss`` takes it, and further fields."""
+        return cls(
+            labeled_images=inputs['labeled'],
+            labeled_samples=samples['labeled'],
+            weak_images=inputs['weak'],
+            strong_images=inputs['strong'],
+            valid=inputs['valid'],
+            unlabeled_samples=samples['unlabeled'],
+            maps=inputs.get('maps', {}),
+            **more,
+        )
 
     @property
     def labeled(self) -> SegOutputs:

@@ -231,7 +231,8 @@ def check_label_pass(model: Any) -> None:
     """
     early = {stream.name for streams in model.passes[0] for stream in streams}
     parts = [part for part in (*model.refiners.values(), model.mixer) if part is not None]
-    readers = [type(part).__name__ for part in parts if part.needs_weak]
+    late = [part for part in parts if getattr(part, 'after_mixing', False)]
+    readers = [type(p).__name__ for p in parts if p.needs_weak and p not in late]
     if model.teacher is None:
         readers.insert(0, 'the student as its own teacher')
     if readers and 'weak' not in early:

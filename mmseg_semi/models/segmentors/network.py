@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Callable, Optional
 
 import torch
@@ -202,6 +203,8 @@ class PassesMixin:
 
     segmentor: Any
     teacher: Any
+    mixer: Any
+    components: list[Component]
     streams: dict[str, Stream]
     taps: FeatureTaps
     channels_last: bool
@@ -271,6 +274,26 @@ class PassesMixin:
                 views = [View(step.weak_images, step.pseudo)]
             step.streams[stream.name] = views
         return step.streams[stream.name]
+
+    @torch.no_grad()
+    def mix_views(self, step: SemiStep) -> None:
+        """Mix the strong views together with the pseudo-label."""
+        for name, views in step.streams.items():  # those whose pass is done
+            labeled = self.streams[name].source == 'labeled'
+            for view in views:
+                view.pseudo = step.labeled_pseudo if labeled else step.pseudo
+        read = {name for part in self.components for name in part.pseudo_fields}
+        dropped = {name: None for name in ('logits', 'prob') if name not in read}
+        pseudo = step.pseudo.update(**dropped)
+        strong = [one for one in self.streams.values() if one.images == 'strong']
+        plain = [View(images, pseudo) for images in step.strong_images]
+        mixed = plain
+        if self.mixer is not None and any(one.mixed for one in strong):
+            mixed = [self.mixer(images, pseudo, step) for images in step.strong_images]
+        for stream in strong:
+            views = mixed if stream.mixed else plain
+            numbers = range(len(views)) if stream.view is None else [stream.view]
+            step.streams[stream.name] = [replace(views[i], number=i) for i in numbers]
 
     def perturb(self, step: SemiStep, stream: Stream, views: int) -> Features:
         """Return the features of a stream as the decoder gets them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any, Optional
 
 import torch
@@ -16,7 +15,7 @@ from mmseg_semi.arguments import check_number
 from mmseg_semi.functional import selected_ratio
 from mmseg_semi.models.component import Component
 from mmseg_semi.models.mixers import BaseMixer
-from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep, View
+from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from . import building
 from .network import PassesMixin, check_result, supervised_losses
@@ -41,17 +40,16 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         refiners: Named ``BaseRefiner`` configs; one set to None is left out.
         mixer: ``BaseMixer`` config; None leaves the strong views unmixed.
         labeled_mixer: ``BaseLabeledMixer`` config; None leaves the labeled images unmixed.
-        streams: Named streams, see :mod:`mmseg_semi.models.segmentors.streams`; by themselves
-            there are ``labeled`` and ``weak``, which share a pass, and ``strong``. Where nothing
-            reads it, ``weak`` is run only when it is listed (for the normalization statistics).
+        streams: Named streams, see :mod:`mmseg_semi.models.segmentors.streams`; ``labeled`` and
+            ``weak``, which share a pass, and ``strong`` are there by themselves, ``weak`` only
+            where it is read or listed (for the normalization statistics).
         heads: Named ``BaseSemiHead`` configs.
         teacher: ``BaseTeacher`` config, such as ``dict(type='EMATeacher')``; None for the student.
         supervised_weight: Factor of the segmentor's own losses on labeled images.
-        warmup_iters: Iterations at the start of a run that train on labeled images alone, for
-            networks that start from scratch and have nothing to teach yet. Needs ``SemiTrainLoop``.
+        warmup_iters: Iterations at the start of a run that train on labeled images alone. Needs
+            ``SemiTrainLoop``.
         warmup_epochs: The same in passes over the unlabeled images; one of the two.
-        channels_last: Whether training passes run in torch's channels-last memory format, faster
-            for convolutions on CPUs and tensor cores.
+        channels_last: Whether training passes run in torch's channels-last memory format.
         data_preprocessor: ``SemiDataPreprocessor`` config. Defaults to that of ``segmentor``.
         test_cfg: ``dict(predict_with='student' | 'teacher' | 'both', refine=False)``. With
             ``'both'`` the teacher's is ``teacher_pred_sem_seg``. ``refine=True`` refines too.
@@ -132,14 +130,9 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         if not isinstance(inputs, dict) or 'labeled' not in inputs:
             building.refuse_plain_batch()
         iteration, max_iters = self.progress or (0, 0)
-        step = SemiStep(
-            labeled_images=inputs['labeled'],
-            labeled_samples=data_samples['labeled'],
-            weak_images=inputs['weak'],
-            strong_images=inputs['strong'],
-            valid=inputs['valid'],
-            unlabeled_samples=data_samples['unlabeled'],
-            maps=inputs.get('maps', {}),
+        step = SemiStep.of_batch(
+            inputs,
+            data_samples,
             iteration=iteration,
             max_iters=max_iters,
             iters_per_epoch=self.iters_per_epoch,
@@ -156,10 +149,10 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         if self.labeled_mixer is None:
             return
         images, truth = self.labeled_mixer(step.labeled_images, step.labeled_truth, step)
-        samples = [sample.clone() for sample in step.labeled_samples]
-        for sample, one in zip(samples, truth):
+        step.labeled_images = images
+        step.labeled_samples = [sample.clone() for sample in step.labeled_samples]
+        for sample, one in zip(step.labeled_samples, truth):
             sample.gt_sem_seg = PixelData(data=one[None])
-        step.labeled_images, step.labeled_samples = images, samples
 
     def supervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Compute the segmentor's own losses and those of the heads on the labeled images."""
@@ -175,8 +168,8 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
     def make_pseudo_label(self, step: SemiStep) -> None:
         """Let the teacher label the weak images, and refine that, stage by stage.
 
-        Images that the mixer loads besides are labeled in the same pass, and labeled images in one
-        of their own before, where a loss trains them with the teacher's label.
+        Images that the mixer loads are labeled in the same pass, labeled ones that a loss reads in
+        one of their own before.
         """
         sources = {self.streams[loss.stream].source for loss in self.losses.values()}
         labeled = self.teacher.label(step.labeled_images) if 'labeled' in sources else None
@@ -190,16 +183,13 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         else:
             outputs = self.teacher.label(torch.cat([step.weak_images, partners.weak]))
             step.teacher, others = outputs.split([len(step.weak_images), len(partners.weak)])
-        step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid)
-        step.raw_pseudo.extras.update(step.maps)
+        step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid, step.maps)
         step.pseudo = self.refine(step.raw_pseudo, step.teacher, step, step.refined)
-        if partners is not None and others is not None:
-            pseudo = PseudoLabel.from_logits(others.logits, partners.valid)
-            pseudo.extras.update(partners.maps)
+        if partners is not None:
+            pseudo = PseudoLabel.from_logits(others.logits, partners.valid, partners.maps)
             partners.pseudo = self.refine(pseudo, others, step)
         if labeled is not None:
-            pseudo = PseudoLabel.from_logits(labeled.logits, step.labeled_valid)
-            pseudo.extras.update(step.labeled_maps)
+            pseudo = PseudoLabel.from_logits(labeled.logits, step.labeled_valid, step.labeled_maps)
             step.labeled_pseudo = self.refine(pseudo, labeled, step)
 
     def refine(
@@ -209,13 +199,9 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         step: SemiStep,
         kept: Optional[dict[str, PseudoLabel]] = None,
     ) -> PseudoLabel:
-        """Refine the pseudo-label of any images.
+        """Refine the pseudo-label of any images, made from ``outputs``.
 
-        Args:
-            pseudo: Their pseudo-label.
-            outputs: The outputs that it is made from.
-            step: The training step.
-            kept: Where the pseudo-label after each refiner is kept, by the refiner's name.
+        ``kept`` takes the pseudo-label after each refiner, by the refiner's name.
         """
         for name, refiner in self.refiners.items():
             if not refiner.after_mixing:
@@ -225,34 +211,15 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         return pseudo
 
     @torch.no_grad()
-    def mix_views(self, step: SemiStep) -> None:
-        """Mix the strong views together with the pseudo-label."""
-        for name, views in step.streams.items():  # those whose pass is done
-            labeled = self.streams[name].source == 'labeled'
-            for view in views:
-                view.pseudo = step.labeled_pseudo if labeled else step.pseudo
-        read = {name for part in self.components for name in part.pseudo_fields}
-        dropped = {name: None for name in ('logits', 'prob') if name not in read}
-        pseudo = step.pseudo.update(**dropped)
-        strong = [one for one in self.streams.values() if one.images == 'strong']
-        plain = [View(images, pseudo) for images in step.strong_images]
-        mixed = plain
-        if self.mixer is not None and any(one.mixed for one in strong):
-            mixed = [self.mixer(images, pseudo, step) for images in step.strong_images]
-        for stream in strong:
-            views = mixed if stream.mixed else plain
-            numbers = range(len(views)) if stream.view is None else [stream.view]
-            step.streams[stream.name] = [replace(views[i], number=i) for i in numbers]
-
-    @torch.no_grad()
     def refine_views(self, step: SemiStep) -> None:
         """Let the refiners that work after mixing refine the pseudo-label of each view."""
         read = {part.stream for part in self.components}
-        for refiner in self.refiners.values():
+        for key, refiner in self.refiners.items():
             for name, one in self.streams.items() if refiner.after_mixing else ():
                 if one.source in refiner.sources and (one.source == 'strong' or name in read):
                     for view in step.streams[name]:
                         view.pseudo = refiner.refine_view(view, step)
+                        step.refined.setdefault(key, view.own_pseudo)
 
     def unsupervised(self, step: SemiStep) -> dict[str, Tensor]:
         """Collect the losses on unlabeled images and of the heads, prefixed by their names."""
