@@ -102,7 +102,8 @@ class Watch(Hook):
         if hasattr(self.model.mixer, 'bank'):  # images that it loads are refined like the batch
             pseudo = step.raw_pseudo
             for part in refiners.values():
-                pseudo = part(pseudo, step.teacher, step)
+                if not part.after_mixing:
+                    pseudo = part(pseudo, step.teacher, step)
             self.tried.append(('more', pseudo))
 
     def see_gradient(self, name: str, grad: torch.Tensor) -> None:
@@ -117,7 +118,8 @@ class Watch(Hook):
 
     def before(self, refiner: str, step: Any) -> Any:
         """The pseudo-label that a refiner got."""
-        names = list(self.model.refiners)
+        refiners = self.model.refiners.items()
+        names = [name for name, one in refiners if name == refiner or not one.after_mixing]
         place = names.index(refiner)
         return step.refined[names[place - 1]] if place else step.raw_pseudo
 
@@ -162,7 +164,7 @@ def check_QuantileThreshold(watch: Watch, name: str, part: Any) -> None:
         valid = step.raw_pseudo.valid.numpy()
         threshold = watch.logged[number][f'{name}.threshold']
         raw = scores(step.raw_pseudo.prob, part.score)[valid]
-        share = part.alpha * (1 - number / 2)
+        share = part.alpha * (1 - number / 2 if part.decay_by == 'iteration' else 1)
         assert (raw < threshold).mean() - 1e-3 <= share <= (raw <= threshold).mean() + 1e-3
         got, after = watch.before(name, step), step.refined[name]
         wanted = got.selected.numpy() & (scores(got.prob, part.score) > threshold)
@@ -182,9 +184,11 @@ def check_RegionPropagation(watch: Watch, name: str, part: Any) -> None:
     assert len(wide) == 2
     for step, lower in zip(watch.steps, wide):
         got, after = watch.before(name, step), step.refined[name]
-        assert torch.equal(after.extras['selected_before_propagation'], got.selected)
-        for pseudo in (after, lower):
-            assert not (got.selected & ~pseudo.selected).any()
+        mix = step.streams['strong'][0].mix if part.after_mixing else None
+        plain = got if mix is None else got.update(prob=None, logits=None).map(mix)
+        assert torch.equal(after.extras['selected_before_propagation'], plain.selected)
+        assert not (plain.selected & ~after.selected).any()
+        assert not (got.selected & ~lower.selected).any()
         assert (lower.label != got.label).any() and (lower.selected != got.selected).any()
 
 

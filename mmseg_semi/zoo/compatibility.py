@@ -72,7 +72,7 @@ model = dict(refiners=dict(select=select))
 """,
     'regions': """\
 model = dict(
-    refiners=dict(regions=dict(type='RegionPropagation', num_shapes=128)),
+    refiners=dict(regions=dict(type='RegionPropagation', num_shapes=128, after_mixing=True)),
     heads=dict(
         correlation=dict(
             type='CorrelationHead',

@@ -377,14 +377,14 @@ def test_a_difference_stops_the_tool_of_weighting(monkeypatch):
 PASSES = dict(
     supervised=(1, 0, 0),
     fixmatch=(3, 0, 0),  # labeled, weak and strong; the student is its own teacher
-    unimatch=(4, 0, 1),  # a second strong view and perturbed features
+    unimatch=(4, 0, 2),  # a second strong view and perturbed features, labeled ones too
     mean_teacher=(2, 1, 0),  # labeled and strong; weak by the teacher
     cutmix_seg=(2, 1, 0),
     augseg=(2, 1, 0),
     ael=(2, 2, 0),  # the teacher labels labeled images too
     u2pl=(2, 2, 0),  # the teacher sees labeled images too
-    corrmatch=(3, 0, 1),
-    rankmatch=(4, 0, 1),
+    corrmatch=(3, 0, 2),
+    rankmatch=(4, 0, 2),
     s4mc=(2, 1, 0),
 )
 
@@ -411,8 +411,8 @@ def test_the_table_of_frameworks(tmp_path, capsys):
         assert float(rows[name][4]) == pytest.approx(expected, abs=0.01)
         assert float(rows[name][6]) > 0
     assert rows['supervised'][4] == rows['supervised'][6] == '1.00'
-    assert rows['u2pl'][0] == 'student 2 + 2, teacher 2 + 2'
-    assert rows['unimatch'][0] == 'student 4 + 4, decoder 2'
+    assert rows['u2pl'][0] == 'student 4, teacher 2 + 2'
+    assert rows['unimatch'][0] == 'student 4 + 4, decoder 4'
 
 
 def test_frameworks_on_another_network(thin, capsys):

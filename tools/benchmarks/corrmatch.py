@@ -349,7 +349,7 @@ class AddedParts:
             times[name] = timed(function, device)
 
         def mix() -> None:
-            before = step.pseudo.extras['selected_before_propagation']
+            before = step.pseudo.selected
             for view in step.streams['strong']:
                 if view.mix is not None:
                     view.mix(step.pseudo.logits), view.mix(before)
@@ -404,7 +404,7 @@ def benchmark_step(args: argparse.Namespace) -> Report:
     steps = [TrainingStep(one, data, threshold) for one in (model, plain)]
     steps[0].prepare()
     step = run_network(model, data)
-    share = step.pseudo.extras['selected_before_propagation'].float().mean()
+    share = step.pseudo.selected.float().mean()
     added = AddedParts(step, model)
     shapes = sample_shapes(*added.first[1], 128, tuple(step.pseudo.label.shape[-2:]))
     pass_share = passing(added.selected.selected, shapes, threshold)
