@@ -114,17 +114,15 @@ class CorrelationHead(BaseSemiHead):
         self._decode_head = (head,)  # in a tuple, so that it is not a submodule twice
         channels = self.channels or head.out_channels
         norm_cfg = self.norm_cfg or head.norm_cfg or dict(type='BN')
-        self.project = nn.Sequential(
-            ConvModule(
-                self.tapped_channels(head, self.tap, self.in_channels),
-                self.hidden_channels,
-                3,
-                padding=1,
-                norm_cfg=dict(norm_cfg),
-            ),
-            nn.Dropout2d(self.dropout),
+        projection = ConvModule(
+            self.tapped_channels(head, self.tap, self.in_channels),
+            self.hidden_channels,
+            3,
+            padding=1,
+            norm_cfg=dict(norm_cfg),
         )
-        self.project[0].conv.reset_parameters()  # as torch starts it, not as mmcv does
+        projection.conv.reset_parameters()  # as torch starts it, not as mmcv does
+        self.project = nn.Sequential(projection, nn.Dropout2d(self.dropout))
         self.w1 = nn.Conv2d(self.hidden_channels, channels, 1)
         self.w2 = nn.Conv2d(self.hidden_channels, channels, 1)
 

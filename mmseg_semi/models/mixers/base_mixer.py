@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Optional
+from typing import Callable, Optional
 
 from torch import Tensor
 
@@ -12,11 +12,14 @@ from mmseg_semi.structures import Partners, PseudoLabel, SemiStep, View
 
 
 class BaseMixer(Component):
-    """Makes a strong view from strongly augmented images and the pseudo-label of their crops."""
+    """Makes a strong view from strongly augmented images and the pseudo-label of their crops.
 
-    def load(self, step: SemiStep) -> Optional[Partners]:
-        """Load unlabeled images that are to be labeled with the batch; None for none of them."""
-        return None
+    Attributes:
+        load: ``load(step)`` loads unlabeled images that are to be labeled with the batch, or gives
+            None; None for a mixer that never does.
+    """
+
+    load: Optional[Callable[[SemiStep], Optional[Partners]]] = None
 
     @abstractmethod
     def forward(self, images: Tensor, pseudo: PseudoLabel, step: SemiStep) -> View:

@@ -14,7 +14,6 @@ from torch import Tensor
 from mmseg_semi.arguments import check_number
 from mmseg_semi.functional import selected_ratio
 from mmseg_semi.models.component import Component
-from mmseg_semi.models.mixers import BaseMixer
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from . import building
@@ -168,26 +167,24 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
     def make_pseudo_label(self, step: SemiStep) -> None:
         """Let the teacher label the weak images, and refine that, stage by stage.
 
-        Images that the mixer loads are labeled in the same pass, labeled ones that a loss reads in
-        one of their own before.
+        Images that the mixer loads join that pass; labeled ones that a loss reads have one before.
         """
         sources = {self.streams[loss.stream].source for loss in self.losses.values()}
         labeled = self.teacher.label(step.labeled_images) if 'labeled' in sources else None
-        partners = others = None
-        if self.mixer is not None and type(self.mixer).load is not BaseMixer.load:
-            step.partners = partners = self.mixer.load(step)
+        load, images = getattr(self.mixer, 'load', None), [step.weak_images]
+        step.partners = partners = load(step) if load else None
+        if partners is not None:
+            images.append(partners.weak)
         if self.teacher is None:
             step.teacher = step.weak
-        elif partners is None:
-            step.teacher = self.teacher.label(step.weak_images)
         else:
-            outputs = self.teacher.label(torch.cat([step.weak_images, partners.weak]))
-            step.teacher, others = outputs.split([len(step.weak_images), len(partners.weak)])
+            outputs = self.teacher.label(torch.cat(images))
+            step.teacher, *others = outputs.split([len(one) for one in images])
         step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid, step.maps)
         step.pseudo = self.refine(step.raw_pseudo, step.teacher, step, step.refined)
         if partners is not None:
-            pseudo = PseudoLabel.from_logits(others.logits, partners.valid, partners.maps)
-            partners.pseudo = self.refine(pseudo, others, step)
+            pseudo = PseudoLabel.from_logits(others[0].logits, partners.valid, partners.maps)
+            partners.pseudo = self.refine(pseudo, others[0], step)
         if labeled is not None:
             pseudo = PseudoLabel.from_logits(labeled.logits, step.labeled_valid, step.labeled_maps)
             step.labeled_pseudo = self.refine(pseudo, labeled, step)
