@@ -117,3 +117,32 @@ def test_classes_of_detectors_are_in_the_order_of_the_masks(name: str) -> None:
     detector = Config.fromfile(str(CONFIGS / name))
     classes = detector.train_dataloader.dataset.metainfo.classes
     assert list(classes) == [c for c in meta['classes'] if c in set(boxed)]
+
+
+RELEASED = {path.stem for path in (CONFIGS / '_base_/methods/released').glob('*.py')}
+#: Bases of data sets that take their method from one file.
+SWAPPED = [
+    (path, name)
+    for path in sorted((CONFIGS / '_base_/benchmarks').glob('*.py'))
+    for name in re.findall(r"'../methods/(\w+).py'", path.read_text())
+    if name in RELEASED
+]
+
+
+@pytest.mark.parametrize(('base', 'method'), SWAPPED, ids=[path.stem for path, _ in SWAPPED])
+def test_the_released_preset_takes_the_place_of_the_papers(base, method, tmp_path):
+    """One name in ``_base_`` is changed; model and data agree on the strong views."""
+    text = base.read_text().replace(f'../methods/{method}', f'../methods/released/{method}')
+    path = tmp_path / 'config.py'
+    path.write_text(text.replace("'../", f"'{CONFIGS}/_base_/"))
+    cfg = Config.fromfile(path)
+    released = Config.fromfile(CONFIGS / f'_base_/methods/released/{method}.py').method
+    for key in released.keys() - {'test_cfg', 'refiners', 'labeled_mixer', 'mixer', 'teacher'}:
+        assert cfg.model[key] == released[key], key
+    views = cfg.model.get('streams', {}).get('strong', {}).get('views')
+    data = cfg.train_dataloader.dataset.unlabeled.strong.num_views
+    assert views in (None, data), 'model.streams.strong.views and the data'
+
+
+def test_every_method_has_a_released_preset_that_is_tried():
+    assert {name for _, name in SWAPPED} == RELEASED

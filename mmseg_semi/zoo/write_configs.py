@@ -42,8 +42,10 @@ CHECKED = (
     'Blank: not trained by us, or no paper at hand has the figure. The figures of CorrMatch, '
     'RankMatch, S4MC and Weighting Pseudo-Labels, and what these quote of other methods, were '
     'compared with the four papers; the others are those that later papers commonly quote, so look '
-    'before you cite one. [docs/reproduce.md](../../docs/reproduce.md) says how to get from '
-    'nothing to a row.'
+    "before you cite one. Our figures are of the last checkpoint, the papers' of the best epoch on "
+    'the validation set; the EMA teacher predicts with S4MC on CutMix-Seg, U2PL, AEL, AugSeg and '
+    'Weighting on these, the student elsewhere. [docs/reproduce.md](../../docs/reproduce.md) says '
+    'how to get from nothing to a row.'
 )
 R50 = "model = dict({}pretrained='open-mmlab://resnet50_v1c', backbone=dict(depth=50){})"
 SUPERVISED = 'supervised'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,8 @@ class Recording:
         try:
             with np.load(path, allow_pickle=False) as file:
                 self.arrays = {name: file[name] for name in file.files}
-            self.meta: dict[str, Any] = json.loads(str(self.arrays.pop('meta')))
-        except (OSError, KeyError, ValueError) as error:
+            self.meta: dict[str, Any] = dict(json.loads(str(self.arrays.pop('meta'))))
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f'{path} is no recording of a step: {error}') from error
 
     def __contains__(self, name: str) -> bool:
@@ -58,10 +59,12 @@ class Comparison:
         largest: ``(difference, name)`` by kind: ``loss``, ``gradient`` (norms, relative to the
             largest norm) and ``state`` (of the tensor's largest value).
         counted: How many values of each kind were compared.
+        losses: Difference of each loss by its name.
     """
 
     largest: dict[str, tuple[float, str]] = field(default_factory=dict)
     counted: dict[str, int] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
 
     def add(self, kind: str, name: str, got: Any, expected: Any, scale: float = 0.0) -> None:
         """Compare a number or tensor.
@@ -84,6 +87,8 @@ class Comparison:
         self.counted[kind] = self.counted.get(kind, 0) + 1
         scale = scale or float(expected.abs().max()) or 1.0
         difference = float((got - expected).abs().max()) / scale
+        if kind == 'loss':
+            self.losses[name] = difference
         if np.isnan(difference) or difference >= self.largest.get(kind, (-1.0, ''))[0]:
             self.largest[kind] = (difference, name)
 
@@ -104,12 +109,13 @@ class Comparison:
         return all(kind in self.largest and self.largest[kind][0] <= limit for kind in KINDS)
 
     def __str__(self) -> str:
+        losses = ', '.join(f'{name} {value:.1e}' for name, value in self.losses.items())
         parts = [
             f'{kind} {self.largest[kind][0]:.1e} ({self.largest[kind][1]}, of {self.counted[kind]})'
-            for kind in KINDS
+            for kind in KINDS[1:]
             if kind in self.largest
         ]
-        return '; '.join(parts)
+        return '; '.join([f'losses: {losses}', *parts])
 
 
 @dataclass

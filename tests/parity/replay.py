@@ -81,8 +81,9 @@ def main(arguments: Sequence[str]) -> int:
                 cosine, change = effect(found, replay(recording, args.set))
                 print(f'{name}: cosine {cosine:.4f}, total {100 * change:+.2f} %', flush=True)
                 continue
-        except ValueError as error:
-            print(f'{name}: cannot be replayed: {error}')
+        except Exception as error:  # a file of another form fails anywhere, and the others go on
+            lines = str(error).strip().splitlines() or ['']
+            print(f'{name}: cannot be replayed: {type(error).__name__}: {lines[0]}', flush=True)
             status = 2
             continue
         good = found.comparison.passes(LIMIT)

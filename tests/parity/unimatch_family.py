@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mmseg_semi.functional import mix, soft_consistency
+from mmseg_semi.functional import correlation_map, mix, soft_consistency
 from mmseg_semi.models.heads import AgentRankHead, BaseSemiHead, CorrelationHead
 from mmseg_semi.models.mixers import CutMix
 from mmseg_semi.models.perturbations import BasePerturbation
@@ -85,6 +87,16 @@ class RecordedCorrelationHead(CorrelationHead):
         """Replace the dropout."""
         super().attach(model)
         self.project[1] = RecordedChannels(self.recording, 1 - self.dropout)
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, step: SemiStep) -> dict[str, Tensor]:
+        """Keep the loss of each view besides."""
+        found = super().forward(step)
+        with torch.no_grad():
+            weak = self._loss(step.weak, self._first_pass(step, 'weak'), step.pseudo)
+        total = found['loss'].detach() / self.unlabeled_weight * 2
+        self.parts = {'loss_u_corr_w': weak, 'loss_u_corr_s': total - weak}
+        return found
 
 
 class ThresholdOfMixedMap(EMAThreshold):
@@ -145,6 +157,11 @@ class RecordedAgentRankHead(AgentRankHead):
         """Give the first agents of all views."""
         return self.start
 
+    def choose(self, weak: Tensor, valid: Optional[Tensor] = None) -> Tensor:
+        """Keep the agents (views * B, N)."""
+        self.agents = super().choose(weak, valid)
+        return self.agents
+
 
 def build(recording: Recording, preset: str, changes: Mapping[str, Any]) -> SemiSegmentor:
     """Build the model of the released preset on the recorded network and randomness."""
@@ -161,7 +178,8 @@ def build(recording: Recording, preset: str, changes: Mapping[str, Any]) -> Semi
             method.streams[name].perturbation = RecordedDropout(recording, part)
     select = method.refiners.select
     if not isinstance(recording.meta['threshold'], str):
-        select.threshold = recording.meta['threshold']
+        threshold = recording.meta['threshold']
+        method.refiners.select = dict(type='ConfidenceThreshold', threshold=threshold)
     else:
         select.initial = float(recording['threshold/before'])
         method.refiners.select = ThresholdOfMixedMap(recording, **without_type(select))
@@ -215,7 +233,7 @@ def replay(recording: Recording, changes: Mapping[str, Any], preset: str) -> Out
         max_iters=80000,
     )
     comparison = Comparison()
-    compare_losses(comparison, recording, result.losses, model)
+    compare_losses(comparison, recording, result.losses, model, result.step)
     comparison.add('loss', 'total', result.total, recording['loss/total'])
     names = {k: v for k, v in recording.meta['names'].items() if v}
     norms = dict(zip(recording.meta['param_names'], recording['grad_norm']))
@@ -231,14 +249,20 @@ def replay(recording: Recording, changes: Mapping[str, Any], preset: str) -> Out
     for name, value in {**recording.group('param_after/'), **recording.group('after/')}.items():
         comparison.add('state', name, state[names[name]], value)
     compare_labels(comparison, recording, result.step)
-    if preset == 'corrmatch':
+    if 'regions' in model.refiners and model.refiners['regions'].after_mixing:
+        compare_regions(comparison, recording, model, result.step)
+    if isinstance(model.refiners['select'], EMAThreshold):
         threshold = model.refiners['select'].threshold_at(result.step)
         comparison.add('state', 'threshold', threshold, recording['threshold/after'])
     return Outcome(comparison, result.total, result.gradients)
 
 
 def compare_losses(
-    comparison: Comparison, recording: Recording, losses: Mapping[str, Tensor], model: Any
+    comparison: Comparison,
+    recording: Recording,
+    losses: Mapping[str, Tensor],
+    model: Any,
+    step: SemiStep,
 ) -> None:
     """Compare each loss, without its factor, with the mean of the recorded ones that it is of."""
     heads = dict(model.heads.items())
@@ -259,6 +283,46 @@ def compare_losses(
     for name, (factor, theirs) in factors.items():
         values = [recorded[one] for one in theirs if one in recorded]
         comparison.add('loss', name, losses[name] / factor, sum(values) / len(values))
+    with torch.no_grad():
+        loss, views = model.losses['strong'], step.streams['strong']
+        for view, theirs in zip(views, ('loss_u_s1', 'loss_u_s2')):
+            if theirs in recorded:
+                comparison.add('loss', theirs, loss(view), recorded[theirs])
+    if 'correlation' in heads:
+        for name, value in heads['correlation'].parts.items():
+            comparison.add('loss', name, value, recorded[name])
+    if 'rank' in heads:
+        for i, agents in enumerate(heads['rank'].agents.chunk(2), 1):
+            comparison.add_equal(
+                f'agents_view{i}', agents.sort(1).values, recording[f'index/agents_view{i}']
+            )
+
+
+def compare_regions(
+    comparison: Comparison, recording: Recording, model: Any, step: SemiStep
+) -> None:
+    """Compare CorrMatch's shapes, and the mixed labels and masks before regions are propagated."""
+    (view,) = step.streams['strong']
+    mix, pseudo = view.mix, step.pseudo
+    partners = step.shared[model.mixer, 'partners'] if 'partners' in step.streams else pseudo
+    plain = pseudo.update(prob=None, logits=None).combine(partners, mix)
+    comparison.add_equal(
+        'label before regions', plain.label, recording['out/label_mixed1_before_regions'].long()
+    )
+    comparison.add_equal(
+        'selected before regions', plain.used, recording['out/selected_mixed1_before_regions']
+    )
+    shapes = step.shared[model.refiners['regions'], 'shapes']
+    recorded = np.unpackbits(recording['out/shapes'].numpy(), axis=-1)[..., : shapes.shape[-1]]
+    # Pixels in the very middle of a map's range fall to either side by the last bit.
+    maps = model.heads['correlation'].maps_of(step.teacher, step)
+    rows = correlation_map(*maps)[:, recording['index/rows']].unflatten(2, maps[0].shape[-2:])
+    rows = F.interpolate(rows, shapes.shape[-2:], mode='bilinear', align_corners=True)
+    low, high = rows.amin((2, 3), keepdim=True), rows.amax((2, 3), keepdim=True)
+    in_the_middle = ((rows - low) / (high - low) - 0.5).abs() < 1e-12
+    comparison.add_equal(
+        'shapes', shapes | in_the_middle, torch.from_numpy(recorded).bool() | in_the_middle
+    )
 
 
 def compare_labels(comparison: Comparison, recording: Recording, step: SemiStep) -> None:

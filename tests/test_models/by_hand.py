@@ -76,7 +76,8 @@ def preset(name: str, **changes: Any) -> Any:
     model = MODELS.build(dict(segmentor=copy.deepcopy(SEGMENTOR), **method)).double().train()
     identity(model.segmentor.decode_head.conv_seg)
     for head in model.heads.values():
-        identity(head.project[-1])
+        if isinstance(getattr(head, 'project', [None])[-1], nn.Conv2d):
+            identity(head.project[-1])
     if model.teacher is not None:
         model.teacher.reset()
     return model

@@ -5,6 +5,6 @@ method = dict(
     type='SemiSegmentor',
     supervised_weight=0.5,
     refiners=dict(select=dict(type='ConfidenceThreshold', threshold=0.95)),
-    mixer=dict(type='CutMix', prob=0.5, area=(0.02, 0.4), aspect=(0.3, 1 / 0.3)),
+    mixer=dict(type='CutMix', prob=0.5, area=(0.02, 0.4), aspect=(0.3, 1 / 0.3), draw='rejection'),
     losses=dict(strong=dict(type='PseudoLabelCrossEntropy', stream='strong', loss_weight=0.5)),
 )

@@ -53,11 +53,3 @@ def test_a_step_after_the_warm_up(batch, name):
     hook.before_train(runner_of(model, 8, hooks=[]))
     hook.after_train_iter(runner_of(model, 8), 8)
     assert own and all(not one.running_mean.equal(old) for one, old in zip(own, before))
-
-
-@pytest.mark.parametrize('name', ['s4mc', 'u2pl'])
-def test_an_epoch_of_labeled_images_comes_first(batch, name):
-    model = released(name)
-    model.set_progress(3, 40, iters_per_epoch=4)
-    losses = model(**model.data_preprocessor(batch(views=1), True), mode='loss')
-    assert 'decode.loss_ce' in losses and 'strong.loss' not in losses

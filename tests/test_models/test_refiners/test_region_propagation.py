@@ -169,7 +169,11 @@ def test_after_mixing_only_the_views_own_pixels_are_propagated(corrmatch, batch)
     )
     torch.manual_seed(2)
     step, losses = run_step(model, batch(**PADDED))
-    assert 'regions' not in step.refined and BEFORE_PROPAGATION not in step.pseudo.extras
+    assert BEFORE_PROPAGATION not in step.pseudo.extras
+    first = step.streams['strong'][0]
+    seen = step.refined['regions']
+    assert torch.equal(seen.label, first.pseudo.label), 'shown on the own pixels of the first view'
+    assert torch.equal(seen.valid, first.pseudo.valid & ~first.mix.mask)
     shapes = step.shared[model.refiners['regions'], 'shapes']
     changed = 0
     for view in step.streams['strong']:

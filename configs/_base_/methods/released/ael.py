@@ -2,6 +2,8 @@
 # On Cityscapes: no threshold, num_classes=3, ignore_classes=(0, 1, 2, 8, 10), min_component=0.005,
 # min_share=0.01. Not built: classes that are left out by their Cityscapes numbers on VOC, too, and
 # the division of the losses by the number of GPUs, which DDP makes a second time.
+# Strong views are the weak crops, unchanged.
+strong = dict(num_views=1, transforms=None)
 method = dict(
     type='SemiSegmentor',
     teacher=dict(type='EMATeacher', momentum=0.99, buffers='own', mode='train'),

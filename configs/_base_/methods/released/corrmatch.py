@@ -3,7 +3,7 @@
 _base_ = '../corrmatch.py'
 method = dict(
     streams=dict(partners=dict(images='weak', mode='eval')),
-    mixer=dict(draw='rejection', same_partner=True, partner_stream='partners'),
+    mixer=dict(same_partner=True, partner_stream='partners'),
     heads=dict(correlation=dict(logits_from='image')),
     refiners=dict(select=dict(when='before'), regions=dict(strategy='random_shared')),
 )

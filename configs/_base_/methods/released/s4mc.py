@@ -1,11 +1,13 @@
 # S4MC on CutMix-Seg, the released program without its errors; ../s4mc.py is the paper, and
-# docs/methods/s4mc.md lists what differs. Data: strong views are the weak crops, unchanged.
+# docs/methods/s4mc.md lists what differs. The first epoch on VOC trains on
+# labeled images alone: model.warmup_epochs, which the base of the data set has.
+# Strong views are the weak crops, unchanged.
+strong = dict(num_views=1, transforms=None)
 method = dict(
     type='SemiSegmentor',
     # In the first epoch with unlabeled images the teacher is a copy of the student; its BatchNorm
     # statistics are those of its own training-mode passes.
     teacher=dict(type='EMATeacher', momentum=0.99, buffers='own', copy_epochs=1),
-    warmup_epochs=1,
     supervised_weight=1.0,
     streams=dict(
         # The student sees labeled and mixed images in one pass, and so does the teacher after it.

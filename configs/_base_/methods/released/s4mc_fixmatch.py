@@ -1,5 +1,6 @@
 # S4MC on FixMatch, the released program without its errors; ../s4mc_fixmatch.py is the paper, and
 # docs/methods/s4mc.md lists what differs. L = (L_x + L_s1 / 2 + L_s2 / 2) / 2, the student labels.
+strong = dict(num_views=2)
 method = dict(
     type='SemiSegmentor',
     supervised_weight=0.5,

@@ -1,11 +1,13 @@
 # U2PL, the released program without its errors; ../u2pl.py is the paper, and docs/methods/u2pl.md
-# lists what differs. Data: strong views are the weak crops, unchanged.
+# lists what differs. The first epoch on VOC trains on
+# labeled images alone: model.warmup_epochs, which the base of the data set has.
+# Strong views are the weak crops, unchanged.
+strong = dict(num_views=1, transforms=None)
 method = dict(
     type='SemiSegmentor',
     # In the first epoch with unlabeled images the teacher is a copy of the student; its BatchNorm
     # statistics are those of its own training-mode passes.
     teacher=dict(type='EMATeacher', momentum=0.99, buffers='own', copy_epochs=1),
-    warmup_epochs=1,  # VOC; none on Cityscapes
     supervised_weight=1.0,
     streams=dict(
         # The student sees labeled and mixed images in one pass, and so does the teacher after it:
