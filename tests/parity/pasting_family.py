@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 import torch
-from mmseg.models.losses import CrossEntropyLoss
-from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.functional import instance_confidence
 from mmseg_semi.models.losses import PseudoLabelCrossEntropy
@@ -24,33 +22,19 @@ from mmseg_semi.models.segmentors.streams import Stream
 from mmseg_semi.models.teachers import EMATeacher
 from mmseg_semi.structures import Mix, Partners, PseudoLabel, SegOutputs, SemiStep, View
 from tests.parity.comparison import Comparison, Outcome, Recording
-from tests.parity.steps import StepResult, batch_of, released, run_step, without_type
+from tests.parity.steps import (
+    StepResult,
+    batch_of,
+    exact_segmentor,
+    released,
+    run_step,
+    without_type,
+)
 
 Changes = Mapping[str, Any]
 
 
 # ------------------------------------------------------------------------------ any recording
-@MODELS.register_module()
-class ExactCrossEntropy(CrossEntropyLoss):
-    """mmseg's loss with ``avg_non_ignore``, which does not round weights of pixels to float32."""
-
-    def forward(self, cls_score: Tensor, label: Tensor, weight: Any = None, **_: Any) -> Tensor:
-        """Return the weighted mean over the known pixels."""
-        loss = nn.functional.cross_entropy(cls_score, label, ignore_index=255, reduction='none')
-        loss = loss if weight is None else loss * weight
-        return self.loss_weight * loss.sum() / (label != 255).sum()
-
-
-def segmentor_of(recording: Recording) -> dict[str, Any]:
-    """Config of the recorded network, whose losses keep float64."""
-    cfg = dict(recording.meta['config']['segmentor'])
-    for name in ('decode_head', 'auxiliary_head'):
-        if cfg.get(name) and cfg[name].get('sampler'):
-            loss = dict(cfg[name]['loss_decode'], type='ExactCrossEntropy')
-            cfg[name] = dict(cfg[name], loss_decode=loss)
-    return cfg
-
-
 def take_weights(model: SemiSegmentor, recording: Recording) -> dict[str, Tensor]:
     """Load the recorded weights and statistics; return a copy of the whole state."""
     model.double()
@@ -159,7 +143,7 @@ def replay_augseg(recording: Recording, changes: Changes) -> Outcome:
     own = {'refiners.select.threshold': max(recording.meta['threshold'], 0)}
     method = without_type(released('augseg', {**own, **changes}))
     method['mixer'] = RecordedAdaptiveCutMix(recording, **without_type(method['mixer']))
-    model = SemiSegmentor(segmentor_of(recording), **method)
+    model = SemiSegmentor(exact_segmentor(recording.meta['config']['segmentor']), **method)
     before = take_weights(model, recording)
     result = take_step(model, recording, recording['in.weak'], [recording['in.strong']])
     losses, comparison = result.losses, Comparison()
@@ -301,7 +285,7 @@ def replay_weighting(recording: Recording, changes: Changes) -> Outcome:
     ):
         if method['streams'].get(name):
             method['streams'][name]['perturbation'] = RecordedFeatureDropout(recording, images)
-    model = RecordedSegmentor(segmentor_of(recording), **method)
+    model = RecordedSegmentor(exact_segmentor(recording.meta['config']['segmentor']), **method)
     before = take_weights(model, recording)
     model.partner_images = recording['in.partner_weak']
     refiner.bank.take(recording)
@@ -433,7 +417,7 @@ def replay_ael(recording: Recording, changes: Changes) -> Outcome:
         for name, cfg in losses.items()
     }
     method['teacher'] = WholeTeacher(**without_type(method['teacher']))
-    model = SemiSegmentor(segmentor_of(recording), **method)
+    model = SemiSegmentor(exact_segmentor(recording.meta['config']['segmentor']), **method)
     before = take_weights(model, recording)
     head, mixer = model.heads['class_confidence'], model.mixer
     head.values = recording['mem.before.class_confidence'][0].float()  # as in the program

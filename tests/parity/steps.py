@@ -11,14 +11,36 @@ from typing import Any, Callable
 import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
+from mmseg.models.losses import CrossEntropyLoss
+from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseg_semi.models.segmentors import SemiSegmentor
 from mmseg_semi.models.segmentors.building import needed_hooks
 from mmseg_semi.structures import SemiStep
 
 METHODS = Path(__file__).parents[2] / 'configs' / '_base_' / 'methods'
+
+
+@MODELS.register_module()
+class ExactCrossEntropy(CrossEntropyLoss):
+    """mmseg's loss with ``avg_non_ignore``, which does not round weights of pixels to float32."""
+
+    def forward(self, cls_score: Tensor, label: Tensor, weight: Any = None, **_: Any) -> Tensor:
+        """Return the weighted mean over the known pixels."""
+        loss = nn.functional.cross_entropy(cls_score, label, ignore_index=255, reduction='none')
+        loss = loss if weight is None else loss * weight
+        return self.loss_weight * loss.sum() / (label != 255).sum()
+
+
+def exact_segmentor(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Config of a recorded network, whose sampled losses keep float64."""
+    cfg = copy.deepcopy(dict(cfg))
+    for name in ('decode_head', 'auxiliary_head'):
+        if cfg.get(name) and cfg[name].get('sampler'):
+            cfg[name]['loss_decode']['type'] = 'ExactCrossEntropy'
+    return cfg
 
 
 @dataclass

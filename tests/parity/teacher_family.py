@@ -23,7 +23,7 @@ from mmseg_semi.models.segmentors.building import needed_hooks
 from mmseg_semi.models.teachers.base_teacher import forward_mode
 from mmseg_semi.structures import Features, Mix, PseudoLabel, SemiStep, View
 from tests.parity.comparison import Comparison, Outcome, Recording
-from tests.parity.steps import batch_of, released
+from tests.parity.steps import batch_of, exact_segmentor, released
 
 # ---------------------------------------------------------------------- what stands in for chance
 
@@ -143,7 +143,7 @@ def model_config(recording: Recording) -> ConfigDict:
     meta = recording.meta
     recorded = copy.deepcopy(meta['config'])
     model = released(meta['method'], {})
-    model.segmentor = recorded['segmentor']
+    model.segmentor = exact_segmentor(recorded['segmentor'])
     if meta['method'] == 's4mc_fixmatch':
         model.type, model.mixer = S4MCFixMatchProgram, dict(type=RecordedPartners)
         model.streams.partners = None

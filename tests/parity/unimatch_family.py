@@ -9,8 +9,6 @@ from typing import Any, Callable, Optional
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmseg.models.losses import CrossEntropyLoss
-from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,17 +21,7 @@ from mmseg_semi.models.refiners.region_propagation import BEFORE_PROPAGATION
 from mmseg_semi.models.segmentors import SemiSegmentor
 from mmseg_semi.structures import Mix, PseudoLabel, SemiStep
 from tests.parity.comparison import Comparison, Outcome, Recording
-from tests.parity.steps import batch_of, released, run_step, without_type
-
-
-@MODELS.register_module()
-class DoubleCrossEntropy(CrossEntropyLoss):
-    """mmseg's loss, whose weights of pixels are rounded to float32, without rounding."""
-
-    def forward(self, cls_score: Tensor, label: Tensor, weight: Any = None, **_: Any) -> Tensor:
-        """Return the weighted mean over the known pixels (``avg_non_ignore``)."""
-        loss = nn.functional.cross_entropy(cls_score, label, ignore_index=255, reduction='none')
-        return (loss if weight is None else loss * weight).sum() / (label != 255).sum()
+from tests.parity.steps import batch_of, exact_segmentor, released, run_step, without_type
 
 
 class RecordedCutMix(CutMix):
@@ -166,8 +154,6 @@ class RecordedAgentRankHead(AgentRankHead):
 def build(recording: Recording, preset: str, changes: Mapping[str, Any]) -> SemiSegmentor:
     """Build the model of the released preset on the recorded network and randomness."""
     cfg = Config.fromstring(recording.meta['product_config'], '.py').model
-    if cfg.segmentor.decode_head.get('sampler'):
-        cfg.segmentor.decode_head.loss_decode.update(type='DoubleCrossEntropy', loss_name='loss_ce')
     method = released(preset, changes)
     labeled = recording.meta['batch'][0]
     for name, part in (
@@ -200,7 +186,8 @@ def build(recording: Recording, preset: str, changes: Mapping[str, Any]) -> Semi
     size = tuple(recording.meta['size'])
     preprocessor = dict(type='SemiDataPreprocessor', size=size)
     method.pop('type')
-    model = SemiSegmentor(cfg.segmentor, data_preprocessor=preprocessor, **method).double()
+    network = exact_segmentor(cfg.segmentor)
+    model = SemiSegmentor(network, data_preprocessor=preprocessor, **method).double()
     names = recording.meta['names']
     state = {names[k]: v for k, v in recording.group('init/').items() if names.get(k)}
     own = model.state_dict()

@@ -16,8 +16,11 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmseg_semi.models.mixers import CutMix
+from mmseg_semi.models.segmentors import SemiSegmentor
 from mmseg_semi.models.segmentors.building import needed_hooks
 from mmseg_semi.structures import Mix, SemiStep
+
+from .helpers import hooked
 
 METHODS = Path(__file__).parents[2] / 'configs' / '_base_' / 'methods'
 SEGMENTOR = dict(
@@ -124,3 +127,45 @@ def take_step(
     for hook in hooks:
         hook.after_train_iter(runner, 0)
     return steps[-1], losses, total
+
+
+def method_of(name: str) -> dict[str, Any]:
+    """Arguments of the model of a paper's preset."""
+    method = Config.fromfile(METHODS / f'{name}.py').method
+    method.pop('type')
+    return method
+
+
+def identity_model(method: dict[str, Any]) -> SemiSegmentor:
+    """Build a method on a network whose logits are the images; the teacher's are, too."""
+    model = hooked(SemiSegmentor(copy.deepcopy(SEGMENTOR), **method))
+    for network in (model.segmentor, getattr(model.teacher, 'network', None)):
+        if network is not None:
+            identity(network.decode_head.conv_seg)
+    model.batch_checked = True
+    return model.train()
+
+
+def plain(*colors: Sequence[float]) -> Tensor:
+    """Images (B, 3, 4, 4) of one color each."""
+    return torch.tensor(colors, dtype=torch.float32)[:, :, None, None].expand(-1, -1, 4, 4).clone()
+
+
+def hand_step(
+    model: SemiSegmentor,
+    labeled: Tensor,
+    truth: Tensor,
+    weak: Tensor,
+    strong: Sequence[Tensor],
+    **maps: Tensor,
+) -> tuple[SemiStep, dict[str, Tensor], Tensor]:
+    """Run a step of normalized images: the step, its losses and their sum."""
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=one[None])) for one in truth]
+    steps: list[SemiStep] = []
+    model.add_observer(steps.append)
+    valid = torch.ones_like(weak[:, 0], dtype=torch.bool)
+    losses = model.loss(
+        dict(labeled=labeled, weak=weak, strong=list(strong), valid=valid, maps=maps),
+        dict(labeled=samples, unlabeled=[SegDataSample() for _ in weak]),
+    )
+    return steps[-1], losses, model.parse_losses(losses)[0]

@@ -12,6 +12,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_semi.arguments import Each, Number, OneOf
+from mmseg_semi.errors import hint
 from mmseg_semi.functional import cutmix_boxes, mix_partners
 from mmseg_semi.functional.mixing import BOX_DRAWS, COINS, PARTNERS
 from mmseg_semi.structures import Mix, PseudoLabel, SemiStep, View
@@ -84,6 +85,13 @@ class CutMix(BaseMixer):
         """Check the stream that labels the partners."""
         self._model = (model,)  # in a tuple, so that it is not a submodule
         stream = model.streams.get(self.stream)
+        if self.stream and stream is None:
+            known = [name for name, one in model.streams.items() if one.source == 'weak']
+            raise ValueError(
+                f"CutMix.partner_stream is '{self.stream}', which model.streams does not have."
+                f'{hint(self.stream, known)} Streams of weak images: {", ".join(known)}; add one, '
+                "such as partners=dict(images='weak', mode='eval')"
+            )
         if stream is not None and (stream.source != 'weak' or stream.perturbation is not None):
             raise ValueError(
                 f"CutMix.partner_stream is '{self.stream}', which shows {stream.source} images"
@@ -117,8 +125,7 @@ class CutMix(BaseMixer):
 
     def _label_partners(self, step: SemiStep) -> PseudoLabel:
         outputs = step.streams[self.stream][0].outputs
-        pseudo = PseudoLabel.from_logits(outputs.logits, step.valid)
-        pseudo.extras.update(step.maps)
+        pseudo = PseudoLabel.from_logits(outputs.logits, step.valid, step.maps)
         return self._model[0].refine(pseudo, outputs, step) if self.refine_partners else pseudo
 
     def _warn_once(self) -> None:

@@ -193,7 +193,10 @@ class EMAThreshold(BaseRefiner):
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""
-        return f'initial={self.initial}, momentum={self.momentum}, update={self.update!r}'
+        return (
+            f'initial={self.initial}, momentum={self.momentum}, update={self.update!r}, '
+            f'when={self.when!r}'
+        )
 
 
 def _step_of_average(value: Tensor, towards: Tensor, momentum: float) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
-import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
@@ -124,19 +123,13 @@ class RegionPropagation(BaseRefiner):
         return self._propagate(view.pseudo, shapes & own[:, None], step)
 
     def observe(self, step: SemiStep) -> None:
-        """Log the share of the valid pixels that propagation added to the selected ones."""
-        changed = [step.refined[self.name]] if not self.after_mixing else self._changed_views(step)
-        if not changed:
-            return
-        gained = [one.used & ~one.extras[BEFORE_PROPAGATION] for one in changed]
-        number = torch.stack([one.valid for one in changed]).sum().clamp(min=1)
-        step.log(f'{self.name}.gained', torch.stack(gained).sum() / number)
+        """Log the share of the valid pixels that propagation added to the selected ones.
 
-    def _changed_views(self, step: SemiStep) -> list[PseudoLabel]:
-        """Pseudo-labels of all strong views."""
-        views = [view for several in step.streams.values() for view in several]
-        marked = [one.pseudo for one in views if one.pseudo is not None]
-        return [one for one in marked if BEFORE_PROPAGATION in one.extras]
+        With ``after_mixing`` of the first view's own pixels, where nothing was pasted.
+        """
+        pseudo = step.refined[self.name]
+        gained = pseudo.used & ~pseudo.extras[BEFORE_PROPAGATION]
+        step.log(f'{self.name}.gained', gained.sum() / pseudo.valid.sum().clamp(min=1))
 
     def extra_repr(self) -> str:
         """Show the constants in the model's printout."""

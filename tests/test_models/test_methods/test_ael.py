@@ -15,10 +15,10 @@ from mmseg_semi.models.losses import PseudoLabelCrossEntropy
 from mmseg_semi.models.mixers import ClassAwareCutMix, CopyPaste
 from mmseg_semi.models.refiners import BaseRefiner
 
+from ..by_hand import hand_step, identity_model, method_of, plain
 from ..conftest import AEL, AEL_LOSS
 from ..conftest import AEL_HEADS as HEADS
 from ..helpers import run_step, runner_of
-from ..identity import hand_step, identity_model, method_of, plain
 
 HOOKS = ('MeanTeacherHook', 'ClassConfidenceHook', 'ImageBankHook')
 TWO = dict(mixer=dict(AEL['mixer'], extra_loads=False))

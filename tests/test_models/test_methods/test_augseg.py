@@ -17,8 +17,8 @@ from mmseg_semi.models.mixers import AdaptiveCutMix, BaseLabeledMixer
 from mmseg_semi.models.mixers.adaptive_cutmix import LabeledBoxes
 from mmseg_semi.structures import Mix
 
+from ..by_hand import hand_step, identity_model, method_of, plain
 from ..helpers import finish_step, hooked, logits_of, runner_of
-from ..identity import hand_step, identity_model, method_of, plain
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
 METHOD = Config.fromfile(CONFIGS / '_base_/methods/augseg.py').method

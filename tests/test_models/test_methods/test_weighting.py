@@ -13,9 +13,9 @@ from mmengine.config import Config, ConfigDict
 from mmseg_semi.models.memories import FeatureMemoryBank
 from mmseg_semi.models.refiners import DetectionAgreement, RankStatisticsWeight
 
+from ..by_hand import hand_step, identity_model, method_of, plain
 from ..conftest import segmentor
 from ..helpers import run_step, shake
-from ..identity import hand_step, identity_model, method_of, plain
 from ..test_segmentors.test_architectures import PREPROCESSOR, ocrnet, segformer
 from ..weighting_parts import (
     CHANNELS,

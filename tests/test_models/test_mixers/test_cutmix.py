@@ -86,7 +86,7 @@ def test_partners_are_labeled_by_the_stream_that_is_named(build, batch):
 @pytest.mark.parametrize(
     'stream, message',
     [
-        ('patners', "CutMix.stream is 'patners', which model.streams does not have"),
+        ('patners', "CutMix.partner_stream is 'patners', which model.streams does not have."),
         ('labeled', "CutMix.partner_stream is 'labeled', which shows labeled images: name a"),
         ('perturbed', 'which shows weak images with a perturbation: name a stream of weak'),
     ],
