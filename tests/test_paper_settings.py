@@ -45,9 +45,15 @@ BOTH = dict(labeled=1.0, strong=1.0)
 HALF = dict(strong=0.5)
 REGULARIZATION = dict(strong=0.5, perturbed=0.5)  # 1/4 + 1/4 and 1/2, not halved
 UNIMATCH = dict(strong=0.25, perturbed=0.25)  # 1/2 (1/4 + 1/4) and 1/2 1/2, the mean of two views
-RANK = {'heads.rank.loss_weight': 0.1, 'heads.rank.num_agents': 128, 'heads.rank.top': 4}
+RANK = {
+    'mixer.draw': 'rejection',
+    'heads.rank.loss_weight': 0.1,
+    'heads.rank.num_agents': 128,
+    'heads.rank.top': 4,
+}
 CORR = {'heads.correlation.labeled_weight': 0.25, 'heads.correlation.unlabeled_weight': 0.125}
 CORR.update({'refiners.regions.num_shapes': 128, 'refiners.regions.strategy': 'random'})
+CORR.update({'refiners.regions.after_mixing': True, 'mixer.draw': 'rejection'})
 CONTEXT = {'refiners.context.window': 3, 'refiners.context.neighbors': 1}
 CONTEXT.update({'refiners.context.criterion': 'max', 'losses.strong.denominator': 'selected'})
 # The passes of the student and the boxes of CutMix, of half the image.
@@ -59,10 +65,14 @@ CONTRAST.update({'heads.contrast.bank.size': 30000, 'heads.contrast.bank.first_s
 AEL = {'losses.strong.gamma': 2.0, 'heads.class_confidence.momentum': 0.999}
 WEIGHTS = {'refiners.weight.k': 5, 'refiners.agreement.min_confidence': 0.95}
 
+REJECTION = {'mixer.draw': 'rejection'}  # the program's boxes
+
 SETTINGS = {
-    'fixmatch_deeplabv3plus_r101_voc12-92': Setting(losses=HALF, supervised=0.5),
+    'fixmatch_deeplabv3plus_r101_voc12-92': Setting(losses=HALF, supervised=0.5, extra=REJECTION),
     'fixmatch_deeplabv3plus_r101_cityscapes-186': Setting(losses=HALF, supervised=0.5),
-    'unimatch_deeplabv3plus_r50_voc12-92': Setting(losses=UNIMATCH, supervised=0.5),
+    'unimatch_deeplabv3plus_r50_voc12-92': Setting(
+        losses=UNIMATCH, supervised=0.5, extra=REJECTION
+    ),
     'unimatch_deeplabv3plus_r101_voc12-cps-662_513x513': Setting(losses=UNIMATCH, supervised=0.5),
     'unimatch_deeplabv3plus_r101_cityscapes-186': Setting(
         losses=UNIMATCH,

@@ -231,3 +231,14 @@ def test_logits_of_the_image_are_propagated_if_asked(corrmatch, batch):
     torch.testing.assert_close(found, propagate_pixels(logits, *maps))
     head.logits_from = 'decoder'
     assert not torch.allclose(found, head._propagated(outputs, maps), atol=1e-4)
+
+
+def test_the_projection_starts_as_torchs_layers_do(corrmatch):
+    """Uniform within 1 / sqrt(fan-in), 72 here; mmcv's normal start is wider."""
+    torch.manual_seed(0)
+    head = CorrelationHead(tap='encoder', hidden_channels=64)
+    head.attach(corrmatch())
+    weight = head.project[0].conv.weight
+    bound = weight[0].numel() ** -0.5
+    assert weight.abs().max() <= bound
+    assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
