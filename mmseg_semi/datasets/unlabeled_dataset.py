@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from mmengine.dataset import BaseDataset
+import numpy as np
+from mmengine.dataset import BaseDataset, force_full_init
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
@@ -50,7 +51,7 @@ class UnlabeledDataset(BaseDataset):
         pipeline: All transforms, ending with ``PackSemiInputs``, in place of the pipeline that is
             composed of the four arguments above.
         indices: As in ``BaseDataset``: the first few, or those given.
-        serialize_data: As in ``BaseDataset``.
+        serialize_data: Whether the paths are kept in one array, which data workers share.
         lazy_init: As in ``BaseDataset``; ``SemiDataset`` lists the images at once all the same.
         max_refetch: As in ``BaseDataset``: how often a sample for which the pipeline returns None
             is drawn again.
@@ -86,6 +87,7 @@ class UnlabeledDataset(BaseDataset):
                 f'as {list(IMG_SUFFIXES)}'
             )
         self.img_suffix = tuple(suffix.lower() for suffix in suffixes)
+        self._plain = all(suffix.rfind('.') == 0 for suffix in suffixes)
         parts = dict(geometry=geometry, strong=strong, detections=detections, maps=maps)
         given = [f'unlabeled.{name}' for name, part in parts.items() if part]
         if pipeline is None:
@@ -115,29 +117,49 @@ class UnlabeledDataset(BaseDataset):
                     'give the unlabeled part a geometry of its own, with cat_max_ratio=1.0'
                 )
 
-    def load_data_list(self) -> list[dict[str, Any]]:
-        """List the images.
-
-        Returns:
-            One ``dict(img_path, seg_fields=[])`` an image.
-        """
+    def load_data_list(self) -> list[str]:
+        """List the paths of the images."""
         folder = self.data_prefix.get('img_path')
         if not folder:
             folder = '.'
         remedy = 'Correct data_root or data_prefix.img_path of the unlabeled part.'
         check_there(folder, remedy, 'unlabeled.data_prefix.img_path', 'folder')
-        paths = self._listed_paths(folder) if self.ann_file else self._folder_paths(folder)
-        return [dict(img_path=path, seg_fields=[]) for path in paths]
+        return self._listed_paths(folder) if self.ann_file else self._folder_paths(folder)
+
+    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Join the paths to one array, which all workers share, and their ends.
+
+        Python counts references inside of texts, so that a worker would copy a list of them.
+        """
+        encoded = [os.fsencode(path) for path in self.data_list]
+        self.data_list.clear()
+        ends = np.cumsum([len(one) for one in encoded], dtype=np.int64)
+        return np.frombuffer(b''.join(encoded), np.uint8), ends
+
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """``dict(img_path, seg_fields=[], sample_idx)`` of an image."""
+        if self.serialize_data:
+            place = range(len(self.data_address))[idx]
+            start = self.data_address[place - 1] if place else 0
+            path = os.fsdecode(self.data_bytes[start : self.data_address[place]].tobytes())
+        else:
+            place, path = range(len(self.data_list))[idx], self.data_list[idx]
+        return dict(img_path=path, seg_fields=[], sample_idx=place)
 
     def _is_image(self, name: str) -> bool:
         return not name.startswith('.') and name.lower().endswith(self.img_suffix)
 
     def _stem(self, name: str) -> str:
+        stem, dot, end = name.rpartition('.')
+        if self._plain and dot:
+            return stem
         fitting = [suffix for suffix in self.img_suffix if name.lower().endswith(suffix)]
         return name[: -len(max(fitting, key=len))]
 
     def _folder_paths(self, folder: str) -> list[str]:
-        paths, stems, visited = [], defaultdict(list), set()
+        paths: list[str] = []
+        twins, visited = [], set()
         for root, folders, names in os.walk(folder, followlinks=True):
             visited.add(os.path.realpath(root))
             folders[:] = [
@@ -147,17 +169,18 @@ class UnlabeledDataset(BaseDataset):
                 # A link to a folder above would be followed for ever.
                 and os.path.realpath(os.path.join(root, name)) not in visited
             ]
-            for name in filter(self._is_image, names):
-                paths.append(os.path.join(root, name))
-                stems[os.path.join(root, self._stem(name))].append(name)
+            images = list(filter(self._is_image, names))
+            paths += [os.path.join(root, name) for name in images]
+            twins += [' = '.join(several) for several in _twins(images, self._stem).values()]
         if not paths:
             raise ValueError(
                 f'unlabeled.data_prefix.img_path: the folder {folder} holds no image (suffixes '
                 f'looked for: {", ".join(self.img_suffix)}). Correct data_prefix.img_path or '
                 'img_suffix of the unlabeled part.'
             )
-        self._refuse_ambiguous([' = '.join(sorted(n)) for n in stems.values() if len(n) > 1])
-        return sorted(paths)
+        self._refuse_ambiguous(twins)
+        paths.sort()
+        return paths
 
     def _refuse_ambiguous(self, groups: list[str]) -> None:
         if groups:
@@ -209,6 +232,27 @@ class UnlabeledDataset(BaseDataset):
         return sorted(unique)
 
 
+def _twins(names: list[str], stem: Callable[[str], str]) -> dict[str, list[str]]:
+    """Sorted names that share a stem, by it."""
+    stems = Counter(map(stem, names))
+    if len(stems) == len(names):
+        return {}
+    found = defaultdict(list)
+    for name in sorted(names):
+        if stems[stem(name)] > 1:
+            found[stem(name)].append(name)
+    return dict(found)
+
+
+class _Folder(NamedTuple):
+    """The images of a folder: its path, their names, one name by stem, several by stem."""
+
+    path: str
+    names: frozenset[str]
+    stems: dict[str, str]
+    twins: dict[str, list[str]]
+
+
 class _ImageFinder:
     """Finds the images that a name of a list can mean; lists every folder once."""
 
@@ -216,19 +260,25 @@ class _ImageFinder:
         self, folder: str, is_image: Callable[[str], bool], stem: Callable[[str], str]
     ) -> None:
         self.folder, self.is_image, self.stem = folder, is_image, stem
-        self._folders: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
+        self._folders: dict[str, _Folder] = {}
 
     def find(self, name: str) -> list[str]:
-        folder, base = os.path.split(os.path.normpath(os.path.join(self.folder, name)))
-        names, stems = self._list(folder)
-        found = [base] if base in names else stems.get(base, [])
-        return [os.path.join(folder, one) for one in found]
+        inside, _, base = name.rpartition('/')
+        folder = self._folders.get(inside) or self._list(inside)
+        if base in folder.names:
+            found = [base]
+        elif base in folder.twins:
+            found = folder.twins[base]
+        else:
+            found = [folder.stems[base]] if base in folder.stems else []
+        return [f'{folder.path}/{one}' for one in found]
 
-    def _list(self, folder: str) -> tuple[set[str], dict[str, list[str]]]:
-        if folder not in self._folders:
-            entries = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-            names, stems = set(filter(self.is_image, entries)), defaultdict(list)
-            for name in sorted(names):
-                stems[self.stem(name)].append(name)
-            self._folders[folder] = names, dict(stems)
-        return self._folders[folder]
+    def _list(self, inside: str) -> _Folder:
+        path = os.path.normpath(os.path.join(self.folder, inside))
+        entries = os.listdir(path) if os.path.isdir(path) else []
+        names = list(filter(self.is_image, entries))
+        stems = {self.stem(name): name for name in names}
+        self._folders[inside] = found = _Folder(
+            path, frozenset(names), stems, _twins(names, self.stem)
+        )
+        return found

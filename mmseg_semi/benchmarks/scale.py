@@ -1,0 +1,158 @@
+"""Measure the start of a training with very many files.
+
+Makes a folder of small images, most of them hard links, and starts `tools/train.py` on it twice:
+once when nothing is known of the files, and once when the records of the first start are there.
+Prints the seconds from the start of the process to the end of its first iteration, and the peak
+memory of the process. Then reads a list file that names very many images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mmseg_semi.benchmarks.measuring import REPO, machine
+
+_FOLDER_SIZE = 1000  # images of a nested folder
+_LINKS = 20_000  # to one file; file systems have a limit
+_CONFIG = """_base_ = {base!r}
+data_root = {root!r}
+part = dict(data_root=data_root, img_suffix='.png')
+geometry = dict(resize=dict(scale=(64, 64)), crop=dict(crop_size=(32, 32)))
+train_dataloader = dict(
+    num_workers={workers},
+    dataset=dict(labeled=part, unlabeled=dict(data_root=data_root), geometry=geometry),
+)
+val_dataloader = dict(dataset=part)
+test_dataloader = dict(dataset=part)
+train_cfg = dict(max_iters=1, val_interval=10)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=10))
+"""
+_LIST = """
+import resource, sys, time
+import mmseg_semi
+from mmseg_semi.datasets import UnlabeledDataset
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before, start = peak(), time.monotonic()
+data = UnlabeledDataset(ann_file=sys.argv[1], data_prefix=dict(img_path=sys.argv[2]), pipeline=[])
+print(len(data), time.monotonic() - start, before, peak())
+"""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--unlabeled', type=int, default=200_000, help='unlabeled images')
+    parser.add_argument('--labeled', type=int, default=50_000, help='labeled images')
+    parser.add_argument('--val', type=int, default=500, help='validation images')
+    parser.add_argument('--lines', type=int, default=1_000_000, help='lines of the list file')
+    parser.add_argument('--workers', type=int, default=2, help='data workers')
+    parser.add_argument('--folder', help='where the files are made and left (default: nowhere)')
+    return parser.parse_args(argv)
+
+
+def make_files(folder: Path, number: int, seed: int, mask: bool = False) -> None:
+    """Make images, or masks of two classes, of 64 x 64 in nested folders."""
+    rng, source = np.random.default_rng(seed), ''
+    for i in range(number):
+        path = folder / f'{i // _FOLDER_SIZE:04d}' / f'image_{i:07d}.png'
+        if i % _FOLDER_SIZE == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if i % _LINKS == 0:
+            small = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+            pixels = cv2.resize(small, (64, 64))
+            cv2.imwrite(str(path), (pixels[..., 0] > 127).astype(np.uint8) if mask else pixels)
+            source = str(path)
+        else:
+            os.link(source, path)
+
+
+def make_data(root: Path, args: argparse.Namespace) -> None:
+    """Make the folders of a data set of one's own."""
+    for seed, (part, number) in enumerate((('labeled', args.labeled), ('val', args.val))):
+        make_files(root / 'images' / part, number, seed)
+        make_files(root / 'annotations' / part, number, seed + 10, mask=True)
+    make_files(root / 'images' / 'unlabeled', args.unlabeled, 20)
+
+
+def start_training(config: Path, work: Path, cache: Path) -> str:
+    """Run one iteration in a process of its own; say how long it took and its peak memory."""
+    command = [sys.executable, str(REPO / 'tools' / 'train.py'), str(config)]
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [*command, '--work-dir', str(work)],
+        env={**os.environ, 'XDG_CACHE_HOME': str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    seconds, peak, lines = 0.0, 0, []
+    for line in process.stdout:
+        lines.append(line)
+        peak = max(peak, peak_memory(process.pid))
+        if 'Iter(train)' in line:
+            seconds = time.monotonic() - start
+    if process.wait() or not seconds:
+        raise SystemExit('the training failed:\n' + ''.join(lines[-30:]))
+    iteration = re.search(r' time: ([\d.]+)', ''.join(lines))
+    return (
+        f'{seconds:.1f} s to the end of the first iteration, which took '
+        f'{iteration[1] if iteration else "?"} s; {peak / 2**20:.0f} MiB at most'
+    )
+
+
+def peak_memory(process: int) -> int:
+    """The largest resident memory of a process so far, in bytes; 0 where it is not told."""
+    try:
+        text = Path(f'/proc/{process}/status').read_text()
+    except OSError:
+        return 0
+    found = re.search(r'VmHWM:\s*(\d+) kB', text)
+    return int(found[1]) * 1024 if found else 0
+
+
+def read_long_list(root: Path, lines: int) -> str:
+    """Read a list of many images in a process of its own."""
+    make_files(root / 'listed', lines, 30)
+    path = root / 'list.txt'
+    names = (f'{i // _FOLDER_SIZE:04d}/image_{i:07d}\n' for i in range(lines))
+    path.write_text(''.join(names))
+    command = [sys.executable, '-c', _LIST, str(path), str(root / 'listed')]
+    number, seconds, before, peak = subprocess.check_output(command, text=True).split()[-4:]
+    return (
+        f'{float(seconds):.1f} s for {number} images; {int(peak) / 1024:.0f} MiB at most, '
+        f'{int(before) / 1024:.0f} MiB before'
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the files, measure, print."""
+    args = parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=args.folder, prefix='scale_') as folder:
+        root = Path(folder)
+        begin = time.monotonic()
+        make_data(root, args)
+        print(f'files made in {time.monotonic() - begin:.0f} s', flush=True)
+        base = str(REPO / 'configs' / 'unimatch' / 'unimatch_unet_custom.py')
+        config = root / 'config.py'
+        config.write_text(_CONFIG.format(base=base, root=str(root), workers=args.workers))
+        print(f'Measured on {machine("cpu")}.')
+        print(f'{args.unlabeled} unlabeled, {args.labeled} labeled, {args.val} validation images')
+        for name in ('first start', 'second start'):
+            text = start_training(config, root / 'work', root / 'cache')
+            print(f'{name}: {text}', flush=True)
+        if args.lines:
+            print(f'list file of {args.lines} lines: {read_long_list(root, args.lines)}')
