@@ -35,7 +35,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=part)
 test_dataloader = dict(dataset=part)
-train_cfg = dict(max_iters=1, val_interval=10)
+train_cfg = dict(max_iters=10, val_interval=10)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=10))
 """
 _LIST = """
@@ -99,19 +99,23 @@ def start_training(config: Path, work: Path, cache: Path) -> str:
         text=True,
     )
     assert process.stdout is not None
-    seconds, peak, lines = 0.0, 0, []
-    for line in process.stdout:
-        lines.append(line)
-        peak = max(peak, peak_memory(process.pid))
-        if 'Iter(train)' in line:
-            seconds = time.monotonic() - start
-    if process.wait() or not seconds:
-        raise SystemExit('the training failed:\n' + ''.join(lines[-30:]))
-    iteration = re.search(r' time: ([\d.]+)', ''.join(lines))
-    return (
-        f'{seconds:.1f} s to the end of the first iteration, which took '
-        f'{iteration[1] if iteration else "?"} s; {peak / 2**20:.0f} MiB at most'
-    )
+    checked, lines = 0, []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if 'Data: ' in line:
+                checked = peak_memory(process.pid)
+            iteration = re.search(r'Iter\(train\).* time: ([\d.]+)', line)
+            if iteration:
+                return (
+                    f'{time.monotonic() - start:.1f} s to the end of the first iteration, which '
+                    f'took {iteration[1]} s; {checked / 2**20:.0f} MiB at most before it, '
+                    f'{peak_memory(process.pid) / 2**20:.0f} MiB with it'
+                )
+    finally:
+        process.kill()
+        process.wait()
+    raise SystemExit('the training failed:\n' + ''.join(lines[-30:]))
 
 
 def peak_memory(process: int) -> int:

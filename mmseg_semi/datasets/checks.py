@@ -141,14 +141,16 @@ def find_similar(paths: Sequence[str], others: Sequence[str]) -> dict[str, str]:
     Returns:
         ``{path: that of others which it looks like most}``.
     """
-    ours, our_pixels, our_vectors = _thumbnails(paths)
-    theirs, their_pixels, their_vectors = _thumbnails(others)
+    ours, our_pixels = _thumbnails(paths)
+    theirs, their_pixels = _thumbnails(others)
+    their_vectors = _unit_vectors(their_pixels)
     found: dict[str, str] = {}
     for start in range(0, len(ours) if theirs else 0, _ROWS):
-        correlation = our_vectors[start : start + _ROWS] @ their_vectors.T
+        pixels = our_pixels[start : start + _ROWS]
+        correlation = _unit_vectors(pixels) @ their_vectors.T
         best = correlation.argmax(1)
         for i in np.flatnonzero(correlation.max(1) >= _LEAST_CORRELATION):
-            difference = np.abs(our_pixels[start + i] - their_pixels[best[i]]).mean()
+            difference = np.abs(pixels[i].astype(float) - their_pixels[best[i]]).mean()
             if difference <= _MOST_LEVELS:
                 found[ours[start + i]] = theirs[best[i]]
     return found
@@ -165,17 +167,18 @@ def read_thumbnail(path: str) -> ThumbnailRecord:
     return ThumbnailRecord(None, small.tobytes().hex())
 
 
-def _thumbnails(paths: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Images with enough contrast: paths, pixels (N, 144) and these as unit vectors."""
+def _thumbnails(paths: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Images with enough contrast, and their pixels, uint8 (N, 144)."""
     records = look_at(paths, read_thumbnail, ThumbnailRecord, 'images, for copies among them')
     known = {path: bytes.fromhex(one.pixels) for path, one in zip(paths, records) if not one.reason}
-    pixels = np.frombuffer(b''.join(known.values()), np.uint8).astype(np.float32)
-    pixels = pixels.reshape(-1, _SIDE * _SIDE)
-    varied = pixels.std(axis=1) >= _LEAST_CONTRAST
-    pixels = pixels[varied]
-    vectors = pixels - pixels.mean(axis=1, keepdims=True)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return [path for path, one in zip(known, varied) if one], pixels, vectors
+    pixels = np.frombuffer(b''.join(known.values()), np.uint8).reshape(-1, _SIDE * _SIDE)
+    varied = pixels.std(axis=1, dtype=np.float32) >= _LEAST_CONTRAST
+    return [path for path, one in zip(known, varied) if one], pixels[varied]
+
+
+def _unit_vectors(pixels: np.ndarray) -> np.ndarray:
+    vectors = pixels - pixels.mean(axis=1, keepdims=True, dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -19,7 +20,7 @@ from mmseg_semi.files import write_file
 
 from .image_files import SIDEWAYS, orientation_of, unreadable_reason
 
-_FORMAT = 1  # of the records; a file of another format is not read
+_FORMAT = 1  # of the records; those of another one are not read
 _CHUNK, _MOST_VALUES, _MOST_RECORDS = 256, 1000, 1_000_000
 _SAY_AFTER = 20.0  # seconds between two lines of progress
 
@@ -76,6 +77,9 @@ class ThumbnailRecord(NamedTuple):
 Record = TypeVar('Record', ImageRecord, MaskRecord, ThumbnailRecord)
 
 
+_SOUND = ImageRecord(None)
+
+
 def read_image(path: str) -> ImageRecord:
     """Look at the header and the end of an image."""
     reason = unreadable_reason(path)
@@ -93,7 +97,8 @@ def read_image(path: str) -> ImageRecord:
 
 def read_ending(path: str) -> ImageRecord:
     """Look whether an image is whole, which costs less than :func:`read_image`."""
-    return ImageRecord(unreadable_reason(path))
+    reason = unreadable_reason(path)
+    return ImageRecord(reason) if reason else _SOUND
 
 
 def read_mask(path: str) -> MaskRecord:
@@ -145,15 +150,17 @@ def look_at(
     if not paths:
         return []
     store = _store(paths, read)
-    known = _load(store)
-    keys = [_key(path) for path in paths]
-    records: list[Any] = [_known(known.get(key), kind) for key in keys]
+    known = _Known.load(store)
+    keys = np.fromiter(map(_key, paths), np.uint64, len(paths))
+    records: list[Any] = known.find(keys, kind)
     missing = [i for i, record in enumerate(records) if record is None]
     for i, record in zip(missing, _read_all([paths[i] for i in missing], read, what)):
         records[i] = record
-    new = {keys[i]: records[i] for i in missing if keys[i] and records[i].reason is None}
+    new = [i for i in missing if keys[i] and records[i].reason is None]
     if new:
-        _save(store, {**known, **new} if len(known) < _MOST_RECORDS else new)
+        once: dict[bytes, bytes] = {}  # equal texts, of which there are many, take no room
+        texts = (json.dumps(records[i][1:]).encode() for i in new)
+        known.add(keys[new], [once.setdefault(text, text) for text in texts]).save(store)
     return records
 
 
@@ -171,20 +178,21 @@ def _read_all(paths: list[str], read: Callable[[str], Record], what: str) -> lis
     return found
 
 
-def _key(path: str) -> str:
-    """Name a file by path, size and time; '' for one that is not there."""
+def _key(path: str) -> int:
+    """Name a file by path, size and time; 0 for one that is not there."""
     try:
         stat = os.stat(path)
     except OSError:
-        return ''
+        return 0
     text = f'{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}'
-    return hashlib.blake2b(os.fsencode(text), digest_size=10).hexdigest()
+    digest = hashlib.blake2b(os.fsencode(text), digest_size=8).digest()
+    return int.from_bytes(digest, 'little') or 1
 
 
 def _store(paths: Sequence[str], read: Callable[[str], Any]) -> Path:
-    folder = os.path.abspath(os.path.commonpath([os.path.dirname(path) for path in paths]))
+    folder = os.path.abspath(os.path.commonpath({os.path.dirname(path) for path in paths}))
     name = hashlib.blake2b(os.fsencode(folder), digest_size=10).hexdigest()
-    return cache_folder() / f'{read.__name__}-{name}.json'
+    return cache_folder() / f'{read.__name__}-{name}.npz'
 
 
 def cache_folder() -> Path:
@@ -193,36 +201,90 @@ def cache_folder() -> Path:
     return Path(base) / 'mmseg_semi'
 
 
-def _load(store: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(store.read_bytes())
-        if content['format'] == _FORMAT and isinstance(content['records'], dict):
-            return content['records']
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    return {}
+class _Known(NamedTuple):
+    """Records by the keys of their files, in arrays: very many of them take little memory.
+
+    Attributes:
+        keys: uint64 (N,), ascending.
+        ends: int64 (N,), where the text of each record ends.
+        text: uint8, each record but for its ``reason`` in JSON.
+    """
+
+    keys: np.ndarray
+    ends: np.ndarray
+    text: np.ndarray
+
+    @classmethod
+    def load(cls, store: Path) -> _Known:
+        """Read a file of records, none where it is not there or broken."""
+        try:
+            with np.load(store, allow_pickle=False) as content:
+                found = cls(*(content[f'{name}_{_FORMAT}'] for name in cls._fields))
+            kinds = [(one.dtype, one.ndim) for one in found]
+            if kinds == [(np.uint64, 1), (np.int64, 1), (np.uint8, 1)] and found._agrees():
+                return found
+        except Exception:  # whatever zipfile and numpy say of broken files
+            pass
+        return cls(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.uint8))
+
+    def _agrees(self) -> bool:
+        ends = np.concatenate([[0], self.ends])
+        ascending = bool((np.diff(ends) > 0).all() and (self.keys[1:] > self.keys[:-1]).all())
+        return ascending and len(self.keys) == len(self.ends) and ends[-1] == len(self.text)
+
+    def _text(self, place: int) -> str:
+        start = self.ends[place - 1] if place else 0
+        return self.text[start : self.ends[place]].tobytes().decode('ascii')
+
+    def find(self, keys: np.ndarray, kind: type[Any]) -> list[Any]:
+        """The records of files, None for those that are not known."""
+        if not len(self.keys):
+            return [None] * len(keys)
+        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        places = np.where(self.keys[places] == keys, places, -1)
+        made: dict[str, Any] = {'': None}  # equal records once
+        texts = (self._text(place) if place >= 0 else '' for place in places.tolist())
+        return [made[t] if t in made else made.setdefault(t, _record(t, kind)) for t in texts]
+
+    def add(self, keys: np.ndarray, texts: list[bytes]) -> _Known:
+        """These records and others, which come in place of those of the same keys."""
+        if len(self.keys) < _MOST_RECORDS:
+            fresh = set(keys.tolist())
+            old = [i for i, key in enumerate(self.keys.tolist()) if key not in fresh]
+            keys = np.concatenate([keys, self.keys[old]])
+            texts = texts + [self._text(i).encode() for i in old]
+        keys, first = np.unique(keys, return_index=True)
+        data = [texts[i] for i in first]
+        ends = np.cumsum([len(one) for one in data], dtype=np.int64)
+        return _Known(keys, ends, np.frombuffer(b''.join(data), np.uint8))
+
+    def save(self, store: Path) -> None:
+        """Write the file, if the folder lets one."""
+        content = io.BytesIO()
+        arrays: Any = {f'{name}_{_FORMAT}': one for name, one in zip(self._fields, self)}
+        np.savez(content, **arrays)
+        try:
+            store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_file(store, content.getvalue())
+        except OSError:  # a full or read-only home folder
+            pass
 
 
-def _known(value: Any, kind: type[Any]) -> Any:
+def _record(text: str, kind: type[Any]) -> Any:
     """A record as it was saved, None for anything else."""
-    fields = kind._fields
-    if not isinstance(value, list) or len(value) != len(fields) or value[0] is not None:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
         return None
-    defaults = (kind._field_defaults.get(name) for name in fields[1:])
-    if any(not _alike(one, default) for one, default in zip(value[1:], defaults)):
+    names = kind._fields[1:]
+    if not isinstance(values, list) or len(values) != len(names):
         return None
-    return kind(*value)
+    if not all(_alike(one, kind._field_defaults[name]) for one, name in zip(values, names)):
+        return None
+    return kind(None, *values)
 
 
 def _alike(value: Any, default: Any) -> bool:
     if default == ():
         return isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value)
     return type(value) is type(default)
-
-
-def _save(store: Path, records: dict[str, Any]) -> None:
-    try:
-        store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_file(store, json.dumps(dict(format=_FORMAT, records=records)))
-    except OSError:  # a full or read-only home folder
-        pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import is_local
 
-from .dataset_tree import data_infos, leaf_datasets, pipeline_transforms
+from .dataset_tree import data_infos, image_paths, leaf_datasets, pipeline_transforms
 from .file_records import (
     ImageRecord,
     MaskRecord,
@@ -69,13 +68,16 @@ def _check_part(part: Part, out: Findings) -> None:
     masks: dict[str, MaskRecord] = {}
     mask_of: dict[str, str] = {}
     sums, coding, turning = MaskSum(), None, []
-    for leaf, infos in _local_leaves(part.dataset):
-        paths = list(dict.fromkeys(info['img_path'] for info in infos if info.get('img_path')))
+    for leaf in leaf_datasets(part.dataset):
+        if not is_local(getattr(leaf, 'backend_args', None)):
+            continue
+        paths = list(dict.fromkeys(image_paths(leaf)))
         read = read_ending if part.role == 'unlabeled' else read_image
         images.update(zip(paths, look_at(paths, read, ImageRecord, f'images of {part.key}')))
         loader = _find(leaf, LoadAnnotations)
         if part.role == 'unlabeled' or loader is None or not _reads_as_stored(loader):
             continue
+        infos = data_infos(leaf)
         pairs = {i['img_path']: i['seg_map_path'] for i in infos if i.get('seg_map_path')}
         paths = list(dict.fromkeys(pairs.values()))
         found = dict(zip(paths, look_at(paths, read_mask, MaskRecord, f'masks of {part.key}')))
@@ -96,12 +98,6 @@ def _check_part(part: Part, out: Findings) -> None:
         values = check_values(part.key, sums, coding, part.role)
         out.errors += values.errors
         out.warnings += values.warnings
-
-
-def _local_leaves(dataset: Any) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    for leaf in leaf_datasets(dataset):
-        if is_local(getattr(leaf, 'backend_args', None)):
-            yield leaf, list(data_infos(leaf))
 
 
 def _find(leaf: Any, kind: type[Any]) -> Any:

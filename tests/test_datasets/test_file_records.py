@@ -1,6 +1,5 @@
 """What is remembered of files between runs."""
 
-import json
 import os
 from pathlib import Path
 
@@ -73,37 +72,42 @@ def test_what_is_broken_is_looked_at_again(masks):
 
 
 @pytest.mark.parametrize(
-    'content',
-    [
-        b'',
-        b'\xff\x00',
-        b'[]',
-        b'{"format": 1}',
-        b'{"format": 1, "records": []}',
-        b'{"format": 0, "records": {}}',
-        b'[' * 100_000,
-    ],
+    'change', ['empty', 'text', 'cut', 'flipped', 'unsorted', 'short', 'pickle']
 )
-def test_a_broken_cache_costs_time_only(masks, content):
+def test_a_broken_cache_costs_time_only(masks, change):
     first, _ = looked(masks)
     (store,) = cache_folder().iterdir()
-    store.write_bytes(content)
+    data = store.read_bytes()
+    content = dict(np.load(store))
+    if change in ('empty', 'text', 'cut'):
+        store.write_bytes(dict(empty=b'', text=b'no records', cut=data[: len(data) // 2])[change])
+    elif change == 'flipped':
+        place = data.index(b'[3, 2, 1')
+        store.write_bytes(data[:place] + b'{' + data[place + 1 :])
+    else:
+        keys = content['keys_1']
+        broken = dict(unsorted=keys[::-1], short=keys[1:], pickle=np.array([{}] * 3))[change]
+        np.savez(store, **{**content, 'keys_1': broken})
     assert looked(masks) == (first, masks)
     assert looked(masks) == (first, [])
 
 
 @pytest.mark.parametrize(
     'record',
-    [None, 3, [], ['x', 1, 1, 1, 1, []], [None, '3', 2, 1, 1, []], [None, 3, 2, 1, 1, [1]]],
+    ['', '3', '{', '[]', '[3, 2, 1, 1]', '["3", 2, 1, 1, []]', '[3, 2, 1, 1, [1]]', '[' * 9999],
 )
 def test_a_broken_record_is_read_again(masks, record):
     first, _ = looked(masks)
     (store,) = cache_folder().iterdir()
-    content = json.loads(store.read_text())
-    content['records'][list(content['records'])[1]] = record
-    store.write_text(json.dumps(content))
+    content = dict(np.load(store))
+    texts = ['[3, 2, 1, 1, [[7, 6]]]', record or '[]', '[3, 2, 1, 1, [[7, 6]]]']
+    ends = np.cumsum([len(one) for one in texts])
+    text = np.frombuffer(''.join(texts).encode(), np.uint8)
+    np.savez(store, **{**content, 'ends_1': ends, 'text_1': text})
     records, seen = looked(masks)
-    assert (records, len(seen)) == (first, 1)
+    assert len(seen) == 1  # the others are taken as they stand in the cache
+    assert [one.values for one in records].count([[7, 6]]) == 2
+    assert records[masks.index(seen[0])] == first[masks.index(seen[0])]
 
 
 def test_a_cache_that_can_not_be_written(masks, monkeypatch, tmp_path):
