@@ -54,16 +54,16 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
         if ann_file:
             check_split_file(ann_file, key)
         check_left_out(leaf, key)
-        infos = list(data_infos(leaf))
         where = f'named in {ann_file}' if ann_file else f'of {type(leaf).__name__}'
         for name, config_key, what in (
             ('img_path', 'img_path and img_suffix', 'image'),
             ('seg_map_path', 'seg_map_path and seg_map_suffix', 'mask'),
         )[: 2 if masks else 1]:
-            lacking = [str(info.get(name)) for info in infos if not _is_file(info.get(name))]
+            found = (info.get(name) for info in data_infos(leaf))
+            lacking = [str(path) for path in found if not _is_file(path)]
             if lacking:
                 raise ValueError(
-                    f'{key}: {len(lacking)} of {len(infos)} samples {where} have no {what}: '
+                    f'{key}: {len(lacking)} of {len(leaf)} samples {where} have no {what}: '
                     f'{name_some(lacking)}{_twins(lacking)}. Split files have one name a line, '
                     f'without suffix or further columns; {config_key} say where files are.'
                 )
