@@ -15,6 +15,7 @@ from mmseg_semi.apis.runner_setup import (
     enable_amp,
     enable_auto_scale_lr,
     enable_tensorboard,
+    explaining_lost_ranks,
     finish_distributed,
     set_work_dir,
     setup_distributed,
@@ -112,5 +113,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
     if not is_detector(cfg):
         check_pretrained(cfg)
-    Runner.from_cfg(cfg).train()
+    with explaining_lost_ranks():
+        Runner.from_cfg(cfg).train()
     finish_distributed()
