@@ -27,6 +27,7 @@ from mmseg_semi.utils.safe_checkpoints import (
     resumable_checkpoint,
 )
 from mmseg_semi.utils.weight_checks import check_pretrained
+from mmseg_semi.utils.work_dirs import claimed
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -97,6 +98,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
+    with claimed(cfg.work_dir, args.launcher):
+        train(cfg, args)
+
+
+def train(cfg: Config, args: argparse.Namespace) -> None:
+    """Train in a work folder that is claimed."""
     setup_distributed(cfg, args.launcher)
     enable_tensorboard(cfg)
     if args.amp:
