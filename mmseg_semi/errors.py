@@ -98,9 +98,10 @@ def name_some(names: list[str], limit: int = 5) -> str:
 
 
 def hint(wrong: str, known: list[str]) -> str:
-    """Suggest the known name that is closest, or nothing."""
-    close = difflib.get_close_matches(wrong, known, n=1)
-    return f" Did you mean '{close[0]}'?" if close else ''
+    """Suggest the known name that is closest, upper and lower case alike, or nothing."""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(wrong.lower(), list(names), n=1)
+    return f" Did you mean '{names[close[0]]}'?" if close else ''
 
 
 def refusal(error: BaseException) -> str | None:
