@@ -21,9 +21,9 @@ from mmseg_semi.apis.runner_setup import (
 )
 from mmseg_semi.utils.config import is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import (
-    checkpoint_seed,
     latest_checkpoint,
     refuse_incomplete,
+    resumable_checkpoint,
 )
 from mmseg_semi.utils.weight_checks import check_pretrained
 
@@ -59,20 +59,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def checkpoint_folder(cfg: Config) -> str:
+    """Where ``CheckpointHook`` writes: the folder of the run, or one of its name in ``out_dir``."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if hook.get('out_dir') in (None, cfg.work_dir):
+        return str(cfg.work_dir)
+    return os.path.join(hook['out_dir'], os.path.basename(cfg.work_dir.rstrip(os.sep)))
+
+
 def set_resume(cfg: Config, resume: str, seed: int | None) -> None:
     """Point the config to the checkpoint to be resumed from and take over its seed."""
     if resume == 'auto':
-        checkpoint = latest_checkpoint(cfg.work_dir)
+        folder = checkpoint_folder(cfg)
+        checkpoint = latest_checkpoint(folder)
         if checkpoint is None:
-            print_log(f'no complete checkpoint in {cfg.work_dir}: training starts from scratch')
+            print_log(f'no checkpoint in {folder}: training starts from scratch')
+            cfg.resume = False
             return
     else:
-        refuse_incomplete(resume, '--resume')
         checkpoint = resume
+    # Samplers and data workers are seeded when they are built, before mmengine reads the file.
+    written = resumable_checkpoint(checkpoint)['meta'].get('seed')
     cfg.resume = True
     cfg.load_from = checkpoint
-    # Samplers and data workers are seeded when they are built, before mmengine reads the file.
-    written = checkpoint_seed(checkpoint)
     if written is not None:
         cfg.setdefault('randomness', {})
         asked = f'--seed {seed}' if seed is not None else 'randomness.seed of the config'
@@ -96,8 +105,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.seed is not None:
         cfg.setdefault('randomness', {})
         cfg.randomness.seed = args.seed
-    if args.resume:
-        set_resume(cfg, args.resume, args.seed)
+    if args.resume or cfg.get('resume'):
+        set_resume(cfg, args.resume or cfg.get('load_from') or 'auto', args.seed)
+    elif cfg.get('load_from'):
+        refuse_incomplete(cfg.load_from, 'load_from')
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
     if not is_detector(cfg):
         check_pretrained(cfg)

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_there
+from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 
 COUNTER = 'num_batches_tracked'
 STEM_HINT = (
@@ -97,8 +98,7 @@ def check_pretrained(cfg: Config) -> None:
     """
     for key, path, start, backbone in _pretrained_files(cfg.model):
         check_there(path, 'Correct it, or set it to None to start from scratch.', key)
-        content = torch.load(path, map_location='cpu', weights_only=True)
-        state = state_of(content)
+        state = state_of(read_checkpoint(path, f'{key}:'))
         state = {n[len(start) :]: value for n, value in state.items() if n.startswith(start)}
         wanted = build_shapes(backbone).state_dict()
         wrong = wrong_shapes(state, wanted)

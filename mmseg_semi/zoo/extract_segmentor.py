@@ -19,7 +19,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config import load_config
-from mmseg_semi.utils.safe_checkpoints import is_complete
+from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
 
 PACKAGE = __name__.split('.')[0]
@@ -149,10 +149,8 @@ def plain_checkpoint(checkpoint: dict[str, Any], which: str) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract."""
     args = parse_args(argv)
-    if not is_complete(args.checkpoint):
-        raise SystemExit(f'checkpoint {args.checkpoint} does not exist or is cut short')
     cfg = plain_config(load_config(args.config, args.cfg_options))
-    checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
+    checkpoint = read_checkpoint(args.checkpoint)
     plain = plain_checkpoint(checkpoint, args.which)
     network, state = build_shapes(cfg.model), plain['state_dict']
     if args.which == 'teacher' and not state.keys() & network.state_dict().keys():

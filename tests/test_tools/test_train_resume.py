@@ -21,7 +21,7 @@ from tool_runs import (
     with_hooks,
 )
 
-from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
+from mmseg_semi.utils.safe_checkpoints import CheckpointError, latest_checkpoint
 
 NO_DATA: dict[str, Any] = {}
 # The run is killed and resumed in the last but one of the iterations without unlabeled images.
@@ -135,7 +135,10 @@ def test_newest_complete_checkpoint(interrupted):
     assert latest_checkpoint(interrupted) == str(interrupted / 'iter_4.pth')
     cut(interrupted / 'iter_4.pth')
     cut(interrupted / 'iter_2.pth')
-    assert latest_checkpoint(interrupted) is None
+    with pytest.raises(
+        CheckpointError, match='none of the 4 checkpoints of .* can be gone on from'
+    ):
+        latest_checkpoint(interrupted)
 
 
 def test_resume_passes_over_a_truncated_checkpoint(interrupted, unimatch_run, train):

@@ -9,9 +9,12 @@ from typing import Any, Optional
 from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
-PART_SUFFIX = '.part'
+from mmseg_semi.errors import name_some
+from mmseg_semi.files import PART_SUFFIX
+from mmseg_semi.utils.safe_checkpoints import not_finite
 
 
 def _replace(part: str, final: str) -> None:
@@ -19,6 +22,22 @@ def _replace(part: str, final: str) -> None:
     with open(part, 'rb') as file:
         os.fsync(file.fileno())
     os.replace(part, final)
+
+
+def _refuse_infinite(runner: Any) -> None:
+    """Keep the checkpoints that are there when the weights are not finite.
+
+    Raises:
+        FloatingPointError: Names some of the tensors.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    infinite = not_finite(model.state_dict())
+    if infinite:
+        raise FloatingPointError(
+            f'iteration {runner.iter + 1}: {len(infinite)} tensors of the model are not finite '
+            f'({name_some(infinite, 3)}), so no checkpoint is written and the earlier ones are '
+            'kept; lower the learning rate or clip gradients (optim_wrapper.clip_grad).'
+        )
 
 
 class _AtomicRunner:
@@ -32,6 +51,7 @@ class _AtomicRunner:
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        _refuse_infinite(self._runner)
         final = osp.join(out_dir, filename)
         part = final + PART_SUFFIX
         try:
@@ -48,7 +68,8 @@ class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook``, safe against being killed at any moment.
 
     A checkpoint is written beside its final name and renamed when complete; ``last_checkpoint``
-    likewise; an outdated checkpoint is removed only after the new one is there. With ``by_epoch``
+    likewise; an outdated checkpoint is removed only after the new one is there. One whose weights
+    are not finite is refused. With ``by_epoch``
     under ``SemiTrainLoop``, ``interval`` and ``save_begin`` count passes over the unlabeled
     images. Remote backends are left to mmengine.
     """
