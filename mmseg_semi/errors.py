@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import dis
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -160,6 +161,9 @@ def run_tool(main: Callable[[Sequence[str]], Any]) -> None:
         main: Takes the arguments; what it returns is the exit status.
     """
     arguments = [one for one in sys.argv[1:] if one != '--traceback']
+    # Files are data: torch unpickles tensors alone in a tool, whoever asks.
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):  # names of files may be no text
             stream.reconfigure(errors='backslashreplace')

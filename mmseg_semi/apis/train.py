@@ -25,7 +25,7 @@ from mmseg_semi.utils.safe_checkpoints import (
     refuse_incomplete,
     resumable_checkpoint,
 )
-from mmseg_semi.utils.weight_checks import check_pretrained
+from mmseg_semi.utils.weight_checks import check_pretrained, without_downloads
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -110,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif cfg.get('load_from'):
         refuse_incomplete(cfg.load_from, 'load_from')
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
-    if not is_detector(cfg):
-        check_pretrained(cfg)
+    if cfg.get('resume'):
+        cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
+    check_pretrained(cfg)
     Runner.from_cfg(cfg).train()
     finish_distributed()

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
+from mmseg.models.losses.utils import get_class_weight
 
-from mmseg_semi.errors import hint
+from mmseg_semi.errors import hint, reading
 
 UNKNOWN = 255
 _IOU_NAMES = {
@@ -26,6 +27,7 @@ def check_settings(cfg: Config) -> None:
         ValueError: ``ignore_index`` or padding of the masks other than 255, ``class_weight`` that
             does not fit the classes, a single class, ``save_best`` of a score that is not
             computed; names the config key, the value and what to set.
+        DataError: A file of class weights cannot be read.
     """
     for part in ('model', 'data_preprocessor', 'tta_model'):
         _check_unknown_value(part, cfg.get(part))
@@ -106,9 +108,12 @@ def _check_class_weights(key: str, head: Mapping[str, Any]) -> None:
     several = isinstance(losses, (list, tuple))
     for i, loss in enumerate(losses if several else [losses]):
         weights = loss.get('class_weight') if isinstance(loss, Mapping) else None
-        if weights is None or isinstance(weights, str) or count is None:
+        if weights is None or count is None:
             continue
         name = f'{key}.loss_decode{f"[{i}]" if several else ""}.class_weight'
+        if isinstance(weights, str):
+            with reading(f'{name}={weights!r}'):
+                weights = list(get_class_weight(weights))
         if len(weights) != count:
             raise ValueError(
                 f'{name} has {len(weights)} numbers, there are {count} classes: give one for each '

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmseg.models.losses import CrossEntropyLoss
 from tool_runs import CONFIGS, SUPERVISED
 
+from mmseg_semi.errors import DataError
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.config_settings import check_settings
 
@@ -78,6 +79,20 @@ def test_padding_of_masks_is_looked_at():
 )
 def test_what_fits_passes(options):
     assert load_config(CUSTOM, options)
+
+
+def test_weights_in_a_file_are_looked_at(tmp_path):
+    path = tmp_path / 'weights.json'
+    path.write_text('[1, 2, 3]')
+    with pytest.raises(ValueError, match='has 3 numbers'):
+        load_config(CUSTOM, {WEIGHTS: str(path)})
+    path.write_text('[1,')
+    with pytest.raises(DataError, match=f"{WEIGHTS}='{path}' cannot be read: JSONDecodeError"):
+        load_config(CUSTOM, {WEIGHTS: str(path)})
+    path.write_text('[1, 2]')
+    load_config(CUSTOM, {WEIGHTS: str(path)})
+    with pytest.raises(DataError, match=f"{WEIGHTS}='none.json' cannot be read: FileNotFound"):
+        load_config(CUSTOM, {WEIGHTS: 'none.json'})
 
 
 def test_a_plain_segmentor_is_looked_at_too():
