@@ -202,8 +202,8 @@ def test_a_sound_checkpoint_at_an_address_is_loaded_and_kept(
             dict(img_path=str(folder / 'file.npy'))
         ),
         lambda folder: load_detections.LoadDetections(
-            results=str(folder / 'file.pkl'), images=str(folder / 'file.pkl')
-        ).transform(dict(img_path='a.png')),
+            classes=('a',), results=str(folder / 'file.pkl'), images=str(folder / 'file.pkl')
+        ),
     ],
 )
 def test_other_files(read, hostile):
