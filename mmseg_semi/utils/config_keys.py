@@ -171,12 +171,15 @@ def _read(path: str) -> _File:
     text = Path(path).read_text(encoding='utf-8')
     tree = ast.parse(text)
     sets: dict[str, int] = {}
-    for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, 'target', None)]
-        for target in targets if isinstance(node, (ast.Assign, ast.AnnAssign)) else ():
-            for one in ast.walk(target):
-                if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
-                    sets[one.id] = node.lineno
+    for statement in tree.body:
+        targets: list[ast.expr] = []
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        for one in (part for target in targets for part in ast.walk(target)):
+            if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
+                sets[one.id] = statement.lineno
     reads: dict[str, int] = {}
     of_base = {
         found.group(1): text.count('\n', 0, found.start()) + 1 for found in _TEMPLATE.finditer(text)

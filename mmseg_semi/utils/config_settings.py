@@ -113,7 +113,7 @@ def _check_class_weights(key: str, head: Mapping[str, Any]) -> None:
         name = f'{key}.loss_decode{f"[{i}]" if several else ""}.class_weight'
         if isinstance(weights, str):
             with reading(f'{name}={weights!r}'):
-                weights = list(get_class_weight(weights))
+                weights = list(get_class_weight(weights) or ())
         if len(weights) != count:
             raise ValueError(
                 f'{name} has {len(weights)} numbers, there are {count} classes: give one for each '

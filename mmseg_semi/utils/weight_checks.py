@@ -107,7 +107,7 @@ def check_pretrained(cfg: Config) -> None:
         state = state_of(read_checkpoint(path, f'{key}:'))
         state = {n[len(start) :]: value for n, value in state.items() if n.startswith(start)}
         network = build_shapes(backbone, cfg.get('default_scope', 'mmseg'))
-        if type(network).init_weights is not BaseModule.init_weights:
+        if getattr(type(network), 'init_weights', None) is not BaseModule.init_weights:
             continue  # it has ways of its own to make weights fit, of positions for example
         wanted = network.state_dict()
         wrong = wrong_shapes(state, wanted)
