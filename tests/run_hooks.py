@@ -109,3 +109,19 @@ class ReportHook(Hook):
         )
         self.seen['wrapper'] = type(runner.model).__name__
         self.path.write_text(json.dumps(self.seen))
+
+
+@HOOKS.register_module()
+class SignalHook(Hook):
+    """Send this process a signal in an iteration, or in the validation after it."""
+
+    def __init__(self, iteration: int, number: int, validation: bool = False) -> None:
+        self.iteration, self.number, self.validation = iteration, number, validation
+
+    def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if not self.validation and runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), self.number)
+
+    def before_val_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if self.validation and runner.iter == self.iteration:
+            os.kill(os.getpid(), self.number)

@@ -22,7 +22,7 @@ from typing import Optional
 from mmengine.config import Config
 
 from mmseg_semi.files import shipped_root, write_file
-from mmseg_semi.utils.safe_checkpoints import latest_checkpoint, numbered
+from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
 from mmseg_semi.version import __version__
 
 ROOT = shipped_root()
@@ -98,7 +98,7 @@ class Experiment:
         path, settings = Path(self.work_dir, SETTINGS_FILE), self.settings()
         earlier = json.loads(path.read_text()) if path.is_file() else settings
         changed = [key for key in settings if earlier.get(key) != settings[key]]
-        if not changed or not numbered(self.work_dir):
+        if not changed or latest_checkpoint(self.work_dir) is None:
             return None
         return (
             f'{self.work_dir} has checkpoints of {self.config} with other settings '
