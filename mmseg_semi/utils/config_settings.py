@@ -106,7 +106,7 @@ def _check_class_weights(key: str, head: Mapping[str, Any]) -> None:
     count = head.get('out_channels') or head.get('num_classes')
     losses = head.get('loss_decode')
     several = isinstance(losses, (list, tuple))
-    for i, loss in enumerate(losses if several else [losses]):
+    for i, loss in enumerate(losses if isinstance(losses, (list, tuple)) else [losses]):
         weights = loss.get('class_weight') if isinstance(loss, Mapping) else None
         if weights is None or count is None:
             continue
@@ -137,7 +137,7 @@ def _check_save_best(cfg: Config) -> None:
         prefix = one.get('prefix', 'teacher' if one['type'] == 'TeacherIoUMetric' else None)
         for metric in one.get('iou_metrics', ['mIoU']):
             known += [f'{prefix}/{n}' if prefix else n for n in _IOU_NAMES.get(metric, ())]
-    for name in [wanted] if isinstance(wanted, str) else wanted:
+    for name in [wanted] if isinstance(wanted, str) else list(wanted or ()):
         if name not in known:
             raise ValueError(
                 f'default_hooks.checkpoint.save_best is {name!r}, which no val_evaluator computes.'
