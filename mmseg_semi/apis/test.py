@@ -102,7 +102,10 @@ def draw_boxes(cfg: Config, folder: str) -> None:
 def check_images_option(cfg: Config, args: argparse.Namespace) -> None:
     """Refuse ``--images`` where it would write nothing."""
     if is_detector(cfg):
-        raise SystemExit('--images is for segmentors: a detector reads what its COCO file lists')
+        raise SystemExit(
+            '--images is for segmentors; a detector reads what its COCO file lists: set '
+            'test_dataloader.dataset.ann_file'
+        )
     if not (args.out or args.show_dir):
         raise SystemExit('--images needs --out DIR for label maps or --show-dir DIR for pictures')
 

@@ -68,7 +68,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
             ``check_unread_keys``, ``check_sections``, ``check_settings``.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'config file {path} does not exist')
+        raise FileNotFoundError(f'config file {path} does not exist: name a file of configs/')
     cfg = _read_config(path)
     check_method(path, options)
     check_unread_keys(path, options or ())
