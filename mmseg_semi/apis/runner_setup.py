@@ -124,7 +124,8 @@ def enable_amp(cfg: Config) -> None:
         return
     if wrapper != 'OptimWrapper':
         raise ValueError(
-            f"--amp replaces optim_wrapper.type='OptimWrapper', but the config has {wrapper!r}"
+            f"--amp replaces optim_wrapper.type='OptimWrapper', but the config has {wrapper!r}: "
+            'remove optim_wrapper.type, or leave --amp out'
         )
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'

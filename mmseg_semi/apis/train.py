@@ -26,7 +26,7 @@ from mmseg_semi.utils.safe_checkpoints import (
     refuse_incomplete,
     resumable_checkpoint,
 )
-from mmseg_semi.utils.weight_checks import check_pretrained
+from mmseg_semi.utils.weight_checks import check_pretrained, without_downloads
 from mmseg_semi.utils.work_dirs import claimed
 
 
@@ -118,8 +118,9 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     elif cfg.get('load_from'):
         refuse_incomplete(cfg.load_from, 'load_from')
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
-    if not is_detector(cfg):
-        check_pretrained(cfg)
+    if cfg.get('resume'):
+        cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
+    check_pretrained(cfg)
     with explaining_lost_ranks():
         Runner.from_cfg(cfg).train()
     finish_distributed()

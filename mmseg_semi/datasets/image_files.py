@@ -3,38 +3,98 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from typing import BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image
 
 JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', 0xDA, b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'\x00\x00\x00\x00IEND\xaeB`\x82'
 TIFF_STARTS = {b'II*\x00': '<', b'MM\x00*': '>'}
+RIFF_START = b'RIFF'
+OTHER_STARTS = (b'BM', b'GIF8', b'II+\x00', b'MM\x00+')
+ORIENTATION_TAG, SIDEWAYS = 0x0112, 5  # from this orientation on, sides are exchanged
 TIFF_BITS_PER_SAMPLE, TIFF_SHORT = 258, 3
+
+TURNED_REMEDY = (
+    'Save the images turned, without an orientation (for example by PIL.ImageOps.exif_transpose), '
+    "and the masks with them, or set color_type='color_ignore_orientation' of LoadImageFromFile to "
+    'load the pixels as they are stored.'
+)
 
 
 def unreadable_reason(path: str) -> str | None:
     """Say why an image file can not be read completely, or None when nothing is wrong.
 
-    Finds missing and empty files, and JPEG and PNG files that end too early: OpenCV 4 decodes
-    those without an error and fills the rest with gray. Reads a few bytes of a sound file.
+    Finds missing and empty files, pipes and folders, files that are no images, and JPEG, PNG, WebP
+    and TIFF files that end too early: OpenCV 4 decodes some of those without an error and fills the
+    rest with gray. Reads a few bytes of a sound file.
     """
     try:
-        size = os.path.getsize(path)
-        if size == 0:
+        found = os.stat(path)  # opening a pipe would wait for ever
+        if not stat.S_ISREG(found.st_mode):
+            return 'it is no regular file'
+        if found.st_size == 0:
             return 'the file is empty'
         with open(path, 'rb') as file:
-            start = file.read(8)
-            file.seek(max(size - len(PNG_END), 0))
-            end = file.read()
-            if start.startswith(JPEG_START):
-                complete = end.endswith(JPEG_END) or _jpeg_has_end(_rewound(file))
-            elif start == PNG_START:
-                complete = end == PNG_END or _png_has_end(_rewound(file))
-            else:
-                complete = True
+            complete = _is_complete(file, found.st_size)
     except OSError as error:
         return f'{type(error).__name__}: {error.strerror or error}'
-    return None if complete else 'the file ends too early (cut short while copied or written?)'
+    if complete is None and not _is_image(path):
+        return 'it is no image (JPEG, PNG, BMP, WebP and TIFF files are allowed)'
+    if complete is False:
+        return 'the file ends too early (cut short while copied or written?)'
+    return None
+
+
+def _is_complete(file: BinaryIO, size: int) -> bool | None:
+    """Whether an image reaches its end; None for a format that is not looked into."""
+    start = file.read(8)
+    if start[:4] in TIFF_STARTS:
+        return struct.unpack(TIFF_STARTS[start[:4]] + 'I', start[4:].ljust(4, b'\xff'))[0] < size
+    if start.startswith(RIFF_START):
+        return int.from_bytes(start[4:].ljust(4, b'\xff'), 'little') + 8 <= size
+    if start.startswith(OTHER_STARTS):
+        return True
+    if not start.startswith(JPEG_START) and start != PNG_START:
+        return None
+    file.seek(max(size - len(PNG_END), 0))
+    end = file.read()
+    if start == PNG_START:
+        return end == PNG_END or _png_has_end(_rewound(file))
+    return end.endswith(JPEG_END) or _jpeg_has_end(_rewound(file))
+
+
+def _is_image(path: str) -> bool:
+    if cv2.haveImageReader(path):
+        return True
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # every decoder has errors of its own
+        return False
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation of an opened image, 1 to 8: 1 is upright, from 5 on sides are exchanged."""
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # broken EXIF data
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def is_turned(path: str) -> bool:
+    """Whether OpenCV turns or mirrors an image by its EXIF orientation when it loads it."""
+    data = np.fromfile(path, np.uint8)
+    if data[:4].tobytes() in TIFF_STARTS:  # turned whatever the flag says
+        return True
+    turned = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    stored = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return turned is not None and stored is not None and not np.array_equal(turned, stored)
 
 
 def bit_depth(path: str) -> int | None:

@@ -256,8 +256,9 @@ class SemiDataset(Dataset):
                     ) from error
         if self.on_error == 'raise':
             raise DataError(
-                f'{source}: image {path} can not be read: {reason}. Replace or remove it, or set '
-                "on_error='skip' of SemiDataset to take the next image in its place."
+                f'{source}: image {path} can not be read: {reason}. Replace it by a whole file of '
+                "the same name, or set train_dataloader.dataset.on_error='skip' to take the next "
+                'image in its place; a run can be resumed with either, and not without the file.'
             ) from cause
         self._name_once(source, str(path), reason)
         return None

@@ -49,7 +49,7 @@ class CachedDetections:
         if not isinstance(listed, dict) or not {'images', 'categories'} <= set(listed):
             raise DataError(
                 f'LoadDetections.images: {images} is no COCO annotation file with `images` and '
-                '`categories`'
+                '`categories`: write it with tools/dataset_converters/masks_to_coco.py'
             )
         if not isinstance(entries, list):
             raise DataError(
@@ -233,5 +233,5 @@ def _check_listed(listed: dict[str, Any], path: str) -> None:
             if twice:
                 raise DataError(
                     f'LoadDetections.images: {path}: {part} have the same {key} more than once: '
-                    f'{name_some(twice)}'
+                    f'{name_some(twice)}. Remove all but one.'
                 )

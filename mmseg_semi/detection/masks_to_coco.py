@@ -233,7 +233,7 @@ def list_samples(dataset: Any, part: str) -> dict[str, tuple[Any, dict[str, Any]
                         'one folder above both as data_prefix.img_path.'
                     )
     if not samples:
-        raise SystemExit(f'train_dataloader.dataset.{part} has no image')
+        raise SystemExit(f'train_dataloader.dataset.{part} has no image: correct its data_prefix')
     return samples
 
 

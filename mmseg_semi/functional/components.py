@@ -88,7 +88,9 @@ def _check(
     if len(set(classes)) < len(classes):
         raise ValueError(f'classes names a class twice: {list(classes)}')
     if ignore_index in classes:
-        raise ValueError(f'classes has ignore_index={ignore_index}, the pixels of unknown class')
+        raise ValueError(
+            f'classes has ignore_index={ignore_index}, the pixels of unknown class: remove it'
+        )
     check_choice('connectivity', connectivity, (4, 8))
     check_number('min_area', min_area, 0)
 

@@ -432,7 +432,9 @@ def encode_png(array: np.ndarray) -> bytes:
     """PNG bytes of a BGR image or a label map."""
     done, data = cv2.imencode('.png', array, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
-        raise DigitScenesError('OpenCV could not encode a PNG; is its PNG support missing?')
+        raise DigitScenesError(
+            'OpenCV could not encode a PNG, its PNG support is missing: install opencv-python anew'
+        )
     return data.tobytes()
 
 

@@ -213,7 +213,9 @@ def read_splits(
                 'different images. Import one of the folders alone.'
             )
     if not splits:
-        raise DataError(f'--only {" ".join(args.only)}: no folder holds such a split')
+        raise DataError(
+            f'--only {" ".join(args.only)}: no folder holds such a split, name another one'
+        )
     return splits
 
 

@@ -61,7 +61,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def plain_model(model: dict[str, Any]) -> dict[str, Any]:
     """Take the segmentor's config out of a SemiSegmentor's."""
     if not is_semi(model):
-        raise SystemExit(f"the config's model is {model['type']!r}, not 'SemiSegmentor'")
+        raise SystemExit(
+            f"the config's model is {model['type']!r}, not 'SemiSegmentor': give the config that "
+            'the checkpoint was trained with'
+        )
     segmentor = copy.deepcopy(model['segmentor'])
     inner = segmentor.pop('data_preprocessor', None)
     preprocessor = dict(model.get('data_preprocessor') or inner or {})
@@ -134,7 +137,8 @@ def plain_checkpoint(checkpoint: dict[str, Any], which: str) -> dict[str, Any]:
     }
     if not state:
         raise SystemExit(
-            f"the checkpoint has no '{prefix}*' weights: it was trained without a {which}"
+            f"the checkpoint has no '{prefix}*' weights: it was trained without a {which}, "
+            'choose another one with --which'
         )
     meta = checkpoint.get('meta', {})
     data = dict(meta.get('dataset_meta') or {})

@@ -35,7 +35,7 @@ def val(scenes):
     """Config of a validation set of two images."""
     for i in range(2):
         scenes.image(f'val/images/v{i}.png')
-        scenes.mask(f'val/masks/v{i}.png', [[0] * 40] * 32)
+        scenes.mask(f'val/masks/v{i}.png', [[0, 1, 2, i] * 10] * 32)
     prefix = dict(img_path='val/images', seg_map_path='val/masks')
     return scenes.labeled(ann_file='', data_prefix=prefix, test_mode=True)
 
@@ -167,6 +167,58 @@ def test_broken_validation_images_are_named(runner, scenes, val):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=r'1 of 2 images can not be read: .*v0\.png .*too early'):
         check(runner)
+
+
+def test_broken_files_of_all_parts_are_named_in_one_error(runner, scenes):
+    for name in ('images/l0.png', 'unlabeled/u1.png', 'val/masks/v1.png'):
+        (scenes.root / name).write_bytes(b'')
+    with pytest.raises(DataError) as error:
+        check(runner)
+    labeled, unlabeled, val = str(error.value).splitlines()
+    assert labeled.startswith('train_dataloader.dataset.labeled: 1 of 5 images can not be read: ')
+    assert unlabeled.startswith('train_dataloader.dataset.unlabeled: 1 of 7 images can not be read')
+    assert val.startswith('val_dataloader.dataset: 1 of 2 masks can not be read: ')
+
+
+def test_unreadable_images_that_are_left_out_are_counted(runner, scenes, warnings_logged):
+    (scenes.root / 'unlabeled/u1.png').write_bytes(b'')
+    runner.train_dataloader.dataset.on_error = 'skip'
+    check(runner)
+    assert len(warnings_logged) == 1
+    assert 'unlabeled: 1 of 7 images can not be read' in warnings_logged[0]
+
+
+@pytest.mark.parametrize(('content', 'error'), [(255, None), (77, DataError)])
+def test_masks_of_a_test_are_looked_at(runner, scenes, val, warnings_logged, content, error):
+    for i in range(2):
+        scenes.mask(f'val/masks/v{i}.png', [[content] * 40] * 32)
+    runner.test_dataloader = DataLoader(DATASETS.build(val))
+    hook = HOOKS.build(dict(type='DataCheckHook'))
+    if error:
+        with pytest.raises(error, match='2 of 2 masks have values that are no class'):
+            hook.before_test(runner)
+    else:
+        hook.before_test(runner)
+        assert len(warnings_logged) == 1
+        assert 'every score will be nan: they hold 255: 2560 pixels' in warnings_logged[0]
+
+
+def refuse_on_rank_0(rank):
+    """What a rank gets of an error that the main rank alone has found."""
+
+    def look():
+        assert rank == 0
+        raise DataError('broken.png')
+
+    try:
+        module.on_main_rank(look)
+    except DataError as error:
+        return str(error)
+    return ''
+
+
+def test_all_ranks_stop_for_what_the_main_rank_has_found(on_two_ranks):
+    assert on_two_ranks(refuse_on_rank_0) == ['broken.png', 'broken.png']
 
 
 def test_missing_masks_of_plain_training_data_are_refused(runner, scenes):

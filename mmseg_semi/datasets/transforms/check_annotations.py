@@ -14,7 +14,7 @@ from PIL import Image
 from mmseg_semi.arguments import Whole, checked
 from mmseg_semi.errors import DataError, name_some
 
-from ..image_files import PNG_START
+from ..image_files import PNG_START, SIDEWAYS, TURNED_REMEDY, orientation_of
 
 WIDE_MODES = ('I', 'F', 'I;16', 'I;16B', 'I;16L', 'I;16N')
 
@@ -24,10 +24,10 @@ class CheckAnnotations(BaseTransform):
     """Check a mask directly after ``LoadAnnotations``, before any geometric transform of it.
 
     The mask must be one channel of the size of its image, with values 0..K-1 and ``ignore_index``
-    alone. The loader keeps the lower 8 bits of wider masks, so 16-bit masks are looked at in the
-    file. In test pipelines, where mmseg loads the mask after resizing the image, the size is
-    compared with that of the image file. An image that has no mask at all passes, as in mmseg's
-    inferencer.
+    alone. The loader keeps the lower 8 bits of wider masks and the first of several images, so
+    files other than 8-bit PNG are looked at. In test pipelines, where mmseg loads the mask after
+    resizing the image, the size is compared with that of the image file. An image that has no mask
+    at all passes, as in mmseg's inferencer.
 
     Required Keys: ``gt_seg_map``, ``ori_shape``; ``img_path`` and ``seg_map_path`` for messages.
 
@@ -68,7 +68,7 @@ class CheckAnnotations(BaseTransform):
         if num_classes is None:
             self._warn_once()
             return results
-        _check_wide(results.get('seg_map_path'), name, num_classes, self.ignore_index)
+        _check_file(results.get('seg_map_path'), name, num_classes, self.ignore_index)
         self._check_values(mask, name, num_classes)
         return results
 
@@ -79,19 +79,28 @@ class CheckAnnotations(BaseTransform):
                 'mask that shows classes as colors must be converted first: replace each color '
                 'by its class number and save a single-channel PNG (gray or palette).'
             )
-        if mask.shape != tuple(results['ori_shape'][:2]):
+        shape = tuple(results['ori_shape'][:2])
+        if mask.shape != shape:
+            remedy = (
+                'They must agree: check that the two files belong together, or resize the mask '
+                'with nearest neighbor. (CheckAnnotations must stand directly after '
+                'LoadAnnotations.)'
+            )
+            if mask.shape == shape[::-1] and _is_sideways(results.get('img_path')):
+                remedy = (
+                    'The EXIF orientation of the image turns it when it is loaded, and not the '
+                    f'mask. {TURNED_REMEDY}'
+                )
             raise DataError(
-                f'{name}: the mask is {_size(mask.shape)}, the image '
-                f'{_size(results["ori_shape"])} (height x width). They must agree: check that the '
-                'two files belong together, or resize the mask with nearest neighbor. '
-                '(CheckAnnotations must stand directly after LoadAnnotations.)'
+                f'{name}: the mask is {_size(mask.shape)}, the image {_size(shape)} (height x '
+                f'width). {remedy}'
             )
 
     def _check_values(self, mask: np.ndarray, name: str, num_classes: int) -> None:
         counts = np.bincount(mask.ravel(), minlength=256)
         if not counts[num_classes:].any():
             return
-        wrong = {
+        wrong: dict[float, int] = {
             int(value): int(counts[value])
             for value in np.flatnonzero(counts)
             if value >= num_classes and value != self.ignore_index
@@ -116,12 +125,20 @@ class CheckAnnotations(BaseTransform):
         )
 
 
+def _is_sideways(path: str | None) -> bool:
+    try:
+        with Image.open(path or '') as image:
+            return orientation_of(image) >= SIDEWAYS
+    except OSError:
+        return False
+
+
 def _size(shape: tuple[int, ...]) -> str:
     return f'{shape[0]} x {shape[1]}'
 
 
-def _values_message(name: str, wrong: dict[int, int], num_classes: int, ignore_index: int) -> str:
-    values = name_some([f'{value} ({count} pixels)' for value, count in sorted(wrong.items())])
+def _values_message(name: str, wrong: dict[float, int], num_classes: int, ignore_index: int) -> str:
+    values = name_some([f'{value:g} ({count} pixels)' for value, count in sorted(wrong.items())])
     return (
         f'{name} has values that are no class: {values}. Allowed are 0 to {num_classes - 1} and '
         f'{ignore_index} for pixels to ignore. Correct the mask, or metainfo.classes if classes '
@@ -129,25 +146,31 @@ def _values_message(name: str, wrong: dict[int, int], num_classes: int, ignore_i
     )
 
 
-def _check_wide(path: str | None, name: str, num_classes: int, ignore_index: int) -> None:
-    """Refuse values above 255, which the loader would wrap around."""
-    mask = _wide_mask(path)
-    if mask is None or mask.max(initial=0) <= 255:
-        return
-    values, counts = np.unique(mask[mask > 255], return_counts=True)
-    wrong = {int(value): int(count) for value, count in zip(values, counts)}
-    raise DataError(_values_message(name, wrong, num_classes, ignore_index))
+def _check_file(path: str | None, name: str, num_classes: int, ignore_index: int) -> None:
+    """Refuse values that the loader would wrap around or cut off, and files of several images.
 
-
-def _wide_mask(path: str | None) -> np.ndarray | None:
-    """The mask, if its file has more than 8 bits a pixel."""
+    Most masks are 8-bit PNG, where nothing can be lost.
+    """
     try:
         with open(path or '', 'rb') as file:
             head = file.read(26)
             if head.startswith(PNG_START) and head[24] <= 8:
-                return None  # most masks are 8-bit PNG: no need to ask PIL
+                return
             file.seek(0)
             with Image.open(file) as image:
-                return np.array(image) if image.mode in WIDE_MODES else None
+                pages = getattr(image, 'n_frames', 1)
+                mask = np.array(image) if image.mode in WIDE_MODES else None
     except OSError:
-        return None  # a file that LoadAnnotations reads through a backend of its own
+        return  # a file that LoadAnnotations reads through a backend of its own
+    if pages > 1:
+        raise DataError(
+            f'{name} is a file of {pages} images, of which only the first would be read. Save one '
+            'image a file.'
+        )
+    if mask is None:
+        return
+    lost = ~((mask >= 0) & (mask <= 255) & (mask == np.floor(mask)))
+    if lost.any():
+        values, counts = np.unique(mask[lost], return_counts=True)
+        wrong = dict(zip(values.tolist(), counts.tolist()))
+        raise DataError(_values_message(name, wrong, num_classes, ignore_index))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -16,12 +17,11 @@ from torch import nn
 
 from mmseg_semi.datasets.checks import check_overlap
 from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets, pipeline_transforms
-from mmseg_semi.datasets.image_files import unreadable_reason
 from mmseg_semi.datasets.labeled_checks import fill_num_classes, verify_labeled
+from mmseg_semi.datasets.part_checks import Part, check_parts
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
-from mmseg_semi.errors import DataError, name_some
-from mmseg_semi.files import is_local
+from mmseg_semi.errors import DataError
 from mmseg_semi.utils.weight_checks import check_checkpoint
 
 
@@ -30,11 +30,13 @@ class DataCheckHook(Hook):
     """Refuse data that do not fit each other, the model or the training loop.
 
     Before training: the loop fits the sampler; the classes of training and validation data are as
-    many as those of the model's heads; no validation or test image is among the unlabeled ones
-    (labeled ones there are a warning with their number). Then one line says what is trained on.
-    Before validation and test, ``CheckAnnotations`` in their pipelines is told the number of
-    classes. A checkpoint that does not fit the network is refused. Plain supervised training has
-    fewer things to check and works with this hook too.
+    many as those of the model's heads; all images can be read and all masks fit them and the
+    classes (see ``check_parts``; the main rank looks, all ranks stop); no validation or test image
+    is among the unlabeled ones (labeled ones there are a warning with their number). Then one line
+    says what is trained on. Before validation and test, ``CheckAnnotations`` in their pipelines is
+    told the number of classes; before a test its files are looked at. A checkpoint that does not
+    fit the network is refused. Plain supervised training has fewer things to check and works with
+    this hook too.
     """
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
@@ -70,7 +72,10 @@ class DataCheckHook(Hook):
         if not semi:
             verify_labeled(loader.dataset, train_key)
         if heldout['val']:
-            _check_heldout(heldout['val'], 'val_dataloader.dataset')
+            _verify_heldout(heldout['val'], 'val_dataloader.dataset')
+        on_main_rank(
+            lambda: _check_files(_training_parts(loader.dataset, train_key, heldout['val']))
+        )
         if semi:
             if loader.dataset.unlabeled is not None:
                 _check_collate(loader)
@@ -82,9 +87,11 @@ class DataCheckHook(Hook):
         fill_num_classes(runner.val_dataloader.dataset, 'val_dataloader.dataset')
 
     def before_test(self, runner: Any) -> None:
-        """Check the test images; tell ``CheckAnnotations`` the number of classes."""
-        _check_heldout(runner.test_dataloader.dataset, 'test_dataloader.dataset')
-        fill_num_classes(runner.test_dataloader.dataset, 'test_dataloader.dataset')
+        """Check the test data; tell ``CheckAnnotations`` the number of classes."""
+        dataset, key = runner.test_dataloader.dataset, 'test_dataloader.dataset'
+        _verify_heldout(dataset, key)
+        on_main_rank(lambda: _check_files([Part(key, dataset, 'test')]))
+        fill_num_classes(dataset, key)
 
 
 def _heldout_dataset(runner: Any, name: str) -> Any | None:
@@ -106,20 +113,43 @@ def _heldout_dataset(runner: Any, name: str) -> Any | None:
         return None
 
 
-def _check_heldout(dataset: Any, key: str) -> None:
-    """Refuse validation or test data that would fail later, perhaps after hours of training."""
+def on_main_rank(check: Callable[[], None]) -> None:
+    """Run a check on the main rank; the other ranks wait, and all of them raise its error."""
+    found: Exception | None = None
+    if is_main_process():
+        try:
+            check()
+        except Exception as error:  # the other ranks would wait for ever
+            found = error
+    texts = [None if found is None else str(found)]
+    broadcast_object_list(texts)
+    if texts[0] is not None:
+        raise found or DataError(texts[0])
+
+
+def _verify_heldout(dataset: Any, key: str) -> None:
+    """Refuse validation or test data without files."""
     for leaf in leaf_datasets(dataset):
-        if not is_local(getattr(leaf, 'backend_args', None)):
-            continue
         names = [type(transform).__name__ for transform in pipeline_transforms(leaf)]
         verify_labeled(leaf, key, masks='LoadAnnotations' in names)
-        reasons = {path: unreadable_reason(path) for path in image_paths(leaf)}
-        broken = [f'{path} ({reason})' for path, reason in reasons.items() if reason]
-        if broken:
-            raise DataError(
-                f'{key}: {len(broken)} of {len(reasons)} images can not be read: '
-                f'{name_some(broken)}. Replace or remove them.'
-            )
+
+
+def _training_parts(dataset: Any, train_key: str, val: Any | None) -> list[Part]:
+    semi = isinstance(dataset, SemiDataset)
+    skip = semi and dataset.on_error == 'skip'
+    parts = [Part(train_key, dataset.labeled if semi else dataset, 'train', skip)]
+    if semi and dataset.unlabeled is not None:
+        key = 'train_dataloader.dataset.unlabeled'
+        parts.append(Part(key, dataset.unlabeled, 'unlabeled', skip))
+    return parts + ([Part('val_dataloader.dataset', val, 'val')] if val else [])
+
+
+def _check_files(parts: list[Part]) -> None:
+    found = check_parts(parts)
+    for text in found.warnings:
+        print_log(text, logger='current', level=logging.WARNING)
+    if found.errors:
+        raise DataError('\n'.join(found.errors))
 
 
 def _check_collate(loader: Any) -> None:

@@ -73,6 +73,45 @@ def test_values_above_255_would_wrap_around(load, dtype, suffix):
         load(values(1000, 1000, 257, dtype=dtype), suffix=suffix)
 
 
+@pytest.mark.parametrize(
+    ('dtype', 'value', 'text'),
+    [
+        (np.float32, 1.5, '1.5'),
+        (np.float32, np.nan, 'nan'),
+        (np.float32, -2, '-2'),
+        (np.int32, -1, '-1'),
+        (np.int32, 70000, '70000'),
+    ],
+)
+def test_values_that_the_loader_would_change(load, dtype, value, text):
+    load(values(1, 2, 255, dtype=dtype), suffix='.tif')
+    with pytest.raises(DataError, match=rf'no class: {text} \(2 pixels\)\. Allowed are 0 to 2'):
+        load(values(1, value, value, dtype=dtype), suffix='.tif')
+
+
+def test_files_of_several_images(load, tmp_path):
+    load(values(1), suffix='.tif')
+    pages = [Image.fromarray(values(number)) for number in (1, 2)]
+    path = str(tmp_path / 'pages.tif')
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    results = dict(gt_seg_map=values(1), ori_shape=(32, 40), seg_map_path=path)
+    with pytest.raises(DataError, match='pages.tif .*is a file of 2 images, of which only the fir'):
+        CheckAnnotations(3)(results)
+
+
+@pytest.mark.parametrize(('orientation', 'turned'), [(1, False), (3, False), (6, True), (8, True)])
+def test_an_image_that_exif_turns(tmp_path, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = str(tmp_path / 'image.jpg')
+    Image.new('RGB', (40, 32)).save(path, exif=exif)
+    results = dict(gt_seg_map=values(1), ori_shape=(40, 32), img_path=path)
+    with pytest.raises(DataError, match='the mask is 32 x 40, the image 40 x 32') as error:
+        CheckAnnotations(3)(results)
+    assert ('EXIF orientation of the image turns it' in str(error.value)) == turned
+    assert ('resize the mask' in str(error.value)) != turned
+
+
 @pytest.mark.parametrize('channels', [3, 4])
 def test_color_masks(load, channels):
     with pytest.raises(DataError, match=rf'shape \(32, 40, {channels}\).*replace each color'):

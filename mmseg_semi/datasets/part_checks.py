@@ -1,0 +1,212 @@
+"""All files of labeled, unlabeled, validation and test data, looked at before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmcv.transforms import LoadImageFromFile
+from mmseg.datasets.transforms import LoadAnnotations
+
+from mmseg_semi.errors import name_some
+from mmseg_semi.files import is_local
+
+from .dataset_tree import data_infos, leaf_datasets, pipeline_transforms
+from .file_records import (
+    ImageRecord,
+    MaskRecord,
+    look_at,
+    read_ending,
+    read_image,
+    read_mask,
+)
+from .image_files import SIDEWAYS, TURNED_REMEDY, is_turned
+from .mask_checks import Findings, MaskSum, check_values, coding_of
+from .transforms.check_annotations import CheckAnnotations
+
+_STORED_AS_THEY_ARE = ('unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
+
+
+@dataclass
+class Part:
+    """Data that are looked at.
+
+    Attributes:
+        key: Config key of the dataset, for messages.
+        dataset: The dataset, wrapped or not.
+        role: ``'train'``, ``'unlabeled'``, ``'val'`` or ``'test'``.
+        skip: Whether unreadable images are left out, as ``on_error='skip'`` does.
+    """
+
+    key: str
+    dataset: Any
+    role: str
+    skip: bool = False
+
+
+def check_parts(parts: list[Part]) -> Findings:
+    """Look at the files of every part: images by header and end, masks whole.
+
+    Files that no file system holds (``backend_args``) are left out, and masks where no
+    ``LoadAnnotations`` reads them.
+
+    Args:
+        parts: The parts.
+
+    Returns:
+        One sentence for each kind of fault of a part, which names the first files and says how
+        many there are.
+    """
+    out = Findings()
+    for part in parts:
+        _check_part(part, out)
+    return out
+
+
+def _check_part(part: Part, out: Findings) -> None:
+    images: dict[str, ImageRecord] = {}
+    masks: dict[str, MaskRecord] = {}
+    mask_of: dict[str, str] = {}
+    sums, coding, turning = MaskSum(), None, []
+    for leaf, infos in _local_leaves(part.dataset):
+        paths = list(dict.fromkeys(info['img_path'] for info in infos if info.get('img_path')))
+        read = read_ending if part.role == 'unlabeled' else read_image
+        images.update(zip(paths, look_at(paths, read, ImageRecord, f'images of {part.key}')))
+        loader = _find(leaf, LoadAnnotations)
+        if part.role == 'unlabeled' or loader is None or not _reads_as_stored(loader):
+            continue
+        pairs = {i['img_path']: i['seg_map_path'] for i in infos if i.get('seg_map_path')}
+        paths = list(dict.fromkeys(pairs.values()))
+        found = dict(zip(paths, look_at(paths, read_mask, MaskRecord, f'masks of {part.key}')))
+        mask_of.update(pairs)
+        masks.update(found)
+        if not _ignores_orientation(leaf):
+            turning += [path for path in pairs if images[path].orientation > 1]
+        checker = _find(leaf, CheckAnnotations)
+        coding = coding_of(leaf, getattr(checker, 'ignore_index', None))
+        for path, record in found.items():
+            if coding and record.reason is None and record.channels == record.pages == 1:
+                sums.add(path, record, coding)
+    _check_images(part, images, out)
+    _check_masks(part.key, masks, out)
+    turned = [path for path in turning if images[path].reason is None and is_turned(path)]
+    _check_sizes(part.key, images, masks, mask_of, {*turned}, out)
+    if coding:
+        values = check_values(part.key, sums, coding, part.role)
+        out.errors += values.errors
+        out.warnings += values.warnings
+
+
+def _local_leaves(dataset: Any) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    for leaf in leaf_datasets(dataset):
+        if is_local(getattr(leaf, 'backend_args', None)):
+            yield leaf, list(data_infos(leaf))
+
+
+def _find(leaf: Any, kind: type[Any]) -> Any:
+    return next((one for one in pipeline_transforms(leaf) if isinstance(one, kind)), None)
+
+
+def _reads_as_stored(loader: LoadAnnotations) -> bool:
+    """Whether a loader is mmseg's own, which takes a mask's values as PIL gives them."""
+    return type(loader) is LoadAnnotations and loader.imdecode_backend == 'pillow'
+
+
+def _ignores_orientation(leaf: Any) -> bool:
+    loader = _find(leaf, LoadImageFromFile)
+    return loader is not None and (
+        loader.color_type in _STORED_AS_THEY_ARE
+        or loader.imdecode_backend in ('turbojpeg', 'tifffile')
+    )
+
+
+def _check_images(part: Part, images: dict[str, ImageRecord], out: Findings) -> None:
+    broken = [f'{path} ({one.reason})' for path, one in images.items() if one.reason]
+    if not broken:
+        return
+    text = f'{part.key}: {len(broken)} of {len(images)} images can not be read: {name_some(broken)}'
+    if part.skip and len(broken) < len(images):
+        out.warnings.append(f"{text}. on_error='skip' takes the next image in place of each.")
+        return
+    ways = ['Replace each by a whole file of the same name']
+    if part.role == 'unlabeled':
+        ways.append(
+            "or set train_dataloader.dataset.on_error='skip' to go on without them. A run that is "
+            'to be resumed can do either; with files removed its split would be another one'
+        )
+    elif part.role == 'train':
+        ways.append('or take it out of the labeled part before a run is started')
+    else:
+        ways.append('or remove it and its mask')
+    out.errors.append(f'{text}. {", ".join(ways)}.')
+
+
+def _check_masks(key: str, masks: dict[str, MaskRecord], out: Findings) -> None:
+    broken = [f'{path} ({one.reason})' for path, one in masks.items() if one.reason]
+    if broken:
+        out.errors.append(
+            f'{key}: {len(broken)} of {len(masks)} masks can not be read: {name_some(broken)}. '
+            'Replace each by a whole single-channel PNG of class numbers.'
+        )
+    colored = [
+        f'{path} ({one.channels} channels)' for path, one in masks.items() if one.channels > 1
+    ]
+    if colored:
+        out.errors.append(
+            f'{key}: {len(colored)} of {len(masks)} masks have several channels: '
+            f'{name_some(colored)}. Replace each color by its class number and save a '
+            'single-channel PNG (gray or palette), without alpha.'
+        )
+    pages = [f'{path} ({one.pages} images)' for path, one in masks.items() if one.pages > 1]
+    if pages:
+        out.errors.append(
+            f'{key}: {len(pages)} of {len(masks)} masks are files of several images, of which only '
+            f'the first would be read: {name_some(pages)}. Save one image a file.'
+        )
+
+
+def _check_sizes(
+    key: str,
+    images: dict[str, ImageRecord],
+    masks: dict[str, MaskRecord],
+    mask_of: dict[str, str],
+    turned: set[str],
+    out: Findings,
+) -> None:
+    """Compare sizes, and name images that are turned when loaded while their masks are not."""
+    wrong: list[str] = []
+    sideways: list[str] = []
+    doubtful: list[str] = []
+    for path, mask_path in mask_of.items():
+        image, mask = images[path], masks[mask_path]
+        if image.reason or mask.reason or not image.width:
+            continue
+        exchanged = path in turned and image.orientation >= SIDEWAYS
+        size = (image.width, image.height)
+        if image.orientation >= SIDEWAYS and not exchanged:
+            size = size[::-1]
+        if size != (mask.width, mask.height):
+            text = f'{mask_path} is {mask.width} x {mask.height}, {path} {size[0]} x {size[1]}'
+            fits_stored = size[::-1] == (mask.width, mask.height)
+            (sideways if exchanged and fits_stored else wrong).append(text)
+        elif path in turned and not (exchanged and size[0] != size[1]):
+            doubtful.append(f'{path} (orientation {image.orientation})')
+    if wrong:
+        out.errors.append(
+            f'{key}: {len(wrong)} of {len(mask_of)} masks have another size than their image (width'
+            f' x height): {name_some(wrong)}. Check that the files belong together, or resize the '
+            'masks with nearest neighbor.'
+        )
+    if sideways:
+        out.errors.append(
+            f'{key}: {len(sideways)} of {len(mask_of)} masks do not fit their image, because an '
+            'EXIF orientation turns the image when it is loaded, and not the mask (width x height):'
+            f' {name_some(sideways)}. {TURNED_REMEDY}'
+        )
+    if doubtful:
+        out.warnings.append(
+            f'{key}: {len(doubtful)} images have an EXIF orientation and are turned or mirrored '
+            f'when they are loaded, and their masks are not: {name_some(doubtful)}. Masks that were'
+            f' drawn on the pixels as they are stored do not fit. {TURNED_REMEDY}'
+        )
