@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,8 +11,9 @@ from typing import Any
 
 import mmcv
 import numpy as np
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmseg.registry import HOOKS
 from PIL import Image
 
@@ -32,7 +34,8 @@ class PredictionWriterHook(Hook):
 
     Args:
         out_dir: Folder of the label maps, None for none.
-        show_dir: Folder of the pictures, which show prediction and, where there is one, truth.
+        show_dir: Folder of the pictures, which show prediction and, where there is one, truth. Of
+            several ranks only the first draws, since mmengine's visualizer works there alone.
 
     Raises:
         ValueError: A file would lie outside of its folder, because a folder in it is a link, or in
@@ -50,6 +53,13 @@ class PredictionWriterHook(Hook):
         prefixes = [getattr(leaf, 'data_prefix', None) or {} for leaf in leaf_datasets(dataset)]
         roots = [prefix.get('img_path', '') for prefix in prefixes]
         self.names = output_names(image_paths(dataset), roots)
+        if self.show_dir is not None and get_world_size() > 1:
+            print_log(
+                f'--show-dir: only the first of {get_world_size()} ranks draws its images; test in '
+                'one process to draw all',
+                logger='current',
+                level=logging.WARNING,
+            )
         self._reduced = bool(getattr(dataset, 'metainfo', {}).get('reduce_zero_label'))
         inside = [name for name in self.names.values() if name.startswith('teacher/')]
         if inside and (getattr(runner.model, 'test_cfg', None) or {}).get('predict_with') == 'both':
@@ -74,7 +84,7 @@ class PredictionWriterHook(Hook):
                     labels = getattr(sample, key).data.squeeze(0).cpu().numpy()
                     path = inside_folder(os.path.join(self.out_dir, folder), name)
                     write_label_map(path, labels + 1 if self._reduced else labels)
-            if self.show_dir is not None:
+            if self.show_dir is not None and is_main_process():
                 self._draw(runner, sample, inside_folder(self.show_dir, name))
 
     def _draw(self, runner: Any, sample: Any, path: Path) -> None:
