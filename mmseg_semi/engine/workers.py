@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.queues import Queue
 from typing import Any, Callable, Optional
 
 from mmseg_semi.errors import DataError
 
 TIMEOUT = 600.0  # seconds without a batch
+_LESS = 'if the memory was used up, set {}.num_workers or batch_size lower'
 _GRACE = 60  # seconds that a worker outlives its first SIGTERM
 
 
@@ -38,6 +43,8 @@ def begin_worker(worker_id: int, inner: Optional[Callable[[int], None]] = None) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
+    # A batch that can not be handed over is lost without a word, and the main process would wait.
+    Queue._on_queue_feeder_error = staticmethod(_end_now)  # type: ignore[attr-defined]
     if inner is not None:
         inner(worker_id)
 
@@ -45,6 +52,13 @@ def begin_worker(worker_id: int, inner: Optional[Callable[[int], None]] = None) 
 def _end_later(number: int, frame: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.alarm(_GRACE)
+
+
+def _end_now(error: Exception, batch: Any) -> None:
+    shared = 'shared memory' in str(error) or 'No space left' in str(error)
+    if not shared:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    os._exit(errno.ENOSPC if shared else 1)
 
 
 @contextmanager
@@ -59,8 +73,11 @@ def explaining(key: str) -> Iterator[None]:
     """
     try:
         yield
+    except (ConnectionError, EOFError) as error:  # between two batches
+        raise DataError(f'{key}: a data worker has been ended; {_LESS.format(key)}') from error
     except RuntimeError as error:
-        text = _explanation(str(error), key)
+        # Torch's second message no longer has the exit code.
+        text = _explanation(f'{error} {error.__cause__ or error.__context__}', key)
         if text is None:
             raise
         raise DataError(text) from error
@@ -74,8 +91,7 @@ def _explanation(text: str, key: str) -> Optional[str]:
             'for a file (a stalled drive, a pipe) or has no processor; look after the drive of '
             f'data_root, or allow more seconds with {key}.timeout'
         )
-    shared = 'torch_' in text and ('No space left' in text or 'unable to' in text)
-    if shared or 'Bus error' in text:
+    if re.search(rf'exit code:? {errno.ENOSPC}\b|Bus error', text):
         return (
             f'{key}: the shared memory /dev/shm is too small for what data workers hand over; '
             f'give the container more (docker run --shm-size=8g), or set {key}.num_workers=0'
@@ -83,7 +99,7 @@ def _explanation(text: str, key: str) -> Optional[str]:
     died = re.match(r'DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)', text)
     if died:
         return (
-            f'{key}: data worker {died.group(1)} {died.group(2).split(". ")[0].rstrip(".")}; if '
-            f'the memory was used up, set {key}.num_workers or batch_size lower'
+            f'{key}: data worker {died.group(1)} {died.group(2).split(". ")[0].rstrip(".")}; '
+            + _LESS.format(key)
         )
     return None

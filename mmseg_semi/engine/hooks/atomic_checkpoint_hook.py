@@ -69,9 +69,11 @@ class _AtomicRunner:
         try:
             self._runner.save_checkpoint(out_dir, filename + PART_SUFFIX, *args, **kwargs)
             _replace(part, final)
-        except BaseException:
+        except BaseException as error:
             if osp.exists(part):
                 os.remove(part)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = final
             raise
 
 
