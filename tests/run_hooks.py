@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,11 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.structures import BaseDataElement, PixelData
 from mmseg.registry import HOOKS
 from torch import nn
+
+from mmseg_semi.errors import DataError
 
 HALF_WRITTEN = 77
 
@@ -145,3 +150,57 @@ class SignalHook(Hook):
     def before_val_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         if self.validation and runner.iter == self.iteration:
             os.kill(os.getpid(), self.number)
+
+
+@HOOKS.register_module()
+class RankFaultHook(Hook):
+    """Do something to the second of two ranks before an iteration."""
+
+    def __init__(self, how: str, iteration: int) -> None:
+        self.how, self.iteration = how, iteration
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if get_rank() != 1 or runner.iter + 1 != self.iteration:
+            return
+        print(f'fault at {time.time():.1f}', flush=True)
+        if self.how == 'killed':
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.how == 'raises':
+            raise DataError('made up: rank 1 can not go on')
+        elif self.how == 'slow':
+            time.sleep(10)
+        else:
+            for sample in data_batch['labeled']['data_samples']:
+                sample.gt_sem_seg.data.fill_(255)
+
+
+@HOOKS.register_module()
+class ChangingSizesHook(Hook):
+    """Crop all images of an iteration to one size of many, and note the process's memory."""
+
+    def __init__(self, note: str, seed: int) -> None:
+        self.note, self.random = note, random.Random(seed)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        height, width = (16 * self.random.randint(2, 4) for _ in range(2))
+
+        def crop(node: Any) -> Any:
+            if isinstance(node, torch.Tensor) and node.dim() >= 2:
+                return node[..., :height, :width]
+            if isinstance(node, PixelData):
+                return PixelData(**{key: crop(value) for key, value in node.items()})
+            if isinstance(node, BaseDataElement):
+                for key, value in node.items():
+                    node.set_field(crop(value), key)
+                node.set_metainfo(dict(img_shape=(height, width)))
+                return node
+            if isinstance(node, dict):
+                for key in list(node):
+                    node[key] = crop(node[key])
+                return node
+            return [crop(one) for one in node] if isinstance(node, (list, tuple)) else node
+
+        crop(data_batch)
+        resident = int(Path('/proc/self/statm').read_text().split()[1])
+        with open(self.note, 'a') as file:
+            file.write(f'{resident}\n')
