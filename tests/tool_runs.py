@@ -90,13 +90,17 @@ def run_command(
     return check_code(Finished(done.returncode, done.stdout), command, code)
 
 
-def run_ranks(script: str, *args: Any, cwd: Path) -> str:
-    """Run tools/dist_train.sh or dist_test.sh on a free port and return the output."""
+def free_port() -> str:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as found:
         found.bind(('127.0.0.1', 0))
-        port = str(found.getsockname()[1])
+        return str(found.getsockname()[1])
+
+
+def run_ranks(script: str, *args: Any, cwd: Path) -> str:
+    """Run tools/dist_train.sh or dist_test.sh on a free port and return the output."""
     command = ['bash', TOOLS / script, *args]
-    return run_command(command, cwd, PYTHON=sys.executable, PORT=port).output
+    return run_command(command, cwd, PYTHON=sys.executable, PORT=free_port()).output
 
 
 class ForkServer:

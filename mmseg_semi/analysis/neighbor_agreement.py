@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 
 from mmseg_semi.datasets.dataset_tree import data_infos, leaf_datasets
 from mmseg_semi.datasets.semi_dataset import SemiDataset
+from mmseg_semi.errors import reading
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
 
@@ -88,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             'classes, so there is nothing to measure'
         )
     for info, load in track(samples):
-        mask = load.transform(dict(info))['gt_seg_map']
+        with reading(info.get('seg_map_path')):
+            mask = load.transform(dict(info))['gt_seg_map']
         pairs, found = count_pairs(mask, len(names), args.window, args.connectivity)
         total, counts = total + pairs, counts + found
     if not total:

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -15,17 +15,19 @@ from mmseg_semi.apis.runner_setup import (
     enable_amp,
     enable_auto_scale_lr,
     enable_tensorboard,
+    explaining_lost_ranks,
     finish_distributed,
     set_work_dir,
     setup_distributed,
 )
-from mmseg_semi.utils.config import is_detector, load_config
+from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import (
     latest_checkpoint,
     refuse_incomplete,
     resumable_checkpoint,
 )
 from mmseg_semi.utils.weight_checks import check_pretrained, without_downloads
+from mmseg_semi.utils.work_dirs import claimed
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='override config keys, for example train_cfg.max_iters=100',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -96,6 +98,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
+    with claimed(cfg.work_dir, args.launcher):
+        train(cfg, args)
+
+
+def train(cfg: Config, args: argparse.Namespace) -> None:
+    """Train in a work folder that is claimed."""
     setup_distributed(cfg, args.launcher)
     enable_tensorboard(cfg)
     if args.amp:
@@ -113,5 +121,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if cfg.get('resume'):
         cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
     check_pretrained(cfg)
-    Runner.from_cfg(cfg).train()
+    with explaining_lost_ranks():
+        Runner.from_cfg(cfg).train()
     finish_distributed()

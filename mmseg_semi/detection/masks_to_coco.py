@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
@@ -38,7 +38,7 @@ from mmseg_semi.detection.coco import (
 from mmseg_semi.errors import check_one_size, hint, reading
 from mmseg_semi.files import is_local
 from mmseg_semi.functional.components import masks_to_boxes
-from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.config import CfgOptions, load_config
 from mmseg_semi.utils.progress import track
 
 LOADING = ('LoadImageFromFile', 'LoadAnnotations')
@@ -74,7 +74,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'name: none is left out',
     )
     parser.add_argument('--connectivity', type=int, default=8, choices=(4, 8))
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
     return parser.parse_args(argv)
 
 
