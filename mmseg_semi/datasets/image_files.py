@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+IMG_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', 0xDA, b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'\x00\x00\x00\x00IEND\xaeB`\x82'
 TIFF_STARTS = {b'II*\x00': '<', b'MM\x00*': '>'}
