@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not samples or not len(names):
         raise SystemExit(
             f'{args.config}: train_dataloader.dataset has no labeled masks, or its metainfo no '
-            'classes, so there is nothing to measure'
+            'classes, so there is nothing to measure: set them'
         )
     for info, load in track(samples):
         with reading(info.get('seg_map_path')):

@@ -173,7 +173,7 @@ def choose_out_dir(labeled: Any, config: str) -> Path:
     if len(roots) > 1 or not root or not is_local(getattr(leaves[0], 'backend_args', None)):
         raise SystemExit(
             f'{config}: the labeled data have no data_root, are not in the file system, or come '
-            'from several data sets; say with --out-dir where the files shall be written'
+            'from several data sets; give --out-dir for the files'
         )
     folder = Path(root) / 'detection' / split_name(ann_file)
     try:
@@ -303,7 +303,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     labeled, unlabeled = build_parts(config, args.config)
     names = labeled.metainfo.get('classes') or ()
     if not names:
-        raise SystemExit(f'{args.config}: the metainfo of the labeled part has no classes')
+        raise SystemExit(
+            f'{args.config}: the metainfo of the labeled part has no classes: set '
+            'train_dataloader.dataset.labeled.metainfo'
+        )
     classes = choose_classes(names, config, args.classes, args.exclude)
     folder = Path(args.out_dir) if args.out_dir else choose_out_dir(labeled, args.config)
     if folder.exists() and not folder.is_dir():

@@ -246,7 +246,8 @@ DATA = {
     'mask-of-300': Case(MASKS, '300', change=mask(lambda m: m.astype(np.uint16) + 300)),
     'mask-of-another-size': Case(MASKS, change=mask(lambda m: m[:-3])),
     'masks-without-class': Case(
-        'none of the 4 masks has a pixel of any class', change=every_mask(lambda m: np.full_like(m, 255))
+        'none of the 4 masks has a pixel of any class',
+        change=every_mask(lambda m: np.full_like(m, 255)),
     ),
     'val-among-unlabeled': Case(
         'honest', change=copy('images/val/v0.jpg', 'images/unlabeled/u9.jpg')
@@ -335,9 +336,13 @@ OTHERS = {
         tool='analysis_tools/neighbor_agreement.py',
         args=('--out', '{root}/o.json'),
     ),
-    'frameworks': Case('nowhere', tool='benchmarks/frameworks.py ', args=('--out', 'nowhere/a.md'), code=2),
+    'frameworks': Case(
+        'nowhere', tool='benchmarks/frameworks.py ', args=('--out', 'nowhere/a.md'), code=2
+    ),
     'detector-agreement': Case(
-        'give --results and --images', tool='analysis_tools/detector_agreement.py', args=('none.pth', '{root}')
+        'give --results and --images',
+        tool='analysis_tools/detector_agreement.py',
+        args=('none.pth', '{root}'),
     ),
 }
 CASES = {**CONFIG, **WEIGHTS, **DATA, **TEST, **OTHERS}
