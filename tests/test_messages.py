@@ -29,7 +29,7 @@ REMEDY = re.compile(
     r'\b(must|set|use|give|remove|correct|name|write|put|leave|run|install|make|take|copy|choose'
     r'|add|resume|start|needs?|load|check|look|train|replace|raise|fetch|save|download|keep|allowed'
     r'|one of|lower|free|try|go|predict|are missing|only|known|there are|say which|will|is now'
-    r'|classes are|looked for|is more than|compute|differs?|again|go on|expected|end(s)? in|has none)\b'
+    r'|classes are|looked for|is more than|compute|differs?|again|go on|expected|end(s)? in)\b'
     r'|\{[^}]*(remedy|REMEDY|PICKLE|advice|rule|error|hint|reason|what)',
     re.IGNORECASE,
 )
