@@ -97,10 +97,10 @@ def free_port() -> str:
         return str(found.getsockname()[1])
 
 
-def run_ranks(script: str, *args: Any, cwd: Path) -> str:
+def run_ranks(script: str, *args: Any, cwd: Path, **env: str) -> str:
     """Run tools/dist_train.sh or dist_test.sh on a free port and return the output."""
     command = ['bash', TOOLS / script, *args]
-    return run_command(command, cwd, PYTHON=sys.executable, PORT=free_port()).output
+    return run_command(command, cwd, PYTHON=sys.executable, PORT=free_port(), **env).output
 
 
 class ForkServer:
