@@ -24,6 +24,7 @@ _OF_THE_MACHINE = {
     errno.EPERM: 'not permitted: name another file or folder',
     errno.EMFILE: 'too many open files: raise the limit (ulimit -n)',
     errno.ENAMETOOLONG: 'the name is too long: use a shorter one',
+    errno.EEXIST: 'there is a file of this name: name another folder',
     errno.ENOTDIR: 'a part of the path is a file, not a folder: name another folder',
     errno.EISDIR: 'it is a folder, not a file: name a file',
     errno.EIO: 'the disk reports an error: try again, or copy the data to another disk',

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +127,7 @@ def check_paths(config: Mapping[str, Any], key: str = 'labeled') -> None:
 
 
 def check_split_file(path: str, key: str) -> None:
-    """Refuse a split file that is missing or names nothing."""
+    """Refuse a split file that is missing, is no text or names nothing."""
     if not os.path.isfile(path):
         what = 'a folder' if os.path.isdir(path) else 'missing'
         raise FileNotFoundError(
@@ -133,12 +135,41 @@ def check_split_file(path: str, key: str) -> None:
             'must be a text file with one image name a line, without suffix. Correct data_root or '
             "ann_file, or set ann_file='' to take every image of data_prefix.img_path as labeled."
         )
-    with open(path, encoding='utf-8-sig', errors='replace') as file:
-        if not file.read().strip():
-            raise ValueError(
-                f'{key}.ann_file: the split file {path} is empty. Write one image name a line, '
-                "without suffix, or set ann_file='' to take every image of data_prefix.img_path."
-            )
+    next(read_list(path, key, 'split file'))
+
+
+def read_list(
+    path: str | Path, key: str = '', what: str = 'list file', error: type[Exception] = ValueError
+) -> Iterator[tuple[int, str]]:
+    """Read a list of names: the one reader of all lists.
+
+    Text in UTF-8, or UTF-16 with a byte order mark, with any line ends. Blank lines and those that
+    begin with ``#`` are left out.
+
+    Args:
+        path: The file, which is there.
+        key: Config key of the dataset that has it as ``ann_file``, for messages.
+        what: What it is called.
+        error: What is raised where it is no such text, or names nothing.
+
+    Returns:
+        Line numbers and lines without blanks around them, one at least.
+    """
+    data = Path(path).read_bytes()
+    name = f'{key}.ann_file: the {what} {path}' if key else f'{what} {path}'
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode('utf-16' if wide else 'utf-8-sig')
+        if '\0' in text:
+            raise UnicodeError('it has NUL characters, as UTF-16 and UTF-32 have')
+    except UnicodeError as found:
+        raise error(f'{name} is no text in UTF-8: {found}. Save it as UTF-8.') from None
+    lines = re.split('\r\n|\r|\n', text)
+    if all(not line.strip() or line.strip().startswith('#') for line in lines):
+        hint = ", or set ann_file='' to take every image of data_prefix.img_path" if key else ''
+        raise error(f'{name} names no image. Write one image name a line{hint}.')
+    numbered = ((number, line.strip()) for number, line in enumerate(lines, 1))
+    return ((number, line) for number, line in numbered if line and not line.startswith('#'))
 
 
 def is_local(backend_args: dict[str, Any] | None) -> bool:

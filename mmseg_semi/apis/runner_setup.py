@@ -80,7 +80,7 @@ def explaining_lost_ranks() -> Iterator[None]:
             raise
         raise RuntimeError(
             f'rank {get_rank()} has lost another rank, which has ended: its own message says why; '
-            'without one it was killed, for its memory perhaps'
+            'without one it was killed, for its memory perhaps; go on with --resume'
         ) from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmseg.registry import DATASETS
@@ -23,7 +23,7 @@ from mmseg_semi.apis.runner_setup import (
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
 from mmseg_semi.files import check_there
 from mmseg_semi.models.segmentors import is_semi
-from mmseg_semi.utils.config import is_detector, load_config
+from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
 
@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='which network predicts (config key model.test_cfg.predict_with)',
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     args = parser.parse_args(argv)

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -20,7 +20,7 @@ from mmseg_semi.apis.runner_setup import (
     set_work_dir,
     setup_distributed,
 )
-from mmseg_semi.utils.config import is_detector, load_config
+from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import (
     latest_checkpoint,
     refuse_incomplete,
@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='override config keys, for example train_cfg.max_iters=100',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')

@@ -3,6 +3,7 @@ from mmseg_semi.errors import DataError
 from .checks import check_overlap, find_copies
 from .coco81_dataset import COCO81Dataset
 from .collate import semi_collate
+from .listed_files import read_lists_alike
 from .lucchi_dataset import LucchiDataset
 from .samplers import SemiSampler
 from .semi_dataset import SampleKey, SemiDataset
@@ -17,6 +18,8 @@ from .transforms import (
     StrongViews,
 )
 from .unlabeled_dataset import UnlabeledDataset
+
+read_lists_alike()
 
 __all__ = [
     'COCO81Dataset',

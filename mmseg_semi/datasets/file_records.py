@@ -61,7 +61,19 @@ class MaskRecord(NamedTuple):
     values: Sequence[Any] = ()
 
 
-Record = TypeVar('Record', ImageRecord, MaskRecord)
+class ThumbnailRecord(NamedTuple):
+    """A small picture of an image.
+
+    Attributes:
+        reason: Why it cannot be read, None for a sound one.
+        pixels: 12 x 12 gray pixels of 8 bits, in hexadecimal digits.
+    """
+
+    reason: str | None
+    pixels: str = ''
+
+
+Record = TypeVar('Record', ImageRecord, MaskRecord, ThumbnailRecord)
 
 
 def read_image(path: str) -> ImageRecord:

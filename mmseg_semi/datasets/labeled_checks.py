@@ -12,9 +12,9 @@ from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_paths, check_split_file, is_local
 
 from .dataset_tree import data_infos, leaf_datasets, pipeline_transforms
+from .image_files import IMG_SUFFIXES
+from .listed_files import check_left_out
 from .transforms.check_annotations import CheckAnnotations
-
-_WHERE = ('type', 'data_root', 'data_prefix', 'ann_file', 'img_suffix')
 
 
 def build_labeled(config: Any) -> Any:
@@ -29,17 +29,8 @@ def build_labeled(config: Any) -> Any:
         verify_labeled(config)
         return config
     check_paths(config)
-    try:
-        dataset = DATASETS.build(config)
-        dataset.full_init()
-    except ValueError as error:
-        # mmengine joins the serialized samples, and numpy's complaint about none is all one gets.
-        if 'at least one array' not in str(error):
-            raise
-        raise ValueError(
-            'labeled: no image was found. Look at data_root, data_prefix.img_path and img_suffix: '
-            f'{ {key: config[key] for key in _WHERE if key in config} }.'
-        ) from error
+    dataset = DATASETS.build(config)
+    dataset.full_init()
     verify_labeled(dataset)
     return dataset
 
@@ -62,6 +53,7 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
         ann_file = getattr(leaf, 'ann_file', '')
         if ann_file:
             check_split_file(ann_file, key)
+        check_left_out(leaf, key)
         infos = list(data_infos(leaf))
         where = f'named in {ann_file}' if ann_file else f'of {type(leaf).__name__}'
         for name, config_key, what in (
@@ -72,14 +64,22 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
             if lacking:
                 raise ValueError(
                     f'{key}: {len(lacking)} of {len(infos)} samples {where} have no {what}: '
-                    f'{name_some(lacking)}. Split files have one name a line, without suffix, '
-                    f'blank lines or further columns; {config_key} say where files are.'
+                    f'{name_some(lacking)}{_twins(lacking)}. Split files have one name a line, '
+                    f'without suffix or further columns; {config_key} say where files are.'
                 )
     if len(dataset) == 0:
         raise ValueError(
             f'{key}: the dataset has no sample. Check data_root, data_prefix, ann_file, img_suffix'
             ' and indices.'
         )
+
+
+def _twins(paths: list[str]) -> str:
+    """Files that differ from the first few of those that are not there in the suffix alone."""
+    stems = [os.path.splitext(path)[0] for path in paths[:5]]
+    suffixes = [*IMG_SUFFIXES, *(suffix.upper() for suffix in IMG_SUFFIXES)]
+    found = [stem + suffix for stem in stems for suffix in suffixes if _is_file(stem + suffix)]
+    return f' (there is {name_some(found)})' if found else ''
 
 
 def _is_file(path: str | None) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmseg_semi.errors import DataError
-from mmseg_semi.files import write_files
+from mmseg_semi.files import check_there, read_list, write_files
 
 from .benchmark_layouts import BenchmarkLayout
 from .dataset_tree import data_infos, leaf_datasets
@@ -110,24 +110,13 @@ class Split:
 def read_lines(path: str | Path) -> list[tuple[int, str]]:
     """Lines of a list file that are not blank, with their numbers.
 
-    Any line end, a byte order mark and a last line without an end are understood.
+    See :func:`read_list`.
 
     Raises:
         DataError: The file is missing, no UTF-8 text or empty.
     """
-    try:
-        text = Path(path).read_bytes().decode('utf-8-sig')
-    except FileNotFoundError:
-        raise DataError(
-            f'there is no list file {path}; put it there, or correct the folder'
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f'list file {path} is no UTF-8 text: {error}') from None
-    lines = [(n, line.strip()) for n, line in enumerate(re.split(r'\r\n|\r|\n', text), 1)]
-    lines = [(n, line) for n, line in lines if line]
-    if not lines:
-        raise DataError(f'list file {path} names no image; it must have one image a line')
-    return lines
+    check_there(path, 'Put it there, or correct the folder.', what='list file', error=DataError)
+    return list(read_list(path, error=DataError))
 
 
 def image_name(text: str, layout: BenchmarkLayout, img_dir: str) -> str | None:

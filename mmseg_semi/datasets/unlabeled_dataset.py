@@ -13,13 +13,12 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from mmseg_semi.errors import name_some
-from mmseg_semi.files import check_there
+from mmseg_semi.files import check_there, read_list
 
 from .dataset_tree import nested_transforms, pipeline_transforms
+from .image_files import IMG_SUFFIXES
 from .pipelines import unlabeled_pipeline
 from .transforms.named_transforms import Named, Transform, list_transforms
-
-IMG_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 @DATASETS.register_module()
@@ -173,15 +172,7 @@ class UnlabeledDataset(BaseDataset):
         every = f"to '' to take every image of {self.data_prefix['img_path']}"
         remedy = f'Correct ann_file, or set it {every}.'
         check_there(self.ann_file, remedy, 'unlabeled.ann_file', 'list file')
-        with open(self.ann_file, encoding='utf-8-sig') as file:
-            lines = [line.strip() for line in file]
-        lines = [line for line in lines if line and not line.startswith('#')]
-        if not lines:
-            raise ValueError(
-                f'unlabeled.ann_file: the list file {self.ann_file} names no image. Write one '
-                "image a line, or set ann_file='' to take every image of the folder."
-            )
-        return lines
+        return [line for _, line in read_list(self.ann_file, 'unlabeled')]
 
     def _listed_paths(self, folder: str) -> list[str]:
         finder = _ImageFinder(folder, self._is_image, self._stem)

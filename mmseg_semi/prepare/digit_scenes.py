@@ -607,7 +607,7 @@ def make_digit_scenes(folder: str | Path, params: SceneParams, force: bool = Fal
         foreign = sorted({entry.name for entry in folder.iterdir()} - TOP_LEVEL)
         if foreign:
             names = ', '.join(foreign)
-            raise DigitScenesError(f'{folder} also holds {names}; move them before using --force')
+            raise DigitScenesError(f'{folder} also holds {names}; move them, then use --force')
     with _workspace(folder) as space:
         write_dataset(_fresh(space / 'new'), params)
         if meta is not None:

@@ -6,20 +6,22 @@ registry is known; arguments where the class names all of its own (no ``**kwargs
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import FUNCTIONS, DefaultScope, Registry
 from torch import nn
 
 from mmseg_semi.arguments import check_arguments
-from mmseg_semi.errors import hint
+from mmseg_semi.errors import hint, name_some
 from mmseg_semi.utils.config_keys import check_method, check_sections, check_unread_keys
 from mmseg_semi.utils.config_settings import check_settings, passes_on_to_bases
 
@@ -55,6 +57,29 @@ def require_mmdet(what: str) -> None:
             f'{what} needs mmdet, which is not installed. Install '
             "'mmdet>=3.3.0,<4.0.0' (with the onedl stack 'onedl-mmdetection>=3.5.1,<4.0.0')."
         )
+
+
+class CfgOptions(DictAction):
+    """``--cfg-options KEY=VALUE ...``; what is none ends the command line with a sentence."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Put the options into a dict, see mmengine's ``DictAction``."""
+        for value in values:
+            if not re.fullmatch(r'[^=\s]+=.*', value, re.DOTALL):
+                parser.error(
+                    f'{option_string} {value}: write KEY=VALUE, for example '
+                    'train_cfg.max_iters=100, without spaces around ='
+                )
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except Exception as error:  # lists and tuples whose brackets do not fit
+            parser.error(f'{option_string} {" ".join(values)}: {error}; correct the brackets')
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
@@ -143,7 +168,7 @@ def check_config(cfg: Config) -> None:
                 known = sorted(_names(registry))
                 raise KeyError(
                     f"{key}.type: '{kind}' is not registered.{hint(kind, known)} Check the "
-                    f'spelling and custom_imports. Known: {", ".join(known)}.'
+                    f'spelling and custom_imports. Known: {name_some(known, 12)}.'
                 )
             plain = inspect.isclass(entry) and (arguments or issubclass(entry, nn.Module))
             if plain and (passes_on_to_bases(entry) or arguments and not _takes_anything(entry)):

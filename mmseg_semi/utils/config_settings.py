@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmseg.models.losses.utils import get_class_weight
 
+from mmseg_semi.arguments import Number, Rule, Whole
 from mmseg_semi.errors import hint, reading
 
 UNKNOWN = 255
@@ -39,6 +40,7 @@ def check_settings(cfg: Config) -> None:
         _check_classes(key, head, classes)
         _check_class_weights(key, head)
     _check_save_best(cfg)
+    _check_numbers(cfg)
 
 
 def _walk(key: str, node: Any) -> Iterator[tuple[str, str, Any]]:
@@ -143,6 +145,23 @@ def _check_save_best(cfg: Config) -> None:
                 f'default_hooks.checkpoint.save_best is {name!r}, which no val_evaluator computes.'
                 f'{hint(name, known)} Known: {", ".join(dict.fromkeys(known))}.'
             )
+
+
+def _check_numbers(cfg: Config) -> None:
+    """Refuse what torch and mmengine would refuse later, without the key."""
+    rules: list[tuple[str, Rule]] = []
+    for part in ('train', 'val', 'test'):
+        rules.append((f'{part}_dataloader.batch_size', Whole(1)))
+        rules.append((f'{part}_dataloader.num_workers', Whole(0)))
+    rules += [(f'train_cfg.{name}', Whole(1)) for name in ('max_iters', 'max_epochs')]
+    rules += [('optim_wrapper.optimizer.lr', Number(0)), ('train_cfg.val_interval', Whole(1))]
+    rules += [('optim_wrapper.accumulative_counts', Whole(1))]
+    for key, rule in rules:
+        value: Any = cfg
+        for name in key.split('.'):
+            value = value.get(name) if isinstance(value, Mapping) or value is cfg else None
+        if value is not None:
+            rule.check(key, value)
 
 
 def passes_on_to_bases(kind: type[Any]) -> bool:

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmseg.registry import MODELS, TRANSFORMS
 
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.models.segmentors import is_semi
-from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.config import CfgOptions, load_config
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
 
@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument('out', help='path of the checkpoint to write, ending in .pth')
     parser.add_argument('--which', choices=sorted(PREFIXES), default='student')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
     args = parser.parse_args(argv)
     if not args.out.endswith('.pth'):
         parser.error(f'out must end in .pth, got {args.out}')

@@ -93,6 +93,25 @@ def test_heldout_images_of_a_built_loop(runner, scenes, val):
         check(runner)
 
 
+@pytest.mark.parametrize('semi', [True, False])
+def test_heldout_images_in_the_labeled_part(runner, scenes, semi, warnings_logged):
+    for name in ('images/l2.png', 'masks/l2.png'):
+        held = {'images/l2.png': 'val/images/v1.png', 'masks/l2.png': 'val/masks/v1.png'}[name]
+        shutil.copy(scenes.root / name, scenes.root / held)
+    if not semi:
+        runner.train_dataloader = DataLoader(runner.train_dataloader.dataset.labeled)
+    with pytest.raises(DataError, match=r'labeled: 1 of 5 images are validation .*l2\.png \(= '):
+        check(runner)
+    assert warnings_logged == []
+    HOOKS.build(dict(type='DataCheckHook', on_overlap='warn')).before_train(runner)
+    assert len(warnings_logged) == 1
+    assert warnings_logged[0].startswith('labeled: 1 of 5 images are validation or test images')
+    with pytest.raises(
+        ValueError, match=r"on_overlap must be one of \('raise', 'warn'\), got 'skip'"
+    ):
+        HOOKS.build(dict(type='DataCheckHook', on_overlap='skip'))
+
+
 def test_labeled_images_in_the_unlabeled_part(runner, scenes, warnings_logged):
     shutil.copy(scenes.root / 'images/l2.png', scenes.root / 'unlabeled/u0.png')
     check(runner)

@@ -108,8 +108,8 @@ def test_lines_keep_their_numbers_and_unreadable_lists_are_named(tmp_path):
     path.write_bytes(b'\n\na\r\n\r\nb')
     assert read_lines(path) == [(3, 'a'), (5, 'b')]
     for content, message in (
-        (b'\n \n', 'list.txt names no image'),
-        (b'\xff\xfe', 'list.txt is no UTF'),
+        (b'\n \n# a\n', 'list.txt names no image'),
+        (b'a\xff', 'list.txt is no text in UTF-8: .* Save it as UTF-8'),
     ):
         path.write_bytes(content)
         with pytest.raises(DataError, match=message):

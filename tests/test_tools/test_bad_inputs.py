@@ -155,7 +155,9 @@ CONFIG = {
     'amp': Case(
         '--amp', extra="optim_wrapper = dict(type='mmengine.ApexOptimWrapper')", args=('--amp',)
     ),
-    'auto-scale-lr': Case('base_batch_size', args=('--auto-scale-lr',)),
+    'auto-scale-lr': Case(
+        'base_batch_size', extra='auto_scale_lr = dict(_delete_=True)', args=('--auto-scale-lr',)
+    ),
     'work-dir-a-file': Case('work', change=write('work', 'x')),
 }
 WEIGHTS = {
@@ -241,10 +243,11 @@ DATA = {
     'val-mask-cut': Case('annotations/val/v0.png', change=cut('annotations/val/v0.png')),
     'mask-in-color': Case(MASKS, change=mask(lambda m: np.stack([m * 100] * 3, -1))),
     'mask-of-7': Case(MASKS, '7', change=mask(lambda m: m + 7)),
-    'mask-of-300': Case(MASKS, '300', change=mask(lambda m: m.astype(np.int32) + 300)),
+    'mask-of-300': Case(MASKS, '300', change=mask(lambda m: m.astype(np.uint16) + 300)),
     'mask-of-another-size': Case(MASKS, change=mask(lambda m: m[:-3])),
     'masks-without-class': Case(
-        'annotations/labeled', change=every_mask(lambda m: np.full_like(m, 255))
+        'none of the 4 masks has a pixel of any class',
+        change=every_mask(lambda m: np.full_like(m, 255)),
     ),
     'val-among-unlabeled': Case(
         'honest', change=copy('images/val/v0.jpg', 'images/unlabeled/u9.jpg')
@@ -277,7 +280,7 @@ TEST = {
 }
 OTHERS = {
     'make-splits': Case(
-        'nowhere',
+        'custom needs --images',
         tool='dataset_converters/make_splits.py ',
         args=('custom', '--sizes', '2', '--data-root', 'nowhere'),
     ),
@@ -287,6 +290,7 @@ OTHERS = {
         args=(
             *('custom', '--sizes', '40', '--data-root', '{root}', '--name', 'x'),
             *('--images', 'images/labeled', '--masks', 'annotations/labeled'),
+            *('--img-suffix', '.jpg'),
         ),
     ),
     'import-splits': Case(
@@ -332,9 +336,13 @@ OTHERS = {
         tool='analysis_tools/neighbor_agreement.py',
         args=('--out', '{root}/o.json'),
     ),
-    'frameworks': Case('nowhere', tool='benchmarks/frameworks.py ', args=('--out', 'nowhere/a.md')),
+    'frameworks': Case(
+        'nowhere', tool='benchmarks/frameworks.py ', args=('--out', 'nowhere/a.md'), code=2
+    ),
     'detector-agreement': Case(
-        'none.pth', tool='analysis_tools/detector_agreement.py', args=('none.pth', '{root}')
+        'give --results and --images',
+        tool='analysis_tools/detector_agreement.py',
+        args=('none.pth', '{root}'),
     ),
 }
 CASES = {**CONFIG, **WEIGHTS, **DATA, **TEST, **OTHERS}

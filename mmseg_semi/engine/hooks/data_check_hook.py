@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
@@ -15,9 +15,11 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmseg.registry import DATASETS, HOOKS
 from torch import nn
 
+from mmseg_semi.arguments import OneOf, checked
 from mmseg_semi.datasets.checks import check_overlap
-from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets, pipeline_transforms
+from mmseg_semi.datasets.dataset_tree import leaf_datasets, pipeline_transforms
 from mmseg_semi.datasets.labeled_checks import fill_num_classes, verify_labeled
+from mmseg_semi.datasets.mask_checks import Findings
 from mmseg_semi.datasets.part_checks import Part, check_parts
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
@@ -32,12 +34,20 @@ class DataCheckHook(Hook):
     Before training: the loop fits the sampler; the classes of training and validation data are as
     many as those of the model's heads; all images can be read and all masks fit them and the
     classes (see ``check_parts``; the main rank looks, all ranks stop); no validation or test image
-    is among the unlabeled ones (labeled ones there are a warning with their number). Then one line
-    says what is trained on. Before validation and test, ``CheckAnnotations`` in their pipelines is
-    told the number of classes; before a test its files are looked at. A checkpoint that does not
-    fit the network is refused. Plain supervised training has fewer things to check and works with
-    this hook too.
+    is among the labeled or unlabeled ones (see ``check_overlap``). Then one line says what is
+    trained on. Before validation and test, ``CheckAnnotations`` in their pipelines is told the
+    number of classes; before a test its files are looked at. A checkpoint that does not fit the
+    network is refused. Plain supervised training has fewer things to check and works with this
+    hook too.
+
+    Args:
+        on_overlap: What validation or test images among those that are trained on are: ``'raise'``
+            an error, or ``'warn'``, a warning.
     """
+
+    @checked
+    def __init__(self, on_overlap: Annotated[str, OneOf('raise', 'warn')] = 'raise') -> None:
+        self.on_overlap = on_overlap
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that mmengine would load in part, see ``check_checkpoint``."""
@@ -73,14 +83,23 @@ class DataCheckHook(Hook):
             verify_labeled(loader.dataset, train_key)
         if heldout['val']:
             _verify_heldout(heldout['val'], 'val_dataloader.dataset')
-        on_main_rank(
-            lambda: _check_files(_training_parts(loader.dataset, train_key, heldout['val']))
-        )
+        if semi and loader.dataset.unlabeled is not None:
+            _check_collate(loader)
+        on_main_rank(lambda: self._check_data(loader.dataset, train_key, heldout))
         if semi:
-            if loader.dataset.unlabeled is not None:
-                _check_collate(loader)
-                _check_images(loader.dataset, [dataset for dataset in heldout.values() if dataset])
             _log_summary(loader)
+
+    def _check_data(self, dataset: Any, train_key: str, heldout: dict[str, Any]) -> None:
+        _report(check_parts(_training_parts(dataset, train_key, heldout['val'])))
+        semi = isinstance(dataset, SemiDataset)
+        found = check_overlap(
+            dataset.labeled if semi else dataset,
+            dataset.unlabeled if semi else None,
+            [one for one in heldout.values() if one],
+        )
+        if self.on_overlap == 'warn':
+            found = Findings(warnings=found.errors + found.warnings)
+        _report(found)
 
     def before_val(self, runner: Any) -> None:
         """Tell ``CheckAnnotations`` of the validation pipeline the number of classes."""
@@ -90,7 +109,7 @@ class DataCheckHook(Hook):
         """Check the test data; tell ``CheckAnnotations`` the number of classes."""
         dataset, key = runner.test_dataloader.dataset, 'test_dataloader.dataset'
         _verify_heldout(dataset, key)
-        on_main_rank(lambda: _check_files([Part(key, dataset, 'test')]))
+        on_main_rank(lambda: _report(check_parts([Part(key, dataset, 'test')])))
         fill_num_classes(dataset, key)
 
 
@@ -106,7 +125,7 @@ def _heldout_dataset(runner: Any, name: str) -> Any | None:
     except Exception as error:  # training does not need it; testing will say what is wrong
         print_log(
             f'{name}_dataloader.dataset can not be built, so its images were not compared with '
-            f'the unlabeled ones: {type(error).__name__}: {error}',
+            f'those that are trained on: {type(error).__name__}: {error}',
             logger='current',
             level=logging.WARNING,
         )
@@ -144,8 +163,7 @@ def _training_parts(dataset: Any, train_key: str, val: Any | None) -> list[Part]
     return parts + ([Part('val_dataloader.dataset', val, 'val')] if val else [])
 
 
-def _check_files(parts: list[Part]) -> None:
-    found = check_parts(parts)
+def _report(found: Findings) -> None:
     for text in found.warnings:
         print_log(text, logger='current', level=logging.WARNING)
     if found.errors:
@@ -198,18 +216,6 @@ def _check_classes(model: Any, dataset: Any, key: str) -> None:
                 f'{head_key} is {head.num_classes}, but {key}.metainfo.classes has '
                 f'{len(classes)} names ({names}). Make them agree: one of the two is wrong.'
             )
-
-
-def _check_images(dataset: SemiDataset, heldout: list[Any]) -> None:
-    held = [path for one in heldout for path in image_paths(one)]
-    labeled = check_overlap(image_paths(dataset.unlabeled), image_paths(dataset.labeled), held)
-    if labeled:
-        print_log(
-            f'{labeled} images of the unlabeled part are labeled images too. They are trained on '
-            'twice; take them out of the unlabeled folder or list if that is not wanted.',
-            logger='current',
-            level=logging.WARNING,
-        )
 
 
 def _log_summary(loader: Any) -> None:

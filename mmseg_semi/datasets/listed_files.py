@@ -1,0 +1,150 @@
+"""What the labeled datasets of mmseg find: lists read as all others are, and files left out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.logging import print_log
+from mmseg.datasets import BaseSegDataset
+
+from mmseg_semi.errors import name_some
+from mmseg_semi.files import is_local, read_list
+
+from .image_files import IMG_SUFFIXES
+
+_load_data_list = BaseSegDataset.load_data_list
+
+
+def read_lists_alike() -> None:
+    """Let ``BaseSegDataset`` and its subclasses read their lists by :func:`read_list`.
+
+    mmseg's own reader takes byte order marks, comments and blank lines for names, and an image
+    that is named twice for two.
+    """
+    BaseSegDataset.load_data_list = load_data_list
+
+
+def load_data_list(dataset: BaseSegDataset) -> list[dict[str, Any]]:
+    """List the samples of a dataset of mmseg, those of its list file or all of its folder.
+
+    Raises:
+        ValueError: A list that is no UTF-8 text or names nothing; no image in the folder.
+    """
+    if not is_local(dataset.backend_args):
+        return _load_data_list(dataset)
+    if dataset.ann_file and os.path.isfile(dataset.ann_file):
+        return _listed(dataset)
+    infos = _load_data_list(dataset)
+    if not infos:
+        folder = dataset.data_prefix.get('img_path') or '.'
+        there = Counter(os.path.splitext(name)[1] for name in _files(folder))
+        found = name_some([f'{count} files *{suffix}' for suffix, count in there.most_common()])
+        raise ValueError(
+            f'{type(dataset).__name__}: no image was found, because the folder {folder} has no '
+            f'file that ends in img_suffix={dataset.img_suffix!r} (it has {found or "no file"}). '
+            'Correct data_root, data_prefix.img_path or img_suffix, upper and lower case as they '
+            'are.'
+        )
+    return infos
+
+
+def _listed(dataset: BaseSegDataset) -> list[dict[str, Any]]:
+    lines = [line for _, line in read_list(dataset.ann_file, type(dataset).__name__)]
+    names = list(dict.fromkeys(lines))
+    if len(names) < len(lines):
+        print_log(
+            f'ann_file: {dataset.ann_file} names {len(lines) - len(names)} images more than once; '
+            'each is taken once',
+            logger='current',
+            level=logging.WARNING,
+        )
+    image_dir = dataset.data_prefix.get('img_path') or ''
+    mask_dir = dataset.data_prefix.get('seg_map_path')
+    infos = []
+    for name in names:
+        info: dict[str, Any] = dict(img_path=os.path.join(image_dir, name + dataset.img_suffix))
+        if mask_dir is not None:
+            info['seg_map_path'] = os.path.join(mask_dir, name + dataset.seg_map_suffix)
+        info['label_map'] = dataset.label_map
+        info['reduce_zero_label'] = dataset.reduce_zero_label
+        info['seg_fields'] = []
+        infos.append(info)
+    return infos
+
+
+def check_left_out(leaf: Any, key: str) -> None:
+    """Refuse labeled images of a folder that its ``img_suffix`` leaves out, and name lone masks.
+
+    A dataset with a list file leaves out what it does not name, and is not looked at.
+
+    Args:
+        leaf: An unwrapped dataset.
+        key: Its config key, for messages.
+
+    Raises:
+        ValueError: Images that end otherwise and have a mask, or differ in upper and lower case
+            alone. Other images and masks without an image are a warning.
+    """
+    image_dir = isinstance(leaf, BaseSegDataset) and leaf.data_prefix.get('img_path')
+    if not image_dir or leaf.ann_file or not leaf.img_suffix:
+        return
+    mask_dir, suffix = leaf.data_prefix.get('seg_map_path'), leaf.seg_map_suffix
+    masks = _stems(mask_dir, suffix) if mask_dir and suffix else set()
+    others = _other_images(image_dir, leaf.img_suffix, mask_dir or '', suffix or '')
+    texts = []
+    if others:
+        ends = ', '.join(sorted({os.path.splitext(name)[1] for name in others}))
+        texts.append(
+            f'{len(others)} files of {image_dir} end in {ends} and would not be used with '
+            f'img_suffix={leaf.img_suffix!r}: {name_some(others)}'
+        )
+    lone = sorted(name + suffix for name in masks - _stems(image_dir, leaf.img_suffix))
+    if lone:
+        texts.append(f'{len(lone)} masks of {mask_dir} have no image: {name_some(lone)}')
+    if not texts:
+        return
+    text = (
+        f'{key}: {"; ".join(texts)}. Give all images one suffix, upper and lower case alike, or '
+        'name those to use in a list file (ann_file).'
+    )
+    lower = leaf.img_suffix.lower()
+    if any(os.path.splitext(n)[0] in masks or n.lower().endswith(lower) for n in others):
+        raise ValueError(text)
+    print_log(text, logger='current', level=logging.WARNING)
+
+
+def _stems(folder: str, suffix: str) -> set[str]:
+    return {name[: -len(suffix)] for name in _files(folder) if name.endswith(suffix)}
+
+
+def _other_images(image_dir: str, img_suffix: str, mask_dir: str, mask_suffix: str) -> list[str]:
+    """Images of a folder that end otherwise; masks may lie in the same folder or below it."""
+    names = [
+        name
+        for name in _files(image_dir)
+        if name.lower().endswith(IMG_SUFFIXES) and not name.endswith(img_suffix)
+    ]
+    inside = os.path.join(os.path.abspath(mask_dir), '') if mask_dir else ''
+    return sorted(
+        name
+        for name in names
+        if not (
+            inside
+            and name.endswith(mask_suffix)
+            and os.path.abspath(os.path.join(image_dir, name)).startswith(inside)
+        )
+    )
+
+
+def _files(folder: str) -> Iterator[str]:
+    """Files of a folder and those below it, relative to it, but for hidden ones."""
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        inside = os.path.relpath(root, folder)
+        for name in names:
+            if not name.startswith('.'):
+                yield name if inside == '.' else os.path.join(inside, name)
