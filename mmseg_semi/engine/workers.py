@@ -16,7 +16,6 @@ from typing import Any, Callable, Optional
 from mmseg_semi.errors import DataError
 
 TIMEOUT = 600.0  # seconds without a batch
-_LESS = 'if the memory was used up, set {}.num_workers or batch_size lower'
 _GRACE = 60  # seconds that a worker outlives its first SIGTERM
 
 
@@ -74,7 +73,10 @@ def explaining(key: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, EOFError) as error:  # between two batches
-        raise DataError(f'{key}: a data worker has been ended; {_LESS.format(key)}') from error
+        raise DataError(
+            f'{key}: a data worker has been ended; if the memory was used up, set '
+            f'{key}.num_workers or batch_size lower'
+        ) from error
     except RuntimeError as error:
         # Torch's second message no longer has the exit code.
         text = _explanation(f'{error} {error.__cause__ or error.__context__}', key)
@@ -99,7 +101,7 @@ def _explanation(text: str, key: str) -> Optional[str]:
     died = re.match(r'DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)', text)
     if died:
         return (
-            f'{key}: data worker {died.group(1)} {died.group(2).split(". ")[0].rstrip(".")}; '
-            + _LESS.format(key)
+            f'{key}: data worker {died.group(1)} {died.group(2).split(". ")[0].rstrip(".")}; if '
+            f'the memory was used up, set {key}.num_workers or batch_size lower'
         )
     return None
