@@ -1,10 +1,34 @@
-"""Errors that a user can act on, and what their messages are made of."""
+"""Errors that a user can act on, what their messages are made of, and how a tool ends with one."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import dis
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+PACKAGE = str(Path(__file__).resolve().parent)
+# What the operating system says of the machine, not of the program.
+_OF_THE_MACHINE = {
+    errno.ENOSPC: 'the disk is full: free some space',
+    errno.EDQUOT: 'the quota is used up: free some space',
+    errno.EFBIG: 'the file would be larger than allowed here: raise the limit (ulimit -f)',
+    errno.EROFS: 'the file system is read-only: name another folder',
+    errno.EACCES: 'no permission: change it, or name another file or folder',
+    errno.EPERM: 'not permitted: name another file or folder',
+    errno.EMFILE: 'too many open files: raise the limit (ulimit -n)',
+    errno.ENAMETOOLONG: 'the name is too long: use a shorter one',
+    errno.EEXIST: 'there is a file of this name: name another folder',
+    errno.ENOTDIR: 'a part of the path is a file, not a folder: name another folder',
+    errno.EISDIR: 'it is a folder, not a file: name a file',
+    errno.EIO: 'the disk reports an error: try again, or copy the data to another disk',
+}
 
 
 class DataError(RuntimeError):
@@ -76,6 +100,81 @@ def name_some(names: list[str], limit: int = 5) -> str:
 
 
 def hint(wrong: str, known: list[str]) -> str:
-    """Suggest the known name that is closest, or nothing."""
-    close = difflib.get_close_matches(wrong, known, n=1)
-    return f" Did you mean '{close[0]}'?" if close else ''
+    """Suggest the known name that is closest, upper and lower case alike, or nothing."""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(wrong.lower(), list(names), n=1)
+    return f" Did you mean '{names[close[0]]}'?" if close else ''
+
+
+def refusal(error: BaseException) -> str | None:
+    """What a user is told in place of a traceback, None for a fault of the program.
+
+    A refusal was raised by a ``raise`` of this package, here or in a data worker, or comes from the
+    machine: a full disk, no memory. Wrappers around it are looked through.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        text = _own_text(seen) or _machine_text(seen)
+        if text:
+            return text
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return None
+
+
+def _own_text(error: BaseException) -> str | None:
+    text = str(error.args[0]) if len(error.args) == 1 else str(error)
+    if isinstance(error, SystemExit):
+        return text if isinstance(error.code, str) else None
+    worker = re.match(r'Caught (\w+) in DataLoader worker process \d+\.\n', text)
+    if worker:
+        frames = re.findall(r'^  File "(.+)", line \d+, in .*\n +(.*)', text, re.MULTILINE)
+        own = frames and frames[-1][0].startswith(PACKAGE) and frames[-1][1].startswith('raise ')
+        return text.rpartition(f'{worker.group(1)}: ')[2].strip() if own else None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        return None
+    raised = dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == 'RAISE_VARARGS'
+    return text if raised else None
+
+
+def _machine_text(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        where = error.filename or 'a file that was being written or read'
+        return f'{where}: {_OF_THE_MACHINE[error.errno]}, and run the command again.'
+    memory = isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError'
+    if memory or "can't allocate memory" in str(error):
+        return (
+            f'there is not enough memory ({str(error).splitlines()[0] if str(error) else "RAM"}): '
+            'make train_dataloader.batch_size, the crop or the test images smaller, or set '
+            'model.test_cfg.mode=slide.'
+        )
+    return None
+
+
+def run_tool(main: Callable[[Sequence[str]], Any]) -> None:
+    """Run a command line tool; a refusal is one sentence and exit status 1, without a traceback.
+
+    ``--traceback`` among the arguments shows where it comes from.
+
+    Args:
+        main: Takes the arguments; what it returns is the exit status.
+    """
+    arguments = [one for one in sys.argv[1:] if one != '--traceback']
+    # Files are data: torch unpickles tensors alone in a tool, whoever asks.
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # names of files may be no text
+            stream.reconfigure(errors='backslashreplace')
+    try:
+        sys.exit(main(arguments))
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
+    except (Exception, SystemExit) as error:
+        text = refusal(error)
+        if text is None or '--traceback' in sys.argv:
+            raise
+        sys.exit(text if text.startswith('error: ') else f'error: {text}')

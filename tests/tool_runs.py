@@ -59,6 +59,21 @@ class Finished:
     output: str
 
 
+@dataclass
+class Started:
+    """A command of a fork server that runs.
+
+    Attributes:
+        pid: Its process.
+        argv: Its script and arguments.
+        log: What it prints.
+    """
+
+    pid: int
+    argv: list[str]
+    log: Path
+
+
 def check_code(finished: Finished, command: Sequence[str], wanted: Optional[int]) -> Finished:
     """Raise AssertionError with the end of the output when the exit code is another one."""
     if wanted is not None and finished.code != wanted:
@@ -90,13 +105,17 @@ def run_command(
     return check_code(Finished(done.returncode, done.stdout), command, code)
 
 
-def run_ranks(script: str, *args: Any, cwd: Path) -> str:
-    """Run tools/dist_train.sh or dist_test.sh on a free port and return the output."""
+def free_port() -> str:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as found:
         found.bind(('127.0.0.1', 0))
-        port = str(found.getsockname()[1])
+        return str(found.getsockname()[1])
+
+
+def run_ranks(script: str, *args: Any, cwd: Path, **env: str) -> str:
+    """Run tools/dist_train.sh or dist_test.sh on a free port and return the output."""
     command = ['bash', TOOLS / script, *args]
-    return run_command(command, cwd, PYTHON=sys.executable, PORT=port).output
+    return run_command(command, cwd, PYTHON=sys.executable, PORT=free_port(), **env).output
 
 
 class ForkServer:
@@ -150,6 +169,19 @@ class ForkServer:
             unblock: Blocked packages that this one may import.
             paths: Further folders to import from, as in ``PYTHONPATH``.
         """
+        started = self.start(script, *args, cwd=cwd, env=env, unblock=unblock, paths=paths)
+        return self.finish(started, code, timeout)
+
+    def start(
+        self,
+        script: Any,
+        *args: Any,
+        cwd: Optional[Path] = None,
+        env: Optional[Mapping[str, str]] = None,
+        unblock: Sequence[str] = (),
+        paths: Sequence[Path] = (),
+    ) -> Started:
+        """Start a script, see :meth:`run`; its process group has the number of the process."""
         self.count += 1
         log = self.folder / f'output_{self.count}.txt'
         argv = [str(script), *map(str, args)]
@@ -162,13 +194,17 @@ class ForkServer:
             paths=[str(TESTS), *map(str, paths)],
             unblock=list(unblock),
         )
-        ended = self._ask(do='wait', pid=pid, timeout=timeout)
+        return Started(pid, argv, log)
+
+    def finish(self, started: Started, code: Optional[int] = 0, timeout: float = 600) -> Finished:
+        """Wait for a script that was started, see :meth:`run`."""
+        ended = self._ask(do='wait', pid=started.pid, timeout=timeout)
         with suppress(ProcessLookupError):  # data workers that outlived a killed process
-            os.killpg(pid, signal.SIGKILL)
-        output = log.read_text(errors='replace')
+            os.killpg(started.pid, signal.SIGKILL)
+        output = started.log.read_text(errors='replace')
         if ended is None:
-            raise AssertionError(f'{argv} took longer than {timeout} s:\n{output[-3000:]}')
-        return check_code(Finished(ended, output), argv, code)
+            raise AssertionError(f'{started.argv} took longer than {timeout} s:\n{output[-3000:]}')
+        return check_code(Finished(ended, output), started.argv, code)
 
     def close(self) -> None:
         """End the server."""

@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Test a checkpoint."""
 
-import sys
-
 from mmseg_semi.apis.test import main
+from mmseg_semi.errors import run_tool
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Train a config, with or without unlabeled images, or a detector of mmdet."""
 
-import sys
-
 from mmseg_semi.apis.train import main
+from mmseg_semi.errors import run_tool
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

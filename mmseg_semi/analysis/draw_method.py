@@ -92,7 +92,10 @@ def load_model(cfg: Any, checkpoint: str) -> Any:
     """Build the semi-supervised model with the checkpoint's weights."""
     refuse_incomplete(checkpoint, 'checkpoint')
     if not is_semi(cfg.model):
-        raise SystemExit(f"the config's model is a {cfg.model.type}, not a 'SemiSegmentor'")
+        raise SystemExit(
+            f"the config's model is a {cfg.model.type}, not a 'SemiSegmentor': give a config of a "
+            'method'
+        )
     model = MODELS.build(cfg.model)
     try:
         load_checkpoint(model, checkpoint, map_location='cpu', strict=True)

@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 
 from mmseg_semi.datasets.dataset_tree import data_infos, leaf_datasets
 from mmseg_semi.datasets.semi_dataset import SemiDataset
+from mmseg_semi.errors import reading
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
 
@@ -85,10 +86,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not samples or not len(names):
         raise SystemExit(
             f'{args.config}: train_dataloader.dataset has no labeled masks, or its metainfo no '
-            'classes, so there is nothing to measure'
+            'classes, so there is nothing to measure: set them'
         )
     for info, load in track(samples):
-        mask = load.transform(dict(info))['gt_seg_map']
+        with reading(info.get('seg_map_path')):
+            mask = load.transform(dict(info))['gt_seg_map']
         pairs, found = count_pairs(mask, len(names), args.window, args.connectivity)
         total, counts = total + pairs, counts + found
     if not total:

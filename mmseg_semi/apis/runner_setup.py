@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -19,6 +21,8 @@ from mmengine.runner import Runner
 from mmseg_semi.detection.runs import check_detection_data
 from mmseg_semi.files import check_paths
 from mmseg_semi.utils.config import is_detector
+
+_LOST = re.compile(r'gloo|NCCL|[Cc]onnection (closed|reset|was)|Broken pipe|Timed out')
 
 
 def setup_distributed(cfg: Config, launcher: str) -> None:
@@ -62,6 +66,24 @@ def finish_distributed() -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def explaining_lost_ranks() -> Iterator[None]:
+    """Say in one sentence that another rank is gone, which says itself why.
+
+    Raises:
+        RuntimeError: In place of that of the process group.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if get_world_size() == 1 or not _LOST.search(str(error)):
+            raise
+        raise RuntimeError(
+            f'rank {get_rank()} has lost another rank, which has ended: its own message says why; '
+            'without one it was killed, for its memory perhaps; go on with --resume'
+        ) from error
+
+
 def write_metrics_once(runner: Runner) -> None:
     """Let only the main process write the metrics of a test.
 
@@ -102,7 +124,8 @@ def enable_amp(cfg: Config) -> None:
         return
     if wrapper != 'OptimWrapper':
         raise ValueError(
-            f"--amp replaces optim_wrapper.type='OptimWrapper', but the config has {wrapper!r}"
+            f"--amp replaces optim_wrapper.type='OptimWrapper', but the config has {wrapper!r}: "
+            'remove optim_wrapper.type, or leave --amp out'
         )
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'

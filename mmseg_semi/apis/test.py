@@ -6,9 +6,12 @@ import argparse
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmseg.registry import DATASETS
 
 from mmseg_semi.apis.runner_setup import (
     check_data_paths,
@@ -18,8 +21,9 @@ from mmseg_semi.apis.runner_setup import (
     write_metrics_once,
 )
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
+from mmseg_semi.files import check_there
 from mmseg_semi.models.segmentors import is_semi
-from mmseg_semi.utils.config import is_detector, load_config
+from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
 
@@ -36,12 +40,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--show-dir', help='folder for pictures of the predictions')
     parser.add_argument(
+        '--images',
+        metavar='DIR',
+        help='predict the images of this folder and its subfolders, which need no masks, instead '
+        'of the test images; with --out or --show-dir',
+    )
+    parser.add_argument(
         '--predict-with',
         choices=['student', 'teacher', 'both'],
         help='which network predicts (config key model.test_cfg.predict_with)',
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     args = parser.parse_args(argv)
@@ -71,29 +81,69 @@ def choose_predictor(cfg: Config, predictor: str) -> None:
         cfg.test_evaluator = evaluators
 
 
-def write_predictions(cfg: Config, folder: str) -> None:
-    """Let the IoU metrics write label maps."""
-    evaluators = cfg.test_evaluator
-    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        default = 'teacher' if evaluator['type'] == 'TeacherIoUMetric' else ''
-        evaluator['output_dir'] = os.path.join(folder, evaluator.get('prefix', default) or '')
-        evaluator['keep_results'] = True
+def write_predictions(cfg: Config, out: str | None, show_dir: str | None) -> None:
+    """Let a hook write label maps and pictures."""
+    hook = dict(type='PredictionWriterHook', out_dir=out, show_dir=show_dir)
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
-def draw_predictions(cfg: Config, folder: str) -> None:
-    """Let the visualization hook of mmseg or mmdet write pictures."""
+def draw_boxes(cfg: Config, folder: str) -> None:
+    """Let the visualization hook of mmdet write pictures."""
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
-        kind = 'DetVisualizationHook' if is_detector(cfg) else 'SegVisualizationHook'
         raise SystemExit(
-            f"--show-dir needs default_hooks.visualization=dict(type='{kind}') in the config"
+            "--show-dir needs default_hooks.visualization=dict(type='DetVisualizationHook') in the "
+            'config'
         )
     hook['draw'] = True
+    hook['test_out_dir'] = os.path.abspath(folder)  # a relative one goes below the work folder
+
+
+def check_images_option(cfg: Config, args: argparse.Namespace) -> None:
+    """Refuse ``--images`` where it would write nothing."""
     if is_detector(cfg):
-        hook['test_out_dir'] = os.path.abspath(folder)  # a relative one goes below the work folder
-        return
-    hook['interval'] = 1  # the hook counts batches; with mmseg's 50 small test sets get no picture
-    cfg.visualizer['save_dir'] = folder
+        raise SystemExit(
+            '--images is for segmentors; a detector reads what its COCO file lists: set '
+            'test_dataloader.dataset.ann_file'
+        )
+    if not (args.out or args.show_dir):
+        raise SystemExit('--images needs --out DIR for label maps or --show-dir DIR for pictures')
+
+
+def predict_images(cfg: Config, folder: str) -> None:
+    """Test on the images of a folder, which have no masks; nothing is evaluated.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    check_there(folder, 'Name the folder of the images.', '--images', 'folder')
+    dataset = cfg.test_dataloader.dataset
+    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
+        meta = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo
+    known = {key: meta[key] for key in ('classes', 'palette', 'reduce_zero_label') if key in meta}
+    cfg.test_dataloader.dataset = dict(
+        type='UnlabeledDataset',
+        data_prefix=dict(img_path=os.path.abspath(folder)),
+        metainfo=known,
+        pipeline=without_masks(dataset.pipeline),
+    )
+    if 'tta_pipeline' in cfg:
+        cfg.tta_pipeline = without_masks(cfg.tta_pipeline)
+    cfg.test_evaluator = []
+
+
+def without_masks(transforms: Sequence[Any]) -> list[Any]:
+    """A test pipeline that loads no masks."""
+    kept: list[Any] = []
+    for one in transforms:
+        if isinstance(one, (list, tuple)):  # the choices of TestTimeAug
+            kept.append(without_masks(one))
+        elif one['type'] not in ('LoadAnnotations', 'CheckAnnotations'):
+            inner = {'transforms': without_masks(one['transforms'])} if 'transforms' in one else {}
+            kept.append({**one, **inner})
+    return [one for one in kept if one != []]
 
 
 def use_tta(cfg: Config) -> None:
@@ -117,6 +167,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     refuse_incomplete(args.checkpoint, 'checkpoint')
+    if args.images:
+        check_images_option(cfg, args)
+        predict_images(cfg, args.images)
     check_data_paths(cfg, ('test',))
     if is_detector(cfg):
         check_checkpoint_classes(cfg, args.checkpoint)
@@ -126,12 +179,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.load_from = args.checkpoint
     if args.predict_with:
         choose_predictor(cfg, args.predict_with)
-    if args.show_dir:
-        draw_predictions(cfg, args.show_dir)
     if args.tta:
         use_tta(cfg)
-    if args.out and not is_detector(cfg):
-        write_predictions(cfg, args.out)
+    if is_detector(cfg):
+        if args.show_dir:
+            draw_boxes(cfg, args.show_dir)
+    elif args.out or args.show_dir:
+        write_predictions(cfg, args.out, args.show_dir)
     with complete_results(cfg, args.out) if is_detector(cfg) else nullcontext():
         runner = Runner.from_cfg(cfg)
         write_metrics_once(runner)

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -15,17 +15,19 @@ from mmseg_semi.apis.runner_setup import (
     enable_amp,
     enable_auto_scale_lr,
     enable_tensorboard,
+    explaining_lost_ranks,
     finish_distributed,
     set_work_dir,
     setup_distributed,
 )
-from mmseg_semi.utils.config import is_detector, load_config
+from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import (
-    checkpoint_seed,
     latest_checkpoint,
     refuse_incomplete,
+    resumable_checkpoint,
 )
-from mmseg_semi.utils.weight_checks import check_pretrained
+from mmseg_semi.utils.weight_checks import check_pretrained, without_downloads
+from mmseg_semi.utils.work_dirs import claimed
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='override config keys, for example train_cfg.max_iters=100',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -59,20 +61,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def checkpoint_folder(cfg: Config) -> str:
+    """Where ``CheckpointHook`` writes: the folder of the run, or one of its name in ``out_dir``."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if hook.get('out_dir') in (None, cfg.work_dir):
+        return str(cfg.work_dir)
+    return os.path.join(hook['out_dir'], os.path.basename(cfg.work_dir.rstrip(os.sep)))
+
+
 def set_resume(cfg: Config, resume: str, seed: int | None) -> None:
     """Point the config to the checkpoint to be resumed from and take over its seed."""
     if resume == 'auto':
-        checkpoint = latest_checkpoint(cfg.work_dir)
+        folder = checkpoint_folder(cfg)
+        checkpoint = latest_checkpoint(folder)
         if checkpoint is None:
-            print_log(f'no complete checkpoint in {cfg.work_dir}: training starts from scratch')
+            print_log(f'no checkpoint in {folder}: training starts from scratch')
+            cfg.resume = False
             return
     else:
-        refuse_incomplete(resume, '--resume')
         checkpoint = resume
+    # Samplers and data workers are seeded when they are built, before mmengine reads the file.
+    written = resumable_checkpoint(checkpoint)['meta'].get('seed')
     cfg.resume = True
     cfg.load_from = checkpoint
-    # Samplers and data workers are seeded when they are built, before mmengine reads the file.
-    written = checkpoint_seed(checkpoint)
     if written is not None:
         cfg.setdefault('randomness', {})
         asked = f'--seed {seed}' if seed is not None else 'randomness.seed of the config'
@@ -87,6 +98,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
+    with claimed(cfg.work_dir, args.launcher):
+        train(cfg, args)
+
+
+def train(cfg: Config, args: argparse.Namespace) -> None:
+    """Train in a work folder that is claimed."""
     setup_distributed(cfg, args.launcher)
     enable_tensorboard(cfg)
     if args.amp:
@@ -96,10 +113,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.seed is not None:
         cfg.setdefault('randomness', {})
         cfg.randomness.seed = args.seed
-    if args.resume:
-        set_resume(cfg, args.resume, args.seed)
+    if args.resume or cfg.get('resume'):
+        set_resume(cfg, args.resume or cfg.get('load_from') or 'auto', args.seed)
+    elif cfg.get('load_from'):
+        refuse_incomplete(cfg.load_from, 'load_from')
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
-    if not is_detector(cfg):
-        check_pretrained(cfg)
-    Runner.from_cfg(cfg).train()
+    if cfg.get('resume'):
+        cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
+    check_pretrained(cfg)
+    with explaining_lost_ranks():
+        Runner.from_cfg(cfg).train()
     finish_distributed()

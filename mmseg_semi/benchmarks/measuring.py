@@ -76,7 +76,7 @@ def read_options(
 def set_up(args: argparse.Namespace) -> None:
     """Take the device and the threads that were asked for."""
     if args.device == 'cuda' and not torch.cuda.is_available():
-        raise SystemExit('--device cuda: torch sees no GPU')
+        raise SystemExit('--device cuda: torch sees no GPU, use --device cpu')
     if args.threads is not None:
         torch.set_num_threads(args.threads)
 

@@ -44,7 +44,7 @@ class AuditMasks:
         if not isinstance(dataset, SemiDataset) or dataset.unlabeled is None:
             raise ValueError(
                 'audit masks belong to a SemiDataset with unlabeled images, not to a '
-                f'{type(dataset).__name__}'
+                f'{type(dataset).__name__}: set train_dataloader.dataset'
             )
         remedy = 'Correct it, or leave it out to go without audit masks.'
         check_there(root, remedy, 'audit_root', 'folder')
@@ -54,7 +54,10 @@ class AuditMasks:
         for leaf in leaf_datasets(dataset.unlabeled):
             transforms = pipeline_transforms(leaf)
             if not any(isinstance(t, InitValidMask) for t in transforms):
-                raise ValueError('the unlabeled pipeline has no InitValidMask for audit masks')
+                raise ValueError(
+                    'the unlabeled pipeline has no InitValidMask for audit masks: add it after '
+                    'LoadImageFromFile'
+                )
             folder = leaf.data_prefix.get('img_path') or '.'
             for index in range(len(leaf)):
                 path = leaf.get_data_info(index)['img_path']
@@ -87,7 +90,8 @@ class AuditMasks:
         mask = cv2.imread(self._masks[path], cv2.IMREAD_UNCHANGED)
         if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
             raise DataError(
-                f'audit mask {self._masks[path]} is no single-channel 8-bit image of class numbers'
+                f'audit mask {self._masks[path]} must be a single-channel 8-bit image of '
+                'class numbers'
             )
         return mask
 

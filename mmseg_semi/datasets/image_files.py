@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
+import warnings
 from typing import BinaryIO
 
 import cv2
@@ -19,6 +21,10 @@ RIFF_START = b'RIFF'
 OTHER_STARTS = (b'BM', b'GIF8', b'II+\x00', b'MM\x00+')
 ORIENTATION_TAG, SIDEWAYS = 0x0112, 5  # from this orientation on, sides are exchanged
 TIFF_BITS_PER_SAMPLE, TIFF_SHORT = 258, 3
+
+MAX_PIXELS_VARIABLE = 'MMSEG_SEMI_MAX_PIXELS'
+# Where Pillow refuses an image as one that may have been made to fill the memory.
+DEFAULT_MAX_PIXELS = 178_956_970
 
 TURNED_REMEDY = (
     'Save the images turned, without an orientation (for example by PIL.ImageOps.exif_transpose), '
@@ -42,13 +48,71 @@ def unreadable_reason(path: str) -> str | None:
             return 'the file is empty'
         with open(path, 'rb') as file:
             complete = _is_complete(file, found.st_size)
+            size = stored_size(file)
     except OSError as error:
         return f'{type(error).__name__}: {error.strerror or error}'
     if complete is None and not _is_image(path):
         return 'it is no image (JPEG, PNG, BMP, WebP and TIFF files are allowed)'
     if complete is False:
         return 'the file ends too early (cut short while copied or written?)'
+    if size is not None and size[0] * size[1] > max_pixels():
+        return (
+            f'it has {size[0]} x {size[1]} pixels, more than the {max_pixels()} that are allowed; '
+            f'the environment variable {MAX_PIXELS_VARIABLE} raises that'
+        )
     return None
+
+
+def max_pixels() -> int:
+    """How many pixels an image may have; the environment can raise it.
+
+    Raises:
+        ValueError: The variable is no whole number.
+    """
+    text = os.environ.get(MAX_PIXELS_VARIABLE, str(DEFAULT_MAX_PIXELS))
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f'{MAX_PIXELS_VARIABLE} must be a whole number of pixels, got {text!r}')
+    return int(text)
+
+
+def stored_size(file: BinaryIO) -> tuple[int, int] | None:
+    """Width and height of an image by its header, None where that does not say."""
+    file.seek(0)
+    head = file.read(32)
+    if head.startswith(PNG_START):
+        return struct.unpack('>II', head[16:24]) if len(head) >= 24 else None
+    if head.startswith(JPEG_START):
+        return _jpeg_size(file)
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return image.size
+    except Exception as error:  # every decoder has errors of its own
+        if isinstance(error, Image.DecompressionBombError):
+            found = re.search(r'\((\d+) pixels\)', str(error))
+            return (int(found.group(1)), 1) if found else None
+        return None
+
+
+def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
+    """Of the frame header, which stands in front of the first scan."""
+    file.seek(2)
+    while True:
+        marker = file.read(2)
+        while marker == b'\xff\xff':  # fill bytes
+            marker = b'\xff' + file.read(1)
+        length = file.read(2)
+        if len(marker + length) < 4 or marker[0] != 0xFF or marker[1] == JPEG_SCAN:
+            return None
+        if 0xC0 <= marker[1] <= 0xCF and marker[1] not in (0xC4, 0xC8, 0xCC):
+            frame = file.read(5)
+            if len(frame) < 5:
+                return None
+            height, width = struct.unpack('>HH', frame[1:])
+            return width, height
+        file.seek(int.from_bytes(length, 'big') - 2, os.SEEK_CUR)
 
 
 def _is_complete(file: BinaryIO, size: int) -> bool | None:

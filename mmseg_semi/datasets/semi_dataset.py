@@ -140,7 +140,10 @@ class SemiDataset(Dataset):
                 )
         dataset.full_init()
         if len(dataset) == 0:
-            raise ValueError('unlabeled: the dataset has no sample. Check indices.')
+            raise ValueError(
+                'unlabeled: the dataset has no sample: correct '
+                'train_dataloader.dataset.unlabeled.indices'
+            )
         return dataset
 
     def _prepare_transforms(self) -> None:

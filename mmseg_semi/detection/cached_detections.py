@@ -49,7 +49,7 @@ class CachedDetections:
         if not isinstance(listed, dict) or not {'images', 'categories'} <= set(listed):
             raise DataError(
                 f'LoadDetections.images: {images} is no COCO annotation file with `images` and '
-                '`categories`'
+                '`categories`: write it with tools/dataset_converters/masks_to_coco.py'
             )
         if not isinstance(entries, list):
             raise DataError(
@@ -73,7 +73,7 @@ class CachedDetections:
             raise DataError(
                 f'{file}: {len(wrong)} of {len(entries)} results are no dict of '
                 f'{", ".join(_RESULT_KEYS)} with bbox=[x, y, width, height] (width and height not '
-                f'negative) and score in [0, 1]; the first is {wrong[0]}'
+                f'negative) and score in [0, 1]; the first is {wrong[0]}. Predict again.'
             )
         for key, known, what in (
             ('image_id', rows, 'images'),
@@ -92,7 +92,7 @@ class CachedDetections:
             raise DataError(
                 f'{file}: no box reaches beyond the first pixel of its image, as if they were '
                 f'shares of its sides; the first is {entries[0]["bbox"]}. Boxes are [x, y, width, '
-                'height] in pixels of the original images.'
+                'height] in pixels of the original images: predict again.'
             )
         image = np.array([rows[one['image_id']] for one in entries], np.int64)
         height, width = self._sizes[image].T if len(image) else np.zeros((2, 0))
@@ -104,8 +104,8 @@ class CachedDetections:
                 f'{file}: {int((~inside).sum())} of {len(boxes)} boxes are not inside their '
                 f'image; the first is {entries[first]["bbox"]} (x, y, width, height) in '
                 f'{self._images[image[first]]} of {int(width[first])} x {int(height[first])} '
-                'pixels (width x height). Boxes are in pixels of the original images; were these '
-                'predicted on images of another size?'
+                'pixels (width x height). Boxes must be in pixels of the original images: '
+                'predict again on images of this size.'
             )
         score = np.array([one['score'] for one in entries], np.float64)
         category = np.array([one['category_id'] for one in entries], np.int64)
@@ -233,5 +233,5 @@ def _check_listed(listed: dict[str, Any], path: str) -> None:
             if twice:
                 raise DataError(
                     f'LoadDetections.images: {path}: {part} have the same {key} more than once: '
-                    f'{name_some(twice)}'
+                    f'{name_some(twice)}. Remove all but one.'
                 )

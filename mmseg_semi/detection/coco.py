@@ -98,7 +98,7 @@ def read_coco(path: str | Path) -> dict[str, Any]:
             if entry.get(key) not in ids[part]:
                 raise ValueError(
                     f'{path}: annotation {entry["id"]} has {key}={entry.get(key)!r}, which is the '
-                    f'id of none of the {part}'
+                    f'id of none of the {part}: write the file anew'
                 )
         if not _is_box(entry.get('bbox')):
             raise ValueError(
@@ -118,7 +118,8 @@ def _unique_ids(path: str | Path, part: str, entries: list[dict[str, Any]]) -> s
         number = entry.get('id')
         if not isinstance(number, int) or number in ids:
             raise ValueError(
-                f'{path}: {part} has the id {number!r}, which is no number or is twice'
+                f'{path}: {part} has the id {number!r}, which is no number or is twice: write the '
+                'file anew'
             )
         ids.add(number)
     return ids

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
@@ -38,7 +38,7 @@ from mmseg_semi.detection.coco import (
 from mmseg_semi.errors import check_one_size, hint, reading
 from mmseg_semi.files import is_local
 from mmseg_semi.functional.components import masks_to_boxes
-from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.config import CfgOptions, load_config
 from mmseg_semi.utils.progress import track
 
 LOADING = ('LoadImageFromFile', 'LoadAnnotations')
@@ -74,7 +74,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'name: none is left out',
     )
     parser.add_argument('--connectivity', type=int, default=8, choices=(4, 8))
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
     return parser.parse_args(argv)
 
 
@@ -173,7 +173,7 @@ def choose_out_dir(labeled: Any, config: str) -> Path:
     if len(roots) > 1 or not root or not is_local(getattr(leaves[0], 'backend_args', None)):
         raise SystemExit(
             f'{config}: the labeled data have no data_root, are not in the file system, or come '
-            'from several data sets; say with --out-dir where the files shall be written'
+            'from several data sets; give --out-dir for the files'
         )
     folder = Path(root) / 'detection' / split_name(ann_file)
     try:
@@ -233,7 +233,7 @@ def list_samples(dataset: Any, part: str) -> dict[str, tuple[Any, dict[str, Any]
                         'one folder above both as data_prefix.img_path.'
                     )
     if not samples:
-        raise SystemExit(f'train_dataloader.dataset.{part} has no image')
+        raise SystemExit(f'train_dataloader.dataset.{part} has no image: correct its data_prefix')
     return samples
 
 
@@ -303,7 +303,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     labeled, unlabeled = build_parts(config, args.config)
     names = labeled.metainfo.get('classes') or ()
     if not names:
-        raise SystemExit(f'{args.config}: the metainfo of the labeled part has no classes')
+        raise SystemExit(
+            f'{args.config}: the metainfo of the labeled part has no classes: set '
+            'train_dataloader.dataset.labeled.metainfo'
+        )
     classes = choose_classes(names, config, args.classes, args.exclude)
     folder = Path(args.out_dir) if args.out_dir else choose_out_dir(labeled, args.config)
     if folder.exists() and not folder.is_dir():

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 
 from mmseg_semi.files import check_paths, is_local, read_json
-from mmseg_semi.utils.safe_checkpoints import is_complete
+from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 
 CONVERTER = 'tools/dataset_converters/masks_to_coco.py'
 PART = '.part'
@@ -133,7 +132,7 @@ def check_checkpoint_classes(cfg: Config, path: str) -> None:
     """
     if '://' in path:
         return
-    checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=is_complete(path))
+    checkpoint = read_checkpoint(path)
     meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
     trained = meta.get('classes', meta.get('CLASSES'))
     if trained is None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmseg_semi.arguments import check_whole
 from mmseg_semi.engine.hooks.state_hook import StateHook
+from mmseg_semi.engine.workers import explaining, prepare_workers
 from mmseg_semi.models.segmentors.building import missing_hooks
 
 
@@ -59,6 +60,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
     """Iteration-based training in which nothing depends on how a run was interrupted.
 
     Hooks that components of the model need, and the config does not list, are registered.
+    A validation that was interrupted is done when the run is resumed. Data workers get a time-out.
     Every iteration's randomness (dropout, CutMix boxes, ...) is a function of the run's seed, the
     rank and the iteration, and the sampler starts at the iteration it is told. So a checkpoint
     needs no generator states, and a resumed run replays no data.
@@ -99,6 +101,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
             check_whole(f'train_cfg.{name}', value, 1)
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+        prepare_workers(dataloader)
         sampler = dataloader.sampler
         if hasattr(sampler, 'set_batch_size'):
             sampler.set_batch_size(dataloader.batch_size)
@@ -125,24 +128,34 @@ class SemiTrainLoop(IterBasedTrainLoop):
         self._check_schedulers()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
+        if self._iter > 0:  # its validation may have been interrupted
+            self._validate()
         batches = self._batches()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self._epoch = self._iter // self.iters_per_epoch
             # Plain datasets draw their augmentation from the global generators.
             seed_step(self.runner.seed, get_rank(), self._iter)
-            self.run_iter(next(batches))
-            self._decide_current_val_interval()
-            last = self._iter == self._max_iters
-            if (
-                self.runner.val_loop is not None
-                and self._iter >= self.val_begin
-                and (self._iter % self.val_interval == 0 or last)
-            ):
-                self.runner.val_loop.run()
+            with explaining('train_dataloader'):
+                batch = next(batches)
+            self.run_iter(batch)
+            self._validate()
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
+
+    def _validate(self) -> None:
+        """Validate after this iteration, if it is time and has not been done."""
+        self._decide_current_val_interval()
+        loop, hub = self.runner.val_loop, self.runner.message_hub
+        last = self._iter == self._max_iters
+        due = self._iter >= self.val_begin and (self._iter % self.val_interval == 0 or last)
+        if loop is None or not due or hub.runtime_info.get('validated') == self._iter:
+            return
+        prepare_workers(loop.dataloader)
+        with explaining('val_dataloader'):
+            loop.run()
+        hub.update_info('validated', self._iter)
 
     def _check_schedulers(self) -> None:
         schedulers = self.runner.param_schedulers or []

@@ -86,9 +86,11 @@ def _check(
     if not isinstance(classes, Sequence) or not all(map(_is_class, classes)):
         raise ValueError(f'classes must be a list of class numbers from 0, got {classes!r}')
     if len(set(classes)) < len(classes):
-        raise ValueError(f'classes names a class twice: {list(classes)}')
+        raise ValueError(f'classes must name each class once, got {list(classes)}')
     if ignore_index in classes:
-        raise ValueError(f'classes has ignore_index={ignore_index}, the pixels of unknown class')
+        raise ValueError(
+            f'classes has ignore_index={ignore_index}, the pixels of unknown class: remove it'
+        )
     check_choice('connectivity', connectivity, (4, 8))
     check_number('min_area', min_area, 0)
 

@@ -292,7 +292,8 @@ def propagate_regions(
         )
     if shapes.shape[0] != label.shape[0] or shapes.shape[-2:] != label.shape[-2:]:
         raise ValueError(
-            f'shapes {tuple(shapes.shape)} and label {tuple(label.shape)} differ in batch or size'
+            f'shapes {tuple(shapes.shape)} and label {tuple(label.shape)} must agree in batch and '
+            'size'
         )
     if selected.dtype != torch.bool or shapes.dtype != torch.bool or label.dtype != torch.int64:
         raise ValueError(

@@ -53,7 +53,8 @@ def weighted_cross_entropy(
     """
     if logits.shape[0] != label.shape[0] or logits.shape[-2:] != label.shape[-2:]:
         raise ValueError(
-            f'logits {tuple(logits.shape)} and label {tuple(label.shape)} differ in batch or size'
+            f'logits {tuple(logits.shape)} and label {tuple(label.shape)} must agree in batch and '
+            'size'
         )
     valid = valid & (label != 255)
     keep = valid if selected is None else valid & selected
@@ -121,7 +122,7 @@ def soft_consistency(
     if logits.shape != target_logits.shape or logits[:, 0].shape != valid.shape:
         raise ValueError(
             f'logits {tuple(logits.shape)}, target_logits {tuple(target_logits.shape)} and valid '
-            f'{tuple(valid.shape)} differ in batch, classes or size'
+            f'{tuple(valid.shape)} must agree in batch, classes and size'
         )
     target = at_least_float32(target_logits.detach()).log_softmax(dim=1)
     if kind == 'cosine':

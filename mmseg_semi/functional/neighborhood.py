@@ -79,7 +79,9 @@ def refine_neighborhood(
         raise ValueError(f"generator is used by criterion='random' only, got {criterion!r}")
     if criterion == 'two_max':
         if neighbors not in (1, 2):
-            raise ValueError(f"criterion='two_max' means 2 neighbors, got neighbors={neighbors}")
+            raise ValueError(
+                f"criterion='two_max' must have 2 neighbors, got neighbors={neighbors}"
+            )
         criterion, neighbors = 'max', 2
     rings = _rings(window, connectivity, beta)
     available = sum(len(offsets) for _, offsets in rings)

@@ -97,7 +97,8 @@ def _check(features: Tensor, label: Tensor, prototypes: Tensor, has_prototype: T
     )
     if any(small > large for small, large in zip(features.shape[-2:], label.shape[-2:])):
         raise ValueError(
-            f'features {tuple(features.shape)} are finer than the label {tuple(label.shape)}'
+            f'features {tuple(features.shape)} must not be finer than the label '
+            f'{tuple(label.shape)}'
         )
     if has_prototype.shape != prototypes.shape[:1] or has_prototype.dtype != torch.bool:
         raise ValueError(

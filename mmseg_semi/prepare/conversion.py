@@ -9,18 +9,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmseg_semi.errors import DataError, check_one_size, name_some, reading
-from mmseg_semi.files import check_there, write_file
+from mmseg_semi.files import check_there, read_list, write_file
 from mmseg_semi.prepare.label_maps import encode_png, note_of_complete, opened
 from mmseg_semi.utils.progress import track
 
@@ -196,10 +196,26 @@ def read_names(path: Path) -> list[str]:
     """Read a list of one name a line.
 
     Raises:
-        SystemExit: It cannot be read.
+        SystemExit: It cannot be read, or names files outside of the data set.
     """
     with reading(f'the list {path}', SystemExit):
-        return path.read_text(encoding='utf-8').split()
+        names = [name for _, line in read_list(path, error=SystemExit) for name in line.split()]
+    refuse_outside(path, names)
+    return names
+
+
+def refuse_outside(where: object, names: Iterable[str]) -> None:
+    """Refuse names of images with which files would be written outside of the data set's folder.
+
+    Raises:
+        SystemExit: Names the first few.
+    """
+    wrong = [name for name in names if os.path.isabs(name) or '..' in PurePath(name).parts]
+    if wrong:
+        raise SystemExit(
+            f'{where}: {len(wrong)} names lead out of the folder of the data set, the first '
+            f'{name_some(wrong, 3)}. Remove them, or fetch the file anew.'
+        )
 
 
 # --------------------------------------------------------------------------------------- converting

@@ -432,7 +432,9 @@ def encode_png(array: np.ndarray) -> bytes:
     """PNG bytes of a BGR image or a label map."""
     done, data = cv2.imencode('.png', array, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
-        raise DigitScenesError('OpenCV could not encode a PNG; is its PNG support missing?')
+        raise DigitScenesError(
+            'OpenCV could not encode a PNG, its PNG support is missing: install opencv-python anew'
+        )
     return data.tobytes()
 
 
@@ -605,7 +607,7 @@ def make_digit_scenes(folder: str | Path, params: SceneParams, force: bool = Fal
         foreign = sorted({entry.name for entry in folder.iterdir()} - TOP_LEVEL)
         if foreign:
             names = ', '.join(foreign)
-            raise DigitScenesError(f'{folder} also holds {names}; move them before using --force')
+            raise DigitScenesError(f'{folder} also holds {names}; move them, then use --force')
     with _workspace(folder) as space:
         write_dataset(_fresh(space / 'new'), params)
         if meta is not None:

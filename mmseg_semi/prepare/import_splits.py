@@ -93,7 +93,7 @@ def find_sources(source: Path) -> list[Source]:
         there = [part for part in PARTS if Path(path, f'{part}.txt').is_file()]
         if len(there) == 1:
             other = next(part for part in PARTS if part not in there)
-            raise DataError(f'{path} has {there[0]}.txt but no {other}.txt; both are needed')
+            raise DataError(f'{path} has {there[0]}.txt but no {other}.txt; both must be there')
         if there:
             found.append(describe(source, Path(path)))
     if not found:
@@ -158,7 +158,9 @@ def read_source(
                 )
         styles = dict.fromkeys(PARTS, style)
     elif len(set(styles.values())) > 1:
-        raise DataError(f'{source.path}: labeled.txt and unlabeled.txt are of different styles')
+        raise DataError(
+            f'{source.path}: labeled.txt and unlabeled.txt must be of one style, fetch both again'
+        )
     lists = {}
     for part, path in paths.items():
         lists[part] = read_names(path, layout, layout.img_dir)
@@ -213,7 +215,9 @@ def read_splits(
                 'different images. Import one of the folders alone.'
             )
     if not splits:
-        raise DataError(f'--only {" ".join(args.only)}: no folder holds such a split')
+        raise DataError(
+            f'--only {" ".join(args.only)}: no folder holds such a split, name another one'
+        )
     return splits
 
 

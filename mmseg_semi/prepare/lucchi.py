@@ -60,7 +60,9 @@ def read_stack(path: Path) -> np.ndarray:
             pages.append(np.array(image))
     sizes = {page.shape[::-1] for page in pages}
     if len(sizes) > 1:
-        raise DataError(f'{path}: slices have different sizes: {sorted(sizes)}')
+        raise DataError(
+            f'{path}: slices must have one size, found {sorted(sizes)}. Download it anew.'
+        )
     return np.stack(pages)
 
 

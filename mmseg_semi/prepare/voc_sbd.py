@@ -72,7 +72,7 @@ def read_mat(path: Path) -> np.ndarray:
                 f'{path} has no GTcls.Segmentation; give the folder cls of SBD, not inst'
             ) from error
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype != np.uint8:
-        raise DataError(f'{path}: GTcls.Segmentation is no matrix of 8-bit numbers')
+        raise DataError(f'{path}: GTcls.Segmentation must be a matrix of 8-bit numbers')
     return mask
 
 

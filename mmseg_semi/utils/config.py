@@ -6,26 +6,28 @@ registry is known; arguments where the class names all of its own (no ``**kwargs
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import FUNCTIONS, DefaultScope, Registry
+from torch import nn
 
 from mmseg_semi.arguments import check_arguments
-from mmseg_semi.errors import hint
+from mmseg_semi.errors import hint, name_some
+from mmseg_semi.utils.config_keys import check_method, check_sections, check_unread_keys
+from mmseg_semi.utils.config_settings import check_settings, passes_on_to_bases
 
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
 _TAKEN_OUT = ('type', 'priority', '_scope_', '_delete_')
-_SETS_METHOD = re.compile(r'^(_base_\.)?method\b', re.MULTILINE)
 _NETWORK_PARTS = (
     *('backbone', 'neck', 'decode_head', 'auxiliary_head'),
     *('rpn_head', 'roi_head', 'bbox_head', 'mask_head'),
@@ -57,6 +59,29 @@ def require_mmdet(what: str) -> None:
         )
 
 
+class CfgOptions(DictAction):
+    """``--cfg-options KEY=VALUE ...``; what is none ends the command line with a sentence."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Put the options into a dict, see mmengine's ``DictAction``."""
+        for value in values:
+            if not re.fullmatch(r'[^=\s]+=.*', value, re.DOTALL):
+                parser.error(
+                    f'{option_string} {value}: write KEY=VALUE, for example '
+                    'train_cfg.max_iters=100, without spaces around ='
+                )
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except Exception as error:  # lists and tuples whose brackets do not fit
+            parser.error(f'{option_string} {" ".join(values)}: {error}; correct the brackets')
+
+
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config file, apply ``--cfg-options`` and check types and arguments.
 
@@ -64,15 +89,20 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         FileNotFoundError: There is no such file.
         ModuleNotFoundError: A detector's config, and mmdet is not installed.
         KeyError, TypeError: See ``check_config``.
-        ValueError: See ``check_method``.
+        ValueError: The file cannot be run as a config; see also ``check_method``,
+            ``check_unread_keys``, ``check_sections``, ``check_settings``.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'config file {path} does not exist')
+        raise FileNotFoundError(f'config file {path} does not exist: name a file of configs/')
     cfg = _read_config(path)
     check_method(path, options)
+    check_unread_keys(path, options or ())
     if options:
-        cfg.merge_from_dict(options)
+        _merge(cfg, options)
     check_config(cfg)
+    check_sections(cfg)
+    if not is_detector(cfg):
+        check_settings(cfg)
     for part in ('train', 'val', 'test'):
         loader = cfg.get(f'{part}_dataloader') or {}
         if loader.get('num_workers') == 0:  # with which torch refuses persistent workers
@@ -83,10 +113,38 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 def _read_config(path: str) -> Config:
     try:
         return Config.fromfile(path)
-    except Exception as error:  # what mmengine says of a base `mmdet::...` depends on its version
+    except Exception as error:  # a config is a program; mmengine's errors depend on its version
         if 'mmdet' in str(error):
             require_mmdet(f'config file {path}')
-        raise
+        line = _line_in_config(error)
+        raise ValueError(
+            f'config file {path} cannot be read: {type(error).__name__}: '
+            f'{" ".join(str(error).split())}{line}. Correct it, or the base that it names.'
+        ) from error
+
+
+def _line_in_config(error: BaseException) -> str:
+    """Where in a config program an error was raised, as far as that can be told."""
+    if isinstance(error, SyntaxError):
+        return ''  # its text says so
+    line, reading, trace = '', False, error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_name
+        if name == '<module>' and reading:
+            line = f' (line {trace.tb_lineno})'
+        reading, trace = reading or name == '_file2dict', trace.tb_next
+    return line
+
+
+def _merge(cfg: Config, options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
+            raise ValueError(
+                f'--cfg-options {key}={value!r} cannot be set: {error}. Look the key up in the '
+                "config; 'key.0' is the first entry of a list."
+            ) from error
 
 
 def check_config(cfg: Config) -> None:
@@ -110,67 +168,12 @@ def check_config(cfg: Config) -> None:
                 known = sorted(_names(registry))
                 raise KeyError(
                     f"{key}.type: '{kind}' is not registered.{hint(kind, known)} Check the "
-                    f'spelling and custom_imports. Known: {", ".join(known)}.'
+                    f'spelling and custom_imports. Known: {name_some(known, 12)}.'
                 )
-            if arguments and inspect.isclass(entry) and not _takes_anything(entry):
+            plain = inspect.isclass(entry) and (arguments or issubclass(entry, nn.Module))
+            if plain and (passes_on_to_bases(entry) or arguments and not _takes_anything(entry)):
                 given = {name: v for name, v in node.items() if name not in _TAKEN_OUT}
                 check_arguments(entry, given, key, complete=False)
-
-
-def check_method(path: str, options: Mapping[str, Any] | None = None) -> None:
-    """Refuse a ``method`` that the model is not built of, because a base has built it before.
-
-    ``method`` is what files of ``_base_/methods`` describe, and ``model`` is built of it where a
-    config joins it with a segmentor. From there on only ``model`` counts.
-
-    Args:
-        path: A config file; its bases are looked at too.
-        options: ``--cfg-options``.
-
-    Raises:
-        ValueError: Names the key of ``method``, both values, and the key to set.
-    """
-    for key in options or {}:
-        if key.split('.')[0] == 'method':
-            raise ValueError(
-                f'--cfg-options {key} has no effect, because the config has built its model: set '
-                f'{key.replace("method", "model", 1)}'
-            )
-    bases = [Config._get_cfg_path(name, path)[0] for name in Config._get_base_files(path)]
-    if _SETS_METHOD.search(Path(path).read_text(encoding='utf-8')):
-        for base in bases:
-            _check_built(path, Config.fromfile(path), Config.fromfile(base).get('method'))
-    for base in bases:
-        check_method(base)
-
-
-def _check_built(path: str, config: Config, before: Any) -> None:
-    """Refuse what a file changes in ``method``, given that of its base, and not in ``model``."""
-    model, method = config.get('model'), config.get('method')
-    if not all(isinstance(one, Mapping) for one in (model, method, before)):
-        return
-    for key, value in _changes(method, before):
-        built: Any = model
-        for part in key:
-            built = built.get(part) if isinstance(built, Mapping) else None
-        if built != value:
-            name = '.'.join(key)
-            raise ValueError(
-                f'{path}: method.{name}={value!r} has no effect, because the model has been built '
-                f'with {built!r}: set model.{name} instead'
-            )
-
-
-def _changes(
-    new: Mapping[str, Any], old: Mapping[str, Any], key: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Path and value of what is in ``new`` and not the same in ``old``."""
-    for name, value in new.items():
-        before = old.get(name)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            yield from _changes(value, before, (*key, name))
-        elif value != before:
-            yield (*key, name), value
 
 
 def _names(registry: Registry | None) -> set[str]:
@@ -196,7 +199,7 @@ def _components(cfg: Config, known: ModuleType) -> Found:
         if isinstance(owner, Mapping):
             yield from _typed(prefix, owner, known.MODELS, False)
             for name in _NETWORK_PARTS:
-                yield from _typed(f'{prefix}.{name}', owner.get(name), known.MODELS, False)
+                yield from _network(f'{prefix}.{name}', owner.get(name), known.MODELS)
     for part in ('train', 'val', 'test'):
         loader = cfg.get(f'{part}_dataloader') or {}
         key = f'{part}_dataloader'
@@ -209,7 +212,12 @@ def _components(cfg: Config, known: ModuleType) -> Found:
     for name, hook in (cfg.get('default_hooks') or {}).items():
         yield from _typed(f'default_hooks.{name}', hook, known.HOOKS)
     yield from _typed('custom_hooks', cfg.get('custom_hooks'), known.HOOKS)
-    yield from _typed('optim_wrapper', cfg.get('optim_wrapper'), known.OPTIM_WRAPPERS, False)
+    wrapper = cfg.get('optim_wrapper') or {}
+    yield from _typed('optim_wrapper', wrapper, known.OPTIM_WRAPPERS, False)
+    if wrapper.get('constructor') is None:
+        yield from _typed('optim_wrapper.optimizer', wrapper.get('optimizer'), known.OPTIMIZERS)
+    yield from _typed('param_scheduler', cfg.get('param_scheduler'), known.PARAM_SCHEDULERS)
+    yield from _typed('visualizer', cfg.get('visualizer'), known.VISUALIZERS)
 
 
 def _typed(key: str, node: Any, registry: Registry, arguments: bool = True) -> Found:
@@ -218,6 +226,15 @@ def _typed(key: str, node: Any, registry: Registry, arguments: bool = True) -> F
             yield from _typed(f'{key}[{i}]', value, registry, arguments)
     elif isinstance(node, Mapping) and 'type' in node:
         yield key, node, registry, arguments
+
+
+def _network(key: str, node: Any, registry: Registry) -> Found:
+    several = node if isinstance(node, (list, tuple)) else [node]
+    for i, part in enumerate(several):
+        name = key if part is node else f'{key}[{i}]'
+        yield from _typed(name, part, registry, False)
+        losses = part.get('loss_decode') if isinstance(part, Mapping) else None
+        yield from _typed(f'{name}.loss_decode', losses, registry)
 
 
 def _datasets(key: str, node: Any, known: ModuleType) -> Found:

@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader
 from mmseg.registry import MODELS
 from torch import nn
 
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_there
+from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 
 COUNTER = 'num_batches_tracked'
 STEM_HINT = (
@@ -87,20 +90,26 @@ def check_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], training: 
 
 
 def check_pretrained(cfg: Config) -> None:
-    """Refuse a backbone's weights in a local file that is missing or does not fit.
+    """Refuse a backbone's weights that cannot be had or, in a local file, do not fit.
 
     Args:
-        cfg: A segmentor's config; ``pretrained`` and ``backbone.init_cfg`` are looked at.
+        cfg: The config; ``pretrained`` and ``backbone.init_cfg`` are looked at, and what they
+            address is downloaded.
 
     Raises:
         FileNotFoundError, ValueError: Name the config key and the file.
     """
     for key, path, start, backbone in _pretrained_files(cfg.model):
+        if '://' in path:
+            _fetch(key, path)
+            continue
         check_there(path, 'Correct it, or set it to None to start from scratch.', key)
-        content = torch.load(path, map_location='cpu', weights_only=True)
-        state = state_of(content)
+        state = state_of(read_checkpoint(path, f'{key}:'))
         state = {n[len(start) :]: value for n, value in state.items() if n.startswith(start)}
-        wanted = build_shapes(backbone).state_dict()
+        network = build_shapes(backbone, cfg.get('default_scope', 'mmseg'))
+        if getattr(type(network), 'init_weights', None) is not BaseModule.init_weights:
+            continue  # it has ways of its own to make weights fit, of positions for example
+        wanted = network.state_dict()
         wrong = wrong_shapes(state, wanted)
         if not wrong and not set(state) & set(wanted):
             wrong = ['none of the weights has a name of the backbone']
@@ -110,6 +119,29 @@ def check_pretrained(cfg: Config) -> None:
                 f'{key}: {path} does not fit the backbone {backbone["type"]}: '
                 f'{name_some(wrong, 3)}. Correct the backbone or give other weights.{hint}'
             )
+
+
+def _fetch(key: str, address: str) -> None:
+    try:
+        CheckpointLoader.load_checkpoint(address, map_location='cpu')
+    except Exception as error:  # of the network, of the address, of a package that it needs
+        reason = f'no model has the name {error}' if isinstance(error, KeyError) else error
+        raise FileNotFoundError(
+            f'{key}={address!r}: {reason}; or set the key to a local file, or to None to start '
+            'from scratch.'
+        ) from error
+
+
+def without_downloads(node: Any) -> Any:
+    """A copy of a model's config without the weights that it would download."""
+    if isinstance(node, Mapping):
+        kept = {key: without_downloads(value) for key, value in node.items() if key != 'pretrained'}
+        if (kept.get('init_cfg') or {}) and kept['init_cfg'].get('type') == 'Pretrained':
+            kept['init_cfg'] = None
+        return ConfigDict(kept)
+    if isinstance(node, (list, tuple)):
+        return type(node)(without_downloads(one) for one in node)
+    return node
 
 
 def _pretrained_files(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -125,14 +157,14 @@ def _pretrained_files(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str,
         (f'{prefix}.pretrained', inner.get('pretrained'), ''),
         (f'{prefix}.backbone.init_cfg.checkpoint', init.get('checkpoint'), init.get('prefix')),
     ):
-        if isinstance(path, str) and '://' not in path:
+        if isinstance(path, str):
             start = f'{start}.' if start and not start.endswith('.') else start or ''
             yield key, path, start, {**copy.deepcopy(dict(backbone)), 'init_cfg': None}
 
 
-def build_shapes(cfg: Mapping[str, Any]) -> nn.Module:
+def build_shapes(cfg: Mapping[str, Any], scope: str = 'mmseg') -> nn.Module:
     """Build a part of a model for its shapes, without its numbers where that can be."""
-    with DefaultScope.overwrite_default_scope('mmseg'):
+    with DefaultScope.overwrite_default_scope(scope):
         try:
             with torch.device('meta'):  # shapes are enough
                 return MODELS.build(copy.deepcopy(cfg))

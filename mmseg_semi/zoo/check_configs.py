@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import yaml
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
 
@@ -25,7 +25,7 @@ from mmseg_semi.datasets.pipelines import labeled_pipeline, unlabeled_pipeline
 from mmseg_semi.files import shipped_root
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
-from mmseg_semi.utils.weight_checks import build_shapes
+from mmseg_semi.utils.weight_checks import build_shapes, without_downloads
 
 REPO = shipped_root()
 MOST_LINES = 10
@@ -64,18 +64,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def benchmark_configs(folder: Path = REPO / 'configs') -> list[Path]:
     """The configs of the papers' tables, sorted."""
     return [path for path in sorted(folder.glob('*/*.py')) if NAME.fullmatch(path.stem)]
-
-
-def without_downloads(node: Any) -> Any:
-    """A copy of a model's config without the weights that it would download."""
-    if isinstance(node, Mapping):
-        kept = {key: without_downloads(value) for key, value in node.items() if key != 'pretrained'}
-        if (kept.get('init_cfg') or {}) and kept['init_cfg'].get('type') == 'Pretrained':
-            kept['init_cfg'] = None
-        return ConfigDict(kept)
-    if isinstance(node, (list, tuple)):
-        return type(node)(without_downloads(one) for one in node)
-    return node
 
 
 def build_model(cfg: Config) -> torch.nn.Module:

@@ -268,6 +268,6 @@ def newest_metrics(folder: str) -> dict[str, float]:
     """
     files = sorted(Path(folder).glob('*/*.json'), key=lambda path: path.stat().st_mtime)
     if not files:
-        raise FileNotFoundError(f'no metrics (*/*.json) below {folder}')
+        raise FileNotFoundError(f'no metrics (*/*.json) below {folder}: run tools/test.py first')
     line = files[-1].read_text().strip().splitlines()[-1]
     return {key: value for key, value in json.loads(line).items() if key not in ('step',)}

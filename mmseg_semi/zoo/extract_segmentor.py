@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmseg.registry import MODELS, TRANSFORMS
 
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.models.segmentors import is_semi
-from mmseg_semi.utils.config import load_config
-from mmseg_semi.utils.safe_checkpoints import is_complete
+from mmseg_semi.utils.config import CfgOptions, load_config
+from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
 
 PACKAGE = __name__.split('.')[0]
@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument('out', help='path of the checkpoint to write, ending in .pth')
     parser.add_argument('--which', choices=sorted(PREFIXES), default='student')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config keys')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
     args = parser.parse_args(argv)
     if not args.out.endswith('.pth'):
         parser.error(f'out must end in .pth, got {args.out}')
@@ -61,7 +61,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def plain_model(model: dict[str, Any]) -> dict[str, Any]:
     """Take the segmentor's config out of a SemiSegmentor's."""
     if not is_semi(model):
-        raise SystemExit(f"the config's model is {model['type']!r}, not 'SemiSegmentor'")
+        raise SystemExit(
+            f"the config's model is {model['type']!r}, not 'SemiSegmentor': give the config that "
+            'the checkpoint was trained with'
+        )
     segmentor = copy.deepcopy(model['segmentor'])
     inner = segmentor.pop('data_preprocessor', None)
     preprocessor = dict(model.get('data_preprocessor') or inner or {})
@@ -134,7 +137,8 @@ def plain_checkpoint(checkpoint: dict[str, Any], which: str) -> dict[str, Any]:
     }
     if not state:
         raise SystemExit(
-            f"the checkpoint has no '{prefix}*' weights: it was trained without a {which}"
+            f"the checkpoint has no '{prefix}*' weights: it was trained without a {which}, "
+            'choose another one with --which'
         )
     meta = checkpoint.get('meta', {})
     data = dict(meta.get('dataset_meta') or {})
@@ -149,10 +153,8 @@ def plain_checkpoint(checkpoint: dict[str, Any], which: str) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract."""
     args = parse_args(argv)
-    if not is_complete(args.checkpoint):
-        raise SystemExit(f'checkpoint {args.checkpoint} does not exist or is cut short')
     cfg = plain_config(load_config(args.config, args.cfg_options))
-    checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
+    checkpoint = read_checkpoint(args.checkpoint)
     plain = plain_checkpoint(checkpoint, args.which)
     network, state = build_shapes(cfg.model), plain['state_dict']
     if args.which == 'teacher' and not state.keys() & network.state_dict().keys():

@@ -1,6 +1,8 @@
 """What the loader makes of unusual images, and how broken files are found."""
 
 import io
+import struct
+import zlib
 
 import cv2
 import mmcv
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmseg_semi.datasets.image_files import bit_depth, unreadable_reason
+from mmseg_semi.datasets.image_files import bit_depth, stored_size, unreadable_reason
 
 RNG = np.random.default_rng(0)
 BGR = cv2.GaussianBlur(RNG.integers(0, 256, (48, 40, 3), dtype=np.uint8), (5, 5), 2)
@@ -111,3 +113,39 @@ def test_files_that_end_too_early(tmp_path, data, sound):
 
 def test_missing_file(tmp_path):
     assert 'No such file' in unreadable_reason(str(tmp_path / 'none.png'))
+
+
+# ------------------------------------------------------------------------------- huge images
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'tif', 'bmp', 'webp'])
+def test_the_stored_size_is_that_of_the_pixels(suffix, tmp_path):
+    path = tmp_path / f'x.{suffix}'
+    Image.new('RGB', (37, 21)).save(path)
+    with open(path, 'rb') as file:
+        assert stored_size(file) == (37, 21)
+
+
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'tif', 'bmp', 'webp'])
+def test_images_of_too_many_pixels_are_refused(suffix, tmp_path, monkeypatch):
+    path = tmp_path / f'x.{suffix}'
+    Image.new('RGB', (37, 21)).save(path)
+    monkeypatch.setenv('MMSEG_SEMI_MAX_PIXELS', '776')
+    assert unreadable_reason(str(path)) == (
+        'it has 37 x 21 pixels, more than the 776 that are allowed; the environment variable '
+        'MMSEG_SEMI_MAX_PIXELS raises that'
+    )
+    monkeypatch.setenv('MMSEG_SEMI_MAX_PIXELS', '777')
+    assert unreadable_reason(str(path)) is None
+    monkeypatch.setenv('MMSEG_SEMI_MAX_PIXELS', 'many')
+    with pytest.raises(ValueError, match="MMSEG_SEMI_MAX_PIXELS must be a whole number.*'many'"):
+        unreadable_reason(str(path))
+
+
+def test_a_small_file_of_a_huge_image_is_refused(tmp_path):
+    """30000 x 30000 pixels in a few bytes."""
+    header = struct.pack('>IIBBBBB', 30000, 30000, 8, 2, 0, 0, 0)
+    chunks = b''.join(
+        struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        for kind, data in ((b'IHDR', header), (b'IDAT', zlib.compress(b'')), (b'IEND', b''))
+    )
+    (tmp_path / 'x.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunks)
+    assert unreadable_reason(str(tmp_path / 'x.png')).startswith('it has 30000 x 30000 pixels')

@@ -263,9 +263,9 @@ def test_a_sample_without_path_or_seed_is_named(root, missing):
     ('mask', 'message'),
     [
         (np.zeros((30, 39), np.uint8), r'has 39 x 30 pixels, its image \S+ 40 x 30;'),
-        (np.zeros((30, 40, 3), np.uint8), 'no single-channel 8-bit image'),
-        (np.zeros((30, 40), np.uint16), 'no single-channel 8-bit image'),
-        (None, 'no single-channel 8-bit image'),
+        (np.zeros((30, 40, 3), np.uint8), 'must be a single-channel 8-bit image'),
+        (np.zeros((30, 40), np.uint16), 'must be a single-channel 8-bit image'),
+        (None, 'must be a single-channel 8-bit image'),
     ],
     ids=['size', 'color', 'depth', 'broken'],
 )

@@ -73,6 +73,11 @@ def test_a_semi_supervised_run_is_recorded(unimatch_run, digit_root):
             labeled_batch=2,
             unlabeled_batch=2,
             seed=7,
+            labeled_bytes=sum(
+                (digit_root / folder / 'labeled' / f'{name}.png').stat().st_size
+                for name in listed(digit_root)
+                for folder in ('images', 'annotations')
+            ),
         )
 
 
@@ -163,7 +168,8 @@ def test_another_batch_is_a_warning(train, unimatch_run):
     run = train(UNIMATCH, '--resume', checkpoint, **ACCUMULATE)
     (warning,) = re.findall(r'WARNING - (the run to be resumed.*)', run.output)
     assert warning.startswith(
-        'the run to be resumed had an effective batch of 2 + 2 images, now it is 4 + 4.'
+        'the run to be resumed had an effective batch of 2 + 2 images (1 rank x 2 + 2 x '
+        'accumulation 1), now it is 4 + 4 images (1 rank x 2 + 2 x accumulation 2).'
     )
     assert recorded(run.checkpoint)['accumulation'] == 2
 
@@ -183,6 +189,7 @@ def runner_with(loader: DataLoader, seed: int = 3, iteration: int = 0) -> Simple
         seed=seed,
         iter=iteration,
         message_hub=MessageHub(f'record-{id(loader)}'),
+        cfg={},
         _randomness_cfg=dict(seed=seed),
     )
 

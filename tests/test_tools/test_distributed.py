@@ -110,6 +110,25 @@ def test_only_one_rank_writes_the_metrics(two_ranks, on_two_ranks, tmp_path):
     assert len(first) == 1 and first[0].startswith(str(tmp_path)) and second == []
 
 
+def test_no_file_is_written_by_two_ranks(digit_root, tmp_path):
+    """Training with validation, a best checkpoint and pictures, then a test with predictions."""
+    hooks = dict(checkpoint=dict(interval=2, save_best='mIoU'), visualization=dict(draw=True))
+    listed = [dict(type='PseudoLabelVisHook', interval=2), dict(type='PseudoLabelStatsHook')]
+    cfg = with_hooks(merged(EMA, dict(default_hooks=hooks)), *listed)
+    cfg['train_cfg'] = dict(max_iters=4, val_interval=2)
+    config, work_dir = write_config(tmp_path / 'c.py', UNIMATCH, digit_root, **cfg), tmp_path / 'w'
+    record = dict(RECORD_WRITES=str(work_dir))
+    args = [config, 2, '--work-dir', work_dir]
+    run_ranks('dist_train.sh', *args, cwd=tmp_path, **record)
+    args = [config, work_dir / 'iter_4.pth', 2, '--work-dir', work_dir / 'test']
+    args += ['--out', work_dir / 'out', '--show-dir', work_dir / 'shown']
+    run_ranks('dist_test.sh', *args, cwd=tmp_path, **record)
+    written = [set(Path(f'{work_dir}.rank{r}').read_text().split()) for r in (0, 1)]
+    assert {'iter_4.pth.part', 'last_checkpoint.part'} <= {Path(one).name for one in written[0]}
+    assert any('/out/' in one for one in written[1]), 'each rank writes its own predictions'
+    assert written[0] & written[1] == set()
+
+
 def test_checkpoint_of_two_ranks_has_no_wrapper_prefix(two_ranks):
     state = load_checkpoint(two_ranks[0] / 'work' / 'iter_4.pth')['state_dict']
     assert {key.split('.')[0] for key in state} == {'segmentor', 'teacher'}

@@ -95,14 +95,15 @@ def test_test_and_resume_refuse_it(poisoned, server, unimatch_run, tmp_path):
     )
     for command in commands:
         done = server.run(*command, code=1)
-        assert 'UnpicklingError' in done.output, command
+        assert 'system, which is neither tensor, number nor text' in done.output, command
+        assert 'weights_only' not in done.output, command
     assert not (tmp_path / 'marker').exists()
 
 
 def test_test_refuses_another_attribute(poisoned, server, unimatch_run, tmp_path):
     args = (unimatch_run.config, poisoned('getattr_of_array'), '--work-dir', tmp_path / 'work')
     done = server.run(TOOLS / 'test.py', *args, code=1)
-    assert 'UnpicklingError' in done.output or 'refused to load' in done.output
+    assert "holds attribute 'tofile', which is neither" in done.output
 
 
 def test_real_checkpoints_load(ema_run):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import urllib.error
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,12 @@ from mmseg.registry import MODELS
 from tool_runs import TOOLS, load_checkpoint
 from torch import nn
 
-from mmseg_semi.utils.weight_checks import check_checkpoint, check_pretrained, wrong_shapes
+from mmseg_semi.utils.weight_checks import (
+    check_checkpoint,
+    check_pretrained,
+    without_downloads,
+    wrong_shapes,
+)
 
 
 class Plain(nn.Module):
@@ -134,12 +141,55 @@ def test_init_cfg_and_its_prefix_are_looked_at(weights, tmp_path):
         check_pretrained(config(dict(RESNET, init_cfg=dict(init, prefix='neck'))))
 
 
-def test_missing_files_are_named_and_addresses_left_alone():
+def test_missing_files_are_named():
     with pytest.raises(FileNotFoundError, match=r'segmentor.pretrained: there is no file x.pth'):
         check_pretrained(config(RESNET, pretrained='x.pth'))
-    check_pretrained(config(RESNET, pretrained='open-mmlab://resnet50_v1c'))
     check_pretrained(config(RESNET, pretrained=None))
     check_pretrained(config(dict(RESNET, init_cfg=dict(type='Kaiming', layer='Conv2d'))))
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path) -> Path:
+    """No network, and an empty folder for what was downloaded; returns the folder."""
+
+    def refuse(url: str, *args: Any, **kwargs: Any) -> None:
+        raise urllib.error.URLError('Name or service not known')
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', refuse)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    return tmp_path / 'checkpoints'
+
+
+def test_weights_that_cannot_be_downloaded_are_named_with_what_to_do(offline):
+    with pytest.raises(FileNotFoundError) as caught:
+        check_pretrained(config(RESNET, pretrained='open-mmlab://resnet50_v1c'))
+    address = 'https://download.openmmlab.com/pretrain/third_party/resnet50_v1c-2cccc1ad.pth'
+    assert str(caught.value) == (
+        f"model.segmentor.pretrained='open-mmlab://resnet50_v1c': {address} cannot be downloaded "
+        '(Name or service not known): download it elsewhere and put it at '
+        f'{offline / "resnet50_v1c-2cccc1ad.pth"}; or set the key to a local file, or to None to '
+        'start from scratch.'
+    )
+    offline.mkdir(exist_ok=True)
+    torch.save(dict(a=torch.zeros(1)), offline / 'resnet50_v1c-2cccc1ad.pth')
+    check_pretrained(config(RESNET, pretrained='open-mmlab://resnet50_v1c'))
+    init = dict(type='Pretrained', checkpoint='open-mmlab://resnet50_v1x')
+    with pytest.raises(FileNotFoundError, match="checkpoint='open-mm.*has the name 'resnet50_v1x'"):
+        check_pretrained(config(dict(RESNET, init_cfg=init)))
+
+
+def test_a_backbone_that_makes_weights_fit_itself_is_left_to_it(tmp_path):
+    vit = dict(type='VisionTransformer', num_layers=1, embed_dims=8, num_heads=1, img_size=(32, 32))
+    torch.save(MODELS.build(vit).state_dict(), tmp_path / 'vit.pth')
+    check_pretrained(config(dict(vit, img_size=(64, 64)), pretrained=str(tmp_path / 'vit.pth')))
+
+
+def test_weights_of_a_resumed_run_come_from_its_checkpoint():
+    init = dict(type='Pretrained', checkpoint='x.pth')
+    cfg = config(dict(RESNET, init_cfg=init), pretrained='y.pth')
+    found = without_downloads(cfg.model).segmentor
+    assert 'pretrained' not in found and found.backbone.init_cfg is None
+    assert cfg.model.segmentor.pretrained == 'y.pth'
 
 
 # ------------------------------------------------------------------------------------ in the tools

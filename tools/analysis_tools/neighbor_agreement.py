@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Measure how often neighboring pixels of the labeled masks share their class."""
 
-import sys
-
 from mmseg_semi.analysis.neighbor_agreement import main
+from mmseg_semi.errors import run_tool
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Run configs on digit scenes over several seeds and write a result table."""
 
-import sys
-
+from mmseg_semi.errors import run_tool
 from mmseg_semi.zoo.digit_scenes_table import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

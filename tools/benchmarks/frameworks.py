@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Measure the training step of each framework as a multiple of the supervised one."""
 
-import sys
-
 from mmseg_semi.benchmarks.frameworks import main
+from mmseg_semi.errors import run_tool
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

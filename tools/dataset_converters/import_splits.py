@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Bring published lists of labeled and unlabeled images into the form that the configs read."""
 
-import sys
-
+from mmseg_semi.errors import run_tool
 from mmseg_semi.prepare.import_splits import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

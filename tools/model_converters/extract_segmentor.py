@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Write a semi-supervised checkpoint's student or teacher as a plain mmseg model."""
 
-import sys
-
+from mmseg_semi.errors import run_tool
 from mmseg_semi.zoo.extract_segmentor import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

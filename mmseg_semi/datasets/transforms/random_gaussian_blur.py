@@ -38,7 +38,7 @@ class RandomGaussianBlur(BaseTransform):
         backend: Annotated[str, OneOf('cv2', 'pillow')] = 'cv2',
     ) -> None:
         if sigma[0] > sigma[1]:
-            raise ValueError(f'RandomGaussianBlur.sigma is {sigma}; the smallest comes first')
+            raise ValueError(f'RandomGaussianBlur.sigma is {sigma}: write the smallest first')
         self.sigma, self.prob, self.backend = (sigma[0], sigma[1]), prob, backend
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:

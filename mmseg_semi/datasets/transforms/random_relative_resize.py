@@ -53,8 +53,8 @@ class RandomRelativeResize(BaseTransform):
     ) -> None:
         if ratio_range[0] > ratio_range[1]:
             raise ValueError(
-                f'RandomRelativeResize.ratio_range is {ratio_range}; the smallest multiple of the '
-                'long side comes first'
+                f'RandomRelativeResize.ratio_range is {ratio_range}: write the smallest multiple '
+                'of the long side first'
             )
         if law == 'halves' and not ratio_range[0] <= 1 <= ratio_range[1]:
             raise ValueError(

@@ -8,6 +8,7 @@ from .image_bank_hook import ImageBankHook
 from .labeled_source_hook import LabeledSourceHook
 from .mean_teacher_hook import MeanTeacherHook
 from .memory_bank_hook import MemoryBankHook
+from .prediction_writer_hook import PredictionWriterHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .pseudo_label_vis_hook import PseudoLabelVisHook
 from .run_record_hook import RunRecordHook
@@ -22,6 +23,7 @@ __all__ = [
     'LabeledSourceHook',
     'MeanTeacherHook',
     'MemoryBankHook',
+    'PredictionWriterHook',
     'PseudoLabelStatsHook',
     'PseudoLabelVisHook',
     'RunRecordHook',

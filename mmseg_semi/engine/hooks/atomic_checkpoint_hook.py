@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import os.path as osp
 from typing import Any, Optional
 
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import get_world_size, is_main_process, master_only
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
-PART_SUFFIX = '.part'
+from mmseg_semi.engine.stopping import StopRequest, end_run, ignore_signals
+from mmseg_semi.errors import name_some
+from mmseg_semi.files import PART_SUFFIX
+from mmseg_semi.utils.safe_checkpoints import not_finite
+
+GRADIENTS_KEY = 'accumulated_gradients'
+
+
+def updates_now(optim_wrapper: Any) -> bool:
+    """Whether no gradient waits for further iterations."""
+    wrappers = getattr(optim_wrapper, 'optim_wrappers', None)
+    several = list(wrappers.values()) if wrappers else [optim_wrapper]
+    return all(one.should_update() for one in several)
 
 
 def _replace(part: str, final: str) -> None:
@@ -19,6 +34,22 @@ def _replace(part: str, final: str) -> None:
     with open(part, 'rb') as file:
         os.fsync(file.fileno())
     os.replace(part, final)
+
+
+def _refuse_infinite(runner: Any) -> None:
+    """Keep the checkpoints that are there when the weights are not finite.
+
+    Raises:
+        FloatingPointError: Names some of the tensors.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    infinite = not_finite(model.state_dict())
+    if infinite:
+        raise FloatingPointError(
+            f'iteration {runner.iter + 1}: {len(infinite)} tensors of the model are not finite '
+            f'({name_some(infinite, 3)}), so no checkpoint is written and the earlier ones are '
+            'kept; lower the learning rate or clip gradients (optim_wrapper.clip_grad).'
+        )
 
 
 class _AtomicRunner:
@@ -32,14 +63,17 @@ class _AtomicRunner:
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        _refuse_infinite(self._runner)
         final = osp.join(out_dir, filename)
         part = final + PART_SUFFIX
         try:
             self._runner.save_checkpoint(out_dir, filename + PART_SUFFIX, *args, **kwargs)
             _replace(part, final)
-        except BaseException:
+        except BaseException as error:
             if osp.exists(part):
                 os.remove(part)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = final
             raise
 
 
@@ -48,13 +82,19 @@ class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook``, safe against being killed at any moment.
 
     A checkpoint is written beside its final name and renamed when complete; ``last_checkpoint``
-    likewise; an outdated checkpoint is removed only after the new one is there. With ``by_epoch``
+    likewise; an outdated checkpoint is removed only after the new one is there. One whose weights
+    are not finite is refused. Inside accumulated gradients it holds these too (in a single
+    process; several ranks are warned when they resume there). SIGTERM, SIGINT and SIGUSR1 end a run
+    after a checkpoint of the current iteration, see ``StopRequest``.
+    With ``by_epoch``
     under ``SemiTrainLoop``, ``interval`` and ``save_begin`` count passes over the unlabeled
     images. Remote backends are left to mmengine.
     """
 
     by_epoch: bool
     filename_tmpl: str
+    _gradients: Optional[dict[str, Any]] = None
+    _stop: Optional[StopRequest] = None
 
     def before_train(self, runner: Any) -> None:
         """Turn epochs of the unlabeled part into iterations."""
@@ -65,7 +105,70 @@ class AtomicCheckpointHook(CheckpointHook):
             self.save_begin *= epoch
             self.filename_tmpl = self.filename_tmpl.replace('epoch_', 'iter_')
         super().before_train(runner)
+        if runner.iter > 0:  # 0 after load_from
+            self._restore_gradients(runner)
         self._atomic = isinstance(self.file_backend, LocalBackend)
+        self._stop = StopRequest()
+        self._stop.listen()
+
+    def after_train(self, runner: Any) -> None:
+        """Publish as mmengine does; signals are no more asked for."""
+        super().after_train(runner)
+        if self._stop is not None:
+            self._stop.release()
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        """Save as mmengine does, and before the run ends because of a signal."""
+        super().after_train_iter(runner, *args, **kwargs)
+        number = self._stop.asked_of_any() if self._stop else 0
+        if number:
+            self._end_run(runner, number, runner.iter + 1, together=True)
+
+    def after_val_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        """End a run in its validation because of a signal; each rank for itself."""
+        number = self._stop.asked() if self._stop else 0
+        if number:
+            self._end_run(runner, number, runner.iter, together=False)
+
+    def _end_run(self, runner: Any, number: int, iteration: int, together: bool) -> None:
+        ignore_signals()
+        saved = not self.by_epoch and iteration > 0
+        path = osp.join(self.out_dir, self.filename_tmpl.format(iteration))
+        if saved and self.last_ckpt != path:
+            meta = dict(epoch=runner.epoch, iter=iteration)
+            self._save_checkpoint_with_step(runner, iteration, meta=meta)
+        end_run(runner, number, iteration, saved, together)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the gradients of a checkpoint until the optimizer is there."""
+        self._gradients = checkpoint.get(GRADIENTS_KEY)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Save the gradients that wait for further iterations before they are applied."""
+        inside = get_world_size() == 1 and not updates_now(runner.optim_wrapper)
+        if 'optimizer' in checkpoint and inside:
+            checkpoint[GRADIENTS_KEY] = {
+                name: parameter.grad.detach().cpu().clone()
+                for name, parameter in runner.model.named_parameters()
+                if parameter.grad is not None
+            }
+
+    def _restore_gradients(self, runner: Any) -> None:
+        if updates_now(runner.optim_wrapper):
+            return
+        if self._gradients is None or get_world_size() > 1:
+            print_log(
+                f'the run is resumed at iteration {runner.iter}, between two updates of the '
+                'optimizer (optim_wrapper.accumulative_counts), and the gradients since the last '
+                'update are lost; save at multiples of it (default_hooks.checkpoint.interval)',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return
+        for name, parameter in runner.model.named_parameters():
+            gradient = self._gradients.get(name)
+            if gradient is not None:
+                parameter.grad = gradient.to(parameter.device)
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         if not self._atomic:

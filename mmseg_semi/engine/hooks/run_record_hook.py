@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from mmengine.dist import get_world_size
@@ -10,11 +11,14 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmseg.registry import HOOKS
 
+from mmseg_semi.datasets.dataset_tree import data_infos, leaf_datasets
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.datasets.splits import PARTS, dataset_names, split_hash
+from mmseg_semi.engine.resuming import SETTINGS_KEY, check_resumed, settings_of
 
 RECORD_KEY = 'mmseg_semi'
+_BATCH = ('ranks', 'labeled_per_rank', 'unlabeled_per_rank', 'accumulation')
 
 
 @HOOKS.register_module()
@@ -32,18 +36,27 @@ class RunRecordHook(Hook):
       and how many of them make one update.
     - ``labeled_batch``, ``unlabeled_batch``: images of one update, the product of these.
     - ``seed``.
+    - ``labeled_bytes``: size of all labeled images and masks; None where they are in no file.
 
-    A run that is resumed must have the split of its checkpoint's record; another effective batch
-    or seed is a warning. ``load_from``, which starts a new run, is not looked at.
+    A run that is resumed must have the split of its checkpoint's record, and its model, see
+    ``check_resumed``. Another batch, seed, content of the labeled files or setting is a warning.
+    ``load_from``, which starts a new run, is not looked at.
     """
 
     def __init__(self) -> None:
         self.record: dict[str, Any] | None = None
+        self.settings: dict[str, str] = {}
         self._loaded: dict[str, Any] | None = None
         self._configured_seed: int | None = None
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Keep the record of a checkpoint; ``before_train`` knows whether the run is resumed."""
+        """Compare a checkpoint that is resumed; its data are compared before training.
+
+        Raises:
+            CheckpointError: See ``check_resumed``.
+        """
+        if getattr(runner, '_resume', False) and 'optimizer' in checkpoint:
+            check_resumed(runner, checkpoint)
         loaded = checkpoint.get('meta', {}).get(RECORD_KEY)
         self._loaded = loaded if isinstance(loaded, dict) else None
         # mmengine replaces it by the checkpoint's after this call.
@@ -55,7 +68,7 @@ class RunRecordHook(Hook):
         Raises:
             ValueError: The resumed run was trained on another split.
         """
-        self.record = make_record(runner)
+        self.record, self.settings = make_record(runner), settings_of(runner.cfg)
         if self._loaded is not None and runner.iter > 0:  # 0 after load_from
             self._compare(self._loaded, self.record)
         runner.message_hub.update_info(RECORD_KEY, dict(self.record))
@@ -65,6 +78,7 @@ class RunRecordHook(Hook):
         """Write the record into a checkpoint."""
         if self.record is not None:
             checkpoint['meta'][RECORD_KEY] = dict(self.record)
+            checkpoint['meta'][SETTINGS_KEY] = dict(self.settings)
 
     def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         hashes = old.get('split'), new['split']
@@ -76,13 +90,21 @@ class RunRecordHook(Hook):
                 'split files back (ann_file of train_dataloader.dataset) to go on with it, or '
                 'start a new run from its weights: load_from=CHECKPOINT without resume.'
             )
-        batches = [[record.get(f'{part}_batch') for part in PARTS] for record in (old, new)]
-        if None not in batches[0] and batches[0] != batches[1]:
-            texts = [f'{batch[0]} + {batch[1]}' for batch in batches]
+        if all(old.get(key) is not None for key in _BATCH) and any(
+            old[key] != new[key] for key in _BATCH
+        ):
             _warn(
-                f'the run to be resumed had an effective batch of {texts[0]} images, now it is '
-                f'{texts[1]}. Its results will be those of neither; set train_dataloader.batch_size'
-                ', the number of ranks or optim_wrapper.accumulative_counts as they were.'
+                f'the run to be resumed had an effective batch of {batch_text(old)}, now it is '
+                f'{batch_text(new)}. Its results will be those of neither; set '
+                'train_dataloader.batch_size, the number of ranks or '
+                'optim_wrapper.accumulative_counts as they were.'
+            )
+        sizes = old.get('labeled_bytes'), new['labeled_bytes']
+        if None not in sizes and sizes[0] != sizes[1]:
+            _warn(
+                f'the labeled images and masks of the run to be resumed had {sizes[0]} bytes, now '
+                f'they have {sizes[1]}: files have been changed, and its results will be those of '
+                'neither. Put them back, or start a new run.'
             )
         seed = new['seed'] if self._configured_seed is None else self._configured_seed
         if old.get('seed') is not None and old['seed'] != seed:
@@ -115,7 +137,25 @@ def make_record(runner: Any) -> dict[str, Any]:
         accumulation=accumulation,
         **{f'{part}_batch': ranks * batch[part] * accumulation for part in PARTS},
         seed=None if runner.seed is None else int(runner.seed),
+        labeled_bytes=_bytes_of(labeled),
     )
+
+
+def _bytes_of(dataset: Any) -> int | None:
+    """Size of the images and masks of a dataset, None where it is not known."""
+    infos = (info for leaf in leaf_datasets(dataset) for info in data_infos(leaf))
+    try:
+        return (
+            sum(
+                os.path.getsize(info[key])
+                for info in infos
+                for key in ('img_path', 'seg_map_path')
+                if info.get(key)
+            )
+            or None
+        )
+    except OSError:  # not in files of this machine, or not there
+        return None
 
 
 def batch_of(loader: Any) -> dict[str, int]:
@@ -139,10 +179,17 @@ def record_line(record: dict[str, Any]) -> str:
     split = record['split'] or 'without hash (a dataset keeps no list of its images)'
     return (
         f'Run: split {split} ({record["labeled"]} labeled, {record["unlabeled"]} unlabeled), '
-        f'effective batch {record["labeled_batch"]} + {record["unlabeled_batch"]} images '
+        f'effective batch {batch_text(record)}, seed {record["seed"]}'
+    )
+
+
+def batch_text(record: dict[str, Any]) -> str:
+    """The images of an update, and what they are made of."""
+    return (
+        f'{record["labeled_batch"]} + {record["unlabeled_batch"]} images '
         f'({record["ranks"]} rank{"s" if record["ranks"] > 1 else ""} x '
         f'{record["labeled_per_rank"]} + {record["unlabeled_per_rank"]} x accumulation '
-        f'{record["accumulation"]}), seed {record["seed"]}'
+        f'{record["accumulation"]})'
     )
 
 

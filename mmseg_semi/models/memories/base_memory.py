@@ -42,7 +42,7 @@ def check_memory(key: str, kind: type[BaseMemory], cfg: Optional[dict[str, Any]]
     cfg = dict(cfg or {})
     check_arguments(kind, cfg, key, complete=False)
     if {'num_classes', 'channels'} & set(cfg):
-        raise ValueError(f'{key}: num_classes and channels follow from the segmentor')
+        raise ValueError(f'{key}: num_classes and channels follow from the segmentor, remove them')
     try:
         kind(num_classes=1, channels=1, **cfg)
     except ValueError as error:

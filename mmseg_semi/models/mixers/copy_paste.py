@@ -76,7 +76,7 @@ class CopyPaste(BaseLabeledMixer):
                 'leave scale out'
             )
         if scale is not None and scale[0] > scale[1]:
-            raise ValueError(f'CopyPaste.scale is {tuple(scale)}; the smaller multiple comes first')
+            raise ValueError(f'CopyPaste.scale is {tuple(scale)}: write the smaller multiple first')
         self.num_classes, self.prob, self.power, self.head = num_classes, prob, power, head
         self.ignore_classes, self.draw = tuple(ignore_classes), draw
         self.source, self.scale = source, None if scale is None else tuple(scale)

@@ -68,7 +68,7 @@ class BaseRefiner(Component):
             view: A view of unlabeled images after its pass; ``view.mix`` says how it was mixed.
             step: The training step; the outputs of all passes are there.
         """
-        raise TypeError(f'{type(self).__name__} has no refine_view for after_mixing=True')
+        raise TypeError(f'{type(self).__name__} has no refine_view: remove after_mixing=True')
 
     def threshold_at(self, step: SemiStep) -> Any:
         """Return the confidence threshold that it selects with in a step."""

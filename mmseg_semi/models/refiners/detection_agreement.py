@@ -50,7 +50,8 @@ class DetectionAgreement(BaseRefiner):
         super().__init__()
         if exempt and not restrict:
             raise ValueError(
-                f'DetectionAgreement.exempt={tuple(exempt)} has no effect without restrict=True'
+                f'DetectionAgreement.exempt={tuple(exempt)} has no effect: set restrict=True, or '
+                'remove exempt'
             )
         self.min_confidence, self.restrict, self.exempt = min_confidence, restrict, tuple(exempt)
 

@@ -168,7 +168,7 @@ class QuantileThreshold(BaseRefiner):
         if view.number not in scores:
             raise ValueError(
                 f"{self.config_key}.stream is '{self.stream}', which has no strong view "
-                f'{view.number}: let it have all views (view=None)'
+                f'{view.number}: set its view=None for all views'
             )
         return self._narrow(view.pseudo, scores[view.number], threshold)
 

@@ -47,7 +47,7 @@ def refuse_unknown(owner: type, arguments: dict[str, Any]) -> NoReturn:
         if name in arguments:
             raise TypeError(f'model.{name} is now {place}')
     check_arguments(owner, arguments, 'model')
-    raise TypeError(f'model: unknown argument(s) among {sorted(arguments)}')
+    raise TypeError(f'model: remove the unknown argument(s) among {sorted(arguments)}')
 
 
 def preprocessor_cfg(cfg: Any) -> Any:

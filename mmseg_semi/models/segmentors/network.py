@@ -72,7 +72,7 @@ def decode(segmentor: Any, features: Features, taps: FeatureTaps) -> SegOutputs:
                 raise TypeError(
                     f'model.segmentor.decode_head: {type(head).__name__}.forward() gave '
                     f'{type(output).__name__} in training; one tensor of class logits '
-                    '(B, K, h, w) is needed'
+                    '(B, K, h, w) is needed: use a head that gives one'
                 )
             stages.append(output)
     taps.check_found(found)

@@ -60,7 +60,7 @@ def test_soft_consistency_refuses_wrong_arguments():
         (logits, logits, valid[:, :3]),
         (logits[..., :4], logits, valid),
     ):
-        with pytest.raises(ValueError, match='differ in batch, classes or size'):
+        with pytest.raises(ValueError, match='must agree in batch, classes and size'):
             soft_consistency(first, second, third)
 
 

@@ -126,7 +126,7 @@ def test_a_missing_head_is_named(build_ael, kind):
         (
             'labeled_mixer',
             dict(source='dataset', scale=(2.0, 0.1)),
-            r'scale is \(2.0, 0.1\); the smaller multiple comes first',
+            r'scale is \(2.0, 0.1\): write the smaller multiple first',
         ),
         (
             'labeled_mixer',

@@ -91,7 +91,7 @@ def test_boxes_that_are_read_are_not_spoken_of(build, boxed, said):
         (dict(restrict=True, exempt='0'), r"exempt must be a list of values, got '0'"),
         (dict(restrict=True, exempt=[-1]), r'exempt must be a whole number >= 0, got -1'),
         (dict(restrict=True, exempt=[0, 3]), r'exempt=\(0, 3\) has a class .*0 to 2'),
-        (dict(exempt=[0]), r'exempt=\(0,\) has no effect without restrict=True'),
+        (dict(exempt=[0]), r'exempt=\(0,\) has no effect: set restrict=True'),
     ],
 )
 def test_wrong_arguments_of_the_agreement(build, wrong, message):

@@ -1,0 +1,147 @@
+"""What differs between a run and the config that it is resumed with.
+
+mmengine goes on whatever differs: of a model it loads what has the same name and shape, and the
+optimizer and the schedule are those of the checkpoint, whatever the config says.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import nn
+
+from mmseg_semi.errors import name_some
+from mmseg_semi.utils.safe_checkpoints import CheckpointError
+from mmseg_semi.utils.weight_checks import state_of, wrong_shapes
+
+SETTINGS_KEY = 'mmseg_semi_settings'
+_PARTS = ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg')
+# Where the data lie and how fast they are read; batches and splits are compared by their numbers.
+_WITHOUT_EFFECT = {
+    *('num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory', 'timeout'),
+    *('data_root', 'ann_file', 'img_path', 'seg_map_path', 'pretrained', 'checkpoint'),
+    *('batch_size', 'accumulative_counts', 'val_interval', 'val_begin', 'dynamic_intervals'),
+}
+# Loaded from the checkpoint over what the config says.
+_OF_THE_CHECKPOINT = ('optim_wrapper.optimizer.', 'optim_wrapper.paramwise_cfg', 'param_scheduler')
+
+
+def settings_of(cfg: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a config that training depends on, as texts by key."""
+    pairs = (pair for part in _PARTS for pair in _flat(cfg.get(part), part))
+    return {key: value for key, value in pairs if key.split('.')[-1] not in _WITHOUT_EFFECT}
+
+
+def _flat(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _flat(value, f'{key}.{name}')
+    elif isinstance(node, (list, tuple)) and any(isinstance(one, Mapping) for one in node):
+        for i, value in enumerate(node):
+            yield from _flat(value, f'{key}[{i}]')
+    else:
+        yield key, repr(list(node) if isinstance(node, tuple) else node)
+
+
+def check_resumed(runner: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Compare a checkpoint that a run is resumed from with the config.
+
+    Another schedule, other values of the optimizer and other settings are warnings that say what
+    differs and which value counts.
+
+    Raises:
+        CheckpointError: The checkpoint is of another model, or of another kind of optimizer or
+            schedule, so that the run can not go on.
+    """
+    model = getattr(runner.model, 'module', runner.model)
+    _refuse_other_model(model, checkpoint)
+    old, new = checkpoint.get('meta', {}).get(SETTINGS_KEY), settings_of(runner.cfg)
+    changed = _changes(old, new) if isinstance(old, Mapping) else {}
+    _refuse_other_kinds(changed)
+    fixed = [text for key, text in changed.items() if key.startswith(_OF_THE_CHECKPOINT)]
+    if fixed:
+        _warn(
+            f'the run to be resumed had {name_some(fixed)}; it goes on with what it had, since '
+            'optimizer and schedule are those of the checkpoint. Start a new run with load_from '
+            'to train with other values.'
+        )
+    rest = [text for key, text in changed.items() if not key.startswith(_OF_THE_CHECKPOINT)]
+    if rest:
+        _warn(
+            f'the run to be resumed had {name_some(rest)}; it goes on with what the config says '
+            'now, and its results will be those of neither.'
+        )
+    _warn_of_schedule(runner, checkpoint)
+
+
+def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    keys = [*old, *(key for key in new if key not in old)]
+    return {
+        key: f'{key}={old.get(key, "nothing")} (now {new.get(key, "nothing")})'
+        for key in keys
+        if old.get(key) != new.get(key)
+    }
+
+
+def _refuse_other_model(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    state, own = state_of(checkpoint), model.state_dict()
+    # Banks and tables of components grow with the data.
+    sized = dict(model.named_parameters())
+    sized.update({name: value for name, value in own.items() if name.startswith('teacher.')})
+    problems = [f'{name} is in the model alone' for name in own if name not in state]
+    problems += [f'{name} is in the checkpoint alone' for name in state if name not in own]
+    problems += wrong_shapes(state, sized)
+    if problems:
+        raise CheckpointError(
+            f'--resume: the checkpoint is of another model than the config builds, {len(problems)} '
+            f'tensors differ: {name_some(problems, 3)}. Put model back as it was, or start a new '
+            'run from its weights with load_from.'
+        )
+
+
+def _refuse_other_kinds(changed: Mapping[str, str]) -> None:
+    """Their states do not fit each other, and nothing of torch or mmengine says so."""
+    kinds = [
+        text
+        for key, text in changed.items()
+        if key == 'optim_wrapper.optimizer.type'
+        or (key.startswith('param_scheduler') and key.endswith('.type'))
+    ]
+    if kinds:
+        raise CheckpointError(
+            f'--resume: the run to be resumed had {name_some(kinds)}, whose state does not fit. '
+            'Put it back, or start a new run from its weights with load_from.'
+        )
+
+
+def _warn_of_schedule(runner: Any, checkpoint: Mapping[str, Any]) -> None:
+    """A schedule that the config would stretch ends where the checkpoint's does."""
+    last, iteration = runner.max_iters, checkpoint['meta']['iter']
+    if iteration >= last:
+        _warn(
+            f'the run to be resumed has had {iteration} iterations and the config wants {last}: '
+            'there is nothing to train'
+        )
+        return
+    saved, configured = checkpoint.get('param_schedulers'), runner.cfg.get('param_scheduler')
+    if not isinstance(configured, (list, tuple)) or not isinstance(saved, (list, tuple)):
+        return
+    if not saved or not configured or 'end' in configured[-1]:  # the config says where it ends
+        return
+    end = max(one.get('end', math.inf) for one in saved)
+    if end < last:
+        rate = saved[-1].get('eta_min')
+        stays = 'what it is there' if rate is None else f'{rate:g}'
+        _warn(
+            f'the schedule of the checkpoint ends at iteration {end} and training now at {last}: '
+            f'from iteration {end} on the learning rate stays {stays}. Set train_cfg as it was, '
+            'or start a new run from its weights with load_from.'
+        )
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)

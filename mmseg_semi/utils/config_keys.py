@@ -1,0 +1,250 @@
+"""Keys of a config file that nothing reads: misspelled ones, and variables that came too late.
+
+A config file is a program. A variable of a base, ``crop_size`` say, has been used where the base
+was run; a child that sets it again changes nothing, and mmengine says nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from mmseg_semi.errors import hint
+
+# What Runner.from_cfg and the tools look up by name and the runner's signature does not have.
+_READ_BY_NAME = (
+    *('custom_imports', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'compile'),
+    *('efficient_conv_bn_eval', 'runner_type', 'tta_model', 'tta_pipeline', 'method'),
+)
+_SETS_METHOD = re.compile(r'^(_base_\.)?method\b', re.MULTILINE)
+_TEMPLATE = re.compile(r'\{\{\s*_base_\.(\w+)')
+_TAKEN_BY_RUNNER = ('dataset', 'sampler', 'num_batch_per_epoch')
+_OPTIM_WRAPPER = (
+    *('type', 'optimizer', 'constructor', 'paramwise_cfg', 'accumulative_counts', 'clip_grad'),
+    *('loss_scale', 'dtype', 'use_fsdp', 'cache_enabled'),
+)
+# Hooks that mmengine knows by their name; others need a type.
+_DEFAULT_HOOKS = (
+    *('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'),
+)
+_SECTIONS = {
+    'randomness': ('seed', 'diff_rank_seed', 'deterministic'),
+    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    'auto_scale_lr': ('enable', 'base_batch_size'),
+}
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a config file sets and reads.
+
+    Attributes:
+        path: The file.
+        sets: Line of each top-level name that it sets.
+        reads: First line where each name is read.
+        of_base: First line where each name of its bases is read, by ``_base_.name``.
+        bases: Its base files.
+    """
+
+    path: str
+    sets: Mapping[str, int]
+    reads: Mapping[str, int]
+    of_base: Mapping[str, int]
+    bases: tuple[str, ...]
+
+
+@cache
+def known_keys() -> frozenset[str]:
+    """Top-level keys that the runner or the tools read."""
+    return frozenset({*inspect.signature(Runner.__init__).parameters, *_READ_BY_NAME} - {'self'})
+
+
+def check_unread_keys(path: str, options: Iterable[str] = ()) -> None:
+    """Refuse what a config file or ``--cfg-options`` sets and nothing reads.
+
+    Names that begin with an underscore are helpers and may be unread, as may be what a base offers
+    its children and no base of its own has set. Files in a folder ``_base_``, files of installed
+    packages and mmengine's pure Python configs (``read_base``) are not looked at.
+
+    Args:
+        path: A config file; its bases are looked at too.
+        options: Keys of ``--cfg-options``.
+
+    Raises:
+        ValueError: Names the file or option, the key, and the nearest known key or the place that
+            has used an earlier value.
+    """
+    files = list(_chain(path))
+    for key in options:
+        name = key.split('.')[0]
+        if name not in known_keys():
+            raise ValueError(f'--cfg-options {key}: {_why(name, files)}')
+    for i, file in enumerate(files):
+        if '_base_' in Path(file.path).parts:
+            continue
+        below = {name for one in files[:i] if _above(one, file, files) for name in one.of_base}
+        bases = [one for one in files[i + 1 :] if _above(file, one, files)]
+        for name, line in file.sets.items():
+            read = name in known_keys() or name in file.reads or name in below or name[0] == '_'
+            offered = i > 0 and not any(name in base.sets for base in bases)
+            if not read and not offered:
+                raise ValueError(f'{file.path}, line {line}: {_why(name, bases)}')
+
+
+def check_sections(cfg: Config) -> None:
+    """Refuse unknown keys of the sections that are no components with arguments of their own.
+
+    Raises:
+        ValueError: Names the key and the nearest known one.
+    """
+    loader = {*inspect.signature(DataLoader.__init__).parameters, *_TAKEN_BY_RUNNER} - {'self'}
+    sections = {f'{part}_dataloader': tuple(loader) for part in ('train', 'val', 'test')}
+    for section, known in {**sections, **_SECTIONS}.items():
+        _check_known(section, cfg.get(section), known)
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        if isinstance(hook, Mapping) and 'type' not in hook:
+            _check_known('default_hooks', {name: hook}, _DEFAULT_HOOKS)
+    wrapper = cfg.get('optim_wrapper') or {}
+    plain = wrapper.get('type', 'OptimWrapper') in ('OptimWrapper', 'AmpOptimWrapper')
+    if plain and wrapper.get('constructor') is None:
+        _check_known('optim_wrapper', wrapper, _OPTIM_WRAPPER)
+
+
+def _check_known(section: str, found: Any, known: Iterable[str]) -> None:
+    for name in found if isinstance(found, Mapping) else ():
+        if name not in known:
+            raise ValueError(
+                f'nothing reads {section}.{name}.{hint(name, list(known))} Keys of {section}: '
+                f'{", ".join(sorted(known))}.'
+            )
+
+
+def _why(name: str, others: Iterable[_File]) -> str:
+    for file in others:
+        line = file.reads.get(name, file.of_base.get(name))
+        if line is not None:
+            return (
+                f"nothing reads '{name}' here, because {file.path} has used its own value before "
+                f'(line {line}): set the key that is made of it there instead.'
+            )
+    known = sorted(known_keys())
+    return (
+        f"nothing reads '{name}'.{hint(name, known)} Known keys: {', '.join(known)}; the name of a "
+        'helper variable may begin with an underscore.'
+    )
+
+
+def _chain(path: str) -> Iterator[_File]:
+    """A config file and all its bases, children first, without those of installed packages."""
+    waiting, seen = [path], set()
+    while waiting:
+        name = waiting.pop(0)
+        if name in seen or {'site-packages', 'dist-packages'} & set(Path(name).parts):
+            continue
+        seen.add(name)
+        if Path(name).suffix == '.py':
+            file = _read(name)
+            if 'read_base' not in file.reads:
+                yield file
+                waiting += file.bases
+
+
+def _above(child: _File, base: _File, files: list[_File]) -> bool:
+    """Whether ``base`` is a base of ``child``, or of one of its bases."""
+    by_path = {file.path: file for file in files}
+    return base.path in child.bases or any(
+        _above(by_path[path], base, files) for path in child.bases if path in by_path
+    )
+
+
+def _read(path: str) -> _File:
+    text = Path(path).read_text(encoding='utf-8')
+    tree = ast.parse(text)
+    sets: dict[str, int] = {}
+    for statement in tree.body:
+        targets: list[ast.expr] = []
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        for one in (part for target in targets for part in ast.walk(target)):
+            if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
+                sets[one.id] = statement.lineno
+    reads: dict[str, int] = {}
+    of_base = {
+        found.group(1): text.count('\n', 0, found.start()) + 1 for found in _TEMPLATE.finditer(text)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            reads.setdefault(node.id, node.lineno)
+        elif isinstance(node, ast.Attribute) and getattr(node.value, 'id', None) == '_base_':
+            of_base.setdefault(node.attr, node.lineno)
+    sets.pop('_base_', None)
+    bases = tuple(Config._get_cfg_path(name, path)[0] for name in Config._get_base_files(path))
+    return _File(path, sets, reads, of_base, bases)
+
+
+def check_method(path: str, options: Mapping[str, Any] | None = None) -> None:
+    """Refuse a ``method`` that the model is not built of, because a base has built it before.
+
+    ``method`` is what files of ``_base_/methods`` describe, and ``model`` is built of it where a
+    config joins it with a segmentor. From there on only ``model`` counts.
+
+    Args:
+        path: A config file; its bases are looked at too.
+        options: ``--cfg-options``.
+
+    Raises:
+        ValueError: Names the key of ``method``, both values, and the key to set.
+    """
+    for key in options or {}:
+        if key.split('.')[0] == 'method':
+            raise ValueError(
+                f'--cfg-options {key} has no effect, because the config has built its model: set '
+                f'{key.replace("method", "model", 1)}'
+            )
+    bases = [Config._get_cfg_path(name, path)[0] for name in Config._get_base_files(path)]
+    if _SETS_METHOD.search(Path(path).read_text(encoding='utf-8')):
+        for base in bases:
+            _check_built(path, Config.fromfile(path), Config.fromfile(base).get('method'))
+    for base in bases:
+        check_method(base)
+
+
+def _check_built(path: str, config: Config, before: Any) -> None:
+    """Refuse what a file changes in ``method``, given that of its base, and not in ``model``."""
+    model, method = config.get('model'), config.get('method')
+    if not all(isinstance(one, Mapping) for one in (model, method, before)):
+        return
+    for key, value in _changes(method, before):
+        built: Any = model
+        for part in key:
+            built = built.get(part) if isinstance(built, Mapping) else None
+        if built != value:
+            name = '.'.join(key)
+            raise ValueError(
+                f'{path}: method.{name}={value!r} has no effect, because the model has been built '
+                f'with {built!r}: set model.{name} instead'
+            )
+
+
+def _changes(
+    new: Mapping[str, Any], old: Mapping[str, Any], key: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path and value of what is in ``new`` and not the same in ``old``."""
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            yield from _changes(value, before, (*key, name))
+        elif value != before:
+            yield (*key, name), value

@@ -1,0 +1,190 @@
+"""Settings that train on wrong numbers, or fail in the first batch: found in the config."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmseg.models.losses.utils import get_class_weight
+
+from mmseg_semi.arguments import Number, Rule, Whole
+from mmseg_semi.errors import hint, reading
+
+UNKNOWN = 255
+_IOU_NAMES = {
+    'mIoU': ('aAcc', 'mIoU', 'mAcc'),
+    'mDice': ('aAcc', 'mDice', 'mAcc'),
+    'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall'),
+}
+
+
+def check_settings(cfg: Config) -> None:
+    """Refuse settings of a segmentor's config that contradict each other.
+
+    Raises:
+        ValueError: ``ignore_index`` or padding of the masks other than 255, ``class_weight`` that
+            does not fit the classes, a single class, ``save_best`` of a score that is not
+            computed; names the config key, the value and what to set.
+        DataError: A file of class weights cannot be read.
+    """
+    for part in ('model', 'data_preprocessor', 'tta_model'):
+        _check_unknown_value(part, cfg.get(part))
+    for part in ('train', 'val', 'test'):
+        _check_unknown_value(f'{part}_dataloader', cfg.get(f'{part}_dataloader'))
+        _check_unknown_value(f'{part}_evaluator', cfg.get(f'{part}_evaluator'))
+    classes = _classes(cfg)
+    for key, head in _heads(cfg.get('model') or {}):
+        _check_classes(key, head, classes)
+        _check_class_weights(key, head)
+    _check_save_best(cfg)
+    _check_numbers(cfg)
+
+
+def _walk(key: str, node: Any) -> Iterator[tuple[str, str, Any]]:
+    """Every ``(key of the mapping, name, value)`` below a node."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield key, name, value
+            yield from _walk(f'{key}.{name}', value)
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _walk(f'{key}[{i}]', value)
+
+
+def _check_unknown_value(part: str, node: Any) -> None:
+    for key, name, value in _walk(part, node):
+        if name == 'pad_val' and isinstance(value, Mapping):
+            key, name, value = f'{key}.{name}', 'seg', value.get('seg', UNKNOWN)
+        elif name not in ('ignore_index', 'seg_pad_val'):
+            continue
+        if isinstance(value, int) and value != UNKNOWN:
+            raise ValueError(
+                f'{key}.{name} is {value}, but pixels without a class are {UNKNOWN} everywhere '
+                f'(masks, padding, losses, scores): remove the key, and write {UNKNOWN} in the '
+                f'masks where they have {value}.'
+            )
+
+
+def _classes(cfg: Config) -> Sequence[str] | None:
+    """Class names of the labeled images, where the config has them."""
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    while isinstance(dataset, Mapping):
+        if 'metainfo' in dataset:
+            return (dataset['metainfo'] or {}).get('classes')
+        dataset = dataset.get('labeled') or dataset.get('dataset')
+    return None
+
+
+def _heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    inner, prefix = model.get('segmentor'), 'model.segmentor'
+    if not isinstance(inner, Mapping):
+        inner, prefix = model, 'model'
+    for name in ('decode_head', 'auxiliary_head'):
+        found = inner.get(name)
+        if isinstance(found, Mapping):
+            yield f'{prefix}.{name}', found
+        elif isinstance(found, (list, tuple)):
+            heads = ((f'{prefix}.{name}[{i}]', head) for i, head in enumerate(found))
+            yield from ((key, head) for key, head in heads if isinstance(head, Mapping))
+
+
+def _check_classes(key: str, head: Mapping[str, Any], classes: Sequence[str] | None) -> None:
+    if head.get('num_classes') != 1:
+        return
+    name = classes[-1] if classes else 'object'
+    names = list(classes) if classes and len(classes) > 1 else ['background', name]
+    outputs = ' and remove out_channels' if 'out_channels' in head else ''
+    raise ValueError(
+        f'{key}.num_classes is 1, but what is not {name!r} is a class too: set it to {len(names)}'
+        f'{outputs}, metainfo.classes to {tuple(names)}, and write 0 for '
+        f'{names[0]!r} and 1 for {names[1]!r} in the masks.'
+    )
+
+
+def _check_class_weights(key: str, head: Mapping[str, Any]) -> None:
+    count = head.get('out_channels') or head.get('num_classes')
+    losses = head.get('loss_decode')
+    several = isinstance(losses, (list, tuple))
+    for i, loss in enumerate(losses if isinstance(losses, (list, tuple)) else [losses]):
+        weights = loss.get('class_weight') if isinstance(loss, Mapping) else None
+        if weights is None or count is None:
+            continue
+        name = f'{key}.loss_decode{f"[{i}]" if several else ""}.class_weight'
+        if isinstance(weights, str):
+            with reading(f'{name}={weights!r}'):
+                weights = list(get_class_weight(weights) or ())
+        if len(weights) != count:
+            raise ValueError(
+                f'{name} has {len(weights)} numbers, there are {count} classes: give one for each '
+                f'({UNKNOWN}, unknown, needs none).'
+            )
+        if not all(math.isfinite(one) and one >= 0 for one in weights) or not any(weights):
+            raise ValueError(
+                f'{name} is {list(weights)}: weights must be finite, not negative and not all 0.'
+            )
+
+
+def _check_save_best(cfg: Config) -> None:
+    wanted = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
+    evaluators = cfg.get('val_evaluator') or []
+    evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
+    kinds = {one.get('type') for one in evaluators}
+    if wanted in (None, 'auto') or not kinds or kinds - {'IoUMetric', 'TeacherIoUMetric'}:
+        return
+    known: list[str] = []
+    for one in evaluators:
+        prefix = one.get('prefix', 'teacher' if one['type'] == 'TeacherIoUMetric' else None)
+        for metric in one.get('iou_metrics', ['mIoU']):
+            known += [f'{prefix}/{n}' if prefix else n for n in _IOU_NAMES.get(metric, ())]
+    for name in [wanted] if isinstance(wanted, str) else list(wanted or ()):
+        if name not in known:
+            raise ValueError(
+                f'default_hooks.checkpoint.save_best is {name!r}, which no val_evaluator computes.'
+                f'{hint(name, known)} Known: {", ".join(dict.fromkeys(known))}.'
+            )
+
+
+def _check_numbers(cfg: Config) -> None:
+    """Refuse what torch and mmengine would refuse later, without the key."""
+    rules: list[tuple[str, Rule]] = []
+    for part in ('train', 'val', 'test'):
+        rules.append((f'{part}_dataloader.batch_size', Whole(1)))
+        rules.append((f'{part}_dataloader.num_workers', Whole(0)))
+    rules += [(f'train_cfg.{name}', Whole(1)) for name in ('max_iters', 'max_epochs')]
+    rules += [('optim_wrapper.optimizer.lr', Number(0)), ('train_cfg.val_interval', Whole(1))]
+    rules += [('optim_wrapper.accumulative_counts', Whole(1))]
+    for key, rule in rules:
+        value: Any = cfg
+        for name in key.split('.'):
+            value = value.get(name) if isinstance(value, Mapping) or value is cfg else None
+        if value is not None:
+            rule.check(key, value)
+
+
+def passes_on_to_bases(kind: type[Any]) -> bool:
+    """Whether all ``**kwargs`` of an ``__init__`` are those of its base classes.
+
+    Read from the source: a class may as well hand them to something else.
+    """
+    for one in kind.__mro__:
+        init = vars(one).get('__init__')
+        if init is None or not inspect.isfunction(inspect.unwrap(init)):
+            continue
+        parameters = inspect.signature(init).parameters.values()
+        named = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
+        if not named:
+            return True
+        try:
+            source = inspect.getsource(inspect.unwrap(init)).replace(' ', '').replace('\n', '')
+        except (OSError, TypeError):
+            return False
+        rest = f'**{named[0]}'
+        calls = source.split('super(')[1:]
+        if not any('.__init__(' in call and rest in call.split(').', 1)[-1] for call in calls):
+            return False
+        if source.count(rest) > 2:  # the signature and one call
+            return False
+    return False

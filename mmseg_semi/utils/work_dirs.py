@@ -1,0 +1,84 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Optional
+
+from mmengine.logging import print_log
+
+from mmseg_semi.files import PART_SUFFIX
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE = '.lock'
+_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+
+
+@contextmanager
+def claimed(folder: str, launcher: str = 'none') -> Iterator[None]:
+    """Hold a run's folder, and remove what a killed run has left half-written there.
+
+    The lock ends with the process, however it ends. It is of the kind that network file systems
+    know and that forked data workers do not hold. Where there are no locks nothing is checked.
+
+    Args:
+        folder: Made if it is not there.
+        launcher: As in mmengine; unless ``'none'``, only the first rank claims the folder.
+
+    Raises:
+        ValueError: Another process holds it; says which, where and since when.
+    """
+    ranks = [os.environ[name] for name in _RANKS if name in os.environ and launcher != 'none']
+    if fcntl is None or ranks[:1] not in ([], ['0']):
+        yield
+        return
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, LOCK_FILE)
+    descriptor = _lock(path)
+    try:
+        if descriptor is not None:
+            for part in Path(folder).glob(f'*{PART_SUFFIX}'):
+                print_log(f'{part} was left half-written by a run that was killed: removed')
+                part.unlink()
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):
+                os.unlink(path)
+            os.close(descriptor)
+
+
+def _lock(path: str) -> Optional[int]:
+    """The open and locked file, None where the file system has no locks."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.read(descriptor, 1000).decode(errors='replace') or 'another process'
+            os.close(descriptor)
+            raise ValueError(
+                f'--work-dir {os.path.dirname(path)} is in use by {holder}: wait for that run or '
+                'end it, or give another --work-dir'
+            ) from error
+        except OSError as error:
+            os.close(descriptor)
+            print_log(f'{path} can not be locked here ({error.strerror}): start no run twice')
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                break
+        os.close(descriptor)  # the run before has just removed it
+    now = time.strftime('%Y-%m-%d %H:%M:%S')
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f'process {os.getpid()} on {socket.gethostname()} since {now}'.encode())
+    return descriptor

@@ -1,0 +1,115 @@
+"""Files of predictions: one an image, never in the place of another, never outside the folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tool_runs import TOOLS
+
+from mmseg_semi.apis.test import without_masks
+from mmseg_semi.engine.hooks.prediction_writer_hook import (
+    inside_folder,
+    output_names,
+    write_label_map,
+)
+
+
+def names(*paths: str, roots: tuple[str, ...] = ('/data/images',)) -> list[str]:
+    return list(output_names(paths, roots).values())
+
+
+def test_folders_and_twins_have_names_of_their_own():
+    paths = [f'/data/images/{n}' for n in ('a/x.jpg', 'b/x.jpg', 'c.jpg', 'c.png', 'd.e.tif')]
+    assert names(*paths) == ['a/x.png', 'b/x.png', 'c.jpg.png', 'c.png.png', 'd.e.png']
+
+
+def test_images_elsewhere_keep_their_whole_path():
+    found = names('/data/images/../other/x.jpg', '/x.jpg', '/data/images_2/x.jpg')
+    assert found == ['data/other/x.png', 'x.png', 'data/images_2/x.png']
+    assert not any('..' in name or os.path.isabs(name) for name in found)
+
+
+def test_several_folders_have_their_names_in_front():
+    found = names('/d/a/i/x.jpg', '/d/b/i/x.jpg', roots=('/d/a/i', '/d/b/i'))
+    assert found == ['a/i/x.png', 'b/i/x.png']
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'other').mkdir()
+    os.symlink(tmp_path / 'other', tmp_path / 'out' / 'a')
+    with pytest.raises(ValueError, match='outside of .*out, because a folder in it is a link to'):
+        inside_folder(str(tmp_path / 'out'), 'a/x.png')
+    path = inside_folder(str(tmp_path / 'out'), 'b/x.png')
+    os.symlink(tmp_path / 'other' / 'x.png', path)
+    write_label_map(path, np.zeros((2, 3), np.int64))
+    assert not path.is_symlink() and not list((tmp_path / 'other').iterdir())
+
+
+@pytest.mark.parametrize(('most', 'kind'), [(255, np.uint8), (256, np.uint16)])
+def test_label_maps_hold_all_class_numbers(most, kind, tmp_path):
+    labels = np.array([[0, 1, most]])
+    write_label_map(tmp_path / 'x.png', labels)
+    found = cv2.imread(str(tmp_path / 'x.png'), cv2.IMREAD_UNCHANGED)
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, labels)
+    assert [path.name for path in tmp_path.iterdir()] == ['x.png']
+
+
+def test_no_transform_of_masks_is_left():
+    load, pack = dict(type='LoadImageFromFile'), dict(type='PackSegInputs')
+    masks, check = dict(type='LoadAnnotations'), dict(type='CheckAnnotations')
+    assert without_masks([load, masks, check, pack]) == [load, pack]
+    flips = [dict(type='RandomFlip', prob=1.0)]
+    several = dict(type='TestTimeAug', transforms=[flips, [masks], [pack]])
+    assert without_masks([load, several]) == [load, {**several, 'transforms': [flips, [pack]]}]
+
+
+# ------------------------------------------------------------------------------- the tool
+@pytest.fixture(scope='module')
+def folder(digit_root, tmp_path_factory) -> Path:
+    """Images without masks: equal names in two folders, suffixes in upper and lower case."""
+    root = tmp_path_factory.mktemp('photographs')
+    images = sorted((digit_root / 'images/test').glob('*.png'))[:3]
+    for image, name in zip(images, ('a/x.png', 'b/x.PNG', 'y.png')):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(image, root / name)
+    return root
+
+
+@pytest.mark.parametrize('tta', [False, True])
+def test_a_folder_of_images_is_predicted(tta, folder, server, ema_run, digit_root, tmp_path):
+    out = ['--out', tmp_path / 'maps', '--show-dir', tmp_path / 'shown', '--work-dir', tmp_path]
+    args = [ema_run.config, ema_run.checkpoint, '--images', folder, *out]
+    server.run(TOOLS / 'test.py', *args, *(['--tta'] if tta else ['--predict-with', 'both']))
+    maps = {p.relative_to(tmp_path / 'maps').as_posix(): p for p in tmp_path.glob('maps/**/*.png')}
+    wanted = ['a/x.png', 'b/x.png', 'y.png']
+    assert sorted(maps) == sorted(wanted + ([] if tta else [f'teacher/{n}' for n in wanted]))
+    shown = [p.relative_to(tmp_path / 'shown').as_posix() for p in tmp_path.glob('shown/**/*.png')]
+    assert sorted(shown) == wanted
+    if not tta:  # as the test images are predicted
+        args = [ema_run.config, ema_run.checkpoint, '--out', tmp_path / 'all']
+        server.run(TOOLS / 'test.py', *args, '--work-dir', tmp_path)
+        first = sorted(path.stem for path in (digit_root / 'images/test').glob('*.png'))[:3]
+        for name, image in zip(wanted, first):
+            (truth,) = tmp_path.glob(f'all/**/{image}.png')
+            same = cv2.imread(str(truth), -1) == cv2.imread(str(maps[name]), -1)
+            assert same.all(), name
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--images', 'nowhere', '--out', 'x'], '--images: there is no folder nowhere'),
+        (['--images', '.'], '--images needs --out DIR'),
+    ],
+)
+def test_what_would_write_nothing_is_refused(args, message, server, ema_run, tmp_path):
+    args = [ema_run.config, ema_run.checkpoint, *args, '--work-dir', tmp_path]
+    output = server.run(TOOLS / 'test.py', *args, code=1).output
+    assert f'error: {message}' in output and 'Traceback' not in output

@@ -1,0 +1,123 @@
+"""Settings that would train on wrong numbers are refused before anything is built."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.models.losses import CrossEntropyLoss
+from tool_runs import CONFIGS, SUPERVISED
+
+from mmseg_semi.errors import DataError
+from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.config_settings import check_settings
+
+CUSTOM = str(CONFIGS / 'unimatch/unimatch_unet_custom.py')
+HEAD = 'model.segmentor.decode_head'
+WEIGHTS = f'{HEAD}.loss_decode.class_weight'
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({f'{HEAD}.ignore_index': 0}, f'{HEAD}.ignore_index is 0, but pixels without a class are'),
+        ({'model.data_preprocessor.seg_pad_val': 0}, 'data_preprocessor.seg_pad_val is 0'),
+        ({'val_evaluator.ignore_index': 0}, 'val_evaluator.ignore_index is 0'),
+        ({'train_dataloader.dataset.labeled.ignore_index': 254}, 'labeled.ignore_index is 254'),
+        ({WEIGHTS: [1.0, 2.0, 3.0]}, f'{WEIGHTS} has 3 numbers, there are 2 classes'),
+        ({WEIGHTS: [1.0]}, f'{WEIGHTS} has 1 numbers, there are 2 classes'),
+        ({WEIGHTS: [1.0, -2.0]}, f'{WEIGHTS} is [1.0, -2.0]: weights must be finite'),
+        ({WEIGHTS: [0.0, 0.0]}, 'not all 0'),
+        ({WEIGHTS: [1.0, float('nan')]}, 'weights must be finite'),
+        (
+            {f'{HEAD}.num_classes': 1},
+            f"{HEAD}.num_classes is 1, but what is not 'object' is a class too: set it to 2, "
+            "metainfo.classes to ('background', 'object')",
+        ),
+        (
+            {f'{HEAD}.num_classes': 1, f'{HEAD}.out_channels': 1}
+            | {'train_dataloader.dataset.labeled.metainfo.classes': ['leaf']},
+            "what is not 'leaf' is a class too: set it to 2 and remove out_channels, "
+            "metainfo.classes to ('background', 'leaf')",
+        ),
+        (
+            {'default_hooks.checkpoint.save_best': 'mIuO'},
+            "save_best is 'mIuO', which no val_evaluator computes. Did you mean 'mIoU'?",
+        ),
+        ({'default_hooks.checkpoint.save_best': 'mDice'}, 'Known: aAcc, mIoU, mAcc.'),
+    ],
+)
+def test_contradictions_are_refused(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_config(CUSTOM, options)
+
+
+def test_padding_of_masks_is_looked_at():
+    pad = dict(type='Pad', size=(8, 8), pad_val=dict(img=0, seg=0))
+    cfg = Config(dict(val_dataloader=dict(dataset=dict(pipeline=[pad]))))
+    with pytest.raises(
+        ValueError, match=r'val_dataloader\.dataset\.pipeline\[0\]\.pad_val\.seg is 0'
+    ):
+        check_settings(cfg)
+    pad['pad_val']['seg'] = 255
+    check_settings(Config(dict(val_dataloader=dict(dataset=dict(pipeline=[pad])))))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {WEIGHTS: [1.0, 0.0]},
+        {f'{HEAD}.ignore_index': 255, 'val_evaluator.ignore_index': 255},
+        {'default_hooks.checkpoint.save_best': 'mIoU'},
+        {
+            'val_evaluator.iou_metrics': ['mIoU', 'mFscore'],
+            'default_hooks.checkpoint.save_best': 'mFscore',
+        },
+    ],
+)
+def test_what_fits_passes(options):
+    assert load_config(CUSTOM, options)
+
+
+def test_weights_in_a_file_are_looked_at(tmp_path):
+    path = tmp_path / 'weights.json'
+    path.write_text('[1, 2, 3]')
+    with pytest.raises(ValueError, match='has 3 numbers'):
+        load_config(CUSTOM, {WEIGHTS: str(path)})
+    path.write_text('[1,')
+    with pytest.raises(DataError, match=f"{WEIGHTS}='{path}' cannot be read: JSONDecodeError"):
+        load_config(CUSTOM, {WEIGHTS: str(path)})
+    path.write_text('[1, 2]')
+    load_config(CUSTOM, {WEIGHTS: str(path)})
+    with pytest.raises(DataError, match=f"{WEIGHTS}='none.json' cannot be read: FileNotFound"):
+        load_config(CUSTOM, {WEIGHTS: 'none.json'})
+
+
+def test_a_plain_segmentor_is_looked_at_too():
+    key = 'model.decode_head.loss_decode.class_weight'
+    with pytest.raises(ValueError, match=f'{key} has 2 numbers, there are 6 classes'):
+        load_config(str(CONFIGS / SUPERVISED), {key: [1, 2]})
+
+
+# ------------------------------------------------------------------------------- class weights
+@pytest.mark.parametrize('avg_non_ignore', [False, True])
+def test_unknown_pixels_weigh_nothing(avg_non_ignore):
+    """Three known pixels of the classes 0, 1, 1 with the weights 1, 3: (a + 3 b + 3 c) / 7."""
+    logits = torch.tensor([[[[0.0, 1.0, -1.0, 9.0]], [[0.0, 0.0, 0.0, 0.0]]]])
+    target = torch.tensor([[[0, 1, 1, 255]]])
+    loss = CrossEntropyLoss(class_weight=[1.0, 3.0], avg_non_ignore=avg_non_ignore)
+    each = [-torch.log_softmax(logits, 1)[0, k, 0, i] for i, k in enumerate((0, 1, 1))]
+    wanted = (each[0] + 3 * each[1] + 3 * each[2]) / 7
+    torch.testing.assert_close(loss(logits, target, ignore_index=255), wanted)
+    unknown = loss(logits, torch.full_like(target, 255), ignore_index=255)
+    assert unknown == 0
+
+
+def test_without_unknown_pixels_the_weighted_loss_is_torchs():
+    logits, target = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
+    weights = [0.5, 1.0, 2.0]
+    wanted = torch.nn.functional.cross_entropy(logits, target, weight=torch.tensor(weights))
+    loss = CrossEntropyLoss(class_weight=weights)(logits, target, ignore_index=255)
+    torch.testing.assert_close(loss, wanted)

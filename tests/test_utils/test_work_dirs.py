@@ -1,0 +1,99 @@
+"""A folder is one run's at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tool_runs import environment
+
+from mmseg_semi.utils.work_dirs import LOCK_FILE, claimed
+
+HOLD = """
+import os, sys, time
+from mmseg_semi.utils.work_dirs import claimed
+with claimed(sys.argv[1]):
+    if os.fork() == 0:  # as data workers do, which outlive a killed process for seconds
+        time.sleep(60)
+        os._exit(0)
+    print('held', flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds a folder, with a child of its own."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', HOLD, str(tmp_path)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == 'held\n'
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_second_run_is_told_who_holds_the_folder(holder, tmp_path):
+    (tmp_path / 'iter_2.pth.part').touch()
+    with pytest.raises(ValueError) as caught, claimed(str(tmp_path)):
+        pass
+    text = rf'--work-dir {tmp_path} is in use by process {holder.pid} on \S+ since \d{{4}}-.*: wait'
+    assert re.match(text, str(caught.value)) and (tmp_path / 'iter_2.pth.part').exists()
+
+
+def test_the_lock_of_a_killed_run_is_taken_over(holder, tmp_path, capsys):
+    holder.kill()
+    holder.wait()
+    (tmp_path / 'iter_2.pth.part').touch()
+    (tmp_path / 'iter_2.pth').touch()
+    assert (tmp_path / LOCK_FILE).exists()
+    with claimed(str(tmp_path)):
+        assert f'process {os.getpid()} on' in (tmp_path / LOCK_FILE).read_text()
+    assert os.listdir(tmp_path) == ['iter_2.pth']
+    assert (
+        'iter_2.pth.part was left half-written by a run that was killed' in capsys.readouterr().out
+    )
+
+
+def test_the_folder_is_free_afterwards(tmp_path):
+    folder = tmp_path / 'a' / 'b'
+    for _ in range(2):
+        with claimed(str(folder)):
+            assert os.listdir(folder) == [LOCK_FILE]
+    assert os.listdir(folder) == []
+
+
+def test_only_the_first_rank_claims(tmp_path, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    with claimed(str(tmp_path), 'pytorch'):
+        assert os.listdir(tmp_path) == []
+    with claimed(str(tmp_path)):
+        assert os.listdir(tmp_path) == [LOCK_FILE]
+    monkeypatch.setenv('RANK', '0')
+    with claimed(str(tmp_path), 'pytorch'):
+        assert os.listdir(tmp_path) == [LOCK_FILE]
+
+
+def test_without_locks_a_run_starts_all_the_same(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(37, 'No locks available')
+
+    monkeypatch.setattr('mmseg_semi.utils.work_dirs.fcntl.lockf', refuse)
+    with claimed(str(tmp_path)):
+        pass
+    assert 'can not be locked here (No locks available)' in capsys.readouterr().out
+
+
+def test_training_in_a_folder_that_is_held_is_refused(holder, train, tmp_path: Path):
+    refused = train(work_dir=tmp_path, code=1)
+    assert f'in use by process {holder.pid}' in refused.output
+    assert os.listdir(tmp_path) == [LOCK_FILE]
