@@ -21,7 +21,7 @@ PASSED_ON = ('NotImplementedError', 'AssertionError', 'IndexError', 'UnicodeErro
 MAINTAINERS = tuple(
     f'zoo/{name}.py' for name in ('check_configs', 'compatibility', 'paper_tables', 'write_configs')
 )
-LISTS = ('zoo/', 'prepare/conversion.py', 'prepare/digit_scenes.py')
+LISTS = ('zoo/', 'benchmarks/scale.py', 'prepare/conversion.py', 'prepare/digit_scenes.py')
 # What a message is about: a value, an option, a key or class of a config.
 ABOUT = re.compile(r'\{|--\w|\w\.\w|[A-Z][a-z]+[A-Z]|`|=')
 # What is allowed, or what to do.

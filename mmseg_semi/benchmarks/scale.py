@@ -119,7 +119,7 @@ def start_training(config: Path, work: Path, cache: Path) -> str:
     finally:
         process.kill()
         process.wait()
-    raise SystemExit('the training failed:\n' + ''.join(lines[-30:]))
+    raise SystemExit('the training failed, correct what it says:\n' + ''.join(lines[-30:]))
 
 
 def peak_memory(process: int) -> int:

@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
-from mmseg.models.losses import cross_entropy_loss
+from mmseg.models.losses.cross_entropy_loss import CrossEntropyLoss, cross_entropy
 
 
-def let_class_weights_meet_unknown_pixels() -> None:
-    """Let mmseg's weighted cross entropy take masks with unknown pixels (``ignore_index``).
+def weighted_cross_entropy(
+    pred: torch.Tensor,
+    label: torch.Tensor,
+    weight: Any = None,
+    class_weight: torch.Tensor | None = None,
+    reduction: str = 'mean',
+    avg_factor: Any = None,
+    ignore_index: int = -100,
+    avg_non_ignore: bool = False,
+) -> torch.Tensor:
+    """Mmseg's ``cross_entropy`` with class weights, for labels with unknown pixels too.
 
     mmseg 1.2.2 looks the weight of every pixel up by its class, also of those without one, and ends
     with an IndexError (on a GPU with a device-side assertion). Here unknown pixels weigh nothing:
-    the loss is the mean over known pixels, weighted by the weights of their classes.
+    the mean is that over known pixels, weighted by the weights of their classes.
+
+    Args:
+        pred: Logits (B, K, H, W).
+        label: Class numbers (B, H, W), int64; ``ignore_index`` is unknown.
+        weight: Weights of pixels (B, H, W).
+        class_weight: Weights of classes (K,).
+        reduction: 'mean', 'sum' or 'none'.
+        avg_factor: What the sum is divided by, None for the sum of the weights.
+        ignore_index: The number of unknown pixels.
+        avg_non_ignore: Passed on.
     """
-    plain = cross_entropy_loss.cross_entropy
-    if getattr(plain, 'knows_unknown_pixels', False):
+    if class_weight is not None and avg_factor is None and reduction == 'mean':
+        known = label != ignore_index
+        avg_factor = (class_weight[torch.where(known, label, 0)] * known).sum()
+    return cross_entropy(
+        pred,
+        label,
+        weight=weight,
+        class_weight=class_weight,
+        reduction=reduction,
+        avg_factor=avg_factor,
+        ignore_index=ignore_index,
+        avg_non_ignore=avg_non_ignore,
+    )
+
+
+def let_class_weights_meet_unknown_pixels() -> None:
+    """Let mmseg's ``CrossEntropyLoss`` with class weights use :func:`weighted_cross_entropy`."""
+    init = CrossEntropyLoss.__init__
+    if hasattr(init, '__wrapped__'):
         return
 
-    def cross_entropy(
-        pred: torch.Tensor,
-        label: torch.Tensor,
-        weight: Any = None,
-        class_weight: torch.Tensor | None = None,
-        reduction: str = 'mean',
-        avg_factor: Any = None,
-        ignore_index: int = -100,
-        avg_non_ignore: bool = False,
-    ) -> torch.Tensor:
-        if class_weight is not None and avg_factor is None and reduction == 'mean':
-            known = label != ignore_index
-            weights = class_weight[torch.where(known, label, 0)]
-            avg_factor = (weights * known).sum()
-        return plain(
-            pred,
-            label,
-            weight=weight,
-            class_weight=class_weight,
-            reduction=reduction,
-            avg_factor=avg_factor,
-            ignore_index=ignore_index,
-            avg_non_ignore=avg_non_ignore,
-        )
+    @functools.wraps(init)
+    def with_unknown_pixels(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if self.class_weight is not None and self.cls_criterion is cross_entropy:
+            self.cls_criterion = weighted_cross_entropy
 
-    cross_entropy.knows_unknown_pixels = True  # type: ignore[attr-defined]
-    cross_entropy_loss.cross_entropy = cross_entropy
+    CrossEntropyLoss.__init__ = with_unknown_pixels

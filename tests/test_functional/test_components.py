@@ -193,7 +193,7 @@ def test_strided_and_byte_swapped_maps():
         (dict(classes=(0, -1)), r'classes must be .*-1'),
         (dict(classes=(0, 1.0)), 'classes must be'),
         (dict(classes=(0, True)), 'classes must be'),
-        (dict(classes=(0, 1, 0)), 'twice'),
+        (dict(classes=(0, 1, 0)), 'once'),
         (dict(classes=(0, 255)), 'ignore_index=255'),
         (dict(classes=(0, 7), ignore_index=7), 'ignore_index=7'),
         (dict(connectivity=6), r'connectivity must be one of \(4, 8\), got 6'),

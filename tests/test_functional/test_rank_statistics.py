@@ -286,7 +286,10 @@ def test_the_similarity_is_the_cosine(grid, size, kind):
         (dict(features=torch.zeros(7, 2, 3)), r'features \(B, C, h, w\), .*\(7, 2, 3\)'),
         (dict(features=torch.zeros(1, 7, 2, 3)), r'\(1, 7, 2, 3\), \(2, 4, 6\)'),
         (dict(label=torch.zeros(2, 1, 4, 6).long()), r'\(2, 1, 4, 6\)'),
-        (dict(features=torch.zeros(2, 7, 5, 3)), r'\(2, 7, 5, 3\) must not be finer than .*\(2, 4, 6\)'),
+        (
+            dict(features=torch.zeros(2, 7, 5, 3)),
+            r'\(2, 7, 5, 3\) must not be finer than .*\(2, 4, 6\)',
+        ),
         (dict(features=torch.zeros(2, 7, 2, 7)), 'finer'),
         (dict(features=torch.zeros(2, 8, 2, 3)), r'\(2, 8, 2, 3\), .*, \(5, 7\)$'),
         (dict(prototypes=torch.zeros(7)), r'prototypes \(K, C\), .* \(7,\)$'),

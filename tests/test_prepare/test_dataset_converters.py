@@ -834,7 +834,10 @@ def test_folders_without_any_image(conversion, name):
     else:
         (one.root / 'training.tif').write_bytes(b'')
     message = one.refused()
-    assert any(text in message for text in ('found', 'cannot be read', 'names no image')) and not one.outputs()
+    assert (
+        any(text in message for text in ('found', 'cannot be read', 'names no image'))
+        and not one.outputs()
+    )
 
 
 @pytest.mark.parametrize(
