@@ -139,7 +139,10 @@ def check_split_file(path: str, key: str) -> None:
 
 
 def read_list(
-    path: str | Path, key: str = '', what: str = 'list file', error: type[Exception] = ValueError
+    path: str | Path,
+    key: str = '',
+    what: str = 'list file',
+    error: type[BaseException] = ValueError,
 ) -> Iterator[tuple[int, str]]:
     """Read a list of names: the one reader of all lists.
 
