@@ -56,7 +56,7 @@ def test_a_best_checkpoint_is_replaced_only_by_a_finished_one(train):
     scores = re.findall(r'Iter\(val\).*mIoU: ([0-9.]+)', text_log(run.work_dir))
     assert int(best.stem.split('_')[-1]) == scores.index(max(scores, key=float)) + 1
     wrong = dict(default_hooks=dict(checkpoint=dict(save_best='miou')))
-    assert "there is no metric 'miou'; validation gave" in train(code=1, **wrong).output
+    assert "save_best is 'miou', which no val_evaluator computes" in train(code=1, **wrong).output
 
 
 def test_a_plain_segmentor_with_a_loss_that_is_not_finite_is_stopped(train):
