@@ -56,7 +56,7 @@ def test_a_best_checkpoint_is_replaced_only_by_a_finished_one(train):
     scores = re.findall(r'Iter\(val\).*mIoU: ([0-9.]+)', text_log(run.work_dir))
     assert int(best.stem.split('_')[-1]) == scores.index(max(scores, key=float)) + 1
     wrong = dict(default_hooks=dict(checkpoint=dict(save_best='miou')))
-    assert "save_best is 'miou', which no val_evaluator" in train(code=1, **wrong).output
+    assert "save_best is 'miou', which no val_evaluator computes" in train(code=1, **wrong).output
     wrong['val_evaluator'] = dict(type='mmseg.IoUMetric')  # which the config check does not know
     assert "there is no metric 'miou'; validation gave" in train(code=1, **wrong).output
 
