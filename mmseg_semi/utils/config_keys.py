@@ -25,6 +25,7 @@ from mmseg_semi.errors import hint
 _READ_BY_NAME = (
     *('custom_imports', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'compile'),
     *('efficient_conv_bn_eval', 'runner_type', 'tta_model', 'tta_pipeline', 'method'),
+    *('detection_classes', 'detection_min_area'),  # of tools/dataset_converters/masks_to_coco.py
 )
 _SETS_METHOD = re.compile(r'^(_base_\.)?method\b', re.MULTILINE)
 _TEMPLATE = re.compile(r'\{\{\s*_base_\.(\w+)')
