@@ -32,7 +32,8 @@ def split_hash(labeled: Iterable[str], unlabeled: Iterable[str]) -> str:
         unlabeled: Likewise; none for supervised training.
     """
     parts = (''.join(f'{name}\n' for name in sorted(names)) for names in (labeled, unlabeled))
-    return hashlib.sha256('\n'.join(parts).encode('utf-8')).hexdigest()[:12]
+    # Names of files need not be text; their bytes are taken as they are.
+    return hashlib.sha256('\n'.join(parts).encode('utf-8', 'surrogateescape')).hexdigest()[:12]
 
 
 def dataset_names(dataset: Any) -> list[str] | None:

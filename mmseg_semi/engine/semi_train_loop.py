@@ -150,12 +150,12 @@ class SemiTrainLoop(IterBasedTrainLoop):
         loop, hub = self.runner.val_loop, self.runner.message_hub
         last = self._iter == self._max_iters
         due = self._iter >= self.val_begin and (self._iter % self.val_interval == 0 or last)
-        if loop is None or not due or hub.runtime_info.get('validated') == self._iter:
+        if loop is None or not due or hub.runtime_info.get('last_validation') == self._iter:
             return
         prepare_workers(loop.dataloader)
         with explaining('val_dataloader'):
             loop.run()
-        hub.update_info('validated', self._iter)
+        hub.update_info('last_validation', self._iter)
 
     def _check_schedulers(self) -> None:
         schedulers = self.runner.param_schedulers or []

@@ -22,7 +22,12 @@ from torch import nn
 
 from mmseg_semi.arguments import check_arguments
 from mmseg_semi.errors import hint, name_some
-from mmseg_semi.utils.config_keys import check_method, check_sections, check_unread_keys
+from mmseg_semi.utils.config_keys import (
+    check_method,
+    check_sections,
+    check_unread_keys,
+    known_keys,
+)
 from mmseg_semi.utils.config_settings import check_settings, passes_on_to_bases
 
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
@@ -99,6 +104,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     check_unread_keys(path, options or ())
     if options:
         _merge(cfg, options)
+    for name in set(cfg) - known_keys():  # used where the file was run; a dump would be refused
+        cfg.pop(name)
     check_config(cfg)
     check_sections(cfg)
     if not is_detector(cfg):

@@ -96,6 +96,13 @@ def test_exploding_training_stops_and_keeps_the_checkpoint(train, tmp_path):
     assert all(value.isfinite().all() for value in state.values())
 
 
+def test_the_config_that_a_run_leaves_is_a_config(server, supervised_run, tmp_path):
+    """Without the helper variables of its bases, which would be refused as read by nothing."""
+    config = supervised_run.work_dir / supervised_run.config.name
+    args = (config, supervised_run.checkpoint, '--work-dir', tmp_path / 'test')
+    assert 'mIoU: ' in server.run(TOOLS / 'test.py', *args).output
+
+
 def test_missing_config_is_named(server, tmp_path):
     done = server.run(TOOLS / 'train.py', tmp_path / 'no_such.py', code=1)
     assert f'config file {tmp_path / "no_such.py"} does not exist' in done.output
