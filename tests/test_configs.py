@@ -93,7 +93,7 @@ def test_detection_config_builds(name: str) -> None:
     assert config.default_scope == 'mmdet'
     with DefaultScope.overwrite_default_scope('mmdet'):
         detector = MODELS.build(checker.without_downloads(config.model))
-        classes = config.metainfo.classes
+        classes = config.train_dataloader.dataset.metainfo.classes
         assert detector.roi_head.bbox_head.num_classes == len(set(classes)) == len(classes)
         for part in ('train', 'test'):
             dataset = config[f'{part}_dataloader'].dataset

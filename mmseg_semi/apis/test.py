@@ -20,6 +20,7 @@ from mmseg_semi.apis.runner_setup import (
     setup_distributed,
     write_metrics_once,
 )
+from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
 from mmseg_semi.files import check_there
 from mmseg_semi.models.segmentors import is_semi
@@ -117,6 +118,12 @@ def predict_images(cfg: Config, folder: str) -> None:
         FileNotFoundError: There is no such folder.
     """
     check_there(folder, 'Name the folder of the images.', '--images', 'folder')
+    names = (name.lower() for _, _, several in os.walk(folder) for name in several)
+    if not any(name.endswith(IMG_SUFFIXES) for name in names):
+        raise SystemExit(
+            f'--images {folder}: no image is in it, name another folder (suffixes looked for: '
+            f'{", ".join(IMG_SUFFIXES)})'
+        )
     dataset = cfg.test_dataloader.dataset
     while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
         dataset = dataset.get('dataset') or dataset['datasets'][0]
@@ -124,7 +131,7 @@ def predict_images(cfg: Config, folder: str) -> None:
         meta = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo
     known = {key: meta[key] for key in ('classes', 'palette', 'reduce_zero_label') if key in meta}
     cfg.test_dataloader.dataset = dict(
-        type='UnlabeledDataset',
+        type='ImageFolder',
         data_prefix=dict(img_path=os.path.abspath(folder)),
         metainfo=known,
         pipeline=without_masks(dataset.pipeline),
@@ -170,7 +177,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.images:
         check_images_option(cfg, args)
         predict_images(cfg, args.images)
-    check_data_paths(cfg, ('test',))
+    try:
+        check_data_paths(cfg, ('test',))
+    except FileNotFoundError as error:
+        if 'seg_map_path' not in str(error):
+            raise
+        raise FileNotFoundError(
+            f'{error} To predict images that have no masks, give --images DIR.'
+        ) from error
     if is_detector(cfg):
         check_checkpoint_classes(cfg, args.checkpoint)
     cfg.launcher = args.launcher

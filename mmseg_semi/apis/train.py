@@ -23,6 +23,7 @@ from mmseg_semi.apis.runner_setup import (
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.safe_checkpoints import (
     latest_checkpoint,
+    numbered,
     refuse_incomplete,
     resumable_checkpoint,
 )
@@ -69,6 +70,20 @@ def checkpoint_folder(cfg: Config) -> str:
     return os.path.join(hook['out_dir'], os.path.basename(cfg.work_dir.rstrip(os.sep)))
 
 
+def refuse_used(folder: str) -> None:
+    """Refuse to mix the checkpoints of a new run with those of an earlier one.
+
+    Raises:
+        ValueError: The folder has some.
+    """
+    used = numbered(folder)
+    if used:
+        raise ValueError(
+            f'{folder} has checkpoints of an earlier run ({used[0][1].name}): go on with it by '
+            '--resume, or name another --work-dir.'
+        )
+
+
 def set_resume(cfg: Config, resume: str, seed: int | None) -> None:
     """Point the config to the checkpoint to be resumed from and take over its seed."""
     if resume == 'auto':
@@ -78,6 +93,10 @@ def set_resume(cfg: Config, resume: str, seed: int | None) -> None:
             print_log(f'no checkpoint in {folder}: training starts from scratch')
             cfg.resume = False
             return
+    elif '://' in resume:
+        raise SystemExit(
+            f'--resume {resume}: it takes a file; load_from takes an address, and begins a new run'
+        )
     else:
         checkpoint = resume
     # Samplers and data workers are seeded when they are built, before mmengine reads the file.
@@ -115,7 +134,9 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         cfg.randomness.seed = args.seed
     if args.resume or cfg.get('resume'):
         set_resume(cfg, args.resume or cfg.get('load_from') or 'auto', args.seed)
-    elif cfg.get('load_from'):
+    else:
+        refuse_used(checkpoint_folder(cfg))
+    if cfg.get('load_from') and not cfg.get('resume'):
         refuse_incomplete(cfg.load_from, 'load_from')
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
     if cfg.get('resume'):

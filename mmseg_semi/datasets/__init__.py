@@ -17,7 +17,7 @@ from .transforms import (
     RandomGray,
     StrongViews,
 )
-from .unlabeled_dataset import UnlabeledDataset
+from .unlabeled_dataset import ImageFolder, UnlabeledDataset
 
 read_lists_alike()
 
@@ -36,6 +36,7 @@ __all__ = [
     'SemiDataset',
     'SemiSampler',
     'StrongViews',
+    'ImageFolder',
     'UnlabeledDataset',
     'check_overlap',
     'find_copies',

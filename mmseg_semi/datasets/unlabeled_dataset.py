@@ -232,6 +232,14 @@ class UnlabeledDataset(BaseDataset):
         return sorted(unique)
 
 
+@DATASETS.register_module()
+class ImageFolder(UnlabeledDataset):
+    """Images to predict: an ``UnlabeledDataset`` that takes those that differ in the suffix."""
+
+    def _refuse_ambiguous(self, groups: list[str]) -> None:
+        """Both are taken; the names of their predictions keep the suffix."""
+
+
 def _twins(names: list[str], stem: Callable[[str], str]) -> dict[str, list[str]]:
     """Sorted names that share a stem, by it."""
     stems = Counter(map(stem, names))

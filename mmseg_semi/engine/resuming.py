@@ -83,7 +83,7 @@ def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
     return {
         key: f'{key}={old.get(key, "nothing")} (now {new.get(key, "nothing")})'
         for key in keys
-        if old.get(key) != new.get(key)
+        if old.get(key, 'None') != new.get(key, 'None')
     }
 
 
@@ -132,7 +132,7 @@ def _warn_of_schedule(runner: Any, checkpoint: Mapping[str, Any]) -> None:
         return
     if not saved or not configured or 'end' in configured[-1]:  # the config says where it ends
         return
-    end = max(one.get('end', math.inf) for one in saved)
+    end = saved[-1].get('end', math.inf)  # the warm-up before may be longer than the run
     if end < last:
         rate = saved[-1].get('eta_min')
         stays = 'what it is there' if rate is None else f'{rate:g}'

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -38,9 +39,23 @@ _OPTIM_WRAPPER = (
 _DEFAULT_HOOKS = (
     *('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'),
 )
-_SECTIONS = {
+# Segmentors of others may read more: here only what looks like one of these is refused.
+_INFERENCE = ('mode', 'stride', 'crop_size', 'window_average', 'window_border')
+_PARAMWISE = (
+    *('norm_decay_mult', 'bias_lr_mult', 'bias_decay_mult', 'flat_decay_mult', 'custom_keys'),
+    *('dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate'),
+)
+_CHECKPOINT = (  # what CheckpointHook hands on to Runner.save_checkpoint
+    *('save_optimizer', 'save_param_scheduler', 'meta', 'file_client_args', 'backend_args'),
+)
+_SECTIONS: dict[str, tuple[str, ...]] = {
     'randomness': ('seed', 'diff_rank_seed', 'deterministic'),
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    'env_cfg.mp_cfg': ('mp_start_method', 'opencv_num_threads'),
+    'env_cfg.dist_cfg': ('backend', 'init_backend', 'timeout', 'port', 'world_size', 'rank'),
+    'optim_wrapper.clip_grad': (
+        *('type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value'),
+    ),
     'auto_scale_lr': ('enable', 'base_batch_size'),
 }
 
@@ -111,7 +126,11 @@ def check_sections(cfg: Config) -> None:
     loader = {*inspect.signature(DataLoader.__init__).parameters, *_TAKEN_BY_RUNNER} - {'self'}
     sections = {f'{part}_dataloader': tuple(loader) for part in ('train', 'val', 'test')}
     for section, known in {**sections, **_SECTIONS}.items():
-        _check_known(section, cfg.get(section), known)
+        _check_known(section, _at(cfg, section), known)
+    for section in ('model.test_cfg', 'model.segmentor.test_cfg'):
+        for name in _at(cfg, section) or ():
+            if name not in _INFERENCE and hint(name, list(_INFERENCE)):
+                _check_known(section, {name: None}, _INFERENCE)
     for name, hook in (cfg.get('default_hooks') or {}).items():
         if isinstance(hook, Mapping) and 'type' not in hook:
             _check_known('default_hooks', {name: hook}, _DEFAULT_HOOKS)
@@ -119,11 +138,22 @@ def check_sections(cfg: Config) -> None:
     plain = wrapper.get('type', 'OptimWrapper') in ('OptimWrapper', 'AmpOptimWrapper')
     if plain and wrapper.get('constructor') is None:
         _check_known('optim_wrapper', wrapper, _OPTIM_WRAPPER)
+        _check_known('optim_wrapper.paramwise_cfg', wrapper.get('paramwise_cfg'), _PARAMWISE)
+    hook = _at(cfg, 'default_hooks.checkpoint') or {}
+    if hook.get('type') in (None, 'CheckpointHook', 'AtomicCheckpointHook'):
+        own = inspect.signature(CheckpointHook.__init__).parameters
+        _check_known('default_hooks.checkpoint', hook, ('type', 'priority', *own, *_CHECKPOINT))
+
+
+def _at(cfg: Any, key: str) -> Any:
+    for name in key.split('.'):
+        cfg = cfg.get(name) if isinstance(cfg, (Mapping, Config)) else None
+    return cfg
 
 
 def _check_known(section: str, found: Any, known: Iterable[str]) -> None:
     for name in found if isinstance(found, Mapping) else ():
-        if name not in known:
+        if name not in known and name not in ('_scope_', '_delete_'):
             raise ValueError(
                 f'nothing reads {section}.{name}.{hint(name, list(known))} Keys of {section}: '
                 f'{", ".join(sorted(known))}.'
@@ -168,11 +198,21 @@ def _above(child: _File, base: _File, files: list[_File]) -> bool:
     )
 
 
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """All statements that are run with a file: not those of its functions and classes."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef, ast.Lambda)):
+            continue
+        if isinstance(child, ast.stmt):
+            yield child
+        yield from _statements(child)
+
+
 def _read(path: str) -> _File:
     text = Path(path).read_text(encoding='utf-8')
     tree = ast.parse(text)
     sets: dict[str, int] = {}
-    for statement in tree.body:
+    for statement in _statements(tree):
         targets: list[ast.expr] = []
         if isinstance(statement, ast.Assign):
             targets = statement.targets

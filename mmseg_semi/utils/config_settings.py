@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -116,6 +117,8 @@ def _check_class_weights(key: str, head: Mapping[str, Any]) -> None:
         if isinstance(weights, str):
             with reading(f'{name}={weights!r}'):
                 weights = list(get_class_weight(weights) or ())
+        if not isinstance(weights, (list, tuple)) or not all(map(_is_number, weights)):
+            raise ValueError(f'{name} must be a list of {count} numbers, got {weights!r}')
         if len(weights) != count:
             raise ValueError(
                 f'{name} has {len(weights)} numbers, there are {count} classes: give one for each '
@@ -125,6 +128,10 @@ def _check_class_weights(key: str, head: Mapping[str, Any]) -> None:
             raise ValueError(
                 f'{name} is {list(weights)}: weights must be finite, not negative and not all 0.'
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _check_save_best(cfg: Config) -> None:
@@ -182,6 +189,8 @@ def passes_on_to_bases(kind: type[Any]) -> bool:
         except (OSError, TypeError):
             return False
         rest = f'**{named[0]}'
+        if source.count(named[0]) == 1:  # taken and thrown away
+            return True
         calls = source.split('super(')[1:]
         if not any('.__init__(' in call and rest in call.split(').', 1)[-1] for call in calls):
             return False

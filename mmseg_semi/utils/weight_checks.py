@@ -127,8 +127,8 @@ def _fetch(key: str, address: str) -> None:
     except Exception as error:  # of the network, of the address, of a package that it needs
         reason = f'no model has the name {error}' if isinstance(error, KeyError) else error
         raise FileNotFoundError(
-            f'{key}={address!r}: {reason}; or set the key to a local file, or to None to start '
-            'from scratch.'
+            f'{key}={address!r}: {str(reason).rstrip(".")}; or set the key to a local file, or to '
+            'None to start from scratch.'
         ) from error
 
 

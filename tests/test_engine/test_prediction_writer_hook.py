@@ -82,6 +82,31 @@ def folder(digit_root, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.parametrize('option', ['--out', '--show-dir'])
+@pytest.mark.parametrize('link', [False, True])
+def test_images_are_never_overwritten(option, link, folder, server, ema_run, tmp_path):
+    images = tmp_path / 'images'
+    shutil.copytree(folder, images)
+    before = {path: path.read_bytes() for path in images.rglob('*.[pP]*')}
+    out = tmp_path / 'out'
+    out.symlink_to(images)
+    args = ['--images', images, option, out if link else images, '--work-dir', tmp_path]
+    done = server.run(TOOLS / 'test.py', ema_run.config, ema_run.checkpoint, *args, code=1)
+    assert 'would be written in the place of an image that is predicted' in done.output
+    assert {path: path.read_bytes() for path in images.rglob('*.[pP]*')} == before
+
+
+def test_images_that_differ_in_the_suffix_are_both_predicted(server, folder, ema_run, tmp_path):
+    images = tmp_path / 'images'
+    images.mkdir()
+    shutil.copy(folder / 'y.png', images / 'y.png')
+    cv2.imwrite(str(images / 'y.jpg'), cv2.imread(str(folder / 'y.png')))
+    args = ['--images', images, '--out', tmp_path / 'out', '--work-dir', tmp_path]
+    server.run(TOOLS / 'test.py', ema_run.config, ema_run.checkpoint, *args)
+    found = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert found == ['y.jpg.png', 'y.png.png']
+
+
 @pytest.mark.parametrize('tta', [False, True])
 def test_a_folder_of_images_is_predicted(tta, folder, server, ema_run, digit_root, tmp_path):
     out = ['--out', tmp_path / 'maps', '--show-dir', tmp_path / 'shown', '--work-dir', tmp_path]
@@ -107,6 +132,7 @@ def test_a_folder_of_images_is_predicted(tta, folder, server, ema_run, digit_roo
     [
         (['--images', 'nowhere', '--out', 'x'], '--images: there is no folder nowhere'),
         (['--images', '.'], '--images needs --out DIR'),
+        (['--images', '.', '--out', 'x'], '--images .: no image is in it'),
     ],
 )
 def test_what_would_write_nothing_is_refused(args, message, server, ema_run, tmp_path):

@@ -197,6 +197,10 @@ WEIGHTS = {
         change=checkpoint(dict(state_dict={}, meta=dict(iter=1, epoch=0))),
         args=('--resume', '{root}/work/iter_1.pth'),
     ),
+    'resume-address': Case('it takes a file', args=('--resume', 'http://127.0.0.1:9/a.pth')),
+    'used-folder': Case(
+        'work has checkpoints of an earlier run (iter_1.pth)', change=checkpoint(dict(a=1))
+    ),
     'resume-empty': Case('is empty', change=write('work/iter_1.pth', ''), args=('--resume',)),
     'resume-text': Case('iter_1.pth', change=write('work/iter_1.pth', 'x'), args=('--resume',)),
 }
@@ -259,6 +263,12 @@ TEST = {
     'checkpoint-of-another': Case(
         'does not fit',
         change=checkpoint(dict(state_dict={'a': torch.zeros(1)}), 'a.pth'),
+        args=('{root}/a.pth',),
+        tool='test.py',
+    ),
+    'masks-nowhere': Case(
+        'To predict images that have no masks, give --images DIR',
+        change=lambda root: (remove('annotations/val')(root), checkpoint({}, 'a.pth')(root)),
         args=('{root}/a.pth',),
         tool='test.py',
     ),

@@ -24,6 +24,7 @@ def child(folder, text, base=CUSTOM, name='mine.py'):
         ('train_datalaoder = dict(batch_size=2)', "'train_datalaoder'. Did you mean 'train_data"),
         ('max_iters = 100', "mine.py, line 2: nothing reads 'max_iters'. Known keys: auto_scale"),
         ('a = 1\nb = a', "line 3: nothing reads 'b'"),
+        ('if True:\n    a = 1', "line 3: nothing reads 'a'"),
         ('strong: dict = dict()', 'custom.py has used its own value before (line 9): set the key'),
         ("data_root = 'data/leaves'", 'has used its own value before'),
         ("metainfo = dict(classes=('a', 'b'))", 'datasets/custom.py has used its own value before'),
@@ -74,6 +75,12 @@ def test_what_a_base_sets_in_vain_is_refused(tmp_path):
         ('optim_wrapper.clipgrad', "optim_wrapper.clipgrad. Did you mean 'clip_grad'?"),
         ('env_cfg.cudnn_bench', "env_cfg.cudnn_bench. Did you mean 'cudnn_benchmark'?"),
         ('default_hooks.chekpoint.interval', "hooks.chekpoint. Did you mean 'checkpoint'?"),
+        ('default_hooks.checkpoint.intervall', "checkpoint.intervall. Did you mean 'interval'?"),
+        ('optim_wrapper.clip_grad.maxnorm', "clip_grad.maxnorm. Did you mean 'max_norm'?"),
+        ('optim_wrapper.paramwise_cfg.custom_key', "custom_key. Did you mean 'custom_keys'?"),
+        ('env_cfg.mp_cfg.mp_start', "mp_cfg.mp_start. Did you mean 'mp_start_method'?"),
+        ('env_cfg.dist_cfg.bakend', "dist_cfg.bakend. Did you mean 'backend'?"),
+        ('model.segmentor.test_cfg.mod', "test_cfg.mod. Did you mean 'mode'?"),
     ],
 )
 def test_options_that_nothing_reads_are_refused(option, message):
@@ -93,6 +100,7 @@ def test_options_that_nothing_reads_are_refused(option, message):
         ),
         ('optim_wrapper.optimizer.rl', 0.1, r'optim_wrapper\.optimizer: AdamW .*lr'),
         ('optim_wrapper.optimizer.type', 'AdmW', r"optimizer\.type: 'AdmW'.*'AdamW'"),
+        ('val_evaluator.iou_metric', ['mDice'], r"val_evaluator: IoUMetric .*'iou_metrics'"),
         ('param_scheduler.0.typ', 'x', r'param_scheduler\[0\]: '),
         ('visualizer.nam', 'x', r"visualizer: .*'name'"),
     ],
@@ -131,3 +139,17 @@ def test_shipped_configs_have_no_unread_key():
     """One of each form; that all pass is part of the config checks."""
     for name in (UNIMATCH, SUPERVISED, 'corrmatch/corrmatch_unet_digit-scenes-60.py'):
         assert load_config(str(CONFIGS / name))
+
+
+MMSEG_CONFIGS = (
+    'pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py',
+    'segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py',
+    'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
+    'deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py',
+)
+
+
+@pytest.mark.parametrize('name', MMSEG_CONFIGS)
+def test_configs_of_mmseg_as_a_base_pass(name, tmp_path):
+    """mmengine writes ``_scope_`` into their components."""
+    assert load_config(child(tmp_path, '', f'mmseg::{name}')).model.decode_head

@@ -30,6 +30,8 @@ WEIGHTS = f'{HEAD}.loss_decode.class_weight'
         ({WEIGHTS: [1.0]}, f'{WEIGHTS} has 1 numbers, there are 2 classes'),
         ({WEIGHTS: [1.0, -2.0]}, f'{WEIGHTS} is [1.0, -2.0]: weights must be finite'),
         ({WEIGHTS: [0.0, 0.0]}, 'not all 0'),
+        ({WEIGHTS: 2.0}, f'{WEIGHTS} must be a list of 2 numbers, got 2.0'),
+        ({WEIGHTS: ['a', 1]}, f"{WEIGHTS} must be a list of 2 numbers, got ['a', 1]"),
         ({WEIGHTS: [1.0, float('nan')]}, 'weights must be finite'),
         (
             {f'{HEAD}.num_classes': 1},
