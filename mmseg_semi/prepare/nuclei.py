@@ -2,7 +2,8 @@
 
 Takes the folders of Kaggle's stage1_train (NAME/images/NAME.png, NAME/masks/*.png, one mask a
 nucleus), best with the corrected masks, or img/NAME.png and mask/NAME.png with 0 for background.
-Masks become 0 for background and 1 for nucleus; images keep their sizes.
+Masks become 0 for background and 1 for nucleus; images keep their sizes, and the first 12
+characters of their names.
 
 The names alone decide, by their hash, about train (60 %), val (10 %) and test (30 %). The type of
 an image is found from its pixels: stained tissue has colors (the channels of a pixel differ by 5 or
@@ -36,8 +37,9 @@ from mmseg_semi.prepare.few_labels import (
 )
 from mmseg_semi.utils.progress import track
 
-#: Images of the corrected set; Kaggle's has 670, of which a few were taken out.
-COMPLETE = 664
+#: Images of the corrected set, and of Kaggle's.
+COMPLETE = (664, 670)
+NAME_LENGTH = 12
 LAYOUT = 'NAME/images/NAME.png and NAME/masks/*.png, or img/NAME.png and mask/NAME.png'
 CLASSES = ('background', 'nucleus')
 LABELS = (10, 20, 40, 80)
@@ -77,13 +79,14 @@ def find_all(root: str, partly: bool) -> dict[str, Pair]:
     if not any(Path(root).glob('*/masks')):
         folder = find_folder(root, ('', 'dsb2018'), ('img/', 'mask/'), LAYOUT)
         pairs = find_pairs(folder / 'img', folder / 'mask', partly)
-        return {name: (image, (mask,)) for name, (image, mask) in pairs.items()}
+        return {name[:NAME_LENGTH]: (image, (mask,)) for name, (image, mask) in pairs.items()}
     found, missing = {}, []
     for folder in sorted(Path(root).glob('*/images')):
         masks = folder.parent / 'masks'
         images, parts = list_images(folder), list_images(masks) if masks.is_dir() else {}
         if images and parts:
-            found[folder.parent.name] = (next(iter(images.values())), tuple(parts.values()))
+            name = folder.parent.name[:NAME_LENGTH]
+            found[name] = (next(iter(images.values())), tuple(parts.values()))
         else:
             missing.append(str(masks if images else folder))
     leave_out_missing(root, 'folders of images or masks', missing, partly)
@@ -94,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Find and check everything, then write."""
     args = parse_args(argv)
     found = find_all(args.raw, args.partial)
-    check_count(args.raw, 'images with masks', len(found), COMPLETE, args.partial)
+    complete = len(found) if len(found) in COMPLETE else COMPLETE[0]
+    check_count(args.raw, 'images with masks', len(found), complete, args.partial)
     parts: dict[str, dict[str, tuple[Pair, Pair]]] = {part: {} for part in PARTS}
     for name, pair in found.items():
         parts[part_by_hash(name, VAL, TEST)][name] = (pair, pair)

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmseg.registry import DATASETS
 from PIL import Image
+from tool_runs import CONFIGS, TOOLS
 
 from mmseg_semi.prepare import camvid, few_labels, land_cover, nuclei, sstem
 
+LISTS = ('labeled', 'unlabeled')
 SEQUENCES = {
     'train': {'0001TP': 5, '0006R0': 4},
     'val': {'0016E5': 2},
@@ -178,8 +183,8 @@ def make_nuclei(root: Path, kaggle: bool) -> dict[str, str]:
     """30 images, their type by name; a nucleus at the left and one at the right of each."""
     types = {}
     for i in range(30):
-        name, kind = f'{i:04x}', list(TYPES)[0 if i % 5 else 1 + i // 5 % 2]
-        types[name] = kind
+        name, kind = f'{i:04x}' * 4, list(TYPES)[0 if i % 3 else 1 + i // 3 % 2]
+        types[name[:12]] = kind
         image = np.broadcast_to(np.array(TYPES[kind]), (12, 16 + i % 3, 3))
         left, right = np.zeros((2, *image.shape[:2]))
         left[2:5, 2:5], right[6:9, 10:13] = 255, 255
@@ -227,7 +232,7 @@ def test_nuclei_that_are_wrong(tmp_path):
     assert '30 images with masks found, the complete data set has 664' in refusal(
         nuclei.main, *args
     )
-    mask = raw / 'stage1_train/0003/masks/1.png'
+    mask = raw / 'stage1_train' / ('0003' * 4) / 'masks/1.png'
     save(mask, np.zeros((12, 16, 3)))
     message = refusal(nuclei.main, *args, '--partial')
     assert f'{mask} has pixels of mode RGB; it must have one channel' in message
@@ -378,3 +383,57 @@ def test_a_class_that_the_labeled_images_lack_is_said(globe, capsys):
         if warned:
             break
     assert warned
+
+
+# ------------------------------------------------------------------------------------------ configs
+CONVERTED = {
+    'camvid-12': (camvid, 'street', 'raw', 4, (180, 240)),
+    'sstem-2': (sstem, 'stack', '.', 2, (8, 8)),
+    'land-cover-32': (land_cover, 'globe', None, 6, (128, 128)),
+    'nuclei-20': (nuclei, 'tmp_path', 'raw', 3, None),
+}
+
+
+@pytest.mark.parametrize('data', CONVERTED)
+def test_the_configs_read_what_the_converters_write(data, request, tmp_path, monkeypatch):
+    converter, fixture, raw, labels, size = CONVERTED[data]
+    folder, out = request.getfixturevalue(fixture), tmp_path / 'out'
+    if data.startswith('nuclei'):
+        make_nuclei(tmp_path / 'raw', kaggle=False)
+    source = globe_args(folder) if raw is None else [str(tmp_path / raw)]
+    converter.main([*source, '--out', str(out), '--partial', '--labels', str(labels)])
+    name, number = data.rsplit('-', 1)
+    (out / 'splits' / str(labels)).rename(out / 'splits' / number)
+    monkeypatch.setenv(f'{name.upper().replace("-", "_")}_ROOT', str(out))
+    cfg = Config.fromfile(CONFIGS / f'unimatch/unimatch_efficientnet-lite0_{data}.py')
+    assert cfg.train_dataloader.dataset.labeled.metainfo.classes == converter.CLASSES
+    assert cfg.model.segmentor.decode_head.num_classes == len(converter.CLASSES)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        train = DATASETS.build(cfg.train_dataloader.dataset)
+        images = len(list((out / 'images/train').iterdir()))
+        assert (len(train.labeled), len(train.unlabeled)) == (labels, images - labels)
+        for part in ('val', 'test'):
+            dataset = DATASETS.build(cfg[f'{part}_dataloader'].dataset)
+            assert len(dataset) == len(list((out / 'images' / part).iterdir())) > 0
+            sample = dataset[0]
+            shape = sample['inputs'].shape[1:]
+            assert shape == sample['data_samples'].gt_sem_seg.shape
+            assert size in (None, tuple(shape))
+
+
+def test_a_config_trains(street, tmp_path, server):
+    """Two steps and a validation of UniMatch; the weights of the package are left out."""
+    camvid.main([str(street), '--out', str(tmp_path / 'out'), '--partial', '--labels', '4'])
+    (tmp_path / 'out/splits/4').rename(tmp_path / 'out/splits/12')
+    options = (
+        *(f'train_dataloader.dataset.{part}.data_root={tmp_path}/out' for part in LISTS),
+        f'val_dataloader.dataset.data_root={tmp_path}/out',
+        *('train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'model.warmup_iters=0'),
+        'model.segmentor.backbone.init_cfg=None',
+    )
+    config = CONFIGS / 'unimatch/unimatch_efficientnet-lite0_camvid-12.py'
+    done = server.run(
+        *(TOOLS / 'train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options'), *options
+    )
+    assert '4 labeled' in done.output and 'bicyclist' in done.output
+    assert (tmp_path / 'work/iter_2.pth').is_file()
