@@ -1,6 +1,6 @@
 """Segmentors, refiners, mixers, perturbations, heads and losses of semi-supervised training."""
 
-from .backbones import Xception65
+from .backbones import EfficientNetLite, Xception65
 from .data_preprocessors import SemiDataPreprocessor
 from .decode_heads import DeepLabV3PlusHead
 from .heads import AgentRankHead, BaseSemiHead, ClassConfidence, ContrastHead, CorrelationHead
@@ -44,6 +44,7 @@ __all__ = [
     'DetectionAgreement',
     'EMATeacher',
     'EMAThreshold',
+    'EfficientNetLite',
     'FeatureDropout',
     'FeatureMemoryBank',
     'MeanOHEMPixelSampler',

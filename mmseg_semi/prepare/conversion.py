@@ -227,6 +227,7 @@ def convert(
     workers: int = 1,
     overwrite: bool = False,
     what: str = 'masks',
+    colors: bool = False,
 ) -> Counts:
     """Write the files that are not there yet.
 
@@ -240,11 +241,12 @@ def convert(
         workers: Processes; 1 converts in this one.
         overwrite: Whether complete files are made anew.
         what: What the files are called in messages.
+        colors: Whether ``make`` returns RGB (H, W, 3) instead.
 
     Raises:
         SystemExit: Some inputs are broken (names them), or a file cannot be written.
     """
-    work = partial(_write_one, make=make, note=note, overwrite=overwrite)
+    work = partial(_write_one, make=make, note=note, overwrite=overwrite, colors=colors)
     counts, wrong = Counts(), []
     try:
         for _, done in zip(track(range(len(tasks)), what), _results(work, tasks, workers)):
@@ -287,7 +289,7 @@ def _results(
 
 
 def _write_one(
-    task: Task, make: Callable[[Any], np.ndarray], note: str, overwrite: bool
+    task: Task, make: Callable[[Any], np.ndarray], note: str, overwrite: bool, colors: bool
 ) -> Counts | str:
     """Return what was done, or what is wrong with the input."""
     try:
@@ -295,7 +297,7 @@ def _write_one(
         if task.image is not None:
             with opened(task.image) as image:
                 size = image.size
-        earlier = None if overwrite else note_of_complete(task.output, size)
+        earlier = None if overwrite else note_of_complete(task.output, size, colors)
         if earlier in ('', note):
             return Counts(kept=1, foreign=int(earlier == ''))
         array = make(task.source)

@@ -43,19 +43,22 @@ def read_numbers(path: Path) -> np.ndarray:
 
 
 def encode_png(array: np.ndarray, note: str) -> bytes:
-    """PNG file of a uint8 array (H, W) with a note about how it was made."""
+    """PNG file of a uint8 array (H, W), or RGB (H, W, 3), with a note about how it was made."""
     info, data = PngInfo(), io.BytesIO()
     info.add_text(NOTE, note)
     Image.fromarray(array).save(data, 'png', pnginfo=info)
     return data.getvalue()
 
 
-def note_of_complete(path: Path, size: tuple[int, int] | None = None) -> str | None:
-    """Note of a whole single-channel 8-bit PNG, '' when it has none.
+def note_of_complete(
+    path: Path, size: tuple[int, int] | None = None, colors: bool = False
+) -> str | None:
+    """Note of a whole 8-bit PNG, '' when it has none.
 
     Args:
         path: The file.
         size: Width and height that it must have.
+        colors: Whether it must have the channels RGB, not a single one.
 
     Returns:
         None when the file is missing, broken, or another kind of image.
@@ -65,7 +68,8 @@ def note_of_complete(path: Path, size: tuple[int, int] | None = None) -> str | N
             image.verify()  # every chunk to the end of the file; nothing is decoded
     except Exception:  # whatever it is, it is made anew
         return None
-    fits = image.format == 'PNG' and image.mode in ('L', 'P') and size in (None, image.size)
+    modes = ('RGB',) if colors else ('L', 'P')
+    fits = image.format == 'PNG' and image.mode in modes and size in (None, image.size)
     return str(image.info.get(NOTE, '')) if fits else None
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_there
+from mmseg_semi.models.backbones.package_files import SCHEME, package_file
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 
 COUNTER = 'num_batches_tracked'
@@ -100,6 +101,8 @@ def check_pretrained(cfg: Config) -> None:
         FileNotFoundError, ValueError: Name the config key and the file.
     """
     for key, path, start, backbone in _pretrained_files(cfg.model):
+        if path.startswith(SCHEME):
+            path = str(package_file(path, key))
         if '://' in path:
             _fetch(key, path)
             continue

@@ -349,9 +349,11 @@ def overview(methods: Iterable[Method]) -> str:
         lines.append('|' + '|'.join(f' {cell} ' if cell else ' ' for cell in (name, *cells)) + '|')
     lines += [
         '',
-        'Besides: configs for digit scenes (all methods, with ablations) and for your own images '
-        '(`*_custom.py`), [detectors](detection/README.md)',
-        'and [a combination](mixed) of several methods. `_base_` holds data sets, networks, '
+        'Besides: configs for digit scenes (all methods, with ablations), '
+        '[real images on a CPU](../docs/real_images.md)',
+        '(`*_efficientnet-lite0_*.py`) and your own images (`*_custom.py`), '
+        '[detectors](detection/README.md) and',
+        '[a combination](mixed) of several methods. `_base_` holds data sets, networks, '
         'schedules and methods to build others from.',
     ]
     return '\n'.join(lines) + '\n'
