@@ -17,8 +17,4 @@ def test_it_says_its_options(server: Any, path: Path) -> None:
 
 
 def test_all_were_found() -> None:
-<<<<<<< HEAD
     assert len(SCRIPTS) == 33
-=======
-    assert len(SCRIPTS) == 33
->>>>>>> w17
