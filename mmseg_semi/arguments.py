@@ -234,3 +234,31 @@ def _parameters(owner: type) -> Iterator[list[inspect.Parameter]]:
         yield [p for p in several if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         if not any(p.kind is p.VAR_KEYWORD for p in several):
             return
+
+
+def passes_on_to_bases(kind: type[Any]) -> bool:
+    """Whether all ``**kwargs`` of an ``__init__`` are those of its base classes.
+
+    Read from the source: a class may as well hand them to something else.
+    """
+    for one in kind.__mro__:
+        init = vars(one).get('__init__')
+        if init is None or not inspect.isfunction(inspect.unwrap(init)):
+            continue
+        parameters = inspect.signature(init).parameters.values()
+        named = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
+        if not named:
+            return True
+        try:
+            source = inspect.getsource(inspect.unwrap(init)).replace(' ', '').replace('\n', '')
+        except (OSError, TypeError):
+            return False
+        rest = f'**{named[0]}'
+        if source.count(named[0]) == 1:  # taken and thrown away
+            return True
+        calls = source.split('super(')[1:]
+        if not any('.__init__(' in call and rest in call.split(').', 1)[-1] for call in calls):
+            return False
+        if source.count(rest) > 2:  # the signature and one call
+            return False
+    return False

@@ -10,10 +10,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Callable
 
-PACKAGE = str(Path(__file__).resolve().parent)
+from mmseg_semi.files import PACKAGE
+
 # What the operating system says of the machine, not of the program.
 _OF_THE_MACHINE = {
     errno.ENOSPC: 'the disk is full: free some space',
@@ -128,15 +128,21 @@ def _own_text(error: BaseException) -> str | None:
     worker = re.match(r'Caught (\w+) in DataLoader worker process \d+\.\n', text)
     if worker:
         frames = re.findall(r'^  File "(.+)", line \d+, in .*\n +(.*)', text, re.MULTILINE)
-        own = frames and frames[-1][0].startswith(PACKAGE) and frames[-1][1].startswith('raise ')
+        own = (
+            frames and frames[-1][0].startswith(str(PACKAGE)) and frames[-1][1].startswith('raise ')
+        )
         return text.rpartition(f'{worker.group(1)}: ')[2].strip() if own else None
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    if trace is None or not trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
+    if trace is None or not _is_own(trace.tb_frame.f_code.co_filename):
         return None
     raised = dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == 'RAISE_VARARGS'
     return text if raised else None
+
+
+def _is_own(file: str) -> bool:
+    return file.startswith(str(PACKAGE))
 
 
 def _machine_text(error: BaseException) -> str | None:
@@ -148,7 +154,7 @@ def _machine_text(error: BaseException) -> str | None:
         return (
             f'there is not enough memory ({str(error).splitlines()[0] if str(error) else "RAM"}): '
             'make train_dataloader.batch_size, the crop or the test images smaller, or set '
-            'model.test_cfg.mode=slide.'
+            "test_cfg.mode='slide' of the segmentor."
         )
     return None
 

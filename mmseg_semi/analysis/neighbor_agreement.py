@@ -94,7 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         pairs, found = count_pairs(mask, len(names), args.window, args.connectivity)
         total, counts = total + pairs, counts + found
     if not total:
-        raise SystemExit(f'{args.config}: the masks have no two neighboring pixels of known class')
+        raise SystemExit(
+            f'{args.config}: the masks have no two neighboring pixels of known class: correct '
+            'train_dataloader.dataset.labeled'
+        )
     same, places = counts
     result = dict(
         classes=list(names),

@@ -134,7 +134,7 @@ def _check_images(part: Part, images: dict[str, ImageRecord], out: Findings) -> 
     elif part.role == 'train':
         ways.append('or take it out of the labeled part before a run is started')
     else:
-        ways.append('or remove it and its mask')
+        ways.append('or remove it, and its mask if it has one')
     out.errors.append(f'{text}. {", ".join(ways)}.')
 
 

@@ -85,7 +85,8 @@ def choose_layout(args: argparse.Namespace) -> BenchmarkLayout:
         if given:
             option = f'--{next(iter(given))}'.replace('_', '-')
             raise DataError(
-                f'{option} is an option of {CUSTOM}; the folders of {args.dataset} are known'
+                f'{option} is an option of {CUSTOM}; the folders of {args.dataset} are known, '
+                'leave it out'
             )
         layout = BENCHMARK_LAYOUTS[args.dataset]
         return replace(layout, num_train=None) if args.partial else layout

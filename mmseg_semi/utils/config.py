@@ -20,7 +20,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import FUNCTIONS, DefaultScope, Registry
 from torch import nn
 
-from mmseg_semi.arguments import check_arguments
+from mmseg_semi.arguments import check_arguments, passes_on_to_bases
 from mmseg_semi.errors import hint, name_some
 from mmseg_semi.utils.config_keys import (
     check_method,
@@ -28,7 +28,7 @@ from mmseg_semi.utils.config_keys import (
     check_unread_keys,
     known_keys,
 )
-from mmseg_semi.utils.config_settings import check_settings, passes_on_to_bases
+from mmseg_semi.utils.config_settings import check_settings
 
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.

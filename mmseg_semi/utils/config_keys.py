@@ -126,9 +126,9 @@ def check_sections(cfg: Config) -> None:
     loader = {*inspect.signature(DataLoader.__init__).parameters, *_TAKEN_BY_RUNNER} - {'self'}
     sections = {f'{part}_dataloader': tuple(loader) for part in ('train', 'val', 'test')}
     for section, known in {**sections, **_SECTIONS}.items():
-        _check_known(section, _at(cfg, section), known)
+        _check_known(section, value_at(cfg, section), known)
     for section in ('model.test_cfg', 'model.segmentor.test_cfg'):
-        for name in _at(cfg, section) or ():
+        for name in value_at(cfg, section) or ():
             if name not in _INFERENCE and hint(name, list(_INFERENCE)):
                 _check_known(section, {name: None}, _INFERENCE)
     for name, hook in (cfg.get('default_hooks') or {}).items():
@@ -139,13 +139,14 @@ def check_sections(cfg: Config) -> None:
     if plain and wrapper.get('constructor') is None:
         _check_known('optim_wrapper', wrapper, _OPTIM_WRAPPER)
         _check_known('optim_wrapper.paramwise_cfg', wrapper.get('paramwise_cfg'), _PARAMWISE)
-    hook = _at(cfg, 'default_hooks.checkpoint') or {}
+    hook = value_at(cfg, 'default_hooks.checkpoint') or {}
     if hook.get('type') in (None, 'CheckpointHook', 'AtomicCheckpointHook'):
         own = inspect.signature(CheckpointHook.__init__).parameters
         _check_known('default_hooks.checkpoint', hook, ('type', 'priority', *own, *_CHECKPOINT))
 
 
-def _at(cfg: Any, key: str) -> Any:
+def value_at(cfg: Any, key: str) -> Any:
+    """What a config has at a dotted key, None where it has nothing."""
     for name in key.split('.'):
         cfg = cfg.get(name) if isinstance(cfg, (Mapping, Config)) else None
     return cfg

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from mmseg.models.losses.utils import get_class_weight
 
 from mmseg_semi.arguments import Number, Rule, Whole
 from mmseg_semi.errors import hint, reading
+from mmseg_semi.utils.config_keys import value_at
 
 UNKNOWN = 255
 _IOU_NAMES = {
@@ -135,7 +135,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_save_best(cfg: Config) -> None:
-    wanted = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
+    wanted = value_at(cfg, 'default_hooks.checkpoint.save_best')
     evaluators = cfg.get('val_evaluator') or []
     evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
     kinds = {one.get('type') for one in evaluators}
@@ -164,36 +164,6 @@ def _check_numbers(cfg: Config) -> None:
     rules += [('optim_wrapper.optimizer.lr', Number(0)), ('train_cfg.val_interval', Whole(1))]
     rules += [('optim_wrapper.accumulative_counts', Whole(1))]
     for key, rule in rules:
-        value: Any = cfg
-        for name in key.split('.'):
-            value = value.get(name) if isinstance(value, Mapping) or value is cfg else None
+        value = value_at(cfg, key)
         if value is not None:
             rule.check(key, value)
-
-
-def passes_on_to_bases(kind: type[Any]) -> bool:
-    """Whether all ``**kwargs`` of an ``__init__`` are those of its base classes.
-
-    Read from the source: a class may as well hand them to something else.
-    """
-    for one in kind.__mro__:
-        init = vars(one).get('__init__')
-        if init is None or not inspect.isfunction(inspect.unwrap(init)):
-            continue
-        parameters = inspect.signature(init).parameters.values()
-        named = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
-        if not named:
-            return True
-        try:
-            source = inspect.getsource(inspect.unwrap(init)).replace(' ', '').replace('\n', '')
-        except (OSError, TypeError):
-            return False
-        rest = f'**{named[0]}'
-        if source.count(named[0]) == 1:  # taken and thrown away
-            return True
-        calls = source.split('super(')[1:]
-        if not any('.__init__(' in call and rest in call.split(').', 1)[-1] for call in calls):
-            return False
-        if source.count(rest) > 2:  # the signature and one call
-            return False
-    return False

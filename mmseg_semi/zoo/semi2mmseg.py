@@ -228,7 +228,7 @@ def refuse_differences(
         if names
     ]
     if problems:
-        raise SystemExit(f'{path}: {"; ".join(problems)}. Expected: {EXPECTED}.')
+        raise SystemExit(f'{path}: {"; ".join(problems)}. Expected: {EXPECTED}; give such a file.')
 
 
 # -------------------------------------------------------------------------------------- converting

@@ -69,20 +69,20 @@ class PredictionWriterHook(Hook):
                 f'where those of {len(inside)} images would be, the first {inside[0]}: predict '
                 'with one network at a time.'
             )
-
         self._refuse_own_images()
 
     def _refuse_own_images(self) -> None:
-        images = {os.path.realpath(path): path for path in self.names}
-        folders = [folder for folder in (self.out_dir, self.show_dir) if folder is not None]
-        for folder, part in itertools.product(folders, PREDICTIONS.values()):
-            for name in self.names.values():
-                path = os.path.join(folder, part, name)
-                if os.path.realpath(path) in images:
-                    raise ValueError(
-                        f'{path} would be written in the place of an image that is predicted: name '
-                        'another folder with --out or --show-dir.'
-                    )
+        images = {os.path.realpath(path) for path in self.names}
+        folders = [self.show_dir] if self.show_dir is not None else []
+        if self.out_dir is not None:
+            folders += [os.path.join(self.out_dir, part) for part in PREDICTIONS.values()]
+        for folder, name in itertools.product(folders, self.names.values()):
+            path = os.path.join(folder, name)
+            if os.path.realpath(path) in images:
+                raise ValueError(
+                    f'{path} would be written in the place of an image that is predicted: name '
+                    'another folder with --out or --show-dir.'
+                )
 
     def after_test_iter(
         self,

@@ -129,7 +129,8 @@ class NeighborhoodRefiner(BaseRefiner):
         if table is not None and len(table) != model.out_channels:
             raise ValueError(
                 f'NeighborhoodRefiner.joint has {len(table)} entries, but the segmentor has '
-                f'{model.out_channels} classes: compute it from masks of these classes'
+                f'{model.out_channels} classes: make it anew from '
+                'masks of these classes'
             )
 
     def refine(self, prob: Tensor) -> Tensor:

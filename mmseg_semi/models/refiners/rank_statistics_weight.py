@@ -95,7 +95,7 @@ class RankStatisticsWeight(BaseRefiner):
         if self.k > channels:
             raise ValueError(
                 f'RankStatisticsWeight.k={self.k} is more than the {channels} channels of the '
-                f"features '{self.tap}'"
+                f"features '{self.tap}': set k lower, or another tap"
             )
         self.bank = self.bank_type(head.out_channels, channels, **self._bank_cfg)
         streams = model.streams.values()
