@@ -98,6 +98,12 @@ def test_too_little_memory_is_told():
     assert refusal(RuntimeError('shapes do not agree')) is None
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tool sets in its process does not stay in this one."""
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+
+
 def end_of(main: Callable, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     monkeypatch.setattr(sys, 'argv', ['tool.py', *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -9,7 +9,8 @@ from tool_runs import REPO
 
 #: From the bottom up; parts of one floor do not import each other.
 FLOORS = (
-    ('errors', 'files', 'version'),
+    ('files', 'version'),
+    ('errors',),
     ('arguments',),
     ('functional',),
     ('structures',),

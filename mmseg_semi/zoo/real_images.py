@@ -1,0 +1,171 @@
+"""Compare methods on a small set of real images (docs/real_images.md) and write a table.
+
+Each seed has one supervised start, and every row, the supervised one too, goes on from it for as
+many steps. Runs that are finished are not repeated and interrupted ones are resumed, so the command
+can be given again until the table is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmseg_semi.errors import hint
+from mmseg_semi.files import shipped_root
+from mmseg_semi.zoo.experiments import Experiment
+from mmseg_semi.zoo.result_table import Results, add_run_options, run_rows, table, write_table
+
+CONFIGS = shipped_root() / 'configs'
+MODEL, BASE = '_efficientnet-lite0_', 'supervised'
+DATA = ('camvid', 'nuclei', 'sstem', 'land-cover')
+ALL = 'all'
+PARTS = ('val', 'test')
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--data', choices=DATA, required=True, help='the set of images')
+    parser.add_argument(
+        '--labels',
+        nargs='+',
+        help='numbers of labeled images, those of the lists of the data or "all" (default: that of '
+        'the configs); with all, the supervised row alone is run: the ceiling',
+    )
+    parser.add_argument(
+        '--methods', nargs='+', default=[ALL], help='names of rows, or "all" (default); see --list'
+    )
+    parser.add_argument('--list', action='store_true', help='print the names of the rows and exit')
+    parser.add_argument('--start-iters', type=int, default=1000, help='steps of the common start')
+    parser.add_argument('--iters', type=int, default=500, help='steps of each row after it')
+    parser.add_argument(
+        '--part', choices=PARTS, default='test', help='what is predicted; choices are made on val'
+    )
+    add_run_options(parser, 'work_dirs/real_images')
+    return parser.parse_args(argv)
+
+
+def rows(data: str, configs: Path = CONFIGS) -> dict[str, Path]:
+    """Configs of a data set by the name of their row; the supervised one comes first.
+
+    Args:
+        data: One of ``DATA``.
+        configs: Folder of the configs.
+    """
+    found = sorted(configs.glob(f'*/**/*{MODEL}{data}-*.py'), key=lambda path: path.stem)
+    named = {_name(path): path for path in found}
+    return {BASE: named.pop(BASE), **named}
+
+
+def _name(config: Path) -> str:
+    """Name of a row: the method, and the change of an ablation."""
+    method, _, data = config.stem.partition(MODEL)
+    _, _, change = data.partition('_')
+    return f'{method}_{change}' if change else method
+
+
+def labels_of(config: Path) -> str:
+    """The number of labeled images that a config's name ends with."""
+    return config.stem.partition(MODEL)[2].partition('_')[0].rpartition('-')[2]
+
+
+def _learns_from_unlabeled(config: Path) -> bool:
+    return bool(Config.fromfile(config).train_dataloader.dataset.get('unlabeled'))
+
+
+def options_of(config: Path, labels: str, part: str) -> list[str]:
+    """What is changed in a config for a number of labels and the part that is predicted."""
+    options = []
+    if labels != labels_of(config):
+        dataset, split = 'train_dataloader.dataset', f'splits/{labels}'
+        # Without a list, a dataset has the whole folder.
+        names = '' if labels == ALL else f'{split}/labeled.txt'
+        options.append(f'{dataset}.labeled.ann_file={names}')
+        if _learns_from_unlabeled(config):
+            options.append(f'{dataset}.unlabeled.ann_file={split}/unlabeled.txt')
+    if part != 'test':
+        prefix = 'test_dataloader.dataset.data_prefix'
+        options += [f'{prefix}.img_path=images/{part}', f'{prefix}.seg_map_path=annotations/{part}']
+    return options
+
+
+def chosen(names: Sequence[str], known: dict[str, Path]) -> dict[str, Path]:
+    """The rows that were asked for.
+
+    Raises:
+        SystemExit: There is no such row.
+    """
+    for name in names:
+        if name != ALL and name not in known:
+            raise SystemExit(
+                f'--methods {name}: there is no such row.{hint(name, list(known))} Name some of '
+                f'{", ".join(known)}, or all.'
+            )
+    return known if ALL in names else {name: known[name] for name in names}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run and tabulate."""
+    args = parse_args(argv)
+    known = rows(args.data)
+    if args.list:
+        print('\n'.join(known))
+        return
+    picked = chosen(args.methods, known)
+    for labels in args.labels or [labels_of(known[BASE])]:
+        if labels == ALL:  # what is left to learn from are the labels
+            picked = {BASE: known[BASE]}
+        results = run(picked, known[BASE], labels, args)
+        many = f'{args.data}, {labels} labeled images, {args.part} part'
+        base = BASE if BASE in results else None
+        write_table(f'{many}.\n\n{table(results, base)}', args.seeds, _out(args, labels))
+
+
+def _out(args: argparse.Namespace, labels: str) -> str | None:
+    """File of a table, with the number of labels in its name where there are several tables."""
+    if not args.out or len(args.labels or []) < 2:
+        return args.out
+    path = Path(args.out)
+    return str(path.with_name(f'{path.stem}-{labels}{path.suffix}'))
+
+
+def run(picked: dict[str, Path], base: Path, labels: str, args: argparse.Namespace) -> Results:
+    """Run the starts, then the rows on them.
+
+    Args:
+        picked: Configs of the rows.
+        base: The supervised config, which makes the starts.
+        labels: Number of labeled images.
+        args: The command line.
+    """
+    folder = Path(args.work_dir, f'{args.data}-{labels}')
+    starts = {
+        ('start', seed): Experiment(
+            str(base),
+            str(folder / 'start' / f'seed{seed}'),
+            seed,
+            [*options_of(base, labels, args.part), f'train_cfg.max_iters={args.start_iters}'],
+            args.threads,
+        )
+        for seed in args.seeds
+    }
+    run_rows(starts, args.jobs)
+    runs = {}
+    for seed in args.seeds:
+        start = Path(starts['start', seed].work_dir, f'iter_{args.start_iters}.pth')
+        for name, config in picked.items():
+            options = [f'load_from={start}', f'train_cfg.max_iters={args.iters}']
+            if _learns_from_unlabeled(config):
+                options.append('model.warmup_iters=0')
+            runs[name, seed] = Experiment(
+                str(config),
+                str(folder / name / f'seed{seed}'),
+                seed,
+                [*options_of(config, labels, args.part), *options],
+                args.threads,
+            )
+    results = run_rows(runs, args.jobs)
+    return {name: results[name] for name in picked}

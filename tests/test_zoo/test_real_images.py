@@ -1,0 +1,115 @@
+"""The comparison of methods on real images: which runs, on which start, and the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tool_runs import REPO
+
+from mmseg_semi.zoo import real_images, result_table
+from mmseg_semi.zoo.experiments import Experiment
+
+CONFIGS = REPO / 'configs'
+METHODS = {'ael', 'augseg', 'corrmatch', 'cutmix_seg', 'fixmatch', 'mean_teacher', 'rankmatch'}
+METHODS |= {'s4mc', 's4mc_fixmatch', 'supervised', 'u2pl', 'unimatch'}
+
+
+@pytest.fixture
+def runs(monkeypatch) -> list[Experiment]:
+    """The experiments that would have been run, in their order; each has its seed as its mIoU."""
+    done: list[Experiment] = []
+
+    def run(experiment: Experiment) -> dict[str, float]:
+        done.append(experiment)
+        return dict(mIoU=50.0 + experiment.seed, train_minutes=2.0)
+
+    monkeypatch.setattr(Experiment, 'run', run)
+    return done
+
+
+def row(*scores: float) -> dict[int, dict[str, float]]:
+    return {seed: dict(mIoU=score, train_minutes=1.5) for seed, score in enumerate(scores)}
+
+
+def test_gain_is_paired():
+    mean, error = result_table.gain(row(52, 55, 59), row(50, 52, 55))
+    assert mean == pytest.approx(3)  # 2, 3 and 4
+    assert error == pytest.approx(1 / 3**0.5)
+    assert result_table.gain(row(52), row(50, 60)) == (2, None)
+
+
+def test_table():
+    text = result_table.table(dict(supervised=row(50, 52), better=row(53, 57)), 'supervised')
+    assert text.splitlines() == [
+        '| row | mIoU (mean ± std) | above supervised (± standard error) | per seed '
+        '| minutes a run |',
+        '| --- | --- | --- | --- | --- |',
+        '| `supervised` | 51.00 ± 1.41 |  | 0: 50.00, 1: 52.00 | 1.5 |',
+        '| `better` | 55.00 ± 2.83 | +4.00 ± 1.00 | 0: 53.00, 1: 57.00 | 1.5 |',
+    ]
+    assert 'above' not in result_table.table(dict(supervised=row(50)))
+
+
+def test_rows_are_the_configs(tmp_path):
+    known = real_images.rows('camvid')
+    assert set(known) >= METHODS and next(iter(known)) == 'supervised'
+    for data in real_images.DATA:
+        for name, path in real_images.rows(data).items():
+            assert path.stem.startswith(f'{name}_efficientnet-lite0_{data}-'), path
+            assert real_images.labels_of(path).isdigit()
+    for method in ('supervised', 'unimatch'):
+        (tmp_path / 'method').mkdir(exist_ok=True)
+        (tmp_path / f'method/{method}_efficientnet-lite0_nuclei-20.py').touch()
+    change = tmp_path / 'method/ablations/unimatch_efficientnet-lite0_nuclei-20_one-view.py'
+    change.parent.mkdir()
+    change.touch()
+    found = real_images.rows('nuclei', tmp_path)
+    assert list(found) == ['supervised', 'unimatch', 'unimatch_one-view']
+    assert found['unimatch_one-view'] == change and real_images.labels_of(change) == '20'
+
+
+def test_every_row_goes_on_from_the_start_of_its_seed(runs, tmp_path, capsys):
+    out = tmp_path / 'table.md'
+    arguments = ['--data', 'camvid', '--methods', 'unimatch', 'supervised', '--seeds', '0', '3']
+    real_images.main([*arguments, '--work-dir', 'work', '--out', str(out)])
+    starts, rest = runs[:2], runs[2:]
+    assert [run.work_dir for run in starts] == [f'work/camvid-12/start/seed{i}' for i in (0, 3)]
+    assert all(run.options == ['train_cfg.max_iters=1000'] for run in starts)
+    assert {Path(run.config).name.split('_')[0] for run in starts} == {'supervised'}
+    unimatch, supervised = (
+        next(run for run in rest if name in run.config and run.seed == 3)
+        for name in ('unimatch', 'supervised')
+    )
+    load = f'load_from={starts[1].work_dir}/iter_1000.pth'
+    assert supervised.options == [load, 'train_cfg.max_iters=500']
+    assert unimatch.options == [load, 'train_cfg.max_iters=500', 'model.warmup_iters=0']
+    text = out.read_text()
+    assert text in capsys.readouterr().out
+    assert 'camvid, 12 labeled images, test part.' in text and 'seeds 0, 3.' in text
+    assert '| `unimatch` | 51.50 ± 2.12 | +0.00 ± 0.00 | 0: 50.00, 3: 53.00 | 2.0 |' in text
+
+
+def options(run: Experiment) -> dict[str, Any]:
+    return dict(option.split('=', 1) for option in run.options)
+
+
+def test_other_numbers_of_labels(runs, tmp_path):
+    out = tmp_path / 'table.md'
+    arguments = ['--data', 'camvid', '--methods', 'unimatch', '--seeds', '1', '--part', 'val']
+    real_images.main([*arguments, '--labels', '46', 'all', '--out', str(out)])
+    dataset = 'train_dataloader.dataset'
+    one, all_images = runs[1], runs[3]
+    assert options(one)[f'{dataset}.labeled.ann_file'] == 'splits/46/labeled.txt'
+    assert options(one)[f'{dataset}.unlabeled.ann_file'] == 'splits/46/unlabeled.txt'
+    assert options(one)['test_dataloader.dataset.data_prefix.seg_map_path'] == 'annotations/val'
+    assert 'supervised' in all_images.config
+    assert options(all_images)[f'{dataset}.labeled.ann_file'] == ''
+    assert f'{dataset}.unlabeled.ann_file' not in options(all_images)
+    assert all((tmp_path / f'table-{labels}.md').is_file() for labels in ('46', 'all'))
+
+
+def test_a_row_that_is_not_there():
+    with pytest.raises(SystemExit, match=r"no such row. Did you mean 'corrmatch'\? Name some of"):
+        real_images.main(['--data', 'camvid', '--methods', 'corrmach'])
