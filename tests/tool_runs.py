@@ -172,6 +172,20 @@ class ForkServer:
         started = self.start(script, *args, cwd=cwd, env=env, unblock=unblock, paths=paths)
         return self.finish(started, code, timeout)
 
+    def run_ranks(self, script: Any, *args: Any, cwd: Path, **env: str) -> str:
+        """Run tools/train.py or test.py as two gloo ranks, without a launcher.
+
+        Returns:
+            The outputs, rank 0's first.
+        """
+        group = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), **env)
+        args = (*args, '--launcher', 'pytorch')
+        started = [
+            self.start(script, *args, cwd=cwd, env=dict(group, RANK=rank, LOCAL_RANK=rank))
+            for rank in ('0', '1')
+        ]
+        return ''.join(self.finish(one).output for one in started)
+
     def start(
         self,
         script: Any,

@@ -28,7 +28,6 @@ _READ_BY_NAME = (
     *('efficient_conv_bn_eval', 'runner_type', 'tta_model', 'tta_pipeline', 'method'),
     *('detection_classes', 'detection_min_area'),  # of tools/dataset_converters/masks_to_coco.py
 )
-_SETS_METHOD = re.compile(r'^(_base_\.)?method\b', re.MULTILINE)
 _TEMPLATE = re.compile(r'\{\{\s*_base_\.(\w+)')
 _TAKEN_BY_RUNNER = ('dataset', 'sampler', 'num_batch_per_epoch')
 _OPTIM_WRAPPER = (
@@ -243,7 +242,7 @@ def check_method(path: str, options: Mapping[str, Any] | None = None) -> None:
     config joins it with a segmentor. From there on only ``model`` counts.
 
     Args:
-        path: A config file; its bases are looked at too.
+        path: A config file; its bases are looked at too, but for those in a folder ``_base_``.
         options: ``--cfg-options``.
 
     Raises:
@@ -255,12 +254,12 @@ def check_method(path: str, options: Mapping[str, Any] | None = None) -> None:
                 f'--cfg-options {key} has no effect, because the config has built its model: set '
                 f'{key.replace("method", "model", 1)}'
             )
-    bases = [Config._get_cfg_path(name, path)[0] for name in Config._get_base_files(path)]
-    if _SETS_METHOD.search(Path(path).read_text(encoding='utf-8')):
-        for base in bases:
-            _check_built(path, Config.fromfile(path), Config.fromfile(base).get('method'))
-    for base in bases:
-        check_method(base)
+    for file in _chain(path):
+        used = 'method' in file.sets or 'method' in file.of_base
+        if used and '_base_' not in Path(file.path).parts:
+            config = Config.fromfile(file.path)
+            for base in file.bases:
+                _check_built(file.path, config, Config.fromfile(base).get('method'))
 
 
 def _check_built(path: str, config: Config, before: Any) -> None:

@@ -30,6 +30,8 @@ PICKLE = (
     'is a pickle, and reading it could run a program, so it is refused: save it as .json, .npy or '
     '.pth (torch.save)'
 )
+# Plain data alone; the one in C is ten times as fast.
+_YAML = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 
 
 class _NoPickle(PickleHandler):
@@ -44,7 +46,7 @@ class _PlainYaml(YamlHandler):
 
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
         try:
-            return super().load_from_fileobj(file, **{**kwargs, 'Loader': yaml.SafeLoader})
+            return super().load_from_fileobj(file, **{**kwargs, 'Loader': _YAML})
         except yaml.YAMLError as error:
             raise ValueError(
                 f'this YAML file cannot be read, it may hold numbers, texts, lists and dicts only: '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from mmengine.config import Config
@@ -15,7 +16,14 @@ _mmengine_config_path = Config._get_cfg_path
 
 def _config_path(base: str, filename: str) -> tuple[str, str | None]:
     """Path of a base config, and the scope of its components: ours register in mmseg's scope."""
-    path, scope = _mmengine_config_path(base, filename)
+    if '::' in base:
+        return _packaged_config(base)
+    return _mmengine_config_path(base, filename)
+
+
+@cache  # mmengine reads all metafiles of the package, hundreds of them
+def _packaged_config(base: str) -> tuple[str, str | None]:
+    path, scope = _mmengine_config_path(base, '')
     return path, None if scope == 'mmseg_semi' else scope
 
 

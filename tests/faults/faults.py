@@ -13,12 +13,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
-from faults.bench import ITERATIONS, Bench, iteration_of, kill, wait_until
-from tool_runs import TOOLS, environment, free_port
+from faults.bench import EXACT, ITERATIONS, Bench, iteration_of, kill, wait_until
+from tool_runs import TOOLS, differing, environment, free_port, load_checkpoint
 
 from mmseg_semi.utils.safe_checkpoints import CheckpointError, read_checkpoint
 
@@ -136,20 +138,37 @@ RANK_FAULTS = {
 }
 
 
+def run_ranks(
+    config: Path, work_dir: Path, ranks: int, *args: str, until: Optional[Path] = None
+) -> subprocess.CompletedProcess[str]:
+    """Train with tools/dist_train.sh, and kill it when a file is there."""
+    command = ['bash', TOOLS / 'dist_train.sh', config, ranks, '--work-dir', work_dir, *args]
+    with tempfile.TemporaryFile('w+') as output:
+        run = subprocess.Popen(
+            list(map(str, command)),
+            env=environment(PYTHON=sys.executable, PORT=free_port()),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        end = time.monotonic() + 60 * ranks
+        while run.poll() is None and time.monotonic() < end:
+            if until is not None and until.exists():
+                break
+            time.sleep(0.01)
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        code = run.wait()
+        output.seek(0)
+        return subprocess.CompletedProcess(command, code, output.read())
+
+
 def one_rank(bench: Bench, rng: random.Random, how: str) -> Outcome:
     """One of two ranks is killed, raises, has no known pixel, or is 10 s late."""
     fault = dict(type='RankFaultHook', how=how, iteration=rng.randint(2, 5))
     config, work_dir = bench.config('Mean Teacher', custom_hooks=[fault]), bench.new_work_dir()
-    command = ['bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', work_dir]
     begun = time.monotonic()
-    done = subprocess.run(
-        list(map(str, command)),
-        env=environment(PYTHON=sys.executable, PORT=free_port()),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-    )
+    done = run_ranks(config, work_dir, 2)
     code, said = RANK_FAULTS[how]
     at = re.search(r'fault at ([\d.]+)', done.stdout)
     late = not at or time.time() - float(at.group(1)) > 60
@@ -158,6 +177,23 @@ def one_rank(bench: Bench, rng: random.Random, how: str) -> Outcome:
         print(f'{how}: status {done.returncode} after {time.monotonic() - begun:.0f} s')
         print(done.stdout[-3000:])
     return not list(work_dir.glob('iter_*.pth')), wrong
+
+
+def many_ranks(bench: Bench, rng: random.Random, ranks: int = 8) -> Outcome:
+    """Eight ranks are killed at any moment, and eight go on."""
+    config = bench.config('Mean Teacher', train_dataloader=dict(batch_size=2))
+    folders = [bench.new_work_dir() for _ in range(2)]
+    step = rng.randint(1, ITERATIONS - 2)
+    whole = run_ranks(config, folders[0], ranks)
+    run_ranks(config, folders[1], ranks, until=folders[1] / f'iter_{step}.pth')
+    done = run_ranks(config, folders[1], ranks, '--resume')
+    found = re.findall(r'Load checkpoint from .*iter_(\d+)\.pth', done.stdout)
+    lost = done.returncode != 0 or (int(found[-1]) if found else 0) < step
+    if whole.returncode or done.returncode:
+        print(whole.stdout[-2000:], done.stdout[-2000:])
+        return lost, True
+    ends = [load_checkpoint(folder / f'iter_{ITERATIONS}.pth') for folder in folders]
+    return lost, any(differing(ends[0][part], ends[1][part], part) for part in EXACT)
 
 
 def memory(bench: Bench, rng: random.Random, iterations: int = 300) -> Outcome:
@@ -216,6 +252,7 @@ FAULTS: dict[str, Fault] = {
             ('slow', 'is 10 s late'),
         )
     },
+    'SIGKILL of eight ranks, which go on': many_ranks,
     'memory over 300 iterations of changing sizes': memory,
 }
 

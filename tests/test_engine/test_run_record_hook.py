@@ -17,9 +17,7 @@ from tool_runs import (
     TOOLS,
     UNIMATCH,
     load_checkpoint,
-    run_ranks,
     text_log,
-    write_config,
 )
 from torch import nn
 from torch.utils.data import DataLoader
@@ -113,20 +111,6 @@ def test_the_hash_is_that_which_the_tool_prints(train, server, digit_root, tmp_p
         4,
         2,
     )
-
-
-@pytest.mark.two_ranks
-def test_two_ranks_say_it_once_and_count_both(digit_root, unimatch_run, tmp_path):
-    config = write_config(tmp_path / 'config.py', UNIMATCH, digit_root, **SHORT)
-    output = run_ranks('dist_train.sh', config, 2, '--work-dir', tmp_path / 'work', cwd=tmp_path)
-    one = recorded(unimatch_run.checkpoint)
-    line = (
-        f'Run: split {one["split"]} (8 labeled, 13 unlabeled), effective batch 4 + 4 images '
-        '(2 ranks x 2 + 2 x accumulation 1), seed 7'
-    )
-    assert lines_of(output) == [line]
-    changed = dict(ranks=2, labeled_batch=4, unlabeled_batch=4)
-    assert recorded(tmp_path / 'work' / 'iter_2.pth') == {**one, **changed}
 
 
 # --------------------------------------------------------------------------------- resumed, or not

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,24 @@ WEIGHTS = ('student_parameters', 'student_buffers', 'teacher_parameters', 'teach
 Report = dict[str, Any]
 
 
-def train_two_ranks(folder: Path, data_root: Path, *args: Any) -> tuple[list[Report], str]:
-    """Train with an EMA teacher; return what each rank reports, and the output."""
+def reports_in(folder: Path) -> list[Report]:
+    """What each rank reports."""
+    return [json.loads((folder / f'rank{rank}.json').read_text()) for rank in (0, 1)]
+
+
+def config_of(folder: Path, data_root: Path) -> Path:
+    """Write the config of a run with an EMA teacher, of which both ranks report."""
     changes = with_hooks(merged(EMA, SYNC_BN), dict(type='ReportHook', folder=str(folder)))
-    config = write_config(folder / 'config.py', UNIMATCH, data_root, **changes)
-    work = ['--work-dir', folder / 'work']
-    output = run_ranks('dist_train.sh', config, 2, *work, *args, cwd=folder)
-    return [json.loads((folder / f'rank{rank}.json').read_text()) for rank in (0, 1)], output
+    return write_config(folder / 'config.py', UNIMATCH, data_root, **changes)
 
 
 @pytest.fixture(scope='module')
 def two_ranks(digit_root, tmp_path_factory):
-    """A run of two ranks: its folder, the reports of both, its output."""
+    """A run of two ranks, by the launcher: its folder, the reports of both, its output."""
     folder = tmp_path_factory.mktemp('ranks')
-    return (folder, *train_two_ranks(folder, digit_root))
+    args = (config_of(folder, digit_root), 2, '--work-dir', folder / 'work')
+    output = run_ranks('dist_train.sh', *args, cwd=folder)
+    return folder, reports_in(folder), output
 
 
 def test_two_ranks_train_one_model(two_ranks):
@@ -71,13 +76,27 @@ def test_two_ranks_see_different_images(two_ranks):
     assert len(set(unlabeled)) == len(unlabeled) == 12
 
 
-def test_two_ranks_resume_exactly(two_ranks, digit_root, tmp_path):
+def test_two_ranks_say_the_run_once_and_count_both(two_ranks, unimatch_run):
+    folder, _, output = two_ranks
+    one, two = (
+        load_checkpoint(path)['meta']['mmseg_semi']
+        for path in (unimatch_run.checkpoint, folder / 'work' / 'iter_4.pth')
+    )
+    line = (
+        f'Run: split {one["split"]} (8 labeled, 13 unlabeled), effective batch 4 + 4 images '
+        '(2 ranks x 2 + 2 x accumulation 1), seed 7'
+    )
+    assert re.findall(r'Run: .*', output) == [line]
+    assert two == {**one, **dict(ranks=2, labeled_batch=4, unlabeled_batch=4)}
+
+
+def test_two_ranks_resume_exactly(two_ranks, server, digit_root, tmp_path):
     folder, ranks, _ = two_ranks
     (tmp_path / 'work').mkdir()
     shutil.copy(folder / 'work' / 'iter_2.pth', tmp_path / 'work')
-    resumed, output = train_two_ranks(tmp_path, digit_root, '--resume')
-    assert 'iter_2.pth' in output
-    for one, other in zip(ranks, resumed):
+    args = (config_of(tmp_path, digit_root), '--work-dir', tmp_path / 'work', '--resume')
+    assert 'iter_2.pth' in server.run_ranks(TOOLS / 'train.py', *args, cwd=tmp_path)
+    for one, other in zip(ranks, reports_in(tmp_path)):
         assert other['images'] == one['images'][8:]
         assert [one[key] for key in WEIGHTS] == [other[key] for key in WEIGHTS]
     values = train_scalars(folder / 'work')
@@ -110,7 +129,7 @@ def test_only_one_rank_writes_the_metrics(two_ranks, on_two_ranks, tmp_path):
     assert len(first) == 1 and first[0].startswith(str(tmp_path)) and second == []
 
 
-def test_no_file_is_written_by_two_ranks(digit_root, tmp_path):
+def test_no_file_is_written_by_two_ranks(server, digit_root, tmp_path):
     """Training with validation, a best checkpoint and pictures, then a test with predictions."""
     hooks = dict(checkpoint=dict(interval=2, save_best='mIoU'), visualization=dict(draw=True))
     listed = [dict(type='PseudoLabelVisHook', interval=2), dict(type='PseudoLabelStatsHook')]
@@ -118,11 +137,11 @@ def test_no_file_is_written_by_two_ranks(digit_root, tmp_path):
     cfg['train_cfg'] = dict(max_iters=4, val_interval=2)
     config, work_dir = write_config(tmp_path / 'c.py', UNIMATCH, digit_root, **cfg), tmp_path / 'w'
     record = dict(RECORD_WRITES=str(work_dir))
-    args = [config, 2, '--work-dir', work_dir]
-    run_ranks('dist_train.sh', *args, cwd=tmp_path, **record)
-    args = [config, work_dir / 'iter_4.pth', 2, '--work-dir', work_dir / 'test']
+    args = [config, '--work-dir', work_dir]
+    server.run_ranks(TOOLS / 'train.py', *args, cwd=tmp_path, **record)
+    args = [config, work_dir / 'iter_4.pth', '--work-dir', work_dir / 'test']
     args += ['--out', work_dir / 'out', '--show-dir', work_dir / 'shown']
-    run_ranks('dist_test.sh', *args, cwd=tmp_path, **record)
+    server.run_ranks(TOOLS / 'test.py', *args, cwd=tmp_path, **record)
     written = [set(Path(f'{work_dir}.rank{r}').read_text().split()) for r in (0, 1)]
     assert {'iter_4.pth.part', 'last_checkpoint.part'} <= {Path(one).name for one in written[0]}
     assert any('/out/' in one for one in written[1]), 'each rank writes its own predictions'
