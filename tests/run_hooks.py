@@ -18,6 +18,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.registry import FUNCTIONS
 from mmengine.structures import BaseDataElement, PixelData
 from mmseg.registry import HOOKS
 from torch import nn
@@ -204,3 +205,9 @@ class ChangingSizesHook(Hook):
         resident = int(Path('/proc/self/statm').read_text().split()[1])
         with open(self.note, 'a') as file:
             file.write(f'{resident}\n')
+
+
+@FUNCTIONS.register_module()
+def slow_worker(worker_id: int) -> None:
+    """A data worker that waits before its first image, as on a stalled drive."""
+    time.sleep(30)

@@ -22,6 +22,7 @@ from mmseg_semi.apis.runner_setup import (
 )
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
+from mmseg_semi.engine.workers import explaining, prepare_workers
 from mmseg_semi.files import check_there
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
@@ -203,5 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with complete_results(cfg, args.out) if is_detector(cfg) else nullcontext():
         runner = Runner.from_cfg(cfg)
         write_metrics_once(runner)
-        runner.test()
+        prepare_workers(runner.test_loop.dataloader)
+        with explaining('test_dataloader'):
+            runner.test()
     finish_distributed()

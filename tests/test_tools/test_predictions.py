@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmseg.apis import MMSegInferencer
 from mmseg.structures import SegDataSample
-from tool_runs import TOOLS, load_checkpoint, read_metrics
+from tool_runs import TOOLS, UNIMATCH, load_checkpoint, read_metrics, with_hooks, write_config
 
 import mmseg_semi  # noqa: F401  (registers the components, allows mmengine's checkpoints)
 
@@ -206,3 +206,13 @@ def test_missing_and_truncated_checkpoints_are_refused(server, ema_run, tmp_path
     half.write_bytes(ema_run.checkpoint.read_bytes()[:-2000])
     cut = server.run(TEST, ema_run.config, half, code=1)
     assert f'{half}: the file is cut short' in cut.output
+
+
+def test_a_stalled_drive_ends_a_test(server, unimatch_run, digit_root, tmp_path):
+    loader = dict(num_workers=1, timeout=1, worker_init_fn=dict(type='slow_worker'))
+    changes = with_hooks(dict(test_dataloader=loader))
+    config = write_config(tmp_path / 'c.py', UNIMATCH, digit_root, **changes)
+    work = ('--work-dir', tmp_path)
+    done = server.run(TEST, config, unimatch_run.checkpoint, *work, code=1)
+    assert 'error: test_dataloader: no batch came within 1 s' in done.output
+    assert 'test_dataloader.timeout' in done.output and 'Traceback' not in done.output
