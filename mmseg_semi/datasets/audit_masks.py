@@ -62,9 +62,9 @@ class AuditMasks:
         remedy = 'Name the folder of the true masks of the unlabeled images.'
         check_there(root, remedy, key, 'folder')
         labeled = leaf_datasets(dataset.labeled)[0]
-        ending = None
+        ending = ''
         if suffix is None:
-            ending = getattr(labeled, 'img_suffix', None)
+            ending = str(getattr(labeled, 'img_suffix', ''))
             suffix = str(getattr(labeled, 'seg_map_suffix', '.png'))
         self._set_reader(labeled)
         self._transforms: dict[str, list[Any]] = {}
@@ -80,8 +80,8 @@ class AuditMasks:
             for index in range(len(leaf)):
                 path = leaf.get_data_info(index)['img_path']
                 name = os.path.relpath(path, folder)
-                replaced = isinstance(ending, str) and ending and name.endswith(ending)
-                stem = name[: -len(ending)] if replaced else os.path.splitext(name)[0]
+                cut = len(name) - len(ending)
+                stem = name[:cut] if ending and name[cut:] == ending else os.path.splitext(name)[0]
                 self._masks[path] = os.path.join(root, stem + suffix)
                 self._transforms[path] = transforms
         if len(set(self._masks.values())) < len(self._masks):
