@@ -121,8 +121,8 @@ def measure(runner: Runner, masks: AuditMasks, images: int, gradients: int) -> d
         seed_step(runner.seed, get_rank(), i)
         batch = next(batches)
         data = model.data_preprocessor(batch, True)
-        # Nothing moves: the running statistics are put back, and no hook moves other state.
-        with forward_mode(model.segmentor, 'train'), torch.set_grad_enabled(i < gradients):
+        # Nothing moves: running statistics are put back, and no hook moves the other state.
+        with forward_mode(model, 'train'), torch.set_grad_enabled(i < gradients):
             losses = model.loss(data['inputs'], data['data_samples'])
             if i < gradients:
                 pulls.add(losses)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from tool_runs import REPO, SUPERVISED, TOOLS, write_config
 
@@ -181,10 +182,10 @@ def test_gradients_of_each_term() -> None:
 # ------------------------------------------------------------------------------- steps of a run
 METHODS = {
     'fixmatch': {},
-    'corrmatch': dict(select=dict(_delete_=True, type='EMAThreshold', initial=0.4)),
-    's4mc': dict(select=dict(_delete_=True, type='QuantileThreshold', alpha=0.4)),
+    'corrmatch': dict(select=None, chosen=dict(type='EMAThreshold', initial=0.4)),
+    's4mc': dict(select=None, chosen=dict(type='QuantileThreshold', alpha=0.4)),
     'ael': {},
-    'u2pl': dict(select=dict(_delete_=True, type='QuantileThreshold', score='entropy', alpha=0.4)),
+    'u2pl': dict(select=None, chosen=dict(type='QuantileThreshold', score='entropy', alpha=0.4)),
     'augseg': {},
     'rankmatch': {},
 }
@@ -209,11 +210,13 @@ class PredictedTruth:
 def test_a_teacher_that_is_always_right_is_found_so(method, digit_root, tmp_path):
     """Truth goes through the mixing as the labels do, and nothing of the run moves."""
     base = f'{method}/{method}_unet_digit-scenes-60.py'
-    path = write_config(
-        tmp_path / 'config.py', base, digit_root, model=dict(refiners=METHODS[method])
-    )
+    changes = dict(refiners=METHODS[method])
+    if method == 'corrmatch':
+        changes['heads'] = dict(correlation=dict(in_channels=8))
+    path = write_config(tmp_path / 'config.py', base, digit_root, model=changes)
     cfg = load_config(str(path))
-    model = MODELS.build(cfg.model)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg.model)
     torch.save(dict(state_dict=model.state_dict(), meta=dict(iter=5)), tmp_path / 'a.pth')
     runner = tool.start_run(cfg, str(tmp_path / 'a.pth'), str(tmp_path / 'work'), 3)
     model = runner.model
