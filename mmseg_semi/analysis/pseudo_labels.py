@@ -137,9 +137,9 @@ def measure(runner: Runner, masks: AuditMasks, images: int, gradients: int) -> d
 # ----------------------------------------------------------------------------------------- tables
 
 
-def percent(value: Optional[float]) -> str:
+def percent(value: Optional[float], digits: int = 1) -> str:
     """Format a share; a dash where there is none."""
-    return '-' if value is None else f'{100 * value:.1f} %'
+    return '-' if value is None else f'{100 * value:.{digits}f} %'
 
 
 def number(value: Optional[float]) -> str:
@@ -178,7 +178,8 @@ def quality_table(found: dict[str, Any]) -> str:
 def change_table(found: dict[str, Any]) -> str:
     """Format what each refiner changed."""
     rows = [
-        [name, change, *(percent(row[key]) for key in ('share', 'right_before', 'right_after'))]
+        [name, change, percent(row['share'], 2)]
+        + [percent(row[key]) for key in ('right_before', 'right_after')]
         for name, one in found['refiners'].items()
         for change, row in one['changes'].items()
         if row['pixels']
