@@ -23,8 +23,10 @@ from mmengine.runner import Runner
 from mmseg_semi.analysis.draw_method import load_weights, refuse_plain
 from mmseg_semi.analysis.pseudo_label_counts import GradientCounts, PseudoLabelCounts
 from mmseg_semi.datasets.audit_masks import AuditMasks
+from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.engine.semi_train_loop import SemiTrainLoop, seed_step
 from mmseg_semi.files import write_file
+from mmseg_semi.models.component import last_head
 from mmseg_semi.models.teachers.base_teacher import forward_mode
 from mmseg_semi.structures import SemiStep
 from mmseg_semi.utils.config import CfgOptions, load_config
@@ -70,7 +72,7 @@ def start_run(cfg: Config, checkpoint: str, work_dir: str, seed: int) -> Runner:
         seed: Seed of the batches.
 
     Raises:
-        SystemExit: The model or the loop is a plain one, or the checkpoint is of another model.
+        SystemExit: See :func:`check_run`; the model is a plain one, or the checkpoint of another.
     """
     refuse_plain(cfg)
     cfg.default_hooks = dict.fromkeys(_HOOKS)
@@ -80,11 +82,7 @@ def start_run(cfg: Config, checkpoint: str, work_dir: str, seed: int) -> Runner:
         cfg.update({f'{part}_{name}': None for name in ('dataloader', 'cfg', 'evaluator')})
     runner = Runner.from_cfg(cfg)
     model, loop = runner.model, runner.train_loop
-    if not isinstance(loop, SemiTrainLoop):
-        raise SystemExit(
-            f'train_cfg builds {type(loop).__name__}, which does not tell the model where the run '
-            "is: set train_cfg=dict(type='SemiTrainLoop', max_iters=...)"
-        )
+    check_run(runner)
     done = load_weights(model, checkpoint).get('meta', {}).get('iter', 0)
     model.set_progress(0, loop.max_iters, loop.iters_per_epoch)
     iteration = max(min(done, loop.max_iters - 1), model.warmup_length, 1)
@@ -96,6 +94,31 @@ def start_run(cfg: Config, checkpoint: str, work_dir: str, seed: int) -> Runner:
             module.with_cp = False
     model.train()
     return runner
+
+
+def check_run(runner: Runner) -> None:
+    """Refuse a run whose steps or classes are not known.
+
+    Raises:
+        SystemExit: A loop or sampler without positions, or class names that do not fit the model.
+    """
+    loop, sampler = runner.train_loop, runner.train_dataloader.sampler
+    for key, one, kind in (
+        ('train_cfg', loop, SemiTrainLoop),
+        ('train_dataloader.sampler', sampler, SemiSampler),
+    ):
+        if not isinstance(one, kind):
+            raise SystemExit(
+                f'{key}.type is {type(one).__name__}, with which nobody knows the step of an '
+                f'iteration: set {key}=dict(type={kind.__name__!r}, ...)'
+            )
+    names = runner.train_dataloader.dataset.metainfo.get('classes') or ()
+    classes = last_head(runner.model.segmentor).out_channels
+    if len(names) != classes:
+        raise SystemExit(
+            f'train_dataloader.dataset.labeled.metainfo.classes has {len(names)} names and the '
+            f'model {classes} classes: make them agree'
+        )
 
 
 def measure(runner: Runner, masks: AuditMasks, images: int, gradients: int) -> dict[str, Any]:

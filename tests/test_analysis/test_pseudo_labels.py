@@ -14,7 +14,7 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
-from tool_runs import REPO, SUPERVISED, TOOLS, write_config
+from tool_runs import REPO, SUPERVISED, TOOLS, UNIMATCH, write_config
 
 from mmseg_semi.analysis import pseudo_labels as tool
 from mmseg_semi.analysis.pseudo_label_counts import (
@@ -338,6 +338,33 @@ def test_truth_of_another_size_is_named(server, unimatch_run, digit_root, tmp_pa
 def test_a_supervised_config_is_refused(server, supervised_run, digit_root, tmp_path):
     output = measure(server, supervised_run, tmp_path, digit_root / 'audit', code=1)
     assert "not a 'SemiSegmentor': give a config of a method" in output
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        (
+            dict(train_cfg=dict(type='IterBasedTrainLoop')),
+            'train_cfg.type is IterBasedTrainLoop',
+        ),
+        (
+            dict(train_dataloader=dict(sampler=dict(_delete_=True, type='InfiniteSampler'))),
+            'train_dataloader.sampler.type is InfiniteSampler',
+        ),
+        (
+            dict(model=dict(segmentor=dict(decode_head=dict(num_classes=5)))),
+            'classes has 6 names and the model 5 classes',
+        ),
+    ],
+    ids=['loop', 'sampler', 'classes'],
+)
+def test_a_run_whose_steps_are_not_known_is_refused(
+    changes, said, server, unimatch_run, digit_root, tmp_path
+):
+    config = write_config(tmp_path / 'config.py', UNIMATCH, digit_root, **changes)
+    run = SimpleNamespace(config=config, checkpoint=unimatch_run.checkpoint)
+    output = measure(server, run, tmp_path, digit_root / 'audit' / 'unlabeled', code=1)
+    assert said in output
 
 
 def test_a_checkpoint_of_another_model_is_refused(server, ema_run, digit_root, tmp_path):
