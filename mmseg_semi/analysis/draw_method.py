@@ -88,21 +88,31 @@ def classes_with_agent(index: Tensor, grid: tuple[int, int], truth: np.ndarray) 
     return len(present & set(truth[y.numpy(), x.numpy()].tolist())), len(present)
 
 
-def load_model(cfg: Any, checkpoint: str) -> Any:
-    """Build the semi-supervised model with the checkpoint's weights."""
-    refuse_incomplete(checkpoint, 'checkpoint')
+def refuse_plain(cfg: Any) -> None:
+    """Refuse a config that trains no ``SemiSegmentor``."""
     if not is_semi(cfg.model):
         raise SystemExit(
             f"the config's model is a {cfg.model.type}, not a 'SemiSegmentor': give a config of a "
             'method'
         )
-    model = MODELS.build(cfg.model)
+
+
+def load_weights(model: Any, checkpoint: str) -> dict[str, Any]:
+    """Load a checkpoint of a model, all of it, and return what the file holds."""
+    refuse_incomplete(checkpoint, 'checkpoint')
     try:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+        return load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     except Exception as error:  # whatever a file that is no checkpoint makes of the loader
         raise SystemExit(
             f'{checkpoint} is no checkpoint of this config: {type(error).__name__}: {error}'
         ) from error
+
+
+def load_model(cfg: Any, checkpoint: str) -> Any:
+    """Build the semi-supervised model with the checkpoint's weights."""
+    refuse_plain(cfg)
+    model = MODELS.build(cfg.model)
+    load_weights(model, checkpoint)
     return model.eval()
 
 

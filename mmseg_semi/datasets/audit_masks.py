@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
-import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.structures import SegDataSample
+from PIL import Image
 from torch import Tensor
 
-from mmseg_semi.errors import DataError, check_one_size, name_some
+from mmseg_semi.errors import DataError, check_one_size, name_some, reading
 from mmseg_semi.files import check_there
 
 from .dataset_tree import leaf_datasets, pipeline_transforms
 from .seeding import seeded
 from .semi_dataset import SemiDataset
-from .transforms import InitValidMask, PackSemiInputs, StrongViews
+from .transforms import CheckAnnotations, InitValidMask, PackSemiInputs, StrongViews
 
 AUDIT_MASK = 'audit_mask'
+SINGLE_CHANNEL = ('L', 'P', '1')
 
 
 class AuditMasks:
@@ -27,12 +31,15 @@ class AuditMasks:
 
     ``SemiDataset`` augments a sample by a seed that the sample carries. The geometric part of the
     pipeline is run again with that seed, and with the mask as one more map; the image that comes
-    out must be the one that was trained on.
+    out must be the one that was trained on. Masks are read as those of the labeled part are
+    (``reduce_zero_label``, ``label_map``).
 
     Args:
         dataset: The dataset that is trained on.
         root: Folder with one single-channel mask an image, of the same relative name.
-        suffix: Suffix of the masks.
+        suffix: Suffix of the masks, in place of what follows the last dot of the image's name.
+            None takes the labeled part's ``seg_map_suffix``, in place of its ``img_suffix``.
+        key: What the folder is called in messages.
 
     Raises:
         FileNotFoundError: The folder or some of the masks are missing.
@@ -40,15 +47,26 @@ class AuditMasks:
             ``InitValidMask``, or two images would share a mask.
     """
 
-    def __init__(self, dataset: SemiDataset, root: str, suffix: str = '.png') -> None:
+    def __init__(
+        self,
+        dataset: SemiDataset,
+        root: str,
+        suffix: Optional[str] = '.png',
+        key: str = 'audit_root',
+    ) -> None:
         if not isinstance(dataset, SemiDataset) or dataset.unlabeled is None:
             raise ValueError(
                 'audit masks belong to a SemiDataset with unlabeled images, not to a '
                 f'{type(dataset).__name__}: set train_dataloader.dataset'
             )
-        remedy = 'Correct it, or leave it out to go without audit masks.'
-        check_there(root, remedy, 'audit_root', 'folder')
-        self.dataset, self.root, self.suffix = dataset, root, suffix
+        remedy = 'Name the folder of the true masks of the unlabeled images.'
+        check_there(root, remedy, key, 'folder')
+        labeled = leaf_datasets(dataset.labeled)[0]
+        ending = ''
+        if suffix is None:
+            ending = str(getattr(labeled, 'img_suffix', ''))
+            suffix = str(getattr(labeled, 'seg_map_suffix', '.png'))
+        self._set_reader(labeled)
         self._transforms: dict[str, list[Any]] = {}
         self._masks: dict[str, str] = {}
         for leaf in leaf_datasets(dataset.unlabeled):
@@ -61,7 +79,9 @@ class AuditMasks:
             folder = leaf.data_prefix.get('img_path') or '.'
             for index in range(len(leaf)):
                 path = leaf.get_data_info(index)['img_path']
-                stem = os.path.splitext(os.path.relpath(path, folder))[0]
+                name = os.path.relpath(path, folder)
+                cut = len(name) - len(ending)
+                stem = name[:cut] if ending and name[cut:] == ending else os.path.splitext(name)[0]
                 self._masks[path] = os.path.join(root, stem + suffix)
                 self._transforms[path] = transforms
         if len(set(self._masks.values())) < len(self._masks):
@@ -70,30 +90,71 @@ class AuditMasks:
                 seen.setdefault(mask, []).append(path)
             shared = [f'{" and ".join(p)} ({m})' for m, p in sorted(seen.items()) if len(p) > 1]
             raise ValueError(
-                f'audit_root: {len(shared)} masks would belong to several unlabeled images: '
+                f'{key}: {len(shared)} masks would belong to several unlabeled images: '
                 f'{name_some(shared)}. Images of several folders need different relative names.'
             )
         missing = [mask for mask in self._masks.values() if not os.path.isfile(mask)]
         if missing:
             raise FileNotFoundError(
-                f'audit_root: {len(missing)} of {len(self._masks)} unlabeled images have no mask '
+                f'{key}: {len(missing)} of {len(self._masks)} unlabeled images have no mask '
                 f'there: {name_some(sorted(missing))}. A mask has the name of its image, relative '
                 f'to data_prefix.img_path, with the suffix {suffix}.'
             )
 
+    def _set_reader(self, labeled: Any) -> None:
+        """Read masks as a labeled dataset does, and check their values if it has class names."""
+        transforms = pipeline_transforms(labeled)
+        loaders = [one for one in transforms if isinstance(one, LoadAnnotations)]
+        self._loader = loaders[0] if loaders else LoadAnnotations()
+        names = ('reduce_zero_label', 'label_map')
+        info = labeled.get_data_info(0) if hasattr(labeled, 'get_data_info') else {}
+        self._coding = {**dict.fromkeys(names), **{k: v for k, v in info.items() if k in names}}
+        classes = getattr(labeled, 'metainfo', {}).get('classes')
+        self._check = CheckAnnotations(len(classes)) if classes else None
+
     def read(self, path: str) -> np.ndarray:
-        """Return the mask of an unlabeled image as it is stored, uint8 (H, W).
+        """Return the classes of an unlabeled image, uint8 (H, W), 255 where nobody knows.
 
         Raises:
-            DataError: It can not be read.
+            DataError: The mask can not be read, or has values that are no class.
         """
-        mask = cv2.imread(self._masks[path], cv2.IMREAD_UNCHANGED)
-        if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
+        mask = self._masks[path]
+        try:
+            with Image.open(mask) as image:
+                mode = image.mode
+        except OSError:
+            mode = ''
+        if mode not in SINGLE_CHANNEL:
             raise DataError(
-                f'audit mask {self._masks[path]} must be a single-channel 8-bit image of '
-                'class numbers'
+                f'audit mask {mask} must be a single-channel 8-bit image of class numbers'
             )
-        return mask
+        results = dict(self._coding, img_path=path, seg_map_path=mask, seg_fields=[])
+        with reading(mask):
+            results = self._loader.transform(results)
+        if self._check is not None:
+            results['ori_shape'] = results['gt_seg_map'].shape  # load() compares the sizes
+            results = self._check.transform(results)
+        return results['gt_seg_map']
+
+    def load_batch(self, unlabeled: Mapping[str, Any], size: Sequence[int]) -> Tensor:
+        """Return the truth under the unlabeled images of a batch.
+
+        Args:
+            unlabeled: ``weak`` and ``data_samples``, as ``semi_collate`` gives them.
+            size: Height and width (H, W) that the batch is padded to.
+
+        Returns:
+            uint8 (B, H, W), 255 where nobody knows and on padding.
+
+        Raises:
+            DataError: See :meth:`load`.
+        """
+        truth = []
+        for sample, weak in zip(unlabeled['data_samples'], unlabeled['weak']):
+            one = self.load(sample, weak)
+            below, right = size[0] - one.shape[0], size[1] - one.shape[1]
+            truth.append(F.pad(one, (0, right, 0, below), value=255))
+        return torch.stack(truth)
 
     def load(self, sample: SegDataSample, weak: Tensor) -> Tensor:
         """Return the truth under one augmented image.

@@ -17,6 +17,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, MODELS
+from PIL import Image
 from tool_runs import CONFIGS, differing, load_checkpoint, load_config, train_scalars
 
 import mmseg_semi  # noqa: F401
@@ -283,6 +284,37 @@ def test_unusable_masks_are_named(root, tmp_path, mask, message):
     with pytest.raises(DataError, match=f'{wrong} .*{message}'):
         masks.load(first['data_samples'], first['weak'])
     assert (masks.load(second['data_samples'], second['weak']) == 0).all()
+
+
+def test_masks_are_read_as_those_of_the_labeled_part(root, tmp_path):
+    """A palette, values that count from 1 and the labeled part's endings of names."""
+    config = deepcopy(dataset_of(root))
+    leaf = config.labeled
+    leaf.img_suffix, leaf.seg_map_suffix = '0.png', '0_gt.png'
+    for info in leaf.data_list:
+        info['reduce_zero_label'] = True
+    leaf.pipeline.transforms[1].reduce_zero_label = None
+    stored = np.array([[0, 1], [4, 255]], np.uint8)
+    for i in range(len(SIZES)):  # only the first name ends as the labeled images do
+        path = tmp_path / 'sub' / ('0_gt.png' if i == 0 else f'{i}0_gt.png')
+        path.parent.mkdir(exist_ok=True)
+        image = Image.fromarray(stored, 'P')
+        image.putpalette(list(range(256)) * 3)
+        image.save(path)
+    masks = AuditMasks(config, str(tmp_path), None)
+    for i in range(len(SIZES)):
+        found = masks.read(str(root / 'unlabeled' / 'sub' / f'{i}.png'))
+        assert found.tolist() == [[255, 0], [3, 255]]
+    with pytest.raises(FileNotFoundError, match='--truth: 5 of 5 .*suffix 1.png'):
+        AuditMasks(config, str(tmp_path), '1.png', '--truth')
+
+
+def test_values_that_are_no_class_are_refused(root, tmp_path):
+    for i, size in enumerate(SIZES):
+        write(tmp_path / 'sub' / f'{i}.png', np.full(size, 4, np.uint8))
+    masks = AuditMasks(dataset_of(root), str(tmp_path))
+    with pytest.raises(DataError, match=r'sub/2\.png .*values that are no class: 4 \(576 pixels\)'):
+        masks.read(str(root / 'unlabeled' / 'sub' / '2.png'))
 
 
 # ------------------------------------------------------------------------------------- one process

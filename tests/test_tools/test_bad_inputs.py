@@ -346,6 +346,11 @@ OTHERS = {
         tool='analysis_tools/neighbor_agreement.py',
         args=('--out', '{root}/o.json'),
     ),
+    'pseudo-labels': Case(
+        'none.pth',
+        tool='analysis_tools/pseudo_labels.py',
+        args=('none.pth', '--truth', '{root}'),
+    ),
     'frameworks': Case(
         'nowhere', tool='benchmarks/frameworks.py ', args=('--out', 'nowhere/a.md'), code=2
     ),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Optional
 
-import torch
-import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor
@@ -73,14 +71,4 @@ class PseudoLabelObserver(Hook):
         """Return the audit masks of the batch (B, H, W), 255 on padding; None without audit."""
         if self.audit is None:
             return None
-        unlabeled = data_batch['unlabeled']
-        maps = [
-            self.audit.load(sample, weak)
-            for sample, weak in zip(unlabeled['data_samples'], unlabeled['weak'])
-        ]
-        return torch.stack([_pad(one, size) for one in maps])
-
-
-def _pad(one: Tensor, size: Sequence[int]) -> Tensor:
-    height, width = one.shape
-    return F.pad(one, (0, size[1] - width, 0, size[0] - height), value=255)
+        return self.audit.load_batch(data_batch['unlabeled'], size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, Optional
 
 from torch import Tensor
 
@@ -29,6 +29,13 @@ class BaseSemiLoss(Component):
         super().__init__()
         self.stream = stream
         self.loss_weight = loss_weight
+
+    def pixels(self, view: View) -> tuple[Tensor, Optional[Tensor]]:
+        """Return which pixels of a view train, bool (B, H, W), and their weights (B, H, W).
+
+        Weights are None where all are 1. Padding is told by ``view.pseudo.valid``.
+        """
+        return view.pseudo.selected, view.pseudo.weight
 
     @abstractmethod
     def forward(self, view: View) -> Tensor:

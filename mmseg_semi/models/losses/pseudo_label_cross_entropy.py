@@ -97,8 +97,8 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         maps = self.draw(len(confidence), tuple(label.shape[-2:]), label.device)
         return equalization_mask(view.outputs.logits.argmax(1), confidence, draw=maps)
 
-    def forward(self, view: View) -> Tensor:
-        """Return the 0-dim loss of one view."""
+    def pixels(self, view: View) -> tuple[Tensor, Optional[Tensor]]:
+        """Return the selected pixels that equalization keeps, and their weights with ``gamma``."""
         pseudo = view.pseudo
         selected, weight = pseudo.selected, pseudo.weight
         if self.gamma is not None:
@@ -108,6 +108,12 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
             sampled = self.sample(view)
             selected = selected & sampled
             weight = sampled if weight is None else weight * sampled
+        return selected, weight
+
+    def forward(self, view: View) -> Tensor:
+        """Return the 0-dim loss of one view."""
+        pseudo = view.pseudo
+        selected, weight = self.pixels(view)
         loss = weighted_cross_entropy(
             view.outputs.logits,
             pseudo.label,

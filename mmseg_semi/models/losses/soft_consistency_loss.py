@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Optional
 
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -51,18 +51,23 @@ class SoftConsistencyLoss(BaseSemiLoss):
         self.kind, self.denominator = kind, denominator
         self.before_propagation = before_propagation
 
+    def pixels(self, view: View) -> tuple[Tensor, Optional[Tensor]]:
+        """Return the pixels selected before propagation or after it, and their weights."""
+        selected = view.pseudo.selected
+        if self.before_propagation:
+            selected = view.pseudo.extras.get(BEFORE_PROPAGATION, selected)
+        return selected, view.pseudo.weight
+
     def forward(self, view: View) -> Tensor:
         """Return the 0-dim loss of one view."""
         pseudo = view.pseudo
-        selected = pseudo.selected
-        if self.before_propagation:
-            selected = pseudo.extras.get(BEFORE_PROPAGATION, selected)
+        selected, weight = self.pixels(view)
         return soft_consistency(
             view.outputs.logits,
             pseudo.logits,
             pseudo.valid,
             selected,
-            pseudo.weight,
+            weight,
             kind=self.kind,
             denominator=self.denominator,
         )
