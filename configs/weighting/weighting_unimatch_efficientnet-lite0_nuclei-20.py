@@ -6,6 +6,6 @@ detections = dict(
     type='LoadDetections',
     results=f'{boxes}.bbox.json',
     images=f'{boxes}.json',
-    score_thr=0.95,
+    score_thr=0.9,
 )
 train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong, detections=detections)))

@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from mmseg_semi.prepare import digit_scenes, land_cover
 from mmseg_semi.zoo import real_images
@@ -165,7 +166,7 @@ def draw(out: Path, runs: Runs, results: dict, scenes: int, every: int = 1) -> P
         every: Each so-many-th image is taken.
     """
     data = test_data(runs)
-    palette = np.full((256, 3), 255, np.uint8)  # what has no class is white
+    palette = np.full((256, 3), 64, np.uint8)  # what has no class is dark gray
     palette[: len(data.metainfo.palette)] = data.metainfo.palette
     images, truth = (Path(data.data_root, folder) for folder in data.data_prefix.values())
     names = sorted(path.name for path in images.glob('*.png'))[::every][:scenes]
@@ -217,6 +218,7 @@ def write_table(out: Path, title: str, runs: Runs, results: dict, seed: int) -> 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the quickstart."""
     args = parse_args(argv)
+    MMLogger.get_instance('mmengine', log_level='WARNING')  # it reports each variable it reads
     start, out, data = time.time(), Path(args.out), DATA[args.data]
     starts, runs = data.plan(args)
     status = data.convert(test_data(runs).data_root)
