@@ -131,16 +131,23 @@ class Boxes:
         Raises:
             RuntimeError: One of them failed; names the log file.
         """
-        commands, start = self.commands(), time.time()
-        for command in commands:
-            print('#', shown(command), flush=True)
-            call(command, str(self.work_dir / 'boxes.log'), threads, command[2])
-        write_file(self.work_dir / MINUTES, f'{(time.time() - start) / 60:.1f}\n')
+        commands, start, before = self.commands(), time.time(), self._minutes() or 0.0
+        try:
+            for command in commands:
+                print('#', shown(command), flush=True)
+                call(command, str(self.work_dir / 'boxes.log'), threads, command[2])
+        finally:  # an interrupted training counts
+            minutes = before + (time.time() - start) / 60
+            write_file(self.work_dir / MINUTES, f'{minutes:.2f}\n')
+
+    def _minutes(self) -> Optional[float]:
+        path = self.work_dir / MINUTES
+        return float(path.read_text()) if path.is_file() else None
 
     def said(self) -> str:
         """A sentence that says where the boxes are and how long they took."""
-        minutes = self.work_dir / MINUTES
-        took = f', made in {minutes.read_text().strip()} minutes' if minutes.is_file() else ''
+        minutes = self._minutes()
+        took = '' if minutes is None else f', made in {minutes:.1f} minutes'
         return f'Boxes of {Path(self.detector).stem}: {self.path}{took}.'
 
 

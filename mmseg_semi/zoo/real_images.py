@@ -204,7 +204,7 @@ def folder_of(labels: str, args: argparse.Namespace) -> Path:
 def run(
     picked: dict[str, Path], base: Path, labels: str, args: argparse.Namespace
 ) -> tuple[Results, list[Boxes]]:
-    """Run the starts, make the boxes, then run the rows.
+    """Make the boxes, run the starts, then the rows.
 
     Args:
         picked: Configs of the rows.
@@ -216,11 +216,11 @@ def run(
         Metrics by row and seed, and the boxes that rows read.
     """
     starts, runs = plan(picked, base, labels, args)
-    run_rows(starts, args.jobs)
     found = [boxes_of(config, labels, folder_of(labels, args)) for config in picked.values()]
     boxes = distinct(one for one in found if one)
     for one in boxes:
         if one.missing():
             one.make(args.threads)
+    run_rows(starts, args.jobs)
     results = run_rows(runs, args.jobs)
     return {name: results[name] for name in picked}, boxes

@@ -10,7 +10,7 @@ from mmengine.utils import is_installed
 from tool_runs import REPO
 
 from mmseg_semi.detection.coco import coco_images, write_coco_files
-from mmseg_semi.zoo import real_images, result_table
+from mmseg_semi.zoo import boxes, real_images, result_table
 from mmseg_semi.zoo.experiments import Experiment
 
 CONFIGS = REPO / 'configs'
@@ -200,3 +200,24 @@ def test_other_numbers_of_labels_have_their_own_boxes(camvid, runs, tmp_path):
     assert read == dict(
         results=str(folder / 'unlabeled.bbox.json'), images=str(folder / 'unlabeled.json')
     )
+
+
+def test_minutes_of_an_interrupted_detector_are_counted(tmp_path, monkeypatch):
+    config = CONFIGS / 'weighting/weighting_unimatch_efficientnet-lite0_camvid-12.py'
+    made = boxes.Boxes(str(config), 'detector.py', str(tmp_path), '.png')
+    clock, outcomes = [0.0], [RuntimeError('killed'), None]
+
+    def call(*args):
+        clock[0] += 90
+        outcome = outcomes.pop(0)
+        if outcome:
+            raise outcome
+
+    monkeypatch.setattr(boxes.time, 'time', lambda: clock[0])
+    monkeypatch.setattr(boxes, 'call', call)
+    monkeypatch.setattr(boxes.Boxes, 'commands', lambda self: [['python', 'train.py', 'x']])
+    assert made.said().endswith('unlabeled.bbox.json.')
+    with pytest.raises(RuntimeError, match='killed'):
+        made.make(1)
+    made.make(1)
+    assert made.said().endswith('unlabeled.bbox.json, made in 3.0 minutes.')
