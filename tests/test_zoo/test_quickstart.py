@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,29 +13,82 @@ RESULTS = {
 }
 
 
+def plan(*options):
+    args = quickstart.parse_args(options)
+    return quickstart.DATA[args.data].plan(args)
+
+
 def test_picture_shows_image_truth_and_both_predictions(digit_root, tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart, 'DATA', str(digit_root))
-    for i, name in enumerate(('supervised', 'unimatch')):
-        (tmp_path / name / 'predictions').mkdir(parents=True)
+    _, runs = plan('--out', str(tmp_path))
+    data = quickstart.test_data(runs)
+    assert data.data_root == 'data/digit_scenes/'
+    data.data_root = str(digit_root)
+    monkeypatch.setattr(quickstart, 'test_data', lambda runs: data)
+    for i, run in enumerate(runs.values()):
+        folder = Path(run.work_dir, 'predictions')
+        folder.mkdir(parents=True)
         for scene in range(5):
-            label = np.full((64, 64), 1 + i, np.uint8)
-            cv2.imwrite(str(tmp_path / name / f'predictions/{scene:06d}.png'), label)
+            cv2.imwrite(str(folder / f'{scene:06d}.png'), np.full((64, 64), 1 + 254 * i, np.uint8))
     palette = np.array(json.loads((digit_root / 'meta.json').read_text())['palette'])
-    picture = cv2.imread(str(quickstart.draw(tmp_path, RESULTS, scenes=5)))
-    assert picture.shape == (4 * (28 + 128), 5 * 132, 3)
+    picture = cv2.imread(str(quickstart.draw(tmp_path, runs, RESULTS, scenes=2, every=2)))
+    assert picture.shape == (4 * (28 + 128), 2 * 132, 3)
     rows = [picture[28 + i * 156 : (i + 1) * 156] for i in range(4)]
-    scene = cv2.imread(str(digit_root / 'images/test/000000.png'))
-    assert np.array_equal(rows[0][:128, :128][::2, ::2], scene)
-    truth = cv2.imread(str(digit_root / 'annotations/test/000000.png'), 0)
-    assert np.array_equal(rows[1][:128, :128][::2, ::2, ::-1], palette[truth])
-    for row, label in zip(rows[2:], (1, 2)):
-        assert (row[:128, :128, ::-1] == palette[label]).all()
+    for place, scene in ((0, '000000'), (132, '000002')):
+        tiles = [row[:, place : place + 128] for row in rows]
+        image = cv2.imread(str(digit_root / f'images/test/{scene}.png'))
+        assert np.array_equal(tiles[0][::2, ::2], image)
+        truth = cv2.imread(str(digit_root / f'annotations/test/{scene}.png'), 0)
+        assert np.array_equal(tiles[1][::2, ::2, ::-1], palette[truth])
+    assert (rows[2][:128, :128, ::-1] == palette[1]).all()
+    assert (rows[3][:128, :128] == 64).all(), 'what has no class is dark gray'
 
 
 def test_table_has_the_measured_numbers(tmp_path):
-    text = quickstart.write_table(tmp_path, RESULTS, seed=7).read_text()
-    assert 'seed 7' in text and '| 40.00 | 50.00 | 1.0 |' in text
-    assert '| UniMatch | `configs/unimatch/' in text and '| 51.25 | 60.00 | 5.5 |' in text
+    _, runs = plan()
+    text = quickstart.write_table(tmp_path, 'Scenes', runs, RESULTS, seed=7).read_text()
+    assert 'Scenes, seed 7' in text and '| 40.00 | 50.00 | 1.0 |' in text
+    assert '| UniMatch | `' in text and '| 51.25 | 60.00 | 5.5 |' in text
+
+
+def test_digit_scenes_are_the_default():
+    starts, runs = plan('--seed', '4')
+    assert starts == {} and list(runs) == ['supervised', 'UniMatch']
+    assert {run.seed for run in runs.values()} == {4} and not runs['UniMatch'].options
+    assert runs['UniMatch'].config.endswith('configs/unimatch/unimatch_unet_digit-scenes-60.py')
+    assert runs['UniMatch'].work_dir == 'work_dirs/quickstart/digit-scenes/unimatch'
+
+
+def test_both_networks_go_on_from_one_start_on_land_cover():
+    starts, runs = plan('--data', 'land-cover', '--seed', '4')
+    ((name, start),) = starts.items()
+    assert name == 'common start' and start.options == ['train_cfg.max_iters=500']
+    assert start.work_dir == 'work_dirs/quickstart/land-cover/land-cover-32/start/seed4'
+    assert list(runs) == ['supervised', 'UniMatch']
+    for method, run in zip(('supervised', 'unimatch'), runs.values()):
+        assert run.config.endswith(f'configs/{method}/{method}_efficientnet-lite0_land-cover-32.py')
+        assert run.seed == 4 and Path(run.config).is_file()
+        load = f'load_from={start.work_dir}/iter_500.pth'
+        assert run.options[:2] == [load, 'train_cfg.max_iters=500']
+    assert quickstart.test_data(runs).data_root == 'data/land_cover'
+
+
+def test_the_data_are_made_before_the_runs(tmp_path, monkeypatch, capsys):
+    steps = []
+    monkeypatch.setenv('LAND_COVER_ROOT', str(tmp_path / 'tiles'))
+    monkeypatch.setattr(quickstart.land_cover, 'main', lambda args: steps.append(args))
+
+    def run_all(runs):
+        steps.append(list(runs))
+        return {name: RESULTS['supervised'] for name in runs}
+
+    monkeypatch.setattr(quickstart, 'run_all', run_all)
+    monkeypatch.setattr(quickstart, 'draw', lambda out, *args: out / 'picture.png')
+    quickstart.main(['--data', 'land-cover', '--out', str(tmp_path)])
+    first = ['--out', str(tmp_path / 'tiles')]
+    assert steps == [first, ['common start'], ['supervised', 'UniMatch']]
+    table = (tmp_path / 'table.md').read_text()
+    assert table in capsys.readouterr().out and '| common start | `' in table
+    assert table.startswith('Land cover, 32 labeled and 197 unlabeled images, 500 steps after')
 
 
 def test_all_experiments_run_and_a_failure_is_raised():

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.utils import is_installed
 from tool_runs import REPO
 
-from mmseg_semi.zoo import real_images, result_table
+from mmseg_semi.detection.coco import coco_images, write_coco_files
+from mmseg_semi.zoo import boxes, real_images, result_table
 from mmseg_semi.zoo.experiments import Experiment
 
 CONFIGS = REPO / 'configs'
+READ = ('results', 'images')
 METHODS = {'ael', 'augseg', 'corrmatch', 'cutmix_seg', 'fixmatch', 'mean_teacher', 'rankmatch'}
 METHODS |= {'s4mc', 's4mc_fixmatch', 'supervised', 'u2pl', 'unimatch'}
+METHODS |= {'weighting_ael', 'weighting_unimatch'}
 
 
 @pytest.fixture
@@ -56,6 +60,7 @@ def test_rows_are_the_configs(tmp_path):
     known = real_images.rows('camvid')
     assert set(known) >= METHODS and next(iter(known)) == 'supervised'
     for data in real_images.DATA:
+        assert 'weighting_unimatch' in real_images.rows(data)
         for name, path in real_images.rows(data).items():
             assert path.stem.startswith(f'{name}_efficientnet-lite0_{data}-'), path
             assert real_images.labels_of(path).isdigit()
@@ -113,3 +118,106 @@ def test_other_numbers_of_labels(runs, tmp_path):
 def test_a_row_that_is_not_there():
     with pytest.raises(SystemExit, match=r"no such row. Did you mean 'corrmatch'\? Name some of"):
         real_images.main(['--data', 'camvid', '--methods', 'corrmach'])
+
+
+@pytest.fixture
+def camvid(tmp_path, monkeypatch, runs) -> list[list[str]]:
+    """Commands that make boxes: the first writes the lists of the images, the last the boxes."""
+    made: list[list[str]] = []
+    root = tmp_path / 'camvid'
+    for labels in ('12', '46'):
+        for part in ('labeled', 'unlabeled'):
+            path = root / f'splits/{labels}/{part}.txt'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f'{part}_{labels}\n')
+
+    def call(command, log, threads, what):
+        made.append(command)
+        labels = next((name for name in ('46',) if name in ' '.join(command[3:])), '12')
+        folder = root / 'detection' / labels
+        if Path(command[1]).name == 'masks_to_coco.py':
+            parts = {
+                p: coco_images({f'{p}_{labels}.png': (4, 3)}) for p in ('labeled', 'unlabeled')
+            }
+            content = dict(info={}, annotations=[], categories=[])
+            write_coco_files(
+                {folder / f'{p}.json': dict(content, images=i) for p, i in parts.items()}
+            )
+        if Path(command[1]).name == 'test.py':
+            (folder / 'unlabeled.bbox.json').write_text('[]')
+        assert Path(log).name == 'boxes.log' and threads == 1
+
+    monkeypatch.setenv('CAMVID_ROOT', str(root))
+    monkeypatch.setattr('mmseg_semi.zoo.boxes.call', call)
+    return made
+
+
+@pytest.mark.skipif(not is_installed('mmdet'), reason='detectors need mmdet')
+def test_boxes_are_made_once_for_the_rows_that_read_them(camvid, runs, tmp_path, capsys):
+    arguments = ['--data', 'camvid', '--seeds', '0', '--threads', '1']
+    arguments += ['--work-dir', str(tmp_path / 'work'), '--methods']
+    real_images.main([*arguments, 'unimatch'])
+    assert camvid == [] and 'Boxes' not in capsys.readouterr().out
+    real_images.main([*arguments, 'weighting_unimatch', 'weighting_ael'])
+    assert [Path(command[1]).name for command in camvid] == [
+        'masks_to_coco.py',
+        'train.py',
+        'test.py',
+    ]
+    detector = str(CONFIGS / 'detection/faster-rcnn_efficientnet-lite0_camvid-12.py')
+    assert camvid[1][2] == camvid[2][2] == detector and '--cfg-options' not in camvid[1]
+    assert camvid[1][camvid[1].index('--work-dir') + 1].startswith(
+        str(tmp_path / 'work/camvid-12/')
+    )
+    assert Path(camvid[2][3]).name == 'iter_240.pth'
+    boxes = tmp_path / 'camvid/detection/12/unlabeled.bbox.json'
+    assert f'{boxes}, made in 0.0 minutes.' in capsys.readouterr().out
+    camvid.clear()
+    real_images.main([*arguments, 'weighting_unimatch'])
+    assert camvid == [], 'they are there'
+    (tmp_path / 'camvid/splits/12/unlabeled.txt').write_text('another\n')
+    real_images.main([*arguments, 'weighting_unimatch'])
+    assert len(camvid) == 3, 'they are of other images'
+
+
+@pytest.mark.skipif(not is_installed('mmdet'), reason='detectors need mmdet')
+def test_other_numbers_of_labels_have_their_own_boxes(camvid, runs, tmp_path):
+    arguments = ['--data', 'camvid', '--methods', 'weighting_unimatch', '--seeds', '0']
+    arguments += ['--threads', '1', '--work-dir', str(tmp_path / 'work'), '--labels', '46']
+    real_images.main(arguments)
+    convert, train, test = camvid
+    dataset, folder = 'train_dataloader.dataset', tmp_path / 'camvid/detection/46'
+    assert f'{dataset}.labeled.ann_file=splits/46/labeled.txt' in convert
+    assert train[train.index('--cfg-options') :] == test[test.index('--cfg-options') :]
+    assert train[train.index('--cfg-options') :] == [
+        '--cfg-options',
+        f'{dataset}.ann_file=detection/46/labeled.json',
+        'test_dataloader.dataset.ann_file=detection/46/unlabeled.json',
+        f'test_evaluator.ann_file={folder}/unlabeled.json',
+        f'test_evaluator.outfile_prefix={folder}/unlabeled',
+    ]
+    read = {key: options(runs[-1])[f'{dataset}.unlabeled.detections.{key}'] for key in READ}
+    assert read == dict(
+        results=str(folder / 'unlabeled.bbox.json'), images=str(folder / 'unlabeled.json')
+    )
+
+
+def test_minutes_of_an_interrupted_detector_are_counted(tmp_path, monkeypatch):
+    config = CONFIGS / 'weighting/weighting_unimatch_efficientnet-lite0_camvid-12.py'
+    made = boxes.Boxes(str(config), 'detector.py', str(tmp_path), '.png')
+    clock, outcomes = [0.0], [RuntimeError('killed'), None]
+
+    def call(*args):
+        clock[0] += 90
+        outcome = outcomes.pop(0)
+        if outcome:
+            raise outcome
+
+    monkeypatch.setattr(boxes.time, 'time', lambda: clock[0])
+    monkeypatch.setattr(boxes, 'call', call)
+    monkeypatch.setattr(boxes.Boxes, 'commands', lambda self: [['python', 'train.py', 'x']])
+    assert made.said().endswith('unlabeled.bbox.json.')
+    with pytest.raises(RuntimeError, match='killed'):
+        made.make(1)
+    made.make(1)
+    assert made.said().endswith('unlabeled.bbox.json, made in 3.0 minutes.')

@@ -52,7 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         made.append(['boxes', Path(command[1]).name, Path(command[2]).stem])
 
     monkeypatch.setattr(Experiment, '_call', step)
-    monkeypatch.setattr(tool, 'call', box_step)
+    monkeypatch.setattr('mmseg_semi.zoo.boxes.call', box_step)
     monkeypatch.setattr(
         'mmseg_semi.zoo.experiments.latest_checkpoint', lambda folder: f'{folder}/iter_4.pth'
     )
@@ -331,8 +331,10 @@ def test_every_weighting_row_has_a_detector_and_every_row_a_remedy():
     args = type('Args', (), dict(work_dir='w', gpus=None))()
     splits = {(row.dataset, row.split): row for row in METHODS['weighting'].rows}
     for row in splits.values():
-        boxes, commands = tool.box_steps(row, args)
-        assert boxes.name == 'unlabeled.bbox.json' and len(commands) == 3
+        boxes = tool.boxes_of(row, args)
+        commands = boxes.commands()
+        assert boxes.path.name == 'unlabeled.bbox.json' and len(commands) == 3
+        assert '--cfg-options' not in commands[1], 'the files that the config names'
         assert all(Path(command[1]).is_file() for command in commands)
         assert Path(commands[1][2]).is_file(), row
     for row in (row for method in METHODS.values() for row in method.rows):

@@ -7,6 +7,8 @@ metainfo = dict(
     classes=('background', 'nucleus'),
     palette=[[0, 0, 0], [255, 0, 0]],
 )
+# Boxes of masks_to_coco.py: many nuclei are small.
+detection_min_area = 20
 labeled = dict(data_root=data_root, metainfo=metainfo, ann_file='splits/20/labeled.txt')
 unlabeled = dict(data_root=data_root, ann_file='splits/20/unlabeled.txt')
 train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))

@@ -1,0 +1,11 @@
+_base_ = '../_base_/faster-rcnn_efficientnet-lite0.py'
+data_root = '{{$CAMVID_ROOT:data/camvid}}/'
+boxes = 'detection/12/'
+metainfo = dict(classes=('sign', 'car', 'pedestrian', 'bicyclist'))
+model = dict(roi_head=dict(bbox_head=dict(num_classes=4)))
+part = dict(data_root=data_root, metainfo=metainfo)
+train_dataloader = dict(dataset=dict(part, ann_file=boxes + 'labeled.json'))
+test_dataloader = dict(dataset=dict(part, ann_file=boxes + 'unlabeled.json'))
+test_evaluator = dict(
+    ann_file=data_root + boxes + 'unlabeled.json', outfile_prefix=data_root + boxes + 'unlabeled'
+)

@@ -1,0 +1,16 @@
+_base_ = '../_base_/faster-rcnn_efficientnet-lite0.py'
+data_root = '{{$LAND_COVER_ROOT:data/land_cover}}/'
+boxes = 'detection/32/'
+metainfo = dict(
+    classes=(
+        *('water', 'forest', 'shrubland', 'savanna', 'grassland', 'cropland', 'barren'),
+        'snow and ice',
+    )
+)
+model = dict(roi_head=dict(bbox_head=dict(num_classes=8)))
+part = dict(data_root=data_root, metainfo=metainfo)
+train_dataloader = dict(dataset=dict(part, ann_file=boxes + 'labeled.json'))
+test_dataloader = dict(dataset=dict(part, ann_file=boxes + 'unlabeled.json'))
+test_evaluator = dict(
+    ann_file=data_root + boxes + 'unlabeled.json', outfile_prefix=data_root + boxes + 'unlabeled'
+)
