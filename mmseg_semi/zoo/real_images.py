@@ -15,11 +15,13 @@ from typing import Any, Optional
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmseg_semi.errors import hint
-from mmseg_semi.files import shipped_root
+from mmseg_semi.errors import exiting, hint
+from mmseg_semi.files import shipped_root, write_file
 from mmseg_semi.zoo.boxes import Boxes, distinct
 from mmseg_semi.zoo.experiments import Experiment
+from mmseg_semi.zoo.paper_tables import find_paper_table, load_methods
 from mmseg_semi.zoo.result_table import Results, add_run_options, run_rows, table, write_table
+from mmseg_semi.zoo.write_configs import assignment, nested
 
 CONFIGS = shipped_root() / 'configs'
 MODEL, BASE = '_efficientnet-lite0_', 'supervised'
@@ -40,7 +42,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'the configs); with all, the supervised row alone is run: the ceiling',
     )
     parser.add_argument(
-        '--methods', nargs='+', default=[ALL], help='names of rows, or "all" (default); see --list'
+        '--methods',
+        nargs='+',
+        help='names of rows, or "all" (default without --ablation); see --list. METHOD:SETTING is '
+        "a setting of the method's configs/*/ablations.yml, such as corrmatch:no-soft",
+    )
+    parser.add_argument(
+        '--ablation',
+        nargs='+',
+        default=[],
+        metavar='TABLE',
+        help='the rows of a paper\'s table, such as "CorrMatch 5", with the settings that it has',
     )
     parser.add_argument('--list', action='store_true', help='print the names of the rows and exit')
     parser.add_argument('--start-iters', type=int, default=1000, help='steps of the common start')
@@ -120,19 +132,85 @@ def boxes_of(config: Path, labels: str, folder: Path) -> Optional[Boxes]:
     return Boxes(str(config), str(detector), str(folder), '.png', options)
 
 
-def chosen(names: Sequence[str], known: dict[str, Path]) -> dict[str, Path]:
-    """The rows that were asked for.
+def chosen(names: Sequence[str], known: dict[str, Path], folder: Path) -> dict[str, Path]:
+    """Configs of the rows that were asked for; those of settings are written.
+
+    Args:
+        names: ``all``, names of rows, and names with a setting: ``corrmatch:no-soft``.
+        known: Configs of the rows.
+        folder: Where configs of settings are written.
 
     Raises:
-        SystemExit: There is no such row.
+        SystemExit: There is no such row, or no such setting.
     """
+    found: dict[str, Path] = {}
     for name in names:
-        if name != ALL and name not in known:
+        method, colon, setting = name.partition(':')
+        if name != ALL and method not in known:
             raise SystemExit(
-                f'--methods {name}: there is no such row.{hint(name, list(known))} Name some of '
+                f'--methods {name}: there is no such row.{hint(method, list(known))} Name some of '
                 f'{", ".join(known)}, or all.'
             )
-    return known if ALL in names else {name: known[name] for name in names}
+        if name == ALL:
+            found |= known
+        elif colon:
+            found[f'{method}_{setting}'] = write_setting(known[method], method, setting, folder)
+        else:
+            found[name] = known[name]
+    return found
+
+
+def write_setting(config: Path, method: str, setting: str, folder: Path) -> Path:
+    """Write the child of a config that a setting of the method's ablations makes.
+
+    Args:
+        config: The method's config.
+        method: Name of its row.
+        setting: Name in ``configs/*/ablations.yml``.
+        folder: Where it is written.
+
+    Raises:
+        SystemExit: There is no such setting, or it is of another data set.
+    """
+    rows = load_methods(CONFIGS)[config.parent.name].ablation_rows
+    settings = {str(row.setting): row.keys for row in rows}
+    if setting not in settings:
+        raise SystemExit(
+            f'--methods {method}:{setting}: there is no such setting.'
+            f'{hint(setting, list(settings))} Name one of {", ".join(sorted(settings))}.'
+        )
+    lines = [f'_base_ = {str(config)!r}']
+    for name, value in nested(settings[setting]).items():
+        lines += assignment(name, value)
+    text = '\n'.join(lines) + '\n'
+    if '_ROOT' in text:
+        raise SystemExit(
+            f'--methods {method}:{setting}: this setting reads files of VOC, choose another one'
+        )
+    path = folder / f'{config.stem}_{setting}.py'
+    write_file(path, text)
+    return path
+
+
+def rows_of_table(name: str, known: dict[str, Path]) -> list[str]:
+    """Names of the rows of a paper's table, for ``--methods``.
+
+    Args:
+        name: Such as ``CorrMatch 5``.
+        known: Configs of the rows, of which a method on a framework that is not there is left out.
+
+    Raises:
+        SystemExit: There is no such table, or it has no settings.
+    """
+    with exiting(ValueError):
+        tables = find_paper_table(load_methods(CONFIGS), name)
+    found: dict[str, None] = {}
+    for row in (row for one in tables for row in one.rows):
+        if row.prefix in known and not row.reason:
+            found[f'{row.prefix}:{row.setting}' if row.setting else row.prefix] = None
+    if not found:
+        raise SystemExit(f'--ablation {name}: none of its rows has a method of {", ".join(known)}')
+    return list(found)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -143,7 +221,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.list:
         print('\n'.join(known))
         return
-    picked = chosen(args.methods, known)
+    names = [row for table in args.ablation for row in rows_of_table(table, known)]
+    names = [*(args.methods or ([] if names else [ALL])), *names]
+    picked = chosen(names, known, Path(args.work_dir, 'configs'))
     for labels in args.labels or [labels_of(known[BASE])]:
         if labels == ALL:  # what is left to learn from are the labels
             picked = {BASE: known[BASE]}

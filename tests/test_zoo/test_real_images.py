@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 from mmengine.utils import is_installed
 from tool_runs import REPO
 
@@ -221,3 +222,40 @@ def test_minutes_of_an_interrupted_detector_are_counted(tmp_path, monkeypatch):
         made.make(1)
     made.make(1)
     assert made.said().endswith('unlabeled.bbox.json, made in 3.0 minutes.')
+
+
+def test_settings_of_the_papers_are_rows(runs, tmp_path):
+    arguments = ['--data', 'camvid', '--seeds', '0', '--work-dir', str(tmp_path)]
+    real_images.main([*arguments, '--methods', 'supervised', 'corrmatch:threshold-fixed-0.95'])
+    run = runs[-1]
+    assert run.work_dir == f'{tmp_path}/camvid-12/corrmatch_threshold-fixed-0.95/seed0'
+    found, base = (
+        Config.fromfile(path).model
+        for path in (run.config, real_images.rows('camvid')['corrmatch'])
+    )
+    assert found.refiners.select == dict(type='ConfidenceThreshold', threshold=0.95)
+    found.refiners.select = base.refiners.select
+    assert found == base
+    assert 'model.warmup_iters=0' in run.options
+
+
+def test_a_papers_table(runs, tmp_path):
+    arguments = ['--data', 'camvid', '--seeds', '0', '--work-dir', str(tmp_path)]
+    real_images.main([*arguments, '--ablation', 'RankMatch 5'])
+    rows = [Path(run.work_dir).parent.name for run in runs if 'start' not in run.work_dir]
+    assert rows == [f'rankmatch_agents-{n}' for n in ('all', 'random', 'top')] + ['rankmatch']
+
+
+@pytest.mark.parametrize(
+    ('options', 'problem'),
+    [
+        (['--methods', 'corrmatch:no-sof'], r"no such setting. Did you mean 'no-soft'\? Name one"),
+        (['--methods', 'corrmatch:figures'], 'reads files of VOC'),
+        (['--ablation', 'CorrMatch 77'], 'no paper has a table'),
+    ],
+)
+def test_settings_that_are_not_there(options, problem, runs, tmp_path):
+    arguments = ['--data', 'camvid', '--work-dir', str(tmp_path), '--seeds', '0', *options]
+    with pytest.raises(SystemExit, match=problem):
+        real_images.main(arguments)
+    assert runs == []
