@@ -22,6 +22,7 @@ from mmseg_semi.apis.runner_setup import (
 )
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
+from mmseg_semi.engine.hooks.prediction_writer_hook import data_folders
 from mmseg_semi.engine.workers import explaining, prepare_workers
 from mmseg_semi.files import check_there
 from mmseg_semi.models.segmentors import is_semi
@@ -83,9 +84,11 @@ def choose_predictor(cfg: Config, predictor: str) -> None:
         cfg.test_evaluator = evaluators
 
 
-def write_predictions(cfg: Config, out: str | None, show_dir: str | None) -> None:
-    """Let a hook write label maps and pictures."""
-    hook = dict(type='PredictionWriterHook', out_dir=out, show_dir=show_dir)
+def write_predictions(
+    cfg: Config, out: str | None, show_dir: str | None, folders: list[str]
+) -> None:
+    """Let a hook write label maps and pictures, and replace no file of the data's folders."""
+    hook = dict(type='PredictionWriterHook', out_dir=out, show_dir=show_dir, data_folders=folders)
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
@@ -175,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     refuse_incomplete(args.checkpoint, 'checkpoint')
+    folders = list(data_folders(cfg.to_dict()))
     if args.images:
         check_images_option(cfg, args)
         predict_images(cfg, args.images)
@@ -200,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.show_dir:
             draw_boxes(cfg, args.show_dir)
     elif args.out or args.show_dir:
-        write_predictions(cfg, args.out, args.show_dir)
+        write_predictions(cfg, args.out, args.show_dir, folders)
     with complete_results(cfg, args.out) if is_detector(cfg) else nullcontext():
         runner = Runner.from_cfg(cfg)
         write_metrics_once(runner)

@@ -10,11 +10,12 @@ from typing import Any
 from mmengine.config import Config
 from mmseg.models.losses.utils import get_class_weight
 
-from mmseg_semi.arguments import Number, Rule, Whole
+from mmseg_semi.arguments import Number, OneOf, Rule, Whole
 from mmseg_semi.errors import hint, reading
 from mmseg_semi.utils.config_keys import value_at
 
 UNKNOWN = 255
+_MODES = ('whole', 'slide')
 _IOU_NAMES = {
     'mIoU': ('aAcc', 'mIoU', 'mAcc'),
     'mDice': ('aAcc', 'mDice', 'mAcc'),
@@ -41,6 +42,8 @@ def check_settings(cfg: Config) -> None:
         _check_classes(key, head, classes)
         _check_class_weights(key, head)
     _check_save_best(cfg)
+    _check_iou_metrics(cfg)
+    _check_test_cfg(cfg)
     _check_numbers(cfg)
 
 
@@ -167,3 +170,34 @@ def _check_numbers(cfg: Config) -> None:
         value = value_at(cfg, key)
         if value is not None:
             rule.check(key, value)
+
+
+def _check_iou_metrics(cfg: Config) -> None:
+    """Refuse names that IoUMetric would refuse at the first validation."""
+    for part in ('val', 'test'):
+        evaluators = cfg.get(f'{part}_evaluator') or []
+        evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
+        for one in evaluators:
+            if one.get('type') in ('IoUMetric', 'TeacherIoUMetric'):
+                for name in one.get('iou_metrics', ()):
+                    OneOf(*_IOU_NAMES).check(f'{part}_evaluator.iou_metrics', name)
+
+
+def _check_test_cfg(cfg: Config) -> None:
+    """Refuse a way to predict that fails at the first image."""
+    for key in ('model.test_cfg', 'model.segmentor.test_cfg'):
+        test_cfg = value_at(cfg, key) or {}
+        mode = test_cfg.get('mode')
+        if mode not in _MODES and hint(str(mode), list(_MODES)):
+            OneOf(*_MODES).check(f'{key}.mode', mode)
+        if mode != 'slide':
+            continue
+        for name in ('crop_size', 'stride'):
+            value = test_cfg.get(name)
+            pair = value if isinstance(value, Sequence) and len(value) == 2 else (value,)
+            if len(pair) != 2 or not all(_is_number(one) and one >= 1 for one in pair):
+                raise ValueError(
+                    f"{key}.{name} must be two whole numbers >= 1 with mode='slide', got {value!r}:"
+                    ' set the height and width of a window (crop_size) and the steps between two '
+                    'windows (stride), such as crop_size=(512, 512), stride=(341, 341)'
+                )

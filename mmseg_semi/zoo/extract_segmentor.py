@@ -44,6 +44,11 @@ KEPT_KEYS = (
 )
 
 
+def config_path(out: str) -> str:
+    """Where the config goes, beside the checkpoint."""
+    return out[: -len('.pth')] + '.py'
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -55,6 +60,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.out.endswith('.pth'):
         parser.error(f'out must end in .pth, got {args.out}')
+    for name, path in (('checkpoint', args.out), ('config', config_path(args.out))):
+        given = getattr(args, name)
+        if os.path.realpath(path) == os.path.realpath(given):
+            parser.error(
+                f'{path} would be written in the place of the {name} {given}: name another'
+            )
     return args
 
 
@@ -171,6 +182,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.makedirs(folder, exist_ok=True)
     torch.save(plain, args.out + '.part')
     os.replace(args.out + '.part', args.out)
-    config_out = args.out[: -len('.pth')] + '.py'
+    config_out = config_path(args.out)
     cfg.dump(config_out)
     print(f'wrote {args.out} and {config_out} ({args.which}, {len(plain["state_dict"])} tensors)')

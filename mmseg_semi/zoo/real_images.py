@@ -20,7 +20,14 @@ from mmseg_semi.files import shipped_root, write_file
 from mmseg_semi.zoo.boxes import Boxes, distinct
 from mmseg_semi.zoo.experiments import Experiment
 from mmseg_semi.zoo.paper_tables import find_paper_table, load_methods
-from mmseg_semi.zoo.result_table import Results, add_run_options, run_rows, table, write_table
+from mmseg_semi.zoo.result_table import (
+    Results,
+    add_run_options,
+    positive,
+    run_rows,
+    table,
+    write_table,
+)
 from mmseg_semi.zoo.write_configs import assignment, nested
 
 CONFIGS = shipped_root() / 'configs'
@@ -55,8 +62,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='the rows of a paper\'s table, such as "CorrMatch 5", with the settings that it has',
     )
     parser.add_argument('--list', action='store_true', help='print the names of the rows and exit')
-    parser.add_argument('--start-iters', type=int, default=1000, help='steps of the common start')
-    parser.add_argument('--iters', type=int, default=500, help='steps of each row after it')
+    parser.add_argument(
+        '--start-iters', type=positive, default=1000, help='steps of the common start'
+    )
+    parser.add_argument('--iters', type=positive, default=500, help='steps of each row after it')
     parser.add_argument(
         '--part', choices=PARTS, default='test', help='what is predicted; choices are made on val'
     )
@@ -114,6 +123,32 @@ def options_of(config: Path, labels: str, part: str) -> list[str]:
         prefix = 'test_dataloader.dataset.data_prefix'
         options += [f'{prefix}.img_path=images/{part}', f'{prefix}.seg_map_path=annotations/{part}']
     return options
+
+
+def check_lists(config: Path, labels: str) -> None:
+    """Refuse a number of labels of which the data set has no lists.
+
+    Raises:
+        SystemExit: Says which there are.
+    """
+    data = Config.fromfile(config).train_dataloader.dataset.labeled
+    root = Path(data.data_root)
+    if not root.is_dir():
+        raise SystemExit(
+            f'{root} does not exist: get the data set as docs/real_images.md says, or name its '
+            f'folder with the environment variable {_variable(config)}'
+        )
+    there = sorted((path.parent.name for path in root.glob('splits/*/labeled.txt')), key=len)
+    if labels not in (*there, ALL):
+        raise SystemExit(
+            f'--labels {labels}: {root}/splits/{labels}/labeled.txt does not exist; there are '
+            f'{", ".join(there)} and all. Name one, or make lists with --labels of the converter.'
+        )
+
+
+def _variable(config: Path) -> str:
+    data = config.stem.partition(MODEL)[2].partition('_')[0].rpartition('-')[0]
+    return f'{data.upper().replace("-", "_")}_ROOT'
 
 
 def boxes_of(config: Path, labels: str, folder: Path) -> Optional[Boxes]:
@@ -224,7 +259,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [row for table in args.ablation for row in rows_of_table(table, known)]
     names = [*(args.methods or ([] if names else [ALL])), *names]
     picked = chosen(names, known, Path(args.work_dir, 'configs'))
-    for labels in args.labels or [labels_of(known[BASE])]:
+    numbers = args.labels or [labels_of(known[BASE])]
+    for labels in numbers:
+        check_lists(known[BASE], labels)
+    for labels in numbers:
         if labels == ALL:  # what is left to learn from are the labels
             picked = {BASE: known[BASE]}
         results, boxes = run(picked, known[BASE], labels, args)

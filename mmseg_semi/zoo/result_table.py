@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from mmseg_semi.files import write_file
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.zoo.experiments import (
     Experiment,
     checkout_commit,
@@ -22,6 +23,17 @@ from mmseg_semi.zoo.experiments import (
 
 #: Metrics of a row by seed.
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, as an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number >= 1, got {text!r}')
+    return int(text)
 
 
 def add_run_options(parser: argparse.ArgumentParser, work_dir: str) -> None:
@@ -34,8 +46,8 @@ def add_run_options(parser: argparse.ArgumentParser, work_dir: str) -> None:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--work-dir', default=work_dir, help=f'default: {work_dir}')
     parser.add_argument('--out', help='Markdown file to write (default: only print)')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
-    parser.add_argument('--threads', type=int, help='CPU threads of each run')
+    parser.add_argument('--jobs', type=positive, default=1, help='runs at a time')
+    parser.add_argument('--threads', type=positive, help='CPU threads of each run')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -135,6 +147,8 @@ def write_table(text: str, seeds: Sequence[int], out: Optional[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run and tabulate."""
     args = parse_args(argv)
+    for config in args.configs:
+        load_config(config)
     runs = {
         (config, seed): Experiment(
             config,

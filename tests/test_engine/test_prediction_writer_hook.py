@@ -96,6 +96,22 @@ def test_images_are_never_overwritten(option, link, folder, server, ema_run, tmp
     assert {path: path.read_bytes() for path in images.rglob('*.[pP]*')} == before
 
 
+@pytest.mark.parametrize('option', ['--out', '--show-dir'])
+def test_masks_are_never_overwritten(option, server, ema_run, digit_root, tmp_path):
+    """Else the next test would compare predictions with themselves."""
+    data = tmp_path / 'data'
+    for part in ('images', 'annotations'):
+        shutil.copytree(digit_root / part / 'test', data / part / 'test')
+    before = {path: path.read_bytes() for path in data.rglob('*.png')}
+    args = ['--work-dir', tmp_path, option, data / 'annotations/test']
+    if option == '--show-dir':
+        args += ['--images', data / 'images/test']
+    args += ['--cfg-options', f'test_dataloader.dataset.data_root={data}']
+    done = server.run(TOOLS / 'test.py', ema_run.config, ema_run.checkpoint, *args, code=1)
+    assert 'in the place of an image or mask of the data: name another folder' in done.output
+    assert {path: path.read_bytes() for path in data.rglob('*.png')} == before
+
+
 def test_images_that_differ_in_the_suffix_are_both_predicted(server, folder, ema_run, tmp_path):
     images = tmp_path / 'images'
     images.mkdir()

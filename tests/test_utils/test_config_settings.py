@@ -15,7 +15,7 @@ from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.config_settings import check_settings
 
 CUSTOM = str(CONFIGS / 'unimatch/unimatch_unet_custom.py')
-HEAD = 'model.segmentor.decode_head'
+HEAD, TEST = 'model.segmentor.decode_head', 'model.segmentor.test_cfg'
 WEIGHTS = f'{HEAD}.loss_decode.class_weight'
 
 
@@ -43,6 +43,13 @@ WEIGHTS = f'{HEAD}.loss_decode.class_weight'
             | {'train_dataloader.dataset.labeled.metainfo.classes': ['leaf']},
             "what is not 'leaf' is a class too: set it to 2 and remove out_channels, "
             "metainfo.classes to ('background', 'leaf')",
+        ),
+        ({'val_evaluator.iou_metrics': ['mIoU', 'mFooo']}, 'val_evaluator.iou_metrics must be one'),
+        ({f'{TEST}.mode': 'slidee'}, f"{TEST}.mode must be one of ('whole', 'slide'), got"),
+        ({f'{TEST}.mode': 'slide'}, f'{TEST}.crop_size must be two whole numbers >= 1 with mode='),
+        (
+            {TEST: dict(mode='slide', crop_size=(64, 64), stride=(0, 0))},
+            f"{TEST}.stride must be two whole numbers >= 1 with mode='slide', got (0, 0): set",
         ),
         (
             {'default_hooks.checkpoint.save_best': 'mIuO'},

@@ -21,6 +21,17 @@ METHODS |= {'s4mc', 's4mc_fixmatch', 'supervised', 'u2pl', 'unimatch'}
 METHODS |= {'weighting_ael', 'weighting_unimatch'}
 
 
+@pytest.fixture(autouse=True)
+def lists(monkeypatch, tmp_path_factory) -> None:
+    """The lists of a CamVid that is not there."""
+    root = tmp_path_factory.mktemp('camvid')
+    for labels in ('12', '46'):
+        path = root / f'splits/{labels}/labeled.txt'
+        path.parent.mkdir(parents=True)
+        path.touch()
+    monkeypatch.setenv('CAMVID_ROOT', str(root))
+
+
 @pytest.fixture
 def runs(monkeypatch) -> list[Experiment]:
     """The experiments that would have been run, in their order; each has its seed as its mIoU."""
@@ -259,3 +270,23 @@ def test_settings_that_are_not_there(options, problem, runs, tmp_path):
     with pytest.raises(SystemExit, match=problem):
         real_images.main(arguments)
     assert runs == []
+
+
+@pytest.mark.parametrize(
+    ('options', 'problem'),
+    [
+        (['--labels', '7'], 'splits/7/labeled.txt does not exist; there are 12, 46 and all'),
+        (['--jobs', '0'], "argument --jobs: must be a whole number >= 1, got '0'"),
+        (['--iters', '-3'], "argument --iters: must be a whole number >= 1, got '-3'"),
+    ],
+)
+def test_wrong_numbers_are_refused_before_anything_runs(options, problem, runs, capsys):
+    with pytest.raises(SystemExit) as refused:
+        real_images.main(['--data', 'camvid', *options])
+    assert problem in f'{refused.value} {capsys.readouterr().err}' and runs == []
+
+
+def test_data_that_are_not_there_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv('LAND_COVER_ROOT', str(tmp_path / 'nothing'))
+    with pytest.raises(SystemExit, match='nothing does not exist: .* variable LAND_COVER_ROOT'):
+        real_images.main(['--data', 'land-cover'])

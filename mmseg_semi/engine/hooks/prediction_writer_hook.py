@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,22 @@ class PredictionWriterHook(Hook):
         out_dir: Folder of the label maps, None for none.
         show_dir: Folder of the pictures, which show prediction and, where there is one, truth. Of
             several ranks only the first draws, since mmengine's visualizer works there alone.
+        data_folders: Folders of images and masks, whose files are never replaced; nor are the
+            images that are predicted.
 
     Raises:
         ValueError: A file would lie outside of its folder, because a folder in it is a link, or in
             the place of another one.
     """
 
-    def __init__(self, out_dir: str | None = None, show_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        out_dir: str | None = None,
+        show_dir: str | None = None,
+        data_folders: Sequence[str] = (),
+    ) -> None:
         self.out_dir, self.show_dir = out_dir, show_dir
+        self.data_folders = tuple(data_folders)
         self.names: dict[str, str] = {}
         self._reduced = False
 
@@ -69,19 +77,22 @@ class PredictionWriterHook(Hook):
                 f'where those of {len(inside)} images would be, the first {inside[0]}: predict '
                 'with one network at a time.'
             )
-        self._refuse_own_images()
+        self._refuse_data()
 
-    def _refuse_own_images(self) -> None:
+    def _refuse_data(self) -> None:
         images = {os.path.realpath(path) for path in self.names}
+        of_data = tuple(f'{folder}{os.sep}' for folder in self.data_folders)
         folders = [self.show_dir] if self.show_dir is not None else []
         if self.out_dir is not None:
             folders += [os.path.join(self.out_dir, part) for part in PREDICTIONS.values()]
         for folder, name in itertools.product(folders, self.names.values()):
             path = os.path.join(folder, name)
-            if os.path.realpath(path) in images:
+            there = os.path.realpath(path)
+            if there in images or (there.startswith(of_data) and os.path.lexists(there)):
+                what = 'an image that is predicted' if there in images else 'an image or mask'
                 raise ValueError(
-                    f'{path} would be written in the place of an image that is predicted: name '
-                    'another folder with --out or --show-dir.'
+                    f'{path} would be written in the place of {what} of the data: name another '
+                    'folder with --out or --show-dir.'
                 )
 
     def after_test_iter(
@@ -110,6 +121,17 @@ class PredictionWriterHook(Hook):
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def data_folders(node: Any) -> Iterator[str]:
+    """Folders of images and masks that a config names."""
+    if isinstance(node, Mapping):
+        for inner in (node.get('data_prefix') or {}).values():
+            yield os.path.realpath(os.path.join(node.get('data_root') or '', inner))
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for one in node:
+            yield from data_folders(one)
 
 
 def output_names(paths: Iterable[str], roots: Sequence[str]) -> dict[str, str]:
