@@ -138,7 +138,7 @@ def check_lists(config: Path, labels: str) -> None:
             f'{root} does not exist: get the data set as docs/real_images.md says, or name its '
             f'folder with the environment variable {_variable(config)}'
         )
-    there = sorted((path.parent.name for path in root.glob('splits/*/labeled.txt')), key=len)
+    there = sorted(path.parent.name for path in root.glob('splits/*/labeled.txt'))
     if labels not in (*there, ALL):
         raise SystemExit(
             f'--labels {labels}: {root}/splits/{labels}/labeled.txt does not exist; there are '

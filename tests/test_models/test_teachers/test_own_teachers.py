@@ -292,3 +292,13 @@ def test_what_a_teacher_holds_beside_its_network_is_saved_and_loaded(build, batc
     assert not result.missing_keys and not result.unexpected_keys
     assert other.teacher.count == 1
     assert differing(other.state_dict(), model.state_dict(), '') == []
+
+
+@pytest.mark.parametrize(
+    ('out', 'what'), [('run/iter_2.pth', 'checkpoint'), ('my_config.pth', 'config')]
+)
+def test_the_sources_are_never_overwritten(out, what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        extract_segmentor.parse_args(['my_config.py', 'run/iter_2.pth', out])
+    assert f'would be written in the place of the {what}' in capsys.readouterr().err
