@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 from collections.abc import Sequence
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -68,6 +70,25 @@ def checkpoint_folder(cfg: Config) -> str:
     if hook.get('out_dir') in (None, cfg.work_dir):
         return str(cfg.work_dir)
     return os.path.join(hook['out_dir'], os.path.basename(cfg.work_dir.rstrip(os.sep)))
+
+
+def check_writable(folder: str) -> None:
+    """Try to write a file where checkpoints are going to be, before the first iteration.
+
+    Raises:
+        ValueError: It cannot be written.
+    """
+    if '://' in folder:  # a file backend of mmengine
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f'{folder}: no checkpoint can be written there ({error.strerror}): name another folder '
+            'with --work-dir or default_hooks.checkpoint.out_dir'
+        ) from error
 
 
 def refuse_used(folder: str) -> None:
@@ -136,6 +157,8 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         set_resume(cfg, args.resume or cfg.get('load_from') or 'auto', args.seed)
     else:
         refuse_used(checkpoint_folder(cfg))
+    if is_main_process():
+        check_writable(checkpoint_folder(cfg))
     if cfg.get('load_from') and not cfg.get('resume'):
         refuse_incomplete(cfg.load_from, 'load_from')
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))

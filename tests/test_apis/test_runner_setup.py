@@ -7,6 +7,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from mmseg_semi.apis import runner_setup
+from mmseg_semi.apis.train import check_writable
 
 
 def test_sync_bn_becomes_bn_wherever_it_stands(monkeypatch):
@@ -91,3 +92,12 @@ def test_work_dir_is_argument_or_config_or_name():
     assert cfg.work_dir == 'work_dirs/some'
     runner_setup.set_work_dir(cfg, 'here', 'other.py')
     assert cfg.work_dir == 'here'
+
+
+def test_a_folder_that_takes_no_checkpoint_is_named_at_once(tmp_path):
+    check_writable(str(tmp_path / 'new'))
+    assert list((tmp_path / 'new').iterdir()) == []
+    (tmp_path / 'file').touch()
+    for folder in (str(tmp_path / 'file' / 'run'), '/proc/run'):
+        with pytest.raises(ValueError, match=f'{folder}: no checkpoint can be written there'):
+            check_writable(folder)
