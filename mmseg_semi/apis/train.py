@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmseg_semi.apis.runner_setup import (
+    add_checks,
     check_data_paths,
     enable_amp,
     enable_auto_scale_lr,
@@ -124,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(cfg: Config, args: argparse.Namespace) -> None:
     """Train in a work folder that is claimed."""
     setup_distributed(cfg, args.launcher)
+    add_checks(cfg)
     enable_tensorboard(cfg)
     if args.amp:
         enable_amp(cfg)
