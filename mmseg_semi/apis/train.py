@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -77,10 +78,10 @@ def refuse_used(folder: str) -> None:
     Raises:
         ValueError: The folder has some.
     """
-    used = numbered(folder)
+    used = [path for _, path in numbered(folder)] or sorted(Path(folder).glob('best_*.pth'))
     if used:
         raise ValueError(
-            f'{folder} has checkpoints of an earlier run ({used[0][1].name}): go on with it by '
+            f'{folder} has checkpoints of an earlier run ({used[0].name}): go on with it by '
             '--resume, or name another --work-dir.'
         )
 

@@ -11,6 +11,7 @@ from mmseg.registry import HOOKS
 from tool_runs import TOOLS, UNIMATCH, write_config
 
 from mmseg_semi.apis import runner_setup
+from mmseg_semi.apis.train import refuse_used
 from mmseg_semi.engine.hooks import DataCheckHook, RunRecordHook
 
 
@@ -141,3 +142,12 @@ def test_the_tools_check_without_being_told(tool, server, digit_root, unimatch_r
     assert re.search(
         rf'^error: .*1 of \d+ masks can not be read: .*{mask.name}', output, re.MULTILINE
     )
+
+
+@pytest.mark.parametrize('name', ['iter_2.pth', 'epoch_1.pth', 'best_mIoU_iter_6.pth'])
+def test_a_new_run_does_not_mix_with_an_earlier_one(name, tmp_path):
+    (tmp_path / 'weights.pth').touch()
+    refuse_used(str(tmp_path))
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf'has checkpoints of an earlier run \({name}\): go on'):
+        refuse_used(str(tmp_path))
