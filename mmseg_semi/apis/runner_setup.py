@@ -16,9 +16,12 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmseg.registry import HOOKS
 
 from mmseg_semi.detection.runs import check_detection_data
+from mmseg_semi.engine.hooks import DataCheckHook, RunRecordHook
 from mmseg_semi.files import check_paths
 from mmseg_semi.utils.config import is_detector
 
@@ -181,6 +184,31 @@ def set_work_dir(cfg: Config, work_dir: str | None, config_file: str) -> None:
     elif cfg.get('work_dir') is None:
         name = os.path.splitext(os.path.basename(config_file))[0]
         cfg.work_dir = os.path.join('work_dirs', name)
+
+
+def add_checks(cfg: Config) -> None:
+    """Add ``DataCheckHook`` and ``RunRecordHook`` to a segmentor's config that lists none.
+
+    A child config that sets ``custom_hooks`` replaces the list of its base, and mmseg's own configs
+    have neither.
+    """
+    if is_detector(cfg):
+        return
+    listed = list(cfg.get('custom_hooks') or [])
+    hooks = [hook for hook in [*listed, *(cfg.get('default_hooks') or {}).values()] if hook]
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
+        kinds = [HOOKS.get(kind) if isinstance(kind, str) else kind for kind in map(_type, hooks)]
+    missing = [
+        dict(type=f'mmseg.{check.__name__}')
+        for check in (DataCheckHook, RunRecordHook)
+        if not any(isinstance(kind, type) and issubclass(kind, check) for kind in kinds)
+    ]
+    if missing:
+        cfg.custom_hooks = [*missing, *listed]
+
+
+def _type(hook: Any) -> Any:
+    return hook.get('type') if isinstance(hook, Mapping) else type(hook)
 
 
 def check_data_paths(cfg: Config, parts: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS
 
 from mmseg_semi.apis.runner_setup import (
+    add_checks,
     check_data_paths,
     finish_distributed,
     set_work_dir,
@@ -192,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ) from error
     if is_detector(cfg):
         check_checkpoint_classes(cfg, args.checkpoint)
+    add_checks(cfg)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
     setup_distributed(cfg, args.launcher)

@@ -6,6 +6,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -13,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmseg_semi.apis.runner_setup import (
+    add_checks,
     check_data_paths,
     enable_amp,
     enable_auto_scale_lr,
@@ -97,10 +99,10 @@ def refuse_used(folder: str) -> None:
     Raises:
         ValueError: The folder has some.
     """
-    used = numbered(folder)
+    used = [path for _, path in numbered(folder)] or sorted(Path(folder).glob('best_*.pth'))
     if used:
         raise ValueError(
-            f'{folder} has checkpoints of an earlier run ({used[0][1].name}): go on with it by '
+            f'{folder} has checkpoints of an earlier run ({used[0].name}): go on with it by '
             '--resume, or name another --work-dir.'
         )
 
@@ -145,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(cfg: Config, args: argparse.Namespace) -> None:
     """Train in a work folder that is claimed."""
     setup_distributed(cfg, args.launcher)
+    add_checks(cfg)
     enable_tensorboard(cfg)
     if args.amp:
         enable_amp(cfg)

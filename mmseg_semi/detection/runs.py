@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 
 from mmseg_semi.files import check_paths, is_local, read_json
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
+from mmseg_semi.utils.weight_checks import trained_classes
 
 CONVERTER = 'tools/dataset_converters/masks_to_coco.py'
 PART = '.part'
@@ -132,16 +133,14 @@ def check_checkpoint_classes(cfg: Config, path: str) -> None:
     """
     if '://' in path:
         return
-    checkpoint = read_checkpoint(path)
-    meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
-    trained = meta.get('classes', meta.get('CLASSES'))
+    trained = trained_classes(read_checkpoint(path))
     if trained is None:
         print_log(f'checkpoint {path} does not say its classes: they were not compared')
         return
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     for key, leaf in annotated_datasets(dataset, 'test_dataloader.dataset'):
         classes = dataset_classes(leaf)
-        if classes is not None and classes != list(trained):
+        if classes is not None and classes != trained:
             raise SystemExit(
                 f'checkpoint {path}: it was trained for the classes {_names(trained)}, but those '
                 f'of {key} are {_names(classes)}. Name a checkpoint of this config, or the config '

@@ -28,7 +28,7 @@ from mmseg_semi.utils.config_keys import (
     check_unread_keys,
     known_keys,
 )
-from mmseg_semi.utils.config_settings import check_settings
+from mmseg_semi.utils.config_settings import check_checkpoint_names, check_settings
 
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
@@ -95,7 +95,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         ModuleNotFoundError: A detector's config, and mmdet is not installed.
         KeyError, TypeError: See ``check_config``.
         ValueError: The file cannot be run as a config; see also ``check_method``,
-            ``check_unread_keys``, ``check_sections``, ``check_settings``.
+            ``check_unread_keys``, ``check_sections``, ``check_checkpoint_names`` and
+            ``check_settings``.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'config file {path} does not exist: name a file of configs/')
@@ -108,6 +109,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         cfg.pop(name)
     check_config(cfg)
     check_sections(cfg)
+    check_checkpoint_names(cfg)
     if not is_detector(cfg):
         check_settings(cfg)
     for part in ('train', 'val', 'test'):

@@ -13,6 +13,7 @@ from mmseg.models.losses.utils import get_class_weight
 from mmseg_semi.arguments import Number, OneOf, Rule, Whole
 from mmseg_semi.errors import hint, reading
 from mmseg_semi.utils.config_keys import value_at
+from mmseg_semi.utils.safe_checkpoints import number_of
 
 UNKNOWN = 255
 _MODES = ('whole', 'slide')
@@ -45,6 +46,30 @@ def check_settings(cfg: Config) -> None:
     _check_iou_metrics(cfg)
     _check_test_cfg(cfg)
     _check_numbers(cfg)
+
+
+def check_checkpoint_names(cfg: Config) -> None:
+    """Refuse names of checkpoints by which a run would not be found again.
+
+    Raises:
+        ValueError: A hook's ``filename_tmpl`` is another than ``iter_{}.pth`` and ``epoch_{}.pth``,
+            but for the digits' format.
+    """
+    for part in ('default_hooks', 'custom_hooks'):
+        for key, name, value in _walk(part, cfg.get(part)):
+            if name == 'filename_tmpl' and value is not None and not _finds_again(value):
+                raise ValueError(
+                    f'{key}.filename_tmpl is {value!r}, but --resume looks for iter_N.pth and '
+                    'epoch_N.pth, and a new run is refused where they are: remove the key, or set '
+                    "it to 'iter_{}.pth' or 'epoch_{}.pth'."
+                )
+
+
+def _finds_again(template: Any) -> bool:
+    try:
+        return [number_of(template.format(n)) for n in (1, 20000)] == [1, 20000]
+    except (AttributeError, LookupError, ValueError):  # no text, or not a template of one number
+        return False
 
 
 def _walk(key: str, node: Any) -> Iterator[tuple[str, str, Any]]:

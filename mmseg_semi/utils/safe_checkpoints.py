@@ -22,6 +22,8 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmseg_semi.errors import name_some
 
+# Names of a run's checkpoints by their number.
+_NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 _HISTORY_METHODS = ('current', 'max', 'mean', 'min')
 # How torch's safe loader, and the stand-in below, name what they refuse in a pickle.
 _FOREIGN = re.compile(r"(?:GLOBAL |reaches for )([\w.]+(?: '\w+')?)")
@@ -212,10 +214,16 @@ def numbered(folder: Union[str, Path]) -> list[tuple[int, Path]]:
     """The ``iter_N.pth`` and ``epoch_N.pth`` of a folder with their N, the largest first."""
     found = []
     for path in Path(folder).glob('*.pth'):
-        match = re.fullmatch(r'(?:iter|epoch)_(\d+)\.pth', path.name)
-        if match:
-            found.append((int(match.group(1)), path))
+        number = number_of(path.name)
+        if number is not None:
+            found.append((number, path))
     return sorted(found, reverse=True)
+
+
+def number_of(name: str) -> Optional[int]:
+    """N of ``iter_N.pth`` and ``epoch_N.pth``, None for another name."""
+    match = _NUMBERED.fullmatch(name)
+    return int(match.group(1)) if match else None
 
 
 def latest_checkpoint(folder: Union[str, Path]) -> Optional[str]:

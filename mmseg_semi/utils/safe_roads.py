@@ -7,6 +7,7 @@ in Python is a program and stays one: run those of people you trust.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import urllib.error
 import urllib.parse
@@ -79,7 +80,9 @@ def load_address(
         CheckpointError: It cannot be downloaded, or is refused by ``read_checkpoint``.
     """
     path = downloaded_path(url, model_dir)
-    if not path.is_file():
+    if path.is_file():
+        print_log(f'{url} is read from its copy {path}', logger='current')
+    else:
         path.parent.mkdir(parents=True, exist_ok=True)
         print_log(f'downloading {url} to {path}', logger='current')
         try:
@@ -93,11 +96,16 @@ def load_address(
 
 
 def downloaded_path(url: str, model_dir: str | None = None) -> Path:
-    """Where the file of an address is, or would be."""
+    """Where the file of an address is, or would be.
+
+    Its name has a hash of the whole address before it: others may end in the same name.
+    """
     name = os.path.basename(urllib.parse.urlparse(url).path)
     if name in ('', '.', '..'):
         raise CheckpointError(f'{url} names no file: give the address of a checkpoint')
-    return Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'), name)
+    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    folder = model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')
+    return Path(folder, f'{digest}-{name}')
 
 
 def _decode(plain: Callable[..., Any]) -> Callable[..., Any]:

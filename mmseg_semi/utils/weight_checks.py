@@ -7,7 +7,8 @@ another width, a checkpoint of another config.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +89,28 @@ def check_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], training: 
             f'of {len(own)}: {name_some(wrong, 3)}. Give the config that it was trained with, or '
             f'another checkpoint.{hint}'
         )
+
+
+def trained_classes(checkpoint: Mapping[str, Any]) -> list[str] | None:
+    """Names of the classes that a checkpoint was trained for, in order; None if it has none."""
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, Mapping):
+        return None
+    meta = meta.get('dataset_meta') or meta
+    names = meta.get('classes', meta.get('CLASSES'))
+    return None if names is None else [str(name) for name in names]
+
+
+def other_class(trained: Sequence[str], given: Sequence[str]) -> str | None:
+    """The first difference of two lists of classes, as text; None where they are the same.
+
+    Upper and lower case are not told apart.
+    """
+    for number, (old, new) in enumerate(itertools.zip_longest(trained, given)):
+        if old is None or new is None or old.casefold() != str(new).casefold():
+            old, new = ('missing' if name is None else repr(name) for name in (old, new))
+            return f'class {number} is {old} in the checkpoint and {new} there'
+    return None
 
 
 def check_pretrained(cfg: Config) -> None:

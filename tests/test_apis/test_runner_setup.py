@@ -1,3 +1,5 @@
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -5,9 +7,12 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+from tool_runs import TOOLS, UNIMATCH, write_config
 
 from mmseg_semi.apis import runner_setup
-from mmseg_semi.apis.train import check_writable
+from mmseg_semi.apis.train import check_writable, refuse_used
+from mmseg_semi.engine.hooks import DataCheckHook, RunRecordHook
 
 
 def test_sync_bn_becomes_bn_wherever_it_stands(monkeypatch):
@@ -101,3 +106,57 @@ def test_a_folder_that_takes_no_checkpoint_is_named_at_once(tmp_path):
     for folder in (str(tmp_path / 'file' / 'run'), '/proc/run'):
         with pytest.raises(ValueError, match=f'{folder}: no checkpoint can be written there'):
             check_writable(folder)
+
+
+CHECKS = [dict(type='mmseg.DataCheckHook'), dict(type='mmseg.RunRecordHook')]
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'default_hooks', 'added'),
+    [
+        (None, None, CHECKS),
+        ([], {}, CHECKS),
+        ([dict(type='mmengine.EMAHook')], dict(timer=dict(type='IterTimerHook')), CHECKS),
+        ([dict(type='EMAThresholdHook')], dict(record=dict(type='RunRecordHook')), CHECKS[:1]),
+        ([dict(type='DataCheckHook', on_overlap='warn')], {}, CHECKS[1:]),
+        ([dict(type='mmseg.DataCheckHook')], dict(record=None), CHECKS[1:]),
+        ([dict(type=DataCheckHook), dict(type='RunRecordHook')], {}, []),
+        ([DataCheckHook(), RunRecordHook()], {}, []),
+    ],
+)
+def test_checks_that_a_config_lacks_are_added(hooks, default_hooks, added):
+    cfg = Config(dict(custom_hooks=hooks, default_hooks=default_hooks))
+    runner_setup.add_checks(cfg)
+    assert (cfg.custom_hooks or []) == added + (hooks or [])
+    assert all(HOOKS.build(hook) for hook in added)
+
+
+def test_a_detector_keeps_its_own_checks():
+    cfg = Config(dict(default_scope='mmdet', custom_hooks=[dict(type='NumClassCheckHook')]))
+    runner_setup.add_checks(cfg)
+    assert cfg.custom_hooks == [dict(type='NumClassCheckHook')]
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_the_tools_check_without_being_told(tool, server, digit_root, unimatch_run, tmp_path):
+    """A child config whose own custom_hooks have taken the place of its base's."""
+    root = tmp_path / 'data'
+    shutil.copytree(digit_root, root)
+    mask = min((root / 'annotations' / ('val' if tool == 'train' else tool)).glob('*.png'))
+    mask.write_bytes(b'')
+    config = write_config(tmp_path / 'config.py', UNIMATCH, root, custom_hooks=[])
+    args = [unimatch_run.checkpoint] if tool == 'test' else []
+    work = ['--work-dir', tmp_path / 'work']
+    output = server.run(TOOLS / f'{tool}.py', config, *args, *work, code=1).output
+    assert re.search(
+        rf'^error: .*1 of \d+ masks can not be read: .*{mask.name}', output, re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize('name', ['iter_2.pth', 'epoch_1.pth', 'best_mIoU_iter_6.pth'])
+def test_a_new_run_does_not_mix_with_an_earlier_one(name, tmp_path):
+    (tmp_path / 'weights.pth').touch()
+    refuse_used(str(tmp_path))
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf'has checkpoints of an earlier run \({name}\): go on'):
+        refuse_used(str(tmp_path))

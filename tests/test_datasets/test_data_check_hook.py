@@ -3,13 +3,15 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, loops
 from mmseg.registry import DATASETS, HOOKS
+from tool_runs import TOOLS
 from torch import nn
 from torch.utils.data import DataLoader
 
 import mmseg_semi.engine.hooks.data_check_hook as module
 from mmseg_semi.datasets import DataError, SemiSampler, semi_collate
+from mmseg_semi.utils.safe_checkpoints import CheckpointError
 
 
 class Head(nn.Module):
@@ -257,3 +259,65 @@ def test_a_forgotten_collate_function_is_named(runner):
     )
     with pytest.raises(ValueError, match="pseudo_collate.*type='semi_collate'"):
         check(runner)
+
+
+# ------------------------------------------------------------------- classes of a checkpoint
+TRAINED = ('background', 'leaf', 'disease')
+
+
+def load(classes, given, loop='test', resume=False):
+    """Load a checkpoint of some classes for data of other ones."""
+    model = nn.Linear(1, 1)
+    kinds = dict(train=IterBasedTrainLoop, val=loops.ValLoop, test=loops.TestLoop)
+    built = BaseLoop.__new__(kinds[loop])
+    built.dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=given)))
+    built_loops = {f'_{name}_loop': built if name == loop else None for name in kinds}
+    runner = SimpleNamespace(model=model, _resume=resume, **built_loops)
+    meta = {} if classes is None else dict(meta=dict(dataset_meta=dict(classes=classes)))
+    checkpoint = dict(state_dict=model.state_dict(), **meta)
+    HOOKS.build(dict(type='DataCheckHook')).after_load_checkpoint(runner, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ('given', 'difference'),
+    [
+        (('background', 'disease', 'leaf'), "class 1 is 'leaf' in the checkpoint and 'disease' t"),
+        (('background', 'leaf'), "class 2 is 'disease' in the checkpoint and missing there"),
+        ((*TRAINED, 'soil'), "class 3 is missing in the checkpoint and 'soil' there"),
+    ],
+)
+@pytest.mark.parametrize(('loop', 'resume'), [('test', False), ('val', False), ('train', True)])
+def test_a_checkpoint_of_other_classes_is_refused(loop, resume, given, difference):
+    with pytest.raises(CheckpointError) as caught:
+        load(TRAINED, given, loop, resume)
+    assert f'{loop}_dataloader.dataset has in its metainfo: {difference}' in str(caught.value)
+
+
+def test_training_may_begin_with_a_checkpoint_of_other_classes(warnings_logged):
+    load(TRAINED, ('background', 'disease', 'leaf'), 'train')
+    assert len(warnings_logged) == 1
+    assert "class 1 is 'leaf' in the checkpoint and 'disease' there" in warnings_logged[0]
+
+
+@pytest.mark.parametrize('loop', ['test', 'val', 'train'])
+def test_the_same_classes_pass_and_unknown_ones(loop, warnings_logged):
+    for classes in (list(TRAINED), ('Background', 'LEAF', 'disease'), None):
+        load(classes, TRAINED, loop, resume=True)
+        load(TRAINED, classes, loop, resume=True)
+        load(classes, TRAINED, loop)
+    assert warnings_logged == []
+
+
+@pytest.mark.parametrize('tool', ['test', 'resume'])
+def test_the_tools_refuse_a_checkpoint_of_other_classes(tool, server, unimatch_run, tmp_path):
+    part = 'train_dataloader.dataset.labeled' if tool == 'resume' else 'test_dataloader.dataset'
+    names = '[background,one,zero,two,three,four]'
+    options = ['--cfg-options', f'{part}.metainfo.classes={names}', '--work-dir', tmp_path]
+    if tool == 'test':
+        command = [TOOLS / 'test.py', unimatch_run.config, unimatch_run.checkpoint]
+    else:
+        resumed = unimatch_run.work_dir / 'iter_6.pth'
+        command = [TOOLS / 'train.py', unimatch_run.config, '--resume', resumed]
+    output = server.run(*command, *options, code=1).output
+    assert 'error: the checkpoint was trained for other classes' in output
+    assert "class 1 is 'zero' in the checkpoint and 'one' there" in output

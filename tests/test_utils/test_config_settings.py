@@ -130,3 +130,24 @@ def test_without_unknown_pixels_the_weighted_loss_is_torchs():
     wanted = torch.nn.functional.cross_entropy(logits, target, weight=torch.tensor(weights))
     loss = CrossEntropyLoss(class_weight=weights)(logits, target, ignore_index=255)
     torch.testing.assert_close(loss, wanted)
+
+
+@pytest.mark.parametrize('name', ['ck_{}.pth', 'iter_1.pth', 'a/iter_{}.pth', 'iter_{n}.pth', 7])
+@pytest.mark.parametrize('key', ['default_hooks.checkpoint', 'default_hooks.other'])
+def test_checkpoints_that_would_not_be_found_again_are_refused(key, name):
+    hooks = {key: dict(type='CheckpointHook', filename_tmpl=name)}
+    message = f'{key}.filename_tmpl is {name!r}, but --resume looks for iter_N.pth and epoch_N.pth'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_config(CUSTOM, hooks)
+
+
+@pytest.mark.parametrize('name', ['iter_{}.pth', 'epoch_{:05d}.pth', None])
+def test_checkpoints_that_would_be_found_again_pass(name):
+    options = {'default_hooks.checkpoint.filename_tmpl': name}
+    assert load_config(CUSTOM, options).default_hooks.checkpoint.filename_tmpl == name
+
+
+def test_names_of_checkpoints_in_custom_hooks_are_looked_at():
+    hook = dict(type='CheckpointHook', filename_tmpl='{}.pth')
+    with pytest.raises(ValueError, match=r"^custom_hooks\[0\]\.filename_tmpl is '{}.pth'"):
+        load_config(CUSTOM, dict(custom_hooks=[hook]))

@@ -34,6 +34,8 @@ from mmseg.utils import io as mmseg_io
 from tool_runs import CONFIGS, SUPERVISED, TOOLS
 
 from mmseg_semi.detection import load_detections
+from mmseg_semi.utils import safe_roads
+from mmseg_semi.utils.safe_roads import downloaded_path
 
 # Where the packages unpickle: file and call, and what keeps it from running a program.
 KNOWN = {
@@ -165,21 +167,38 @@ def test_checkpoints_at_addresses(way, name, address, monkeypatch, tmp_path):
             load_checkpoint(torch.nn.Linear(1, 1), url)
         else:
             BaseModule(dict(type='Pretrained', checkpoint=url)).init_weights()
-    assert (tmp_path / 'hub' / 'checkpoints' / name).is_file()  # it had been fetched
+    assert downloaded_path(url).is_file()  # it had been fetched
 
 
 def test_a_sound_checkpoint_at_an_address_is_loaded_and_kept(
     hostile, address, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    said: list[str] = []
+    monkeypatch.setattr(safe_roads, 'print_log', lambda text, **_: said.append(text))
     torch.save(dict(weight=torch.ones(2)), hostile / 'sound.pth')
     url = f'{address}/sound.pth?version=2'
     for _ in range(2):  # the second time from the copy
         content = CheckpointLoader.load_checkpoint(url)
         torch.testing.assert_close(content['weight'], torch.ones(2))
         (hostile / 'sound.pth').unlink(missing_ok=True)
+    copy = tmp_path / 'hub/checkpoints' / downloaded_path(url).name
+    assert said == [f'downloading {url} to {copy}', f'{url} is read from its copy {copy}']
     with pytest.raises(ValueError, match=f'{address}/none.pth cannot be downloaded .*not found'):
         CheckpointLoader.load_checkpoint(f'{address}/none.pth')
+
+
+def test_addresses_that_end_in_the_same_name_are_different_files(
+    hostile, address, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    urls = [f'{address}/{end}' for end in ('a/iter_2.pth', 'b/iter_2.pth', 'b/iter_2.pth?v=2')]
+    for number, url in enumerate(urls):
+        path = hostile / url.removeprefix(address).strip('/').split('?')[0]
+        path.parent.mkdir(exist_ok=True)
+        torch.save(dict(weight=torch.tensor(number)), path)
+        assert CheckpointLoader.load_checkpoint(url)['weight'].item() == number
+    assert [CheckpointLoader.load_checkpoint(url)['weight'].item() for url in urls] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

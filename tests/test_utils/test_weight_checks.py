@@ -21,6 +21,9 @@ from mmseg_semi.utils.weight_checks import (
     wrong_shapes,
 )
 
+# The name of a copy: a hash of the whole address, and the address's own name.
+COPY = 'c8ce12c58df9-resnet50_v1c-2cccc1ad.pth'
+
 
 class Plain(nn.Module):
     """A segmentor by the names of its parts."""
@@ -167,11 +170,11 @@ def test_weights_that_cannot_be_downloaded_are_named_with_what_to_do(offline):
     assert str(caught.value) == (
         f"model.segmentor.pretrained='open-mmlab://resnet50_v1c': {address} cannot be downloaded "
         '(Name or service not known): download it elsewhere and put it at '
-        f'{offline / "resnet50_v1c-2cccc1ad.pth"}; or set the key to a local file, or to None to '
+        f'{offline / COPY}; or set the key to a local file, or to None to '
         'start from scratch.'
     )
     offline.mkdir(exist_ok=True)
-    torch.save(dict(a=torch.zeros(1)), offline / 'resnet50_v1c-2cccc1ad.pth')
+    torch.save(dict(a=torch.zeros(1)), offline / COPY)
     check_pretrained(config(RESNET, pretrained='open-mmlab://resnet50_v1c'))
     init = dict(type='Pretrained', checkpoint='open-mmlab://resnet50_v1x')
     with pytest.raises(FileNotFoundError, match="checkpoint='open-mm.*has the name 'resnet50_v1x'"):

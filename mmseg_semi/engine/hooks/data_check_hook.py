@@ -24,7 +24,8 @@ from mmseg_semi.datasets.part_checks import Part, check_parts
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.errors import DataError
-from mmseg_semi.utils.weight_checks import check_checkpoint
+from mmseg_semi.utils.safe_checkpoints import CheckpointError
+from mmseg_semi.utils.weight_checks import check_checkpoint, other_class, trained_classes
 
 
 @HOOKS.register_module()
@@ -37,8 +38,8 @@ class DataCheckHook(Hook):
     is among the labeled or unlabeled ones (see ``check_overlap``). Then one line says what is
     trained on. Before validation and test, ``CheckAnnotations`` in their pipelines is told the
     number of classes; before a test its files are looked at. A checkpoint that does not fit the
-    network is refused. Plain supervised training has fewer things to check and works with this
-    hook too.
+    network, or has other classes, is refused. Plain supervised training has fewer things to check
+    and works with this hook too.
 
     Args:
         on_overlap: What validation or test images among those that are trained on are: ``'raise'``
@@ -50,10 +51,18 @@ class DataCheckHook(Hook):
         self.on_overlap = on_overlap
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that mmengine would load in part, see ``check_checkpoint``."""
+        """Refuse weights that mmengine would load in part, and those of other classes.
+
+        A run that begins with them (``load_from``) may have other classes, with a warning.
+
+        Raises:
+            ValueError: See ``check_checkpoint``.
+            CheckpointError: The classes of the checkpoint are not those of the data.
+        """
         wrapped = is_model_wrapper(runner.model) or isinstance(runner.model, BaseTTAModel)
         model = runner.model.module if wrapped else runner.model
         check_checkpoint(model, checkpoint, isinstance(runner._train_loop, BaseLoop))
+        _check_trained_classes(runner, checkpoint)
 
     def before_train(self, runner: Any) -> None:
         """Check everything once.
@@ -111,6 +120,28 @@ class DataCheckHook(Hook):
         _verify_heldout(dataset, key)
         on_main_rank(lambda: _report(check_parts([Part(key, dataset, 'test')])))
         fill_num_classes(dataset, key)
+
+
+def _check_trained_classes(runner: Any, checkpoint: Mapping[str, Any]) -> None:
+    loops = ((name, getattr(runner, f'_{name}_loop', None)) for name in ('train', 'test', 'val'))
+    name, loop = next((pair for pair in loops if isinstance(pair[1], BaseLoop)), ('', None))
+    given = getattr(loop and loop.dataloader.dataset, 'metainfo', {}).get('classes')
+    trained = trained_classes(checkpoint)
+    difference = other_class(trained, given) if trained and given else None
+    if difference is None:
+        return
+    text = (
+        f'the checkpoint was trained for other classes than {name}_dataloader.dataset has in its '
+        f'metainfo: {difference}'
+    )
+    if name == 'train' and not runner._resume:
+        text += ', so its classifier begins with weights of other classes, or anew'
+        print_log(text, logger='current', level=logging.WARNING)
+    else:
+        raise CheckpointError(
+            f'{text}. Give the config that it was trained with (metainfo.classes, in the same '
+            'order), or another checkpoint.'
+        )
 
 
 def _heldout_dataset(runner: Any, name: str) -> Any | None:
