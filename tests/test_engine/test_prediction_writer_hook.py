@@ -13,6 +13,7 @@ from tool_runs import TOOLS
 
 from mmseg_semi.apis.test import without_masks
 from mmseg_semi.engine.hooks.prediction_writer_hook import (
+    PredictionWriterHook,
     inside_folder,
     output_names,
     write_label_map,
@@ -26,6 +27,38 @@ def names(*paths: str, roots: tuple[str, ...] = ('/data/images',)) -> list[str]:
 def test_folders_and_twins_have_names_of_their_own():
     paths = [f'/data/images/{n}' for n in ('a/x.jpg', 'b/x.jpg', 'c.jpg', 'c.png', 'd.e.tif')]
     assert names(*paths) == ['a/x.png', 'b/x.png', 'c.jpg.png', 'c.png.png', 'd.e.png']
+
+
+@pytest.mark.parametrize(
+    ('images', 'wanted'),
+    [
+        (('b.jpg', 'b.png', 'b.jpg.png'), ['b.jpg.png', 'b.png.png', 'b.jpg.png.png']),
+        (('b.jpg.png', 'b.png', 'b.jpg'), ['b.jpg.png.png', 'b.png.png', 'b.jpg.png']),
+        (('a/b.jpg.png', 'b.jpg', 'b.png'), ['a/b.jpg.png', 'b.jpg.png', 'b.png.png']),
+        (('b.jpg', 'b.jpg.jpg'), ['b.png', 'b.jpg.png']),
+        (
+            ('b.jpg', 'b.tif', 'b.jpg.jpg', 'b.jpg.jpg.jpg'),
+            ['b.jpg.png', 'b.tif.png', 'b.jpg.jpg.png', 'b.jpg.jpg.jpg.png'],
+        ),
+        (('b.jpg', 'b.png/x.jpg'), ['b.jpg.png', 'b.png/x.png']),
+        (('b.jpg', 'b.png/a/x.jpg'), ['b.jpg.png', 'b.png/a/x.png']),
+        (('a/../b.jpg', 'b.jpg', 'b.tif'), ['b.jpg.png', 'b.jpg.png', 'b.tif.png']),
+    ],
+)
+def test_a_longer_name_is_not_that_of_another_image(images, wanted):
+    assert names(*(f'/data/images/{image}' for image in images)) == wanted
+
+
+@pytest.mark.parametrize(
+    'paths',
+    [
+        ('/data/images/x/y.jpg', '/x/y.jpg'),
+        ('/data/images/b.jpg', '/data/images/b.png/x.jpg', '/data/images/b.jpg.png/x.jpg'),
+    ],
+)
+def test_images_that_can_not_have_files_of_their_own_are_refused(paths):
+    with pytest.raises(ValueError, match=f'the predictions of .*{paths[0]}.* the same file, or'):
+        names(*paths)
 
 
 def test_images_elsewhere_keep_their_whole_path():
@@ -70,6 +103,19 @@ def test_no_transform_of_masks_is_left():
     assert without_masks([load, several]) == [load, {**several, 'transforms': [flips, [pack]]}]
 
 
+def test_pictures_and_label_maps_have_places_of_their_own(tmp_path):
+    for out, shown in (('a', 'a'), ('a', 'link'), ('.', 'teacher')):
+        if shown == 'link':
+            (tmp_path / 'link').symlink_to(tmp_path / 'a')
+        hook = PredictionWriterHook(str(tmp_path / out), str(tmp_path / shown))
+        hook.names = {'/data/x.jpg': 'x.png'}
+        with pytest.raises(ValueError, match=r'--out and --show-dir would both write .*x\.png: na'):
+            hook._check_places()
+    hook = PredictionWriterHook(str(tmp_path / 'a'), str(tmp_path / 'b'))
+    hook.names = {'/data/x.jpg': 'x.png'}
+    hook._check_places()
+
+
 # ------------------------------------------------------------------------------- the tool
 @pytest.fixture(scope='module')
 def folder(digit_root, tmp_path_factory) -> Path:
@@ -112,15 +158,16 @@ def test_masks_are_never_overwritten(option, server, ema_run, digit_root, tmp_pa
     assert {path: path.read_bytes() for path in data.rglob('*.png')} == before
 
 
-def test_images_that_differ_in_the_suffix_are_both_predicted(server, folder, ema_run, tmp_path):
+def test_images_that_differ_in_the_suffix_are_all_predicted(server, folder, ema_run, tmp_path):
     images = tmp_path / 'images'
     images.mkdir()
-    shutil.copy(folder / 'y.png', images / 'y.png')
-    cv2.imwrite(str(images / 'y.jpg'), cv2.imread(str(folder / 'y.png')))
-    args = ['--images', images, '--out', tmp_path / 'out', '--work-dir', tmp_path]
-    server.run(TOOLS / 'test.py', ema_run.config, ema_run.checkpoint, *args)
-    found = sorted(path.name for path in (tmp_path / 'out').iterdir())
-    assert found == ['y.jpg.png', 'y.png.png']
+    for name in ('y.png', 'y.jpg', 'y.jpg.png', 'y.jpg.part0.png', 'z.part0.png', 'z.png'):
+        cv2.imwrite(str(images / name), cv2.imread(str(folder / 'y.png')))
+    out = ['--out', tmp_path / 'out', '--show-dir', tmp_path / 'shown', '--work-dir', tmp_path]
+    server.run(TOOLS / 'test.py', ema_run.config, ema_run.checkpoint, '--images', images, *out)
+    wanted = ['y.jpg.part0.png', 'y.jpg.png', 'y.jpg.png.png', 'y.png.png', 'z.part0.png', 'z.png']
+    for written in ('out', 'shown'):
+        assert sorted(path.name for path in (tmp_path / written).iterdir()) == wanted
 
 
 @pytest.mark.parametrize('tta', [False, True])

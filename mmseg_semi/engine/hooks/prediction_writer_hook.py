@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections import Counter
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import mmcv
 import numpy as np
@@ -28,7 +28,7 @@ class PredictionWriterHook(Hook):
     """Write what a test predicts; ``tools/test.py --out`` and ``--show-dir``.
 
     ``images/a/b.jpg`` becomes ``a/b.png``, where ``images`` is the image folder of the data set;
-    images of one folder that differ in the suffix only keep it (``b.jpg.png``). With
+    images of one folder that would have the same file keep their suffix (``b.jpg.png``). With
     ``predict_with='both'`` the teacher's are in the folder ``teacher``. A label map has the class
     numbers in 8 bits (16 from 256 classes on), with the numbers of the masks: one more where
     ``reduce_zero_label`` is set.
@@ -77,16 +77,18 @@ class PredictionWriterHook(Hook):
                 f'where those of {len(inside)} images would be, the first {inside[0]}: predict '
                 'with one network at a time.'
             )
-        self._refuse_data()
+        self._check_places()
 
-    def _refuse_data(self) -> None:
+    def _check_places(self) -> None:
         images = {os.path.realpath(path) for path in self.names}
         of_data = tuple(f'{folder}{os.sep}' for folder in self.data_folders)
-        folders = [self.show_dir] if self.show_dir is not None else []
+        names = dict.fromkeys(self.names.values())
+        shown = [] if self.show_dir is None else [os.path.join(self.show_dir, n) for n in names]
+        maps = []
         if self.out_dir is not None:
-            folders += [os.path.join(self.out_dir, part) for part in PREDICTIONS.values()]
-        for folder, name in itertools.product(folders, self.names.values()):
-            path = os.path.join(folder, name)
+            folders = [os.path.join(self.out_dir, part) for part in PREDICTIONS.values()]
+            maps = [os.path.join(*pair) for pair in itertools.product(folders, names)]
+        for path in [*shown, *maps]:
             there = os.path.realpath(path)
             if there in images or (there.startswith(of_data) and os.path.lexists(there)):
                 what = 'an image that is predicted' if there in images else 'an image or mask'
@@ -94,6 +96,12 @@ class PredictionWriterHook(Hook):
                     f'{path} would be written in the place of {what} of the data: name another '
                     'folder with --out or --show-dir.'
                 )
+        both = {os.path.realpath(path) for path in shown} & {os.path.realpath(p) for p in maps}
+        if both:
+            raise ValueError(
+                f'--out and --show-dir would both write {min(both)}: name two folders, so that '
+                'label maps and pictures do not take the place of each other.'
+            )
 
     def after_test_iter(
         self,
@@ -115,12 +123,10 @@ class PredictionWriterHook(Hook):
 
     def _draw(self, runner: Any, sample: Any, path: Path) -> None:
         image = mmcv.imread(sample.img_path, channel_order='rgb')
-        part = path.with_name(f'{path.stem}.part{get_rank()}.png')
-        try:
-            runner.visualizer.add_datasample('', image, data_sample=sample, out_file=str(part))
+        with tempfile.TemporaryDirectory(prefix='.part', dir=path.parent) as folder:
+            part = os.path.join(folder, path.name)
+            runner.visualizer.add_datasample('', image, data_sample=sample, out_file=part)
             os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def data_folders(node: Any) -> Iterator[str]:
@@ -144,20 +150,55 @@ def output_names(paths: Iterable[str], roots: Sequence[str]) -> dict[str, str]:
 
     Returns:
         ``{path: name}``, names ending in ``.png``.
+
+    Raises:
+        ValueError: Two images can not have files of their own.
     """
     folders = [os.path.abspath(root) for root in roots if root]
     root = os.path.commonpath(folders) if folders else os.path.abspath('')
-    plain = {}
+    plain: dict[str, str] = {}
+    images: dict[str, str] = {}
     for path in dict.fromkeys(paths):
         whole = os.path.abspath(path)
         inside = os.path.commonpath([root, whole]) == root
-        plain[path] = os.path.relpath(whole, root) if inside else whole.lstrip(os.sep)
-    stems = Counter(os.path.splitext(name)[0] for name in plain.values())
-    names = {}
-    for path, name in plain.items():
-        stem = os.path.splitext(name)[0]
-        names[path] = (name if stems[stem] > 1 else stem).replace(os.sep, '/') + '.png'
-    return names
+        name = os.path.relpath(whole, root) if inside else whole.lstrip(os.sep)
+        plain[path] = name.replace(os.sep, '/')
+        if images.setdefault(plain[path], whole) != whole:
+            _refuse_clash(whole, images[plain[path]])
+    names = {name: f'{os.path.splitext(name)[0]}.png' for name in images}
+    clashing = _clashes(names)
+    while clashing:  # the longer name may be that of another image: b.jpg.png
+        longer = {name: f'{name}.png' for name in clashing}
+        if longer.items() <= names.items():
+            first, second = next(iter(clashing.items()))
+            _refuse_clash(images[first], images[second])
+        names.update(longer)
+        clashing = _clashes(names)
+    return {path: names[name] for path, name in plain.items()}
+
+
+def _clashes(names: Mapping[str, str]) -> dict[str, str]:
+    """Images whose file is that of another one, or a folder of its file, with that other one."""
+    owners: dict[str, str] = {}
+    found = {}
+    for image, name in names.items():
+        other = owners.setdefault(name, image)
+        if other != image:
+            found.update({image: other, other: image})
+    for image, name in names.items():
+        folder = os.path.dirname(name)
+        while folder:
+            if folder in owners:
+                found[owners[folder]] = image
+            folder = os.path.dirname(folder)
+    return found
+
+
+def _refuse_clash(first: str, second: str) -> NoReturn:
+    raise ValueError(
+        f'the predictions of {first} and {second} would be the same file, or one a folder of the '
+        'other: rename one of the two images, or predict them in two runs.'
+    )
 
 
 def inside_folder(folder: str, name: str) -> Path:
