@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, get_args
 
+from torch import nn
+
 from mmseg_semi.errors import hint
 
 
@@ -254,8 +256,8 @@ def passes_on_to_bases(kind: type[Any]) -> bool:
         except (OSError, TypeError):
             return False
         rest = f'**{named[0]}'
-        if source.count(named[0]) == 1:  # taken and thrown away
-            return True
+        if source.count(named[0]) == 1:  # taken and thrown away; configs of heads rely on that
+            return not issubclass(kind, nn.Module)
         calls = source.split('super(')[1:]
         if not any('.__init__(' in call and rest in call.split(').', 1)[-1] for call in calls):
             return False

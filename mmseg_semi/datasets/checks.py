@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -15,10 +14,10 @@ from mmseg_semi.errors import name_some
 from mmseg_semi.files import is_local
 
 from .dataset_tree import data_infos, leaf_datasets
+from .file_digests import middle_digest, whole_digest
 from .file_records import MaskRecord, ThumbnailRecord, look_at, read_mask
 from .mask_checks import Findings
 
-_SAMPLE = 16384
 _SIDE, _LEAST_CORRELATION, _MOST_LEVELS, _LEAST_CONTRAST = 12, 0.98, 6.0, 3.0  # of thumbnails
 _ROWS = 1024  # of a table of correlations that are computed at once
 
@@ -52,7 +51,7 @@ def find_copies(paths: Iterable[str], others: Iterable[str]) -> dict[str, str]:
                 ours.append(path)
     theirs = [path for several in by_size.values() for path in several]
     # Each step compares more of the files and has fewer of them to compare.
-    for key in (_middle_digest, _digest):
+    for key in (middle_digest, whole_digest):
         pairs = _equal_groups(ours, theirs, key)
         ours = sorted({path for mine, _ in pairs for path in mine})
         theirs = sorted({path for _, other in pairs for path in other})
@@ -196,18 +195,3 @@ def _equal_groups(
         for path in paths:
             groups[key(path)][i].append(path)
     return [group for group in groups.values() if all(group)]
-
-
-def _middle_digest(path: str) -> tuple[int, bytes]:
-    size = os.path.getsize(path)
-    with open(path, 'rb') as file:
-        file.seek(max(size - _SAMPLE, 0) // 2)
-        return size, hashlib.blake2b(file.read(_SAMPLE)).digest()
-
-
-def _digest(path: str) -> bytes:
-    digest = hashlib.blake2b()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()

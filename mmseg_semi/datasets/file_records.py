@@ -20,7 +20,7 @@ from mmseg_semi.files import write_file
 
 from .image_files import SIDEWAYS, orientation_of, unreadable_reason
 
-_FORMAT = 1  # of the records; those of another one are not read
+_FORMAT = 2  # of the records; those of another one are not read
 _CHUNK, _MOST_VALUES, _MOST_RECORDS = 256, 1000, 1_000_000
 _SAY_AFTER = 20.0  # seconds between two lines of progress
 
@@ -52,6 +52,8 @@ class MaskRecord(NamedTuple):
         pages: Images in the file.
         values: Each value with its number of pixels, the smallest values of very many; none for
             several channels.
+        lossy: Name of a format that changes values when it is written, '' for others.
+        palette: Each value with its color, 0xRRGGBB; none without a palette.
     """
 
     reason: str | None
@@ -60,6 +62,8 @@ class MaskRecord(NamedTuple):
     channels: int = 1
     pages: int = 1
     values: Sequence[Any] = ()
+    lossy: str = ''
+    palette: Sequence[Any] = ()
 
 
 class ThumbnailRecord(NamedTuple):
@@ -108,17 +112,40 @@ def read_mask(path: str) -> MaskRecord:
         return MaskRecord(reason)
     try:
         with Image.open(path) as image:
-            pages = getattr(image, 'n_frames', 1)
+            pages, lossy = getattr(image, 'n_frames', 1), _lossy_format(image, path)
             if image.mode in ('L', 'P') and pages == 1:
                 counts = enumerate(image.histogram())
                 pairs = [[value, count] for value, count in counts if count]
-                return MaskRecord(None, *image.size, values=pairs)
+                colors = _colors(image, [value for value, _ in pairs])
+                return MaskRecord(None, *image.size, values=pairs, lossy=lossy, palette=colors)
             mask = np.asarray(image)
     except Exception as error:  # every decoder has errors of its own
         return MaskRecord(f'{type(error).__name__}: {error}')
     channels = 1 if mask.ndim == 2 else mask.shape[2]
     values: Sequence[Any] = _count_values(mask) if channels == 1 else ()
-    return MaskRecord(None, mask.shape[1], mask.shape[0], channels, pages, values)
+    return MaskRecord(None, mask.shape[1], mask.shape[0], channels, pages, values, lossy)
+
+
+def _lossy_format(image: Image.Image, path: str) -> str:
+    """The format of an image if it is a lossy one, by its content, else ''."""
+    if image.format in ('JPEG', 'MPO', 'AVIF'):
+        return image.format
+    if image.format == 'TIFF' and 'jpeg' in str(image.info.get('compression')):
+        return 'TIFF with JPEG compression'
+    if image.format == 'WEBP':
+        with open(path, 'rb') as file:
+            return '' if b'VP8L' in file.read(64) else 'lossy WebP'
+    return ''
+
+
+def _colors(image: Image.Image, values: Sequence[int]) -> list[list[int]]:
+    """The colors of values in the palette of an image, if it has one."""
+    colors = (image.getpalette('RGB') or []) if image.mode == 'P' else []
+    return [
+        [value, int.from_bytes(bytes(colors[3 * value : 3 * value + 3]), 'big')]
+        for value in values
+        if 3 * value + 3 <= len(colors)
+    ]
 
 
 def _count_values(mask: np.ndarray) -> list[Any]:

@@ -31,6 +31,8 @@ def read_lists_alike() -> None:
 def load_data_list(dataset: BaseSegDataset) -> list[dict[str, Any]]:
     """List the samples of a dataset of mmseg, those of its list file or all of its folder.
 
+    Of a folder, hidden files and those in hidden folders (``.ipynb_checkpoints``) are left out.
+
     Raises:
         ValueError: A list that is no UTF-8 text or names nothing; no image in the folder.
     """
@@ -38,9 +40,16 @@ def load_data_list(dataset: BaseSegDataset) -> list[dict[str, Any]]:
         return _load_data_list(dataset)
     if dataset.ann_file and os.path.isfile(dataset.ann_file):
         return _listed(dataset)
-    infos = _load_data_list(dataset)
+    folder = dataset.data_prefix.get('img_path') or '.'
+    every = _load_data_list(dataset)
+    infos = [one for one in every if not _is_hidden(one['img_path'], folder)]
+    if len(infos) < len(every):
+        print_log(
+            f'{len(every) - len(infos)} images in hidden folders of {folder} are left out',
+            logger='current',
+            level=logging.WARNING,
+        )
     if not infos:
-        folder = dataset.data_prefix.get('img_path') or '.'
         there = Counter(os.path.splitext(name)[1] for name in _files(folder))
         found = name_some([f'{count} files *{suffix}' for suffix, count in there.most_common()])
         raise ValueError(
@@ -115,6 +124,11 @@ def check_left_out(leaf: Any, key: str) -> None:
     if any(os.path.splitext(n)[0] in masks or n.lower().endswith(lower) for n in others):
         raise ValueError(text)
     print_log(text, logger='current', level=logging.WARNING)
+
+
+def _is_hidden(path: str, folder: str) -> bool:
+    parts = os.path.relpath(path, folder).split(os.sep)
+    return any(part.startswith('.') and part not in ('.', '..') for part in parts)
 
 
 def _stems(folder: str, suffix: str) -> set[str]:

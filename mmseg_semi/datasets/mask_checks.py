@@ -195,6 +195,30 @@ def _zero_advice(coding: Coding) -> str:
     return ', and set reduce_zero_label=False' if coding.reduce_zero_label else ''
 
 
+def check_palettes(key: str, records: Mapping[str, MaskRecord]) -> list[str]:
+    """Say where one value has several colors: one of the masks counts classes in another way.
+
+    Values that a mask does not hold and masks without a palette are not compared.
+
+    Args:
+        key: Config key of the part, for messages.
+        records: The masks of an unwrapped dataset by path.
+    """
+    first: dict[int, tuple[int, str]] = {}
+    found: dict[str, str] = {}
+    for path, record in records.items():
+        for value, color in record.palette:
+            known, other = first.setdefault(value, (color, path))
+            if known != color and path not in found:
+                found[path] = f'{value} is #{known:06x} in {other} and #{color:06x} in {path}'
+    text = (
+        f'{key}: the palettes of {len(found)} of {len(records)} masks disagree with those before: '
+        f'{name_some(list(found.values()), 3)}. The number of a color is its class: give all masks '
+        'one palette, and each color its number in it.'
+    )
+    return [text] if found else []
+
+
 def coding_of(leaf: Any, ignore_index: int | None) -> Coding | None:
     """What the values of an unwrapped dataset's masks mean; None where no classes are known.
 

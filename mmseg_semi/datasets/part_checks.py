@@ -21,7 +21,7 @@ from .file_records import (
     read_mask,
 )
 from .image_files import SIDEWAYS, TURNED_REMEDY, is_turned
-from .mask_checks import Findings, MaskSum, check_values, coding_of
+from .mask_checks import Findings, MaskSum, check_palettes, check_values, coding_of
 from .transforms.check_annotations import CheckAnnotations
 
 _STORED_AS_THEY_ARE = ('unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
@@ -88,8 +88,10 @@ def _check_part(part: Part, out: Findings) -> None:
         checker = _find(leaf, CheckAnnotations)
         coding = coding_of(leaf, getattr(checker, 'ignore_index', None))
         for path, record in found.items():
-            if coding and record.reason is None and record.channels == record.pages == 1:
+            plain = record.reason is None and record.channels == record.pages == 1
+            if coding and plain and not record.lossy:
                 sums.add(path, record, coding)
+        out.errors += check_palettes(part.key, found)
     _check_images(part, images, out)
     _check_masks(part.key, masks, out)
     turned = [path for path in turning if images[path].reason is None and is_turned(path)]
@@ -145,8 +147,17 @@ def _check_masks(key: str, masks: dict[str, MaskRecord], out: Findings) -> None:
             f'{key}: {len(broken)} of {len(masks)} masks can not be read: {name_some(broken)}. '
             'Replace each by a whole single-channel PNG of class numbers.'
         )
+    lossy = [f'{path} ({one.lossy})' for path, one in masks.items() if one.lossy]
+    if lossy:
+        out.errors.append(
+            f'{key}: {len(lossy)} of {len(masks)} masks are in a format that changes class numbers '
+            f'when it is written: {name_some(lossy)}. Save the masks as PNG, from what they were '
+            'made of: what has been lost does not come back.'
+        )
     colored = [
-        f'{path} ({one.channels} channels)' for path, one in masks.items() if one.channels > 1
+        f'{path} ({one.channels} channels)'
+        for path, one in masks.items()
+        if one.channels > 1 and not one.lossy
     ]
     if colored:
         out.errors.append(

@@ -33,6 +33,8 @@ from mmseg_semi.utils.config_settings import check_checkpoint_names, check_setti
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
 _TAKEN_OUT = ('type', 'priority', '_scope_', '_delete_')
+# Their inner transforms are those of albumentations, which no registry knows.
+_OF_ALBUMENTATIONS = ('Albu', 'mmseg.Albu', 'mmdet.Albu')
 _NETWORK_PARTS = (
     *('backbone', 'neck', 'decode_head', 'auxiliary_head'),
     *('rpn_head', 'roi_head', 'bbox_head', 'mask_head'),
@@ -273,7 +275,8 @@ def _transforms(key: str, node: Any, known: ModuleType) -> Found:
             yield from _transforms(f'{key}[{i}]', value, known)
     elif isinstance(node, Mapping) and 'type' in node:
         yield from _typed(key, node, known.TRANSFORMS)
-        yield from _transforms(f'{key}.transforms', node.get('transforms'), known)
+        if node['type'] not in _OF_ALBUMENTATIONS:
+            yield from _transforms(f'{key}.transforms', node.get('transforms'), known)
     elif isinstance(node, Mapping):
         for name, value in node.items():
             yield from _transforms(f'{key}.{name}', value, known)

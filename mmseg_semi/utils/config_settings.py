@@ -17,6 +17,8 @@ from mmseg_semi.utils.safe_checkpoints import number_of
 
 UNKNOWN = 255
 _MODES = ('whole', 'slide')
+# Heads that classify masks; their last class is no object.
+_WITH_NO_OBJECT = ('MaskFormerHead', 'Mask2FormerHead', 'SideAdapterCLIPHead')
 _IOU_NAMES = {
     'mIoU': ('aAcc', 'mIoU', 'mAcc'),
     'mDice': ('aAcc', 'mDice', 'mAcc'),
@@ -135,6 +137,8 @@ def _check_classes(key: str, head: Mapping[str, Any], classes: Sequence[str] | N
 
 def _check_class_weights(key: str, head: Mapping[str, Any]) -> None:
     count = head.get('out_channels') or head.get('num_classes')
+    if count is not None and str(head.get('type')).split('.')[-1] in _WITH_NO_OBJECT:
+        count = head.get('num_classes', count) + 1
     losses = head.get('loss_decode')
     several = isinstance(losses, (list, tuple))
     for i, loss in enumerate(losses if isinstance(losses, (list, tuple)) else [losses]):
@@ -150,7 +154,8 @@ def _check_class_weights(key: str, head: Mapping[str, Any]) -> None:
         if len(weights) != count:
             raise ValueError(
                 f'{name} has {len(weights)} numbers, there are {count} classes: give one for each '
-                f'({UNKNOWN}, unknown, needs none).'
+                f'({UNKNOWN}, unknown, needs none; a head that classifies masks has one more, for '
+                'no object).'
             )
         if not all(math.isfinite(one) and one >= 0 for one in weights) or not any(weights):
             raise ValueError(

@@ -47,7 +47,7 @@ def looked(paths, read=read_mask, kind=MaskRecord):
 
 
 def test_a_file_is_read_once_for_a_size_and_time(masks):
-    expected = [MaskRecord(None, 3, 2, values=[[i, 6]]) for i in range(3)]
+    expected = [MaskRecord(None, 3, 2, values=[[i, 6]], palette=[]) for i in range(3)]
     assert looked(masks) == (expected, masks)
     assert looked(masks) == (expected, [])
     os.utime(masks[1], ns=(0, 10**9))
@@ -85,25 +85,34 @@ def test_a_broken_cache_costs_time_only(masks, change):
         place = data.index(b'[3, 2, 1')
         store.write_bytes(data[:place] + b'{' + data[place + 1 :])
     else:
-        keys = content['keys_1']
+        keys = content['keys_2']
         broken = dict(unsorted=keys[::-1], short=keys[1:], pickle=np.array([{}] * 3))[change]
-        np.savez(store, **{**content, 'keys_1': broken})
+        np.savez(store, **{**content, 'keys_2': broken})
     assert looked(masks) == (first, masks)
     assert looked(masks) == (first, [])
 
 
 @pytest.mark.parametrize(
     'record',
-    ['', '3', '{', '[]', '[3, 2, 1, 1]', '["3", 2, 1, 1, []]', '[3, 2, 1, 1, [1]]', '[' * 9999],
+    [
+        '',
+        '3',
+        '{',
+        '[]',
+        '[3, 2, 1, 1]',
+        '["3", 2, 1, 1, [], "", []]',
+        '[3, 2, 1, 1, [1], "", []]',
+        '[' * 9999,
+    ],
 )
 def test_a_broken_record_is_read_again(masks, record):
     first, _ = looked(masks)
     (store,) = cache_folder().iterdir()
     content = dict(np.load(store))
-    texts = ['[3, 2, 1, 1, [[7, 6]]]', record or '[]', '[3, 2, 1, 1, [[7, 6]]]']
+    texts = ['[3, 2, 1, 1, [[7, 6]], "", []]', record or '[]', '[3, 2, 1, 1, [[7, 6]], "", []]']
     ends = np.cumsum([len(one) for one in texts])
     text = np.frombuffer(''.join(texts).encode(), np.uint8)
-    np.savez(store, **{**content, 'ends_1': ends, 'text_1': text})
+    np.savez(store, **{**content, 'ends_2': ends, 'text_2': text})
     records, seen = looked(masks)
     assert len(seen) == 1  # the others are taken as they stand in the cache
     assert [one.values for one in records].count([[7, 6]]) == 2
@@ -144,7 +153,9 @@ def test_progress_is_told(masks, monkeypatch):
 def test_values_of_masks(tmp_path, image, suffix, expected):
     path = str(tmp_path / f'mask.{suffix}')
     Image.fromarray(image).save(path)
-    assert read_mask(path) == MaskRecord(None, 2, 2, values=expected)
+    found = read_mask(path)
+    assert not found.palette
+    assert found._replace(palette=()) == MaskRecord(None, 2, 2, values=expected)
 
 
 def test_kinds_of_masks(tmp_path):

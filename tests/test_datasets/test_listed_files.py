@@ -156,3 +156,33 @@ def test_masks_beside_or_below_the_images_are_not_left_out(scenes, below, warnin
     config = scenes.labeled(ann_file='', img_suffix='.jpg', data_prefix=prefix)
     assert len(build_labeled(config)) == 5
     assert warnings_logged == []
+
+
+@pytest.mark.parametrize('kind', ['labeled', 'unlabeled', 'val'])
+def test_hidden_folders_are_never_used(scenes, kind, monkeypatch):
+    """Jupyter's copies of what has been opened; the part itself may lie in a hidden folder."""
+    texts = []
+    name = 'mmseg_semi.datasets.listed_files.print_log'
+    monkeypatch.setattr(name, lambda text, **_: texts.append(text))
+    inside = scenes.root / '.data'
+    inside.mkdir()
+    for name in ('images', 'masks', 'unlabeled'):
+        (scenes.root / name).rename(inside / name)
+    scenes.root = inside
+    for name in ('images', 'masks', 'unlabeled'):
+        folder = scenes.root / name / 'a' / '.ipynb_checkpoints'
+        folder.mkdir(parents=True)
+        first = next((scenes.root / name).glob('*.png'))
+        shutil.copy(first, folder / 'l1-checkpoint.png')
+        shutil.copy(first, scenes.root / name / 'a' / 'l9.png')
+        shutil.copy(first, scenes.root / name / '.l1.png')
+    config = dict(unlabeled=scenes.unlabeled, labeled=scenes.labeled, val=scenes.labeled)[kind]
+    dataset = DATASETS.build(config(ann_file=''))
+    dataset.full_init()
+    paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+    assert len(paths) == (8 if kind == 'unlabeled' else 6)
+    assert not any('/.' in os.path.relpath(path, scenes.root) for path in paths)
+    folder = scenes.root / 'images'
+    assert texts == (
+        [] if kind == 'unlabeled' else [f'1 images in hidden folders of {folder} are left out']
+    )

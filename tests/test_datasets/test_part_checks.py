@@ -306,3 +306,72 @@ def test_masks_that_nobody_loads_are_left_alone(scenes):
     (scenes.root / 'masks/l0.png').write_bytes(b'')
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
     assert find(scenes, 'test', pipeline=pipeline) == ([], [])
+
+
+# ---------------------------------------------------------------------- formats and palettes
+@pytest.mark.parametrize('suffix', ['.jpg', '.jpeg', '.png', '.webp', '.tif'])
+@pytest.mark.parametrize('role', ['train', 'val'])
+def test_masks_in_a_lossy_format(scenes, suffix, role):
+    """By content, whatever the suffix says; a flat mask would come back unchanged."""
+    kind, more, name = {
+        '.webp': ('WEBP', {}, 'lossy WebP'),
+        '.tif': ('TIFF', dict(compression='jpeg'), 'TIFF with JPEG compression'),
+    }.get(suffix, ('JPEG', {}, 'JPEG'))
+    for i in range(5):
+        mask = Image.fromarray(np.full((32, 40), i % 3, np.uint8))
+        mask.save(scenes.root / f'masks/l{i}{suffix}', kind, **more)
+    errors, warnings = find(scenes, role, seg_map_suffix=suffix)
+    assert one(errors).startswith(
+        'key: 5 of 5 masks are in a format that changes class numbers when it is written: '
+        f'{scenes.root}/masks/l0{suffix} ({name}), '
+    )
+    assert 'Save the masks as PNG' in errors[0] and warnings == []
+
+
+def palette_mask(scenes, i, colors, values=(0, 1, 2)):
+    mask = Image.fromarray(np.resize(np.array(values, np.uint8), (32, 40)), 'P')
+    mask.putpalette([part for color in colors for part in color])
+    path = scenes.root / f'masks/l{i}.png'
+    mask.save(path)
+    return path
+
+
+BLACK, RED, BLUE, WHITE = (0, 0, 0), (128, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+@pytest.mark.parametrize('role', ['train', 'val'])
+def test_palettes_that_disagree(scenes, role):
+    paths = [palette_mask(scenes, i, [BLACK, RED, BLUE]) for i in range(3)]
+    paths.append(palette_mask(scenes, 3, [BLACK, BLUE, RED]))  # l4 has no palette
+    assert find(scenes, role) == (
+        [
+            'key: the palettes of 1 of 5 masks disagree with those before: 1 is #800000 in '
+            f'{paths[0]} and #0000ff in {paths[3]}. The number of a color is its class: give all '
+            'masks one palette, and each color its number in it.'
+        ],
+        [],
+    )
+
+
+def test_palettes_that_differ_where_no_pixel_is(scenes):
+    for i, colors in enumerate(
+        ([BLACK, RED, BLUE], [BLACK, RED, BLUE, WHITE], [BLACK, RED, BLUE, RED])
+    ):
+        palette_mask(scenes, i, colors)
+    palette_mask(scenes, 3, [BLACK, RED, WHITE], (0, 1))
+    palette_mask(scenes, 4, [WHITE, WHITE, BLUE], (2,))
+    assert find(scenes) == ([], [])
+
+
+def test_palettes_of_joined_datasets_are_their_own(scenes):
+    for i in range(3):
+        palette_mask(scenes, i, [BLACK, RED, BLUE])
+    scenes.split(['l0', 'l1', 'l2'])
+    scenes.split(['l3', 'l4'], 'other.txt')
+    for i in (3, 4):
+        palette_mask(scenes, i, [BLACK, BLUE, RED])
+    joined = dict(
+        type='ConcatDataset', datasets=[scenes.labeled(), scenes.labeled(ann_file='other.txt')]
+    )
+    found = check_parts([Part('key', DATASETS.build(joined), 'train')])
+    assert found.errors == []

@@ -59,6 +59,12 @@ def test_a_semi_supervised_run_is_recorded(unimatch_run, digit_root):
         f'Run: split {code} (8 labeled, 13 unlabeled), effective batch 2 + 2 images '
         '(1 rank x 2 + 2 x accumulation 1), seed 7'
     ]
+    digests = recorded(unimatch_run.checkpoint)['files']
+    assert {part: len(one) for part, one in digests.items()} == {
+        'labeled images': 8 * 8,
+        'labeled masks': 8 * 8,
+        'unlabeled images': 8 * 13,
+    }
     for step in (2, 8):
         assert recorded(unimatch_run.work_dir / f'iter_{step}.pth') == dict(
             split=code,
@@ -71,11 +77,7 @@ def test_a_semi_supervised_run_is_recorded(unimatch_run, digit_root):
             labeled_batch=2,
             unlabeled_batch=2,
             seed=7,
-            labeled_bytes=sum(
-                (digit_root / folder / 'labeled' / f'{name}.png').stat().st_size
-                for name in listed(digit_root)
-                for folder in ('images', 'annotations')
-            ),
+            files=digests,
         )
 
 

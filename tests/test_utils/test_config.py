@@ -1,3 +1,6 @@
+import os
+
+import mmseg
 import pytest
 from tool_runs import CONFIGS, UNIMATCH
 
@@ -113,3 +116,27 @@ def test_paths_of_validation_data_are_checked(digit_root):
     wrong = {**root, 'val_dataloader.dataset.ann_file': 'splits/nope.txt'}
     with pytest.raises(FileNotFoundError, match=r'val_dataloader\.dataset\.ann_file.*nope\.txt'):
         check_data_paths(load_config(str(CONFIGS / UNIMATCH), wrong), ('val',))
+
+
+def test_transforms_of_albumentations_are_not_looked_up():
+    """Their names are those of another library; the arguments of ``Albu`` itself are checked."""
+    inner = [dict(type='OneOf', transforms=[dict(type='Blur', blur_limit=3)], p=0.1)]
+    key = f'{DATASET}.unlabeled.strong.transforms.gray'
+    path = str(CONFIGS / UNIMATCH)
+    albu = dict(type='Albu', transforms=inner, _delete_=True)
+    load_config(path, {key: albu})
+    with pytest.raises(TypeError, match='Albu has no argument .transform.'):
+        load_config(path, {key: dict(albu, transform=[])})
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'maskformer/maskformer_r101-d32_8xb2-160k_ade20k-512x512.py',
+        'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py',
+        'san/san-vit-b16_coco-stuff164k-640x640.py',
+    ],
+)
+def test_mask_classification_of_mmseg_passes(name):
+    pytest.importorskip('mmdet')
+    load_config(os.path.join(os.path.dirname(mmseg.__file__), '.mim', 'configs', name))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 
+import mmseg
 import pytest
 import torch
 from mmengine.config import Config
@@ -108,6 +110,16 @@ def test_a_plain_segmentor_is_looked_at_too():
     key = 'model.decode_head.loss_decode.class_weight'
     with pytest.raises(ValueError, match=f'{key} has 2 numbers, there are 6 classes'):
         load_config(str(CONFIGS / SUPERVISED), {key: [1, 2]})
+
+
+def test_a_head_that_classifies_masks_weighs_no_object_too():
+    path = os.path.join(os.path.dirname(mmseg.__file__), '.mim', 'configs', 'san')
+    path = os.path.join(path, 'san-vit-b16_coco-stuff164k-640x640.py')
+    key = 'model.decode_head.loss_decode.0.class_weight'
+    load_config(path, {key: [1.0] * 172})
+    for count in (171, 173):
+        with pytest.raises(ValueError, match=f'has {count} numbers, there are 172 classes'):
+            load_config(path, {key: [1.0] * count})
 
 
 # ------------------------------------------------------------------------------- class weights

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmseg.registry import HOOKS
 
-from mmseg_semi.datasets.dataset_tree import data_infos, leaf_datasets
+from mmseg_semi.datasets.file_digests import changed_files, digest_parts
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.datasets.splits import PARTS, dataset_names, split_hash
 from mmseg_semi.engine.resuming import SETTINGS_KEY, check_resumed, settings_of
+from mmseg_semi.errors import name_some
 
 RECORD_KEY = 'mmseg_semi'
 _BATCH = ('ranks', 'labeled_per_rank', 'unlabeled_per_rank', 'accumulation')
@@ -36,10 +37,11 @@ class RunRecordHook(Hook):
       and how many of them make one update.
     - ``labeled_batch``, ``unlabeled_batch``: images of one update, the product of these.
     - ``seed``.
-    - ``labeled_bytes``: size of all labeled images and masks; None where they are in no file.
+    - ``files``: digests of the labeled images and masks and of the unlabeled images, see
+      ``digest_parts``; empty on ranks but the main one and without lists of images.
 
     A run that is resumed must have the split of its checkpoint's record, and its model, see
-    ``check_resumed``. Another batch, seed, content of the labeled files or setting is a warning.
+    ``check_resumed``. Another batch, seed, content of the files or setting is a warning.
     ``load_from``, which starts a new run, is not looked at.
     """
 
@@ -70,7 +72,7 @@ class RunRecordHook(Hook):
         """
         self.record, self.settings = make_record(runner), settings_of(runner.cfg)
         if self._loaded is not None and runner.iter > 0:  # 0 after load_from
-            self._compare(self._loaded, self.record)
+            self._compare(runner.train_dataloader.dataset, self._loaded, self.record)
         runner.message_hub.update_info(RECORD_KEY, dict(self.record))
         print_log(record_line(self.record), logger='current')
 
@@ -80,7 +82,7 @@ class RunRecordHook(Hook):
             checkpoint['meta'][RECORD_KEY] = dict(self.record)
             checkpoint['meta'][SETTINGS_KEY] = dict(self.settings)
 
-    def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+    def _compare(self, dataset: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
         hashes = old.get('split'), new['split']
         if None not in hashes and hashes[0] != hashes[1]:
             raise ValueError(
@@ -99,13 +101,7 @@ class RunRecordHook(Hook):
                 'train_dataloader.batch_size, the number of ranks or '
                 'optim_wrapper.accumulative_counts as they were.'
             )
-        sizes = old.get('labeled_bytes'), new['labeled_bytes']
-        if None not in sizes and sizes[0] != sizes[1]:
-            _warn(
-                f'the labeled images and masks of the run to be resumed had {sizes[0]} bytes, now '
-                f'they have {sizes[1]}: files have been changed, and its results will be those of '
-                'neither. Put them back, or start a new run.'
-            )
+        _warn_of_files(dataset, old.get('files') or {}, new['files'])
         seed = new['seed'] if self._configured_seed is None else self._configured_seed
         if old.get('seed') is not None and old['seed'] != seed:
             _warn(
@@ -117,16 +113,9 @@ class RunRecordHook(Hook):
 def make_record(runner: Any) -> dict[str, Any]:
     """Collect the facts about a run that is about to train, see ``RunRecordHook``."""
     loader = runner.train_dataloader
-    labeled, unlabeled = loader.dataset, None
-    if isinstance(loader.dataset, SemiDataset):
-        labeled, unlabeled = loader.dataset.labeled, loader.dataset.unlabeled
-    names: list[Any] = [
-        dataset_names(labeled),
-        [] if unlabeled is None else dataset_names(unlabeled),
-    ]
-    counts = [
-        len(part if known is None else known) for part, known in zip((labeled, unlabeled), names)
-    ]
+    parts = _parts_of(loader.dataset)
+    names = [_names_of(part) for part in parts]
+    counts = [len(part if known is None else known) for part, known in zip(parts, names)]
     ranks, accumulation = get_world_size(), accumulative_counts(runner.optim_wrapper)
     batch = batch_of(loader)
     return dict(
@@ -137,25 +126,41 @@ def make_record(runner: Any) -> dict[str, Any]:
         accumulation=accumulation,
         **{f'{part}_batch': ranks * batch[part] * accumulation for part in PARTS},
         seed=None if runner.seed is None else int(runner.seed),
-        labeled_bytes=_bytes_of(labeled),
+        files=_digests_of(parts, names),
     )
 
 
-def _bytes_of(dataset: Any) -> int | None:
-    """Size of the images and masks of a dataset, None where it is not known."""
-    infos = (info for leaf in leaf_datasets(dataset) for info in data_infos(leaf))
-    try:
-        return (
-            sum(
-                os.path.getsize(info[key])
-                for info in infos
-                for key in ('img_path', 'seg_map_path')
-                if info.get(key)
-            )
-            or None
+def _parts_of(dataset: Any) -> tuple[Any, Any]:
+    """The labeled and the unlabeled dataset, None for none."""
+    semi = isinstance(dataset, SemiDataset)
+    return (dataset.labeled, dataset.unlabeled) if semi else (dataset, None)
+
+
+def _names_of(part: Any) -> list[str] | None:
+    return [] if part is None else dataset_names(part)
+
+
+def _digests_of(parts: Sequence[Any], names: Sequence[list[str] | None]) -> dict[str, str]:
+    if not is_main_process():  # it writes the checkpoints
+        return {}
+    (labeled, unlabeled), (ours, theirs) = parts, (one or [] for one in names)
+    return digest_parts(labeled, ours, unlabeled, theirs)
+
+
+def _warn_of_files(dataset: Any, old: Mapping[str, str], new: Mapping[str, str]) -> None:
+    labeled, unlabeled = _parts_of(dataset)
+    for part, digest in new.items():
+        before = old.get(part)
+        if not before or not digest or before == digest:
+            continue
+        owner = unlabeled if part.startswith('unlabeled') else labeled
+        key = 'seg_map_path' if part.endswith('masks') else 'img_path'
+        files = changed_files(before, digest, owner, _names_of(owner) or [], key)
+        which = f' ({len(files)} of them: {name_some(files)})' if files else ''
+        _warn(
+            f'{part} of the run to be resumed have been changed since{which}, and its results '
+            'will be those of neither. Put them back, or start a new run.'
         )
-    except OSError:  # not in files of this machine, or not there
-        return None
 
 
 def batch_of(loader: Any) -> dict[str, int]:
