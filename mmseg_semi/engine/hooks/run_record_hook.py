@@ -119,7 +119,7 @@ def make_record(runner: Any) -> dict[str, Any]:
     ranks, accumulation = get_world_size(), accumulative_counts(runner.optim_wrapper)
     batch = batch_of(loader)
     return dict(
-        split=None if None in names else split_hash(*names),
+        split=None if None in names else split_hash(*(known or [] for known in names)),
         **dict(zip(PARTS, counts)),
         ranks=ranks,
         **{f'{part}_per_rank': batch[part] for part in PARTS},
