@@ -101,15 +101,15 @@ def trained_classes(checkpoint: Mapping[str, Any]) -> list[str] | None:
     return None if names is None else [str(name) for name in names]
 
 
-def other_class(trained: Sequence[str], given: Sequence[str]) -> str | None:
+def other_class(first: Sequence[str], second: Sequence[str]) -> str | None:
     """The first difference of two lists of classes, as text; None where they are the same.
 
     Upper and lower case are not told apart.
     """
-    for number, (old, new) in enumerate(itertools.zip_longest(trained, given)):
-        if old is None or new is None or old.casefold() != str(new).casefold():
-            old, new = ('missing' if name is None else repr(name) for name in (old, new))
-            return f'class {number} is {old} in the checkpoint and {new} there'
+    for number, names in enumerate(itertools.zip_longest(first, second)):
+        if None in names or str(names[0]).casefold() != str(names[1]).casefold():
+            old, new = ('missing' if name is None else repr(name) for name in names)
+            return f'class {number} is {old} in the first and {new} in the second'
     return None
 
 

@@ -154,6 +154,20 @@ def test_classes_of_the_validation_data(runner, val):
         check(runner)
 
 
+@pytest.mark.parametrize('part', ['val', 'test'])
+def test_the_same_classes_in_another_order_are_refused(runner, val, part):
+    classes = DATASETS.build(val).metainfo['classes']
+    swapped = {**val, 'metainfo': dict(classes=(classes[0], classes[2], classes[1]))}
+    runner._val_dataloader = None
+    setattr(runner, f'_{part}_dataloader', dict(dataset=swapped))
+    message = (
+        rf'labeled\.metainfo are not those of {part}_dataloader\.dataset\.metainfo: class 1 is '
+        rf"'{classes[1]}' in the first and '{classes[2]}' in the second"
+    )
+    with pytest.raises(ValueError, match=message):
+        check(runner)
+
+
 def test_plain_supervised_training(runner, scenes, monkeypatch):
     texts = []
     monkeypatch.setattr(module, 'print_log', lambda text, **_: texts.append(text))
@@ -281,22 +295,22 @@ def load(classes, given, loop='test', resume=False):
 @pytest.mark.parametrize(
     ('given', 'difference'),
     [
-        (('background', 'disease', 'leaf'), "class 1 is 'leaf' in the checkpoint and 'disease' t"),
-        (('background', 'leaf'), "class 2 is 'disease' in the checkpoint and missing there"),
-        ((*TRAINED, 'soil'), "class 3 is missing in the checkpoint and 'soil' there"),
+        (('background', 'disease', 'leaf'), "class 1 is 'leaf' in the first and 'disease' in"),
+        (('background', 'leaf'), "class 2 is 'disease' in the first and missing in the second"),
+        ((*TRAINED, 'soil'), "class 3 is missing in the first and 'soil' in the second"),
     ],
 )
 @pytest.mark.parametrize(('loop', 'resume'), [('test', False), ('val', False), ('train', True)])
 def test_a_checkpoint_of_other_classes_is_refused(loop, resume, given, difference):
     with pytest.raises(CheckpointError) as caught:
         load(TRAINED, given, loop, resume)
-    assert f'{loop}_dataloader.dataset has in its metainfo: {difference}' in str(caught.value)
+    assert f'not those of {loop}_dataloader.dataset.metainfo: {difference}' in str(caught.value)
 
 
 def test_training_may_begin_with_a_checkpoint_of_other_classes(warnings_logged):
     load(TRAINED, ('background', 'disease', 'leaf'), 'train')
     assert len(warnings_logged) == 1
-    assert "class 1 is 'leaf' in the checkpoint and 'disease' there" in warnings_logged[0]
+    assert "class 1 is 'leaf' in the first and 'disease' in the second" in warnings_logged[0]
 
 
 @pytest.mark.parametrize('loop', ['test', 'val', 'train'])
@@ -319,5 +333,5 @@ def test_the_tools_refuse_a_checkpoint_of_other_classes(tool, server, unimatch_r
         resumed = unimatch_run.work_dir / 'iter_6.pth'
         command = [TOOLS / 'train.py', unimatch_run.config, '--resume', resumed]
     output = server.run(*command, *options, code=1).output
-    assert 'error: the checkpoint was trained for other classes' in output
-    assert "class 1 is 'zero' in the checkpoint and 'one' there" in output
+    assert 'error: the classes of the checkpoint are not those of' in output
+    assert "class 1 is 'zero' in the first and 'one' in the second" in output

@@ -32,12 +32,12 @@ from mmseg_semi.utils.weight_checks import check_checkpoint, other_class, traine
 class DataCheckHook(Hook):
     """Refuse data that do not fit each other, the model or the training loop.
 
-    Before training: the loop fits the sampler; the classes of training and validation data are as
-    many as those of the model's heads; all images can be read and all masks fit them and the
-    classes (see ``check_parts``; the main rank looks, all ranks stop); no validation or test image
-    is among the labeled or unlabeled ones (see ``check_overlap``). Then one line says what is
-    trained on. Before validation and test, ``CheckAnnotations`` in their pipelines is told the
-    number of classes; before a test its files are looked at. A checkpoint that does not fit the
+    Before training: the loop fits the sampler; the classes of training and validation data are the
+    same, and as many as those of the model's heads; all images can be read and all masks fit them
+    and the classes (see ``check_parts``; the main rank looks, all ranks stop); no validation or
+    test image is among the labeled or unlabeled ones (see ``check_overlap``). Then one line says
+    what is trained on. Before validation and test, ``CheckAnnotations`` in their pipelines is told
+    the number of classes; before a test its files are looked at. A checkpoint that does not fit the
     network, or has other classes, is refused. Plain supervised training has fewer things to check
     and works with this hook too.
 
@@ -69,7 +69,7 @@ class DataCheckHook(Hook):
 
         Raises:
             ValueError: An epoch-based loop with ``SemiSampler``, which never ends an epoch; numbers
-                of classes that disagree.
+                of classes that disagree, or their names.
             DataError: Validation or test images in the unlabeled part.
         """
         loader = runner.train_dataloader
@@ -88,6 +88,7 @@ class DataCheckHook(Hook):
         for key, dataset in datasets.items():
             fill_num_classes(dataset, key)
             _check_classes(runner.model, dataset, key)
+            _check_same_classes(train_key, datasets[train_key], key, dataset)
         if not semi:
             verify_labeled(loader.dataset, train_key)
         if heldout['val']:
@@ -131,8 +132,8 @@ def _check_trained_classes(runner: Any, checkpoint: Mapping[str, Any]) -> None:
     if difference is None:
         return
     text = (
-        f'the checkpoint was trained for other classes than {name}_dataloader.dataset has in its '
-        f'metainfo: {difference}'
+        f'the classes of the checkpoint are not those of {name}_dataloader.dataset.metainfo: '
+        f'{difference}'
     )
     if name == 'train' and not runner._resume:
         text += ', so its classifier begins with weights of other classes, or anew'
@@ -247,6 +248,16 @@ def _check_classes(model: Any, dataset: Any, key: str) -> None:
                 f'{head_key} is {head.num_classes}, but {key}.metainfo.classes has '
                 f'{len(classes)} names ({names}). Make them agree: one of the two is wrong.'
             )
+
+
+def _check_same_classes(train_key: str, train: Any, key: str, dataset: Any) -> None:
+    first, second = (getattr(one, 'metainfo', {}).get('classes') for one in (train, dataset))
+    difference = other_class(first, second) if first and second else None
+    if difference is not None:
+        raise ValueError(
+            f'the classes of {train_key}.metainfo are not those of {key}.metainfo: {difference}. '
+            'Make them the same names in the same order: masks hold only their numbers.'
+        )
 
 
 def _log_summary(loader: Any) -> None:
