@@ -149,6 +149,10 @@ def _machine_text(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         where = error.filename or 'a file that was being written or read'
         return f'{where}: {_OF_THE_MACHINE[error.errno]}, and run the command again.'
+    if isinstance(error, RuntimeError) and 'inline_container' in str(error):  # torch's writer
+        for number, remedy in _OF_THE_MACHINE.items():
+            if os.strerror(number) in str(error):
+                return f'a checkpoint could not be written: {remedy}, and run the command again.'
     memory = isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError'
     if memory or "can't allocate memory" in str(error):
         return (

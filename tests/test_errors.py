@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Any, Callable
 
@@ -129,3 +130,11 @@ def test_traceback_shows_where_it_comes_from(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['tool.py', '--traceback', 'a'])
     with pytest.raises(ValueError, match='mode must be one of'):
         run_tool(lambda arguments: wrong_choice() if arguments == ['a'] else None)
+
+
+def test_what_torch_says_of_a_disk():
+    """Its writer has an error of its own for what the operating system says."""
+    text = '[enforce fail at inline_container.cc:668] . open file failed with strerror: '
+    found = refusal(RuntimeError(text + os.strerror(errno.EROFS)))
+    assert found is not None and 'the file system is read-only: name another folder' in found
+    assert refusal(RuntimeError(text + 'no such thing')) is None

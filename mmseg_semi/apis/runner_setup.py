@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from mmseg.registry import HOOKS
 
 from mmseg_semi.detection.runs import check_detection_data
 from mmseg_semi.engine.hooks import DataCheckHook, RunRecordHook
+from mmseg_semi.errors import refusal
 from mmseg_semi.files import check_paths
 from mmseg_semi.utils.config import is_detector
 
@@ -35,6 +37,11 @@ def setup_distributed(cfg: Config, launcher: str) -> None:
     device ids are set up here; mmengine keeps a group that exists. SyncBN, which torch has on
     accelerators only, becomes BN.
     """
+    if launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise ValueError(
+            '--launcher pytorch is for processes that torchrun starts: use tools/dist_train.sh or '
+            'tools/dist_test.sh, or leave --launcher out'
+        )
     if launcher == 'none' or torch.cuda.is_available():
         return
     if launcher != 'pytorch':
@@ -85,6 +92,57 @@ def explaining_lost_ranks() -> Iterator[None]:
             f'rank {get_rank()} has lost another rank, which has ended: its own message says why; '
             'without one it was killed, for its memory perhaps; go on with --resume'
         ) from error
+
+
+@contextmanager
+def explaining_built(cfg: Config) -> Iterator[None]:
+    """Name the config key of what a registry could not build.
+
+    Raises:
+        ValueError: In place of any error that a class raises when it is made of the config, but for
+            those that name the key themselves.
+    """
+    try:
+        yield
+    except Exception as error:
+        built = None if refusal(error) else _built_from(error)
+        if built is None:
+            raise
+        keys = (key for key, node in _keyed_dicts(cfg) if _is_part(node, built))
+        place = next((f'config key {key}: ' for key in keys), '')
+        line = traceback.extract_tb(error.__traceback__)[-1].line  # an assertion may say nothing
+        reason = ' '.join(str(error).split()) or f'{type(error).__name__}: {line}'
+        raise ValueError(
+            f'{place}{built["type"]} cannot be built: {reason}. Correct it; --traceback shows '
+            'where it was refused.'
+        ) from error
+
+
+def _built_from(error: BaseException) -> Mapping[str, Any] | None:
+    """The innermost config that was being built where an error was raised."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == 'build_from_cfg':
+            config = trace.tb_frame.f_locals.get('cfg')
+            found = config if isinstance(config, Mapping) and 'type' in config else found
+        trace = trace.tb_next
+    return found
+
+
+def _is_part(node: Mapping[str, Any], built: Mapping[str, Any]) -> bool:
+    """Whether a config is the one that is being built, which others may have added to."""
+    return 'type' in node and all(k in built and built[k] == v for k, v in node.items())
+
+
+def _keyed_dicts(node: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, (Mapping, Config)):
+        if key:
+            yield key, node
+        for name, value in node.items():
+            yield from _keyed_dicts(value, f'{key}.{name}' if key else name)
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _keyed_dicts(value, f'{key}[{i}]')
 
 
 def write_metrics_once(runner: Runner) -> None:

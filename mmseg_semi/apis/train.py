@@ -19,12 +19,14 @@ from mmseg_semi.apis.runner_setup import (
     enable_amp,
     enable_auto_scale_lr,
     enable_tensorboard,
+    explaining_built,
     explaining_lost_ranks,
     finish_distributed,
     set_work_dir,
     setup_distributed,
 )
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
+from mmseg_semi.utils.config_settings import SEED, check_together
 from mmseg_semi.utils.safe_checkpoints import (
     latest_checkpoint,
     numbered,
@@ -154,6 +156,7 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
     if args.seed is not None:
+        SEED.check('--seed', args.seed)
         cfg.setdefault('randomness', {})
         cfg.randomness.seed = args.seed
     if args.resume or cfg.get('resume'):
@@ -164,10 +167,11 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         check_writable(checkpoint_folder(cfg))
     if cfg.get('load_from') and not cfg.get('resume'):
         refuse_incomplete(cfg.load_from, 'load_from')
+    check_together(cfg)
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
     if cfg.get('resume'):
         cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
     check_pretrained(cfg)
-    with explaining_lost_ranks():
+    with explaining_lost_ranks(), explaining_built(cfg):
         Runner.from_cfg(cfg).train()
     finish_distributed()

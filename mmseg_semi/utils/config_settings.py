@@ -10,13 +10,15 @@ from typing import Any
 from mmengine.config import Config
 from mmseg.models.losses.utils import get_class_weight
 
-from mmseg_semi.arguments import Number, OneOf, Rule, Whole
+from mmseg_semi.arguments import Each, Number, OneOf, Rule, Whole
 from mmseg_semi.errors import hint, reading
 from mmseg_semi.utils.config_keys import value_at
 from mmseg_semi.utils.safe_checkpoints import number_of
 
 UNKNOWN = 255
 _MODES = ('whole', 'slide')
+SEED = Whole(0, 2**32 - 1)  # what numpy takes
+_LEVELS = ('CRITICAL', 'FATAL', 'ERROR', 'WARN', 'WARNING', 'INFO', 'DEBUG', 'NOTSET')
 # Heads that classify masks; their last class is no object.
 _WITH_NO_OBJECT = ('MaskFormerHead', 'Mask2FormerHead', 'SideAdapterCLIPHead')
 _IOU_NAMES = {
@@ -193,13 +195,58 @@ def _check_numbers(cfg: Config) -> None:
     for part in ('train', 'val', 'test'):
         rules.append((f'{part}_dataloader.batch_size', Whole(1)))
         rules.append((f'{part}_dataloader.num_workers', Whole(0)))
+        rules.append((f'{part}_dataloader.prefetch_factor', Whole(1)))
+        rules.append((f'{part}_dataloader.timeout', Number(0)))
     rules += [(f'train_cfg.{name}', Whole(1)) for name in ('max_iters', 'max_epochs')]
     rules += [('optim_wrapper.optimizer.lr', Number(0)), ('train_cfg.val_interval', Whole(1))]
     rules += [('optim_wrapper.accumulative_counts', Whole(1))]
+    rules += [('optim_wrapper.optimizer.weight_decay', Number(0)), ('randomness.seed', SEED)]
+    rules += [('log_level', OneOf(*_LEVELS, *range(0, 60, 10)))]
     for key, rule in rules:
         value = value_at(cfg, key)
         if value is not None:
             rule.check(key, value)
+    for key in (
+        'data_preprocessor',
+        'model.data_preprocessor',
+        'model.segmentor.data_preprocessor',
+    ):
+        _check_pixels(key, value_at(cfg, key))
+    wanted = value_at(cfg, 'default_hooks.checkpoint.rule')
+    for one in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+        OneOf(None, 'greater', 'less').check('default_hooks.checkpoint.rule', one)
+
+
+def _check_pixels(key: str, node: Any) -> None:
+    """Refuse means and deviations of channels that fit no image."""
+    mean, std = (node.get(name) for name in ('mean', 'std')) if node else (None, None)
+    for name, value, rule in (
+        ('mean', mean, Number(-math.inf)),
+        ('std', std, Number(0, above=True)),
+    ):
+        if value is not None:
+            Each(rule).check(f'{key}.{name}', value)
+    if mean is not None and std is not None and len(mean) != len(std):
+        raise ValueError(
+            f'{key}: mean has {len(mean)} values, std {len(std)}: give one for each channel'
+        )
+
+
+def check_together(cfg: Config) -> None:
+    """Refuse a part of validation or test without the others, as the runner would.
+
+    Raises:
+        ValueError: Names the keys that are None and those that are not.
+    """
+    for part in ('val', 'test'):
+        keys = [f'{part}_dataloader', f'{part}_cfg', f'{part}_evaluator']
+        lacking = [key for key in keys if cfg.get(key) is None]
+        if 0 < len(lacking) < len(keys):
+            given = [key for key in keys if key not in lacking]
+            raise ValueError(
+                f'{" and ".join(lacking)} is None, but {" and ".join(given)} is not: set all of '
+                f'{", ".join(keys)} to None to go without, or none of them.'
+            )
 
 
 def _check_iou_metrics(cfg: Config) -> None:

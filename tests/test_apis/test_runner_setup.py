@@ -7,17 +7,19 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from mmseg.registry import HOOKS
+from mmseg.registry import HOOKS, OPTIMIZERS, TRANSFORMS
 from tool_runs import TOOLS, UNIMATCH, write_config
 
 from mmseg_semi.apis import runner_setup
 from mmseg_semi.apis.train import check_writable, refuse_used
 from mmseg_semi.engine.hooks import DataCheckHook, RunRecordHook
+from mmseg_semi.errors import refusal
 
 
 def test_sync_bn_becomes_bn_wherever_it_stands(monkeypatch):
     monkeypatch.setattr(runner_setup.dist, 'init_process_group', lambda *_: None)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setenv('RANK', '0')
     norm = dict(type='SyncBN', requires_grad=True)
     cfg = Config(dict(model=dict(segmentor=dict(backbone=dict(norm_cfg=norm), heads=[norm]))))
     cfg.env_cfg = dict(dist_cfg=dict(backend='nccl'))
@@ -27,6 +29,47 @@ def test_sync_bn_becomes_bn_wherever_it_stands(monkeypatch):
     assert cfg.env_cfg.dist_cfg.backend == 'gloo' and cfg.model_wrapper_cfg.device_ids is None
     with pytest.raises(ValueError, match='slurm needs GPUs'):
         runner_setup.setup_distributed(cfg, 'slurm')
+
+
+def test_a_launcher_that_did_not_start_this_process(monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(ValueError, match='--launcher pytorch is for processes that torchrun'):
+        runner_setup.setup_distributed(Config(), 'pytorch')
+
+
+@pytest.mark.parametrize(
+    ('registry', 'key', 'part', 'text'),
+    [
+        (
+            TRANSFORMS,
+            'crop',
+            dict(type='RandomCrop', crop_size=(0, 0)),
+            'RandomCrop cannot be built: AssertionError: assert ',
+        ),
+        (TRANSFORMS, 'crop', dict(type='RandomCrop', crop_size='abc'), 'RandomCrop cannot be'),
+        (
+            OPTIMIZERS,
+            'optim_wrapper.optimizer',
+            dict(type='SGD', momentum=-1.0),
+            'SGD cannot be built: Invalid momentum value: -1.0',
+        ),
+    ],
+)
+def test_the_key_of_what_cannot_be_built_is_named(registry, key, part, text):
+    first, _, last = key.rpartition('.')
+    cfg = Config({first: {last: part}} if first else {key: part})
+    more = dict(params=[torch.zeros(1)]) if registry is OPTIMIZERS else {}
+    with pytest.raises(ValueError) as found, runner_setup.explaining_built(cfg):
+        registry.build(dict(part, **more))
+    assert str(found.value).startswith(f'config key {key}: {text}')
+    assert '\n' not in str(found.value) and refusal(found.value) == str(found.value)
+
+
+def test_errors_of_a_running_program_are_left_alone():
+    error = ValueError('of a step')
+    with pytest.raises(ValueError) as found, runner_setup.explaining_built(Config()):
+        raise error
+    assert found.value is error
 
 
 def test_nothing_changes_without_a_launcher():

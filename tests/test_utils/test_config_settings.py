@@ -14,10 +14,11 @@ from tool_runs import CONFIGS, SUPERVISED
 
 from mmseg_semi.errors import DataError
 from mmseg_semi.utils.config import load_config
-from mmseg_semi.utils.config_settings import check_settings
+from mmseg_semi.utils.config_settings import check_settings, check_together
 
 CUSTOM = str(CONFIGS / 'unimatch/unimatch_unet_custom.py')
 HEAD, TEST = 'model.segmentor.decode_head', 'model.segmentor.test_cfg'
+PIXELS = 'model.segmentor.data_preprocessor'
 WEIGHTS = f'{HEAD}.loss_decode.class_weight'
 
 
@@ -57,12 +58,37 @@ WEIGHTS = f'{HEAD}.loss_decode.class_weight'
             {'default_hooks.checkpoint.save_best': 'mIuO'},
             "save_best is 'mIuO', which no val_evaluator computes. Did you mean 'mIoU'?",
         ),
+        ({'train_dataloader.prefetch_factor': 0}, 'prefetch_factor must be a whole number >= 1'),
+        (
+            {'train_dataloader.timeout': -1},
+            'timeout must be a number >= 0, got -1',
+        ),
+        ({'optim_wrapper.optimizer.weight_decay': -1}, 'weight_decay must be a number >= 0'),
+        ({f'{PIXELS}.mean': [1, 2]}, f'{PIXELS}: mean has 2 values, std 3: give one for each'),
+        ({f'{PIXELS}.std': [1, 0, 1]}, f'{PIXELS}.std must be a number > 0, got 0'),
+        ({f'{PIXELS}.mean': 'abc'}, f"{PIXELS}.mean must be a list of values, got 'abc'"),
+        ({'randomness.seed': -5}, 'randomness.seed must be a whole number from 0 to 4294967295'),
+        ({'randomness.seed': 2**32}, 'from 0 to 4294967295, got 4294967296'),
+        ({'log_level': 'FOO'}, "log_level must be one of ('CRITICAL', "),
+        ({'default_hooks.checkpoint.rule': 'bigger'}, "checkpoint.rule must be one of (None, 'gre"),
         ({'default_hooks.checkpoint.save_best': 'mDice'}, 'Known: aAcc, mIoU, mAcc.'),
     ],
 )
 def test_contradictions_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         load_config(CUSTOM, options)
+
+
+@pytest.mark.parametrize('part', ['val', 'test'])
+def test_parts_of_validation_go_together(part):
+    keys = [f'{part}_dataloader', f'{part}_cfg', f'{part}_evaluator']
+    cfg = Config({key: {} for key in keys})
+    check_together(cfg)
+    cfg[keys[0]] = None
+    text = f'{keys[0]} is None, but {keys[1]} and {keys[2]} is not: set all of '
+    with pytest.raises(ValueError, match=text):
+        check_together(cfg)
+    check_together(Config({key: None for key in keys}))
 
 
 def test_padding_of_masks_is_looked_at():
