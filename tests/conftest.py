@@ -35,14 +35,30 @@ if importlib.util.find_spec('tensorboard') is not None:
     HEAVY.append('torch.utils.tensorboard')
 
 
+#: Files that take half a minute or more.
+LONG = {
+    'test_ablation_configs',
+    'test_bad_inputs',
+    'test_benchmark_configs',
+    'test_benchmark_runs',
+    'test_configs',
+    'test_detection_runs',
+    'test_faults',
+    'test_run_table',
+    'test_semi2mmseg',
+    'test_wheel',
+}
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, and all that start two ranks, which come first."""
+    """Keep the tests of a file on one worker, and all that start two ranks."""
 
     def ranks(item: pytest.Item) -> bool:
         return bool(item.get_closest_marker('two_ranks')) or 'on_two_ranks' in item.fixturenames
 
-    items.sort(key=ranks, reverse=True)  # the longest group
+    # The longest groups come first, so that no worker is left with one at the end.
+    items.sort(key=lambda item: (not ranks(item), item.path.stem not in LONG))
     for item in items:
         item.add_marker(pytest.mark.xdist_group('two_ranks' if ranks(item) else item.path.stem))
 
