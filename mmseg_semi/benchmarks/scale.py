@@ -111,10 +111,12 @@ def start_training(config: Path, work: Path, cache: Path) -> str:
             iteration = re.search(r'Iter\(train\).* time: ([\d.]+)', line)
             if iteration:
                 peak, seconds = peak_memory(process.pid), time.monotonic() - start
+                files = peak_memory(process.pid, 'RssFile')
                 return (
                     f'{seconds:.0f} s ({cpu_seconds(process.pid):.0f} s of CPU) to the end of the '
                     f'first iteration, which took {iteration[1]} s; {checked / 2**20:.0f} MiB at '
-                    f'most before it, {peak / 2**20:.0f} MiB with it'
+                    f'most before it, {peak / 2**20:.0f} MiB with it, {files / 2**20:.0f} MiB of '
+                    'them files in memory'
                 )
     finally:
         process.kill()
@@ -122,13 +124,19 @@ def start_training(config: Path, work: Path, cache: Path) -> str:
     raise SystemExit('the training failed, correct what it says:\n' + ''.join(lines[-30:]))
 
 
-def peak_memory(process: int) -> int:
-    """The largest resident memory of a process so far, in bytes; 0 where it is not told."""
+def peak_memory(process: int, field: str = 'VmHWM') -> int:
+    """The largest resident memory of a process so far, in bytes; 0 where it is not told.
+
+    Args:
+        process: Its number.
+        field: Another line of its status: ``RssFile`` is what it has of files, such as libraries,
+            which all processes share.
+    """
     try:
         text = Path(f'/proc/{process}/status').read_text()
     except OSError:
         return 0
-    found = re.search(r'VmHWM:\s*(\d+) kB', text)
+    found = re.search(rf'{field}:\s*(\d+) kB', text)
     return int(found[1]) * 1024 if found else 0
 
 
