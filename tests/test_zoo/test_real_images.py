@@ -145,7 +145,7 @@ def camvid(tmp_path, monkeypatch, runs) -> list[list[str]]:
 
     def call(command, log, threads, what):
         made.append(command)
-        labels = next((name for name in ('46',) if name in ' '.join(command[3:])), '12')
+        labels = '46' if '/46/' in ' '.join(command) else '12'
         folder = root / 'detection' / labels
         if Path(command[1]).name == 'masks_to_coco.py':
             parts = {
