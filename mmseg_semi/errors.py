@@ -128,9 +128,7 @@ def _own_text(error: BaseException) -> str | None:
     worker = re.match(r'Caught (\w+) in DataLoader worker process \d+\.\n', text)
     if worker:
         frames = re.findall(r'^  File "(.+)", line \d+, in .*\n +(.*)', text, re.MULTILINE)
-        own = (
-            frames and frames[-1][0].startswith(str(PACKAGE)) and frames[-1][1].startswith('raise ')
-        )
+        own = frames and _is_own(frames[-1][0]) and frames[-1][1].startswith('raise ')
         return text.rpartition(f'{worker.group(1)}: ')[2].strip() if own else None
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

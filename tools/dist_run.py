@@ -19,6 +19,10 @@ def _pass_on(number: int, frame: Any) -> None:
 
 def run() -> int:
     """Start the ranks and wait for them; return the exit status."""
+    for option, number in (one.partition('=')[::2] for one in sys.argv[1:]):
+        if option == '--nproc-per-node' and (not number.isdecimal() or int(number) < 1):
+            print(f'error: PROCESSES must be a whole number >= 1, got {number!r}', file=sys.stderr)
+            return 2
     signal.signal(signal.SIGUSR1, _pass_on)
     try:
         main()

@@ -10,12 +10,6 @@ fi
 CONFIG=$1
 PROCESSES=$2
 shift 2
-case $PROCESSES in
-    *[!0-9]* | 0*)
-        echo "error: PROCESSES must be a whole number >= 1, got '$PROCESSES'" >&2
-        exit 2
-        ;;
-esac
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python}
 # Processes share the cores unless the user says otherwise.

@@ -1,4 +1,4 @@
-_base_ = '../_base_/faster-rcnn_efficientnet-lite0.py'
+_base_ = '../_base_/settings/faster-rcnn_efficientnet-lite0.py'
 data_root = '{{$CAMVID_ROOT:data/camvid}}/'
 boxes = 'detection/12/'
 metainfo = dict(classes=('sign', 'car', 'pedestrian', 'bicyclist'))

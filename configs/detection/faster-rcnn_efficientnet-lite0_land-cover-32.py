@@ -1,4 +1,4 @@
-_base_ = '../_base_/faster-rcnn_efficientnet-lite0.py'
+_base_ = '../_base_/settings/faster-rcnn_efficientnet-lite0.py'
 data_root = '{{$LAND_COVER_ROOT:data/land_cover}}/'
 boxes = 'detection/32/'
 metainfo = dict(

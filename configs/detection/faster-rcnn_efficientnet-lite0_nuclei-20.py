@@ -1,4 +1,4 @@
-_base_ = '../_base_/faster-rcnn_efficientnet-lite0.py'
+_base_ = '../_base_/settings/faster-rcnn_efficientnet-lite0.py'
 data_root = '{{$NUCLEI_ROOT:data/nuclei}}/'
 boxes = 'detection/20/'
 metainfo = dict(classes=('nucleus',))

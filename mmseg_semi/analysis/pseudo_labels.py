@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 
 from mmseg_semi.analysis.draw_method import load_weights, refuse_plain
 from mmseg_semi.analysis.pseudo_label_counts import GradientCounts, PseudoLabelCounts
+from mmseg_semi.arguments import Whole
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.engine.semi_train_loop import SemiTrainLoop, seed_step
@@ -30,6 +31,7 @@ from mmseg_semi.models.component import last_head
 from mmseg_semi.models.teachers.base_teacher import forward_mode
 from mmseg_semi.structures import SemiStep
 from mmseg_semi.utils.config import CfgOptions, load_config
+from mmseg_semi.utils.config_settings import SEED
 from mmseg_semi.utils.progress import track
 
 #: Hooks that log, save and check a training run; none of them is for a measurement.
@@ -54,9 +56,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', metavar='FILE.json', help='file for all figures')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
     args = parser.parse_args(argv)
-    for name, least in (('images', 1), ('gradients', 0), ('seed', 0)):
-        if getattr(args, name) < least:
-            parser.error(f'--{name} must be at least {least}, got {getattr(args, name)}')
+    for name, rule in (('images', Whole(1)), ('gradients', Whole(0)), ('seed', SEED)):
+        try:
+            rule.check(f'--{name}', getattr(args, name))
+        except ValueError as error:
+            parser.error(str(error))
     if args.out and not args.out.endswith('.json'):
         parser.error(f'--out must end in .json, got {args.out}')
     return args

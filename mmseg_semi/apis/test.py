@@ -16,6 +16,7 @@ from mmseg.registry import DATASETS
 from mmseg_semi.apis.runner_setup import (
     add_checks,
     check_data_paths,
+    explaining_built,
     finish_distributed,
     set_work_dir,
     setup_distributed,
@@ -28,6 +29,7 @@ from mmseg_semi.engine.workers import explaining, prepare_workers
 from mmseg_semi.files import check_there
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
+from mmseg_semi.utils.config_settings import check_together
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
 
@@ -207,7 +209,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             draw_boxes(cfg, args.show_dir)
     elif args.out or args.show_dir:
         write_predictions(cfg, args.out, args.show_dir, folders)
-    with complete_results(cfg, args.out) if is_detector(cfg) else nullcontext():
+    check_together(cfg)
+    whole = complete_results(cfg, args.out) if is_detector(cfg) else nullcontext()
+    with whole, explaining_built(cfg):
         runner = Runner.from_cfg(cfg)
         write_metrics_once(runner)
         prepare_workers(runner.test_loop.dataloader)

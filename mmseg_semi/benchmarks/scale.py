@@ -42,11 +42,11 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=10))
 """
 _LIST = """
 import os, sys, time
-from mmseg_semi.benchmarks.scale import peak_memory
+from mmseg_semi.benchmarks.scale import memory_of
 from mmseg_semi.datasets import UnlabeledDataset
-before, start = peak_memory(os.getpid()), time.process_time()
+before, start = memory_of(os.getpid(), 'VmHWM'), time.process_time()
 data = UnlabeledDataset(ann_file=sys.argv[1], data_prefix=dict(img_path=sys.argv[2]), pipeline=[])
-print(len(data), time.process_time() - start, before, peak_memory(os.getpid()))
+print(len(data), time.process_time() - start, before, memory_of(os.getpid(), 'VmHWM'))
 """
 
 
@@ -107,11 +107,11 @@ def start_training(config: Path, work: Path, cache: Path) -> str:
         for line in process.stdout:
             lines.append(line)
             if 'Data: ' in line:
-                checked = peak_memory(process.pid)
+                checked = memory_of(process.pid, 'VmHWM')
             iteration = re.search(r'Iter\(train\).* time: ([\d.]+)', line)
             if iteration:
-                peak, seconds = peak_memory(process.pid), time.monotonic() - start
-                files = peak_memory(process.pid, 'RssFile')
+                peak, files = (memory_of(process.pid, kind) for kind in ('VmHWM', 'RssFile'))
+                seconds = time.monotonic() - start
                 return (
                     f'{seconds:.0f} s ({cpu_seconds(process.pid):.0f} s of CPU) to the end of the '
                     f'first iteration, which took {iteration[1]} s; {checked / 2**20:.0f} MiB at '
@@ -124,19 +124,19 @@ def start_training(config: Path, work: Path, cache: Path) -> str:
     raise SystemExit('the training failed, correct what it says:\n' + ''.join(lines[-30:]))
 
 
-def peak_memory(process: int, field: str = 'VmHWM') -> int:
-    """The largest resident memory of a process so far, in bytes; 0 where it is not told.
+def memory_of(process: int, kind: str) -> int:
+    """Resident memory of a process, in bytes; 0 where it is not told.
 
     Args:
         process: Its number.
-        field: Another line of its status: ``RssFile`` is what it has of files, such as libraries,
-            which all processes share.
+        kind: A line of its status: ``VmHWM`` for the most so far, ``RssFile`` for what it has now
+            of files, such as libraries, which all processes share.
     """
     try:
         text = Path(f'/proc/{process}/status').read_text()
     except OSError:
         return 0
-    found = re.search(rf'{field}:\s*(\d+) kB', text)
+    found = re.search(rf'{kind}:\s*(\d+) kB', text)
     return int(found[1]) * 1024 if found else 0
 
 

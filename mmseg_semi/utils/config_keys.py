@@ -242,7 +242,7 @@ def check_method(path: str, options: Mapping[str, Any] | None = None) -> None:
     config joins it with a segmentor. From there on only ``model`` counts.
 
     Args:
-        path: A config file; its bases are looked at too, but for those in a folder ``_base_``.
+        path: A config file; its bases are looked at too.
         options: ``--cfg-options``.
 
     Raises:
@@ -254,12 +254,21 @@ def check_method(path: str, options: Mapping[str, Any] | None = None) -> None:
                 f'--cfg-options {key} has no effect, because the config has built its model: set '
                 f'{key.replace("method", "model", 1)}'
             )
-    for file in _chain(path):
-        used = 'method' in file.sets or 'method' in file.of_base
-        if used and '_base_' not in Path(file.path).parts:
+    files = {file.path: file for file in _chain(path)}
+    for file in files.values():
+        if 'method' not in file.sets and 'method' not in file.of_base:
+            continue
+        if _may_set('model', file.path, files):
             config = Config.fromfile(file.path)
             for base in file.bases:
-                _check_built(file.path, config, Config.fromfile(base).get('method'))
+                if _may_set('method', base, files):
+                    _check_built(file.path, config, Config.fromfile(base).get('method'))
+
+
+def _may_set(name: str, path: str, files: Mapping[str, _File]) -> bool:
+    """Whether a file or one of its bases sets a variable; those that were not read may."""
+    file = files.get(path)
+    return file is None or name in file.sets or any(_may_set(name, b, files) for b in file.bases)
 
 
 def _check_built(path: str, config: Config, before: Any) -> None:

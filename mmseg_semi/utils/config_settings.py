@@ -169,10 +169,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def _evaluators(cfg: Config, part: str) -> Sequence[Mapping[str, Any]]:
+    found = cfg.get(f'{part}_evaluator') or []
+    return [found] if isinstance(found, Mapping) else found
+
+
 def _check_save_best(cfg: Config) -> None:
     wanted = value_at(cfg, 'default_hooks.checkpoint.save_best')
-    evaluators = cfg.get('val_evaluator') or []
-    evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
+    evaluators = _evaluators(cfg, 'val')
     kinds = {one.get('type') for one in evaluators}
     if wanted in (None, 'auto') or not kinds or kinds - {'IoUMetric', 'TeacherIoUMetric'}:
         return
@@ -244,17 +248,15 @@ def check_together(cfg: Config) -> None:
         if 0 < len(lacking) < len(keys):
             given = [key for key in keys if key not in lacking]
             raise ValueError(
-                f'{" and ".join(lacking)} is None, but {" and ".join(given)} is not: set all of '
-                f'{", ".join(keys)} to None to go without, or none of them.'
+                f'{", ".join(keys)} must all be None, to go without, or none of them, got None for '
+                f'{" and ".join(lacking)} alone: set {" and ".join(given)} to None too.'
             )
 
 
 def _check_iou_metrics(cfg: Config) -> None:
     """Refuse names that IoUMetric would refuse at the first validation."""
     for part in ('val', 'test'):
-        evaluators = cfg.get(f'{part}_evaluator') or []
-        evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
-        for one in evaluators:
+        for one in _evaluators(cfg, part):
             if one.get('type') in ('IoUMetric', 'TeacherIoUMetric'):
                 for name in one.get('iou_metrics', ()):
                     OneOf(*_IOU_NAMES).check(f'{part}_evaluator.iou_metrics', name)
@@ -269,12 +271,18 @@ def _check_test_cfg(cfg: Config) -> None:
             OneOf(*_MODES).check(f'{key}.mode', mode)
         if mode != 'slide':
             continue
-        for name in ('crop_size', 'stride'):
-            value = test_cfg.get(name)
-            pair = value if isinstance(value, Sequence) and len(value) == 2 else (value,)
-            if len(pair) != 2 or not all(_is_number(one) and one >= 1 for one in pair):
+        crop: Any = test_cfg.get('crop_size')
+        stride: Any = test_cfg.get('stride')
+        for name, value in (('crop_size', crop), ('stride', stride)):
+            pair = isinstance(value, Sequence) and len(value) == 2
+            if not pair or not all(isinstance(one, int) and one >= 1 for one in value):
                 raise ValueError(
                     f"{key}.{name} must be two whole numbers >= 1 with mode='slide', got {value!r}:"
                     ' set the height and width of a window (crop_size) and the steps between two '
                     'windows (stride), such as crop_size=(512, 512), stride=(341, 341)'
                 )
+        if any(step > side for side, step in zip(crop, stride)):
+            raise ValueError(
+                f'{key}.stride is {stride!r}, more than crop_size={crop!r}, which leaves gaps '
+                'between the windows: make it smaller'
+            )

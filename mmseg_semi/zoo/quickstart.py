@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from mmengine.logging import MMLogger
 from mmseg_semi.prepare import digit_scenes, land_cover
 from mmseg_semi.zoo import real_images
 from mmseg_semi.zoo.experiments import ROOT, Experiment
+from mmseg_semi.zoo.real_image_rows import BASE, parts_of, rows
 
 CORES = os.cpu_count() or 1
 NAMES = {'supervised': 'supervised', 'unimatch': 'UniMatch'}
@@ -65,15 +66,15 @@ def land_runs(args: argparse.Namespace) -> tuple[Runs, Runs]:
     """The supervised start that both networks go on from, and the two."""
     configs = {
         method: Path(os.path.relpath(path))
-        for method, path in real_images.rows('land-cover').items()
+        for method, path in rows('land-cover').items()
         if method in NAMES
     }
     options = ['--data', 'land-cover', '--seeds', str(args.seed), '--work-dir', args.out]
     options += ['--start-iters', str(STEPS[0]), '--iters', str(STEPS[1])]
     options += ['--threads', str(max(1, CORES // len(NAMES)))]
-    base = configs[real_images.BASE]
+    base = configs[BASE]
     starts, runs = real_images.plan(
-        configs, base, real_images.labels_of(base), real_images.parse_args(options)
+        configs, base, parts_of(base).labels, real_images.parse_args(options)
     )
     (start,) = starts.values()
     return {START: replace(start, threads=CORES)}, {
@@ -87,12 +88,14 @@ class Data:
 
     Attributes:
         title: What the table says about it.
+        config: One of its configs, relative to the repository.
         convert: Makes it in a folder; returns an exit status, None for success.
         plan: The runs that come first, and those of the two networks.
         every: The picture has each so-many-th test image.
     """
 
     title: str
+    config: str
     convert: Callable[[str], Any]
     plan: Callable[[argparse.Namespace], tuple[Runs, Runs]]
     every: int = 1
@@ -101,12 +104,14 @@ class Data:
 DATA = {
     'digit-scenes': Data(
         'Digit scenes, 60 labeled and 1440 unlabeled images',
+        'configs/supervised/supervised_unet_digit-scenes-60.py',
         lambda root: digit_scenes.main([root]),
         digit_runs,
     ),
     'land-cover': Data(
         f'Land cover, 32 labeled and 197 unlabeled images, {STEPS[1]} steps after a common '
         f'supervised start of {STEPS[0]}',
+        'configs/supervised/supervised_efficientnet-lite0_land-cover-32.py',
         lambda root: land_cover.main(['--out', root]),
         land_runs,
         every=6,
@@ -150,22 +155,17 @@ def caption(text: str, width: int) -> np.ndarray:
     return strip
 
 
-def test_data(runs: Mapping[str, Experiment]) -> Any:
-    """Config of the test part that all runs have."""
-    return Config.fromfile(next(iter(runs.values())).config).test_dataloader.dataset
-
-
-def draw(out: Path, runs: Runs, results: dict, scenes: int, every: int = 1) -> Path:
+def draw(out: Path, data: Any, runs: Runs, results: dict, scenes: int, every: int = 1) -> Path:
     """Write test images, their truth and the predictions of the runs, one row each.
 
     Args:
         out: Folder of the picture.
+        data: Config of the test part.
         runs: By name.
         results: Their metrics by name.
         scenes: How many images.
         every: Each so-many-th image is taken.
     """
-    data = test_data(runs)
     palette = np.full((256, 3), 64, np.uint8)  # what has no class is dark gray
     palette[: len(data.metainfo.palette)] = data.metainfo.palette
     images, truth = (Path(data.data_root, folder) for folder in data.data_prefix.values())
@@ -220,15 +220,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='WARNING')  # it reports each variable it reads
     start, out, data = time.time(), Path(args.out), DATA[args.data]
-    starts, runs = data.plan(args)
-    status = data.convert(test_data(runs).data_root)
+    part = Config.fromfile(str(ROOT / data.config)).test_dataloader.dataset
+    status = data.convert(part.data_root)
     if status:
         sys.exit(status)
+    starts, runs = data.plan(args)  # which knows its lists of images
     try:
         results = {**run_all(starts), **run_all(runs)}
     except RuntimeError as error:
         sys.exit(str(error))
-    picture = draw(out, runs, results, args.scenes, data.every)
+    picture = draw(out, part, runs, results, args.scenes, data.every)
     table = write_table(out, data.title, {**starts, **runs}, results, args.seed)
     print(f'\n{table.read_text()}\npicture: {picture}\ntable: {table}')
     print(f'done in {(time.time() - start) / 60:.1f} minutes')

@@ -10,16 +10,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
-from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmseg_semi.errors import exiting, hint
-from mmseg_semi.files import shipped_root, write_file
-from mmseg_semi.zoo.boxes import Boxes, distinct
+from mmseg_semi.zoo.boxes import Boxes, distinct, hash_of_lists
 from mmseg_semi.zoo.experiments import Experiment
-from mmseg_semi.zoo.paper_tables import find_paper_table, load_methods
+from mmseg_semi.zoo.real_image_rows import (
+    ALL,
+    BASE,
+    CONFIGS,
+    MODEL,
+    check_lists,
+    chosen,
+    list_of,
+    options_of,
+    parts_of,
+    rows,
+    rows_of_table,
+    unlabeled_of,
+)
 from mmseg_semi.zoo.result_table import (
     Results,
     add_run_options,
@@ -28,12 +38,8 @@ from mmseg_semi.zoo.result_table import (
     table,
     write_table,
 )
-from mmseg_semi.zoo.write_configs import assignment, nested
 
-CONFIGS = shipped_root() / 'configs'
-MODEL, BASE = '_efficientnet-lite0_', 'supervised'
 DATA = ('camvid', 'nuclei', 'sstem', 'land-cover')
-ALL = 'all'
 PARTS = ('val', 'test')
 Runs = dict[tuple[str, int], Experiment]
 
@@ -73,84 +79,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def rows(data: str, configs: Path = CONFIGS) -> dict[str, Path]:
-    """Configs of a data set by the name of their row; the supervised one comes first.
-
-    Args:
-        data: One of ``DATA``.
-        configs: Folder of the configs.
-    """
-    found = configs.glob(f'*/**/*{MODEL}{data}-*.py')
-    methods = [path for path in found if path.parent.name != 'detection']
-    named = {_name(path): path for path in sorted(methods, key=lambda path: path.stem)}
-    return {BASE: named.pop(BASE), **named}
-
-
-def _name(config: Path) -> str:
-    """Name of a row: the method, and the change of an ablation."""
-    method, _, data = config.stem.partition(MODEL)
-    _, _, change = data.partition('_')
-    return f'{method}_{change}' if change else method
-
-
-def labels_of(config: Path) -> str:
-    """The number of labeled images that a config's name ends with."""
-    return config.stem.partition(MODEL)[2].partition('_')[0].rpartition('-')[2]
-
-
-def _unlabeled(config: Path) -> dict[str, Any]:
-    """The unlabeled part of a config, empty for supervised training."""
-    return Config.fromfile(config).train_dataloader.dataset.get('unlabeled') or {}
-
-
-def options_of(config: Path, labels: str, part: str) -> list[str]:
-    """What is changed in a config for a number of labels and the part that is predicted."""
-    options = []
-    if labels != labels_of(config):
-        dataset, split = 'train_dataloader.dataset', f'splits/{labels}'
-        # Without a list, a dataset has the whole folder.
-        names = '' if labels == ALL else f'{split}/labeled.txt'
-        options.append(f'{dataset}.labeled.ann_file={names}')
-        unlabeled = _unlabeled(config)
-        if unlabeled:
-            options.append(f'{dataset}.unlabeled.ann_file={split}/unlabeled.txt')
-        boxes = unlabeled.get('detections') or {}
-        for key in ('results', 'images') if boxes else ():
-            path = Path(boxes[key])
-            path = path.parent.with_name(labels) / path.name
-            options.append(f'{dataset}.unlabeled.detections.{key}={path}')
-    if part != 'test':
-        prefix = 'test_dataloader.dataset.data_prefix'
-        options += [f'{prefix}.img_path=images/{part}', f'{prefix}.seg_map_path=annotations/{part}']
-    return options
-
-
-def check_lists(config: Path, labels: str) -> None:
-    """Refuse a number of labels of which the data set has no lists.
-
-    Raises:
-        SystemExit: Says which there are.
-    """
-    data = Config.fromfile(config).train_dataloader.dataset.labeled
-    root = Path(data.data_root)
-    if not root.is_dir():
-        raise SystemExit(
-            f'{root} does not exist: get the data set as docs/real_images.md says, or name its '
-            f'folder with the environment variable {_variable(config)}'
-        )
-    there = sorted(path.parent.name for path in root.glob('splits/*/labeled.txt'))
-    if labels not in (*there, ALL):
-        raise SystemExit(
-            f'--labels {labels}: {root}/splits/{labels}/labeled.txt does not exist; there are '
-            f'{", ".join(there)} and all. Name one, or make lists with --labels of the converter.'
-        )
-
-
-def _variable(config: Path) -> str:
-    data = config.stem.partition(MODEL)[2].partition('_')[0].rpartition('-')[0]
-    return f'{data.upper().replace("-", "_")}_ROOT'
-
-
 def boxes_of(config: Path, labels: str, folder: Path) -> Optional[Boxes]:
     """The boxes that a row reads, None where it reads none.
 
@@ -159,93 +87,12 @@ def boxes_of(config: Path, labels: str, folder: Path) -> Optional[Boxes]:
         labels: Number of labeled images.
         folder: Above the detector's work folder.
     """
-    if not _unlabeled(config).get('detections'):
+    if not unlabeled_of(config).get('detections'):
         return None
-    data = config.stem.partition(MODEL)[2].partition('_')[0]
-    detector = CONFIGS / 'detection' / f'faster-rcnn{MODEL}{data}.py'
+    parts = parts_of(config)
+    detector = CONFIGS / 'detection' / f'faster-rcnn{MODEL}{parts.data}-{parts.labels}.py'
     options = options_of(config, labels, 'test')
     return Boxes(str(config), str(detector), str(folder), '.png', options)
-
-
-def chosen(names: Sequence[str], known: dict[str, Path], folder: Path) -> dict[str, Path]:
-    """Configs of the rows that were asked for; those of settings are written.
-
-    Args:
-        names: ``all``, names of rows, and names with a setting: ``corrmatch:no-soft``.
-        known: Configs of the rows.
-        folder: Where configs of settings are written.
-
-    Raises:
-        SystemExit: There is no such row, or no such setting.
-    """
-    found: dict[str, Path] = {}
-    for name in names:
-        method, colon, setting = name.partition(':')
-        if name != ALL and method not in known:
-            raise SystemExit(
-                f'--methods {name}: there is no such row.{hint(method, list(known))} Name some of '
-                f'{", ".join(known)}, or all.'
-            )
-        if name == ALL:
-            found |= known
-        elif colon:
-            found[f'{method}_{setting}'] = write_setting(known[method], method, setting, folder)
-        else:
-            found[name] = known[name]
-    return found
-
-
-def write_setting(config: Path, method: str, setting: str, folder: Path) -> Path:
-    """Write the child of a config that a setting of the method's ablations makes.
-
-    Args:
-        config: The method's config.
-        method: Name of its row.
-        setting: Name in ``configs/*/ablations.yml``.
-        folder: Where it is written.
-
-    Raises:
-        SystemExit: There is no such setting, or it is of another data set.
-    """
-    rows = load_methods(CONFIGS)[config.parent.name].ablation_rows
-    settings = {str(row.setting): row.keys for row in rows}
-    if setting not in settings:
-        raise SystemExit(
-            f'--methods {method}:{setting}: there is no such setting.'
-            f'{hint(setting, list(settings))} Name one of {", ".join(sorted(settings))}.'
-        )
-    lines = [f'_base_ = {str(config)!r}']
-    for name, value in nested(settings[setting]).items():
-        lines += assignment(name, value)
-    text = '\n'.join(lines) + '\n'
-    if '_ROOT' in text:
-        raise SystemExit(
-            f'--methods {method}:{setting}: this setting reads files of VOC, choose another one'
-        )
-    path = folder / f'{config.stem}_{setting}.py'
-    write_file(path, text)
-    return path
-
-
-def rows_of_table(name: str, known: dict[str, Path]) -> list[str]:
-    """Names of the rows of a paper's table, for ``--methods``.
-
-    Args:
-        name: Such as ``CorrMatch 5``.
-        known: Configs of the rows, of which a method on a framework that is not there is left out.
-
-    Raises:
-        SystemExit: There is no such table, or it has no settings.
-    """
-    with exiting(ValueError):
-        tables = find_paper_table(load_methods(CONFIGS), name)
-    found: dict[str, None] = {}
-    for row in (row for one in tables for row in one.rows):
-        if row.prefix in known and not row.reason:
-            found[f'{row.prefix}:{row.setting}' if row.setting else row.prefix] = None
-    if not found:
-        raise SystemExit(f'--ablation {name}: none of its rows has a method of {", ".join(known)}')
-    return list(found)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -259,13 +106,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [row for table in args.ablation for row in rows_of_table(table, known)]
     names = [*(args.methods or ([] if names else [ALL])), *names]
     picked = chosen(names, known, Path(args.work_dir, 'configs'))
-    numbers = args.labels or [labels_of(known[BASE])]
+    numbers = args.labels or [parts_of(known[BASE]).labels]
     for labels in numbers:
         check_lists(known[BASE], labels)
     for labels in numbers:
-        if labels == ALL:  # what is left to learn from are the labels
-            picked = {BASE: known[BASE]}
-        results, boxes = run(picked, known[BASE], labels, args)
+        # With all of them, what is left to learn from are the labels.
+        these = {BASE: known[BASE]} if labels == ALL else picked
+        results, boxes = run(these, known[BASE], labels, args)
         many = f'{args.data}, {labels} labeled images, {args.part} part'
         base = BASE if BASE in results else None
         text = '\n'.join(
@@ -297,20 +144,22 @@ def plan(
         Starts and runs by name and seed.
     """
     folder, starts, runs = folder_of(labels, args), {}, {}
+    split = hash_of_lists(list_of(base, labels))
+
+    def experiment(name: str, config: Path, seed: int, *options: str) -> Experiment:
+        every = [*options_of(config, labels, args.part), *options]
+        work_dir = str(folder / name / f'seed{seed}')
+        return Experiment(str(config), work_dir, seed, every, args.threads, split=split)
+
     for seed in args.seeds:
-        start = folder / 'start' / f'seed{seed}'
-        options = [*options_of(base, labels, args.part), f'train_cfg.max_iters={args.start_iters}']
-        starts['start', seed] = Experiment(str(base), str(start), seed, options, args.threads)
+        start = experiment('start', base, seed, f'train_cfg.max_iters={args.start_iters}')
+        starts['start', seed] = start
+        load = f'load_from={Path(start.work_dir, f"iter_{args.start_iters}.pth")}'
         for name, config in picked.items():
-            options = [
-                *options_of(config, labels, args.part),
-                f'load_from={start / f"iter_{args.start_iters}.pth"}',
-                f'train_cfg.max_iters={args.iters}',
-            ]
-            if _unlabeled(config):
+            options = [load, f'train_cfg.max_iters={args.iters}']
+            if unlabeled_of(config):
                 options.append('model.warmup_iters=0')
-            work_dir = folder / name / f'seed{seed}'
-            runs[name, seed] = Experiment(str(config), str(work_dir), seed, options, args.threads)
+            runs[name, seed] = experiment(name, config, seed, *options)
     return starts, runs
 
 

@@ -141,7 +141,7 @@ RANK_FAULTS = {
 def run_ranks(
     config: Path, work_dir: Path, ranks: int, *args: str, until: Optional[Path] = None
 ) -> subprocess.CompletedProcess[str]:
-    """Train with tools/dist_train.sh, and kill it when a file is there."""
+    """Train with tools/dist_train.sh, and kill launcher and ranks when a file is there."""
     command = ['bash', TOOLS / 'dist_train.sh', config, ranks, '--work-dir', work_dir, *args]
     with tempfile.TemporaryFile('w+') as output:
         run = subprocess.Popen(
@@ -149,18 +149,24 @@ def run_ranks(
             env=environment(PYTHON=sys.executable, PORT=free_port()),
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
         end = time.monotonic() + 60 * ranks
         while run.poll() is None and time.monotonic() < end:
             if until is not None and until.exists():
                 break
             time.sleep(0.01)
-        with suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
+        kill_all(work_dir)
         code = run.wait()
         output.seek(0)
         return subprocess.CompletedProcess(command, code, output.read())
+
+
+def kill_all(work_dir: Path) -> None:
+    """SIGKILL for all processes of a run; ranks have a session each and outlive their launcher."""
+    for process in Path('/proc').glob('[0-9]*/cmdline'):
+        with suppress(OSError):
+            if os.fsencode(work_dir) in process.read_bytes().split(b'\0'):
+                os.kill(int(process.parent.name), signal.SIGKILL)
 
 
 def one_rank(bench: Bench, rng: random.Random, how: str) -> Outcome:
@@ -186,14 +192,17 @@ def many_ranks(bench: Bench, rng: random.Random, ranks: int = 8) -> Outcome:
     step = rng.randint(1, ITERATIONS - 2)
     whole = run_ranks(config, folders[0], ranks)
     run_ranks(config, folders[1], ranks, until=folders[1] / f'iter_{step}.pth')
+    cut_short = not (folders[1] / f'iter_{ITERATIONS}.pth').exists()
     done = run_ranks(config, folders[1], ranks, '--resume')
     found = re.findall(r'Load checkpoint from .*iter_(\d+)\.pth', done.stdout)
     lost = done.returncode != 0 or (int(found[-1]) if found else 0) < step
-    if whole.returncode or done.returncode:
-        print(whole.stdout[-2000:], done.stdout[-2000:])
-        return lost, True
     ends = [load_checkpoint(folder / f'iter_{ITERATIONS}.pth') for folder in folders]
-    return lost, any(differing(ends[0][part], ends[1][part], part) for part in EXACT)
+    parts = [part for part in EXACT if differing(ends[0][part], ends[1][part], part)]
+    wrong = bool(whole.returncode or done.returncode or not cut_short or parts)
+    if wrong:
+        print(f'status {whole.returncode}, {done.returncode}; cut short: {cut_short}; {parts}')
+        print(done.stdout[-2000:])
+    return lost, wrong
 
 
 def memory(bench: Bench, rng: random.Random, iterations: int = 300) -> Outcome:

@@ -81,8 +81,13 @@ def test_from_a_login_node_the_ranks_get_the_signal(slurm):
 
 
 @pytest.mark.two_ranks
-def test_two_ranks_stop_together(digit_root, tmp_path):
-    """Ctrl-C reaches the launcher, both ranks and their workers; see also test_signals.py."""
+@pytest.mark.parametrize(
+    ('number', 'group'),
+    [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGUSR1, False)],
+    ids=['terminate', 'ctrl-c', 'limit'],
+)
+def test_two_ranks_stop_together(number, group, digit_root, tmp_path):
+    """Ctrl-C reaches the launcher, both ranks and their workers."""
     changes = dict(
         train_cfg=dict(max_iters=5000, val_interval=5000),
         train_dataloader=dict(num_workers=1),
@@ -102,8 +107,8 @@ def test_two_ranks_stop_together(digit_root, tmp_path):
         )
     try:
         wait_for(lambda: re.search(r'Iter.train. \[ +3/', log.read_text()) or process.poll())
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 128 + signal.SIGINT
+        (os.killpg if group else os.kill)(process.pid, number)
+        assert process.wait(60) == 128 + number
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

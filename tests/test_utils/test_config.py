@@ -81,6 +81,10 @@ def test_a_method_that_the_model_is_not_built_of_is_refused(tmp_path):
             load_config(str(path))
     with pytest.raises(ValueError, match=r'method\.mixer\.prob=1\.0 .* set model\.mixer\.prob'):
         load_config(str(changed))
+    (tmp_path / '_base_').mkdir()  # where files are looked at as everywhere else
+    base = child_of(tmp_path / '_base_', CONFIGS / UNIMATCH, STRAY)
+    with pytest.raises(ValueError, match=message):
+        load_config(str(child_of(tmp_path, base, 'model = dict(warmup_iters=3)')))
     with pytest.raises(ValueError, match=r'--cfg-options method\.a\.b .*: set model\.a\.b'):
         load_config(str(CONFIGS / UNIMATCH), {'method.a.b': 1})
 

@@ -55,6 +55,14 @@ WEIGHTS = f'{HEAD}.loss_decode.class_weight'
             f"{TEST}.stride must be two whole numbers >= 1 with mode='slide', got (0, 0): set",
         ),
         (
+            {TEST: dict(mode='slide', crop_size=(64, 64.5), stride=(32, 32))},
+            f"{TEST}.crop_size must be two whole numbers >= 1 with mode='slide', got (64, 64.5)",
+        ),
+        (
+            {TEST: dict(mode='slide', crop_size=(64, 32), stride=(48, 48))},
+            f'{TEST}.stride is (48, 48), more than crop_size=(64, 32), which leaves gaps',
+        ),
+        (
             {'default_hooks.checkpoint.save_best': 'mIuO'},
             "save_best is 'mIuO', which no val_evaluator computes. Did you mean 'mIoU'?",
         ),
@@ -85,7 +93,7 @@ def test_parts_of_validation_go_together(part):
     cfg = Config({key: {} for key in keys})
     check_together(cfg)
     cfg[keys[0]] = None
-    text = f'{keys[0]} is None, but {keys[1]} and {keys[2]} is not: set all of '
+    text = f'to go without, or none of them, got None for {keys[0]} alone: set {keys[1]} and '
     with pytest.raises(ValueError, match=text):
         check_together(cfg)
     check_together(Config({key: None for key in keys}))

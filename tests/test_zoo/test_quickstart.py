@@ -4,7 +4,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
+from tool_runs import REPO
 
+from mmseg_semi.datasets.splits import split_hash
 from mmseg_semi.zoo import quickstart
 
 RESULTS = {
@@ -18,19 +21,23 @@ def plan(*options):
     return quickstart.DATA[args.data].plan(args)
 
 
-def test_picture_shows_image_truth_and_both_predictions(digit_root, tmp_path, monkeypatch):
+def part_of(data):
+    config = quickstart.DATA[data].config
+    return Config.fromfile(str(REPO / config)).test_dataloader.dataset
+
+
+def test_picture_shows_image_truth_and_both_predictions(digit_root, tmp_path):
     _, runs = plan('--out', str(tmp_path))
-    data = quickstart.test_data(runs)
+    data = part_of('digit-scenes')
     assert data.data_root == 'data/digit_scenes/'
     data.data_root = str(digit_root)
-    monkeypatch.setattr(quickstart, 'test_data', lambda runs: data)
     for i, run in enumerate(runs.values()):
         folder = Path(run.work_dir, 'predictions')
         folder.mkdir(parents=True)
         for scene in range(5):
             cv2.imwrite(str(folder / f'{scene:06d}.png'), np.full((64, 64), 1 + 254 * i, np.uint8))
     palette = np.array(json.loads((digit_root / 'meta.json').read_text())['palette'])
-    picture = cv2.imread(str(quickstart.draw(tmp_path, runs, RESULTS, scenes=2, every=2)))
+    picture = cv2.imread(str(quickstart.draw(tmp_path, data, runs, RESULTS, 2, 2)))
     assert picture.shape == (4 * (28 + 128), 2 * 132, 3)
     rows = [picture[28 + i * 156 : (i + 1) * 156] for i in range(4)]
     for place, scene in ((0, '000000'), (132, '000002')):
@@ -69,23 +76,32 @@ def test_both_networks_go_on_from_one_start_on_land_cover():
         assert run.seed == 4 and Path(run.config).is_file()
         load = f'load_from={start.work_dir}/iter_500.pth'
         assert run.options[:2] == [load, 'train_cfg.max_iters=500']
-    assert quickstart.test_data(runs).data_root == 'data/land_cover'
+    assert part_of('land-cover').data_root == 'data/land_cover'
 
 
 def test_the_data_are_made_before_the_runs(tmp_path, monkeypatch, capsys):
-    steps = []
+    steps, splits = [], set()
     monkeypatch.setenv('LAND_COVER_ROOT', str(tmp_path / 'tiles'))
-    monkeypatch.setattr(quickstart.land_cover, 'main', lambda args: steps.append(args))
+
+    def convert(args):
+        steps.append(args)
+        lists = tmp_path / 'tiles/splits/32'
+        lists.mkdir(parents=True)
+        for part in ('labeled', 'unlabeled'):
+            (lists / f'{part}.txt').write_text(f'{part}\n')
 
     def run_all(runs):
+        splits.update(run.split for run in runs.values())
         steps.append(list(runs))
         return {name: RESULTS['supervised'] for name in runs}
 
+    monkeypatch.setattr(quickstart.land_cover, 'main', convert)
     monkeypatch.setattr(quickstart, 'run_all', run_all)
     monkeypatch.setattr(quickstart, 'draw', lambda out, *args: out / 'picture.png')
     quickstart.main(['--data', 'land-cover', '--out', str(tmp_path)])
     first = ['--out', str(tmp_path / 'tiles')]
     assert steps == [first, ['common start'], ['supervised', 'UniMatch']]
+    assert splits == {split_hash(['labeled'], ['unlabeled'])}
     table = (tmp_path / 'table.md').read_text()
     assert table in capsys.readouterr().out and '| common start | `' in table
     assert table.startswith('Land cover, 32 labeled and 197 unlabeled images, 500 steps after')

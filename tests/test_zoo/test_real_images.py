@@ -10,9 +10,11 @@ from mmengine.config import Config
 from mmengine.utils import is_installed
 from tool_runs import REPO
 
+from mmseg_semi.datasets.splits import split_hash
 from mmseg_semi.detection.coco import coco_images, write_coco_files
 from mmseg_semi.zoo import boxes, real_images, result_table
 from mmseg_semi.zoo.experiments import Experiment
+from mmseg_semi.zoo.real_image_rows import parts_of
 
 CONFIGS = REPO / 'configs'
 READ = ('results', 'images')
@@ -75,7 +77,7 @@ def test_rows_are_the_configs(tmp_path):
         assert 'weighting_unimatch' in real_images.rows(data)
         for name, path in real_images.rows(data).items():
             assert path.stem.startswith(f'{name}_efficientnet-lite0_{data}-'), path
-            assert real_images.labels_of(path).isdigit()
+            assert parts_of(path).labels.isdigit()
     for method in ('supervised', 'unimatch'):
         (tmp_path / 'method').mkdir(exist_ok=True)
         (tmp_path / f'method/{method}_efficientnet-lite0_nuclei-20.py').touch()
@@ -84,7 +86,7 @@ def test_rows_are_the_configs(tmp_path):
     change.touch()
     found = real_images.rows('nuclei', tmp_path)
     assert list(found) == ['supervised', 'unimatch', 'unimatch_one-view']
-    assert found['unimatch_one-view'] == change and real_images.labels_of(change) == '20'
+    assert found['unimatch_one-view'] == change and parts_of(change).labels == '20'
 
 
 def test_every_row_goes_on_from_the_start_of_its_seed(runs, tmp_path, capsys):
@@ -125,6 +127,26 @@ def test_other_numbers_of_labels(runs, tmp_path):
     assert options(all_images)[f'{dataset}.labeled.ann_file'] == ''
     assert f'{dataset}.unlabeled.ann_file' not in options(all_images)
     assert all((tmp_path / f'table-{labels}.md').is_file() for labels in ('46', 'all'))
+
+
+def test_all_labels_do_not_change_the_rows_of_other_numbers(runs, tmp_path):
+    arguments = ['--data', 'camvid', '--methods', 'unimatch', '--seeds', '1', '--part', 'val']
+    real_images.main([*arguments, '--labels', 'all', '46', '--work-dir', str(tmp_path)])
+    rows = [Path(run.work_dir).parent.name for run in runs if 'start' not in run.work_dir]
+    assert rows == ['supervised', 'unimatch']
+
+
+def test_results_of_other_lists_are_not_taken(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv('CAMVID_ROOT', str(tmp_path))
+    arguments = ['--data', 'camvid', '--methods', 'supervised', '--seeds', '0']
+    lists = tmp_path / 'splits/12'
+    lists.mkdir(parents=True)
+    for name in ('a', 'b'):
+        for part in ('labeled', 'unlabeled'):
+            (lists / f'{part}.txt').write_text(f'{name}_{part}\n')
+        real_images.main([*arguments, '--work-dir', str(tmp_path)])
+    hashes = [split_hash([f'{name}_labeled'], [f'{name}_unlabeled']) for name in 'aabb']
+    assert [run.split for run in runs] == hashes
 
 
 def test_a_row_that_is_not_there():
@@ -262,6 +284,7 @@ def test_a_papers_table(runs, tmp_path):
     [
         (['--methods', 'corrmatch:no-sof'], r"no such setting. Did you mean 'no-soft'\? Name one"),
         (['--methods', 'corrmatch:figures'], 'reads files of VOC'),
+        (['--methods', 'fixmatch:no-soft'], 'It has none, name it alone'),
         (['--ablation', 'CorrMatch 77'], 'no paper has a table'),
     ],
 )

@@ -133,7 +133,8 @@ def data_folders(node: Any) -> Iterator[str]:
     """Folders of images and masks that a config names."""
     if isinstance(node, Mapping):
         for inner in (node.get('data_prefix') or {}).values():
-            yield os.path.realpath(os.path.join(node.get('data_root') or '', inner))
+            if inner is not None:
+                yield os.path.realpath(os.path.join(node.get('data_root') or '', inner))
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for one in node:

@@ -1,7 +1,7 @@
 # Boxes for the small sets of real images: Faster R-CNN with a small FPN on EfficientNet-Lite0,
 # trained in minutes on one core of a CPU. Images are scaled to 400 pixels. A config on it names the
 # data and the classes.
-_base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', './detection_runtime.py']
+_base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', '../detection_runtime.py']
 max_iters = 240
 channels = 64
 strides = [4, 8, 16]
