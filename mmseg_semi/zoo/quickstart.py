@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmseg_semi.prepare import digit_scenes, land_cover
 from mmseg_semi.zoo import real_images
 from mmseg_semi.zoo.experiments import ROOT, Experiment
+from mmseg_semi.zoo.pictures import draw_tests
 from mmseg_semi.zoo.real_image_rows import BASE, parts_of, rows
 
 CORES = os.cpu_count() or 1
@@ -148,54 +147,6 @@ def run_all(experiments: dict[str, Experiment]) -> dict[str, dict]:
     return {name: experiment.run() for name, experiment in experiments.items()}
 
 
-def caption(text: str, width: int) -> np.ndarray:
-    """Draw one line of text on white."""
-    strip = np.full((28, width, 3), 255, np.uint8)
-    cv2.putText(strip, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return strip
-
-
-def draw(out: Path, data: Any, runs: Runs, results: dict, scenes: int, every: int = 1) -> Path:
-    """Write test images, their truth and the predictions of the runs, one row each.
-
-    Args:
-        out: Folder of the picture.
-        data: Config of the test part.
-        runs: By name.
-        results: Their metrics by name.
-        scenes: How many images.
-        every: Each so-many-th image is taken.
-    """
-    palette = np.full((256, 3), 64, np.uint8)  # what has no class is dark gray
-    palette[: len(data.metainfo.palette)] = data.metainfo.palette
-    images, truth = (Path(data.data_root, folder) for folder in data.data_prefix.values())
-    names = sorted(path.name for path in images.glob('*.png'))[::every][:scenes]
-    tiles = {'image': [images / name for name in names], 'truth': [truth / n for n in names]}
-    for name, run in runs.items():
-        folder = Path(run.work_dir, 'predictions')
-        label = f'{name}: mIoU {results[name]["mIoU"]:.1f} on the test images'
-        tiles[label] = [folder / file for file in names]
-    picture: list[np.ndarray] = []
-    for label, paths in tiles.items():
-        row = draw_row(paths, None if label == 'image' else palette)
-        picture += [caption(label, row.shape[1]), row]
-    path = out / 'picture.png'
-    cv2.imwrite(str(path), np.concatenate(picture, axis=0))
-    return path
-
-
-def draw_row(paths: Sequence[Path], palette: np.ndarray | None) -> np.ndarray:
-    """Images side by side, or label maps in the colors of a palette (256, 3)."""
-    parts: list[np.ndarray] = []
-    for path in paths:
-        tile: Any = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if palette is not None:
-            tile = palette[tile][..., ::-1]
-        parts.append(cv2.resize(tile, (128, 128), interpolation=cv2.INTER_NEAREST))
-        parts.append(np.full((128, 4, 3), 255, np.uint8))
-    return np.concatenate(parts, axis=1)
-
-
 def write_table(out: Path, title: str, runs: Runs, results: dict, seed: int) -> Path:
     """Write the results as a Markdown table."""
     lines = [
@@ -229,7 +180,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         results = {**run_all(starts), **run_all(runs)}
     except RuntimeError as error:
         sys.exit(str(error))
-    picture = draw(out, part, runs, results, args.scenes, data.every)
+    shown = {
+        f'{name}: mIoU {results[name]["mIoU"]:.1f} on the test images': Path(run.work_dir)
+        for name, run in runs.items()
+    }
+    picture = out / 'picture.png'
+    draw_tests(picture, part, shown, args.scenes, data.every)
     table = write_table(out, data.title, {**starts, **runs}, results, args.seed)
     print(f'\n{table.read_text()}\npicture: {picture}\ntable: {table}')
     print(f'done in {(time.time() - start) / 60:.1f} minutes')

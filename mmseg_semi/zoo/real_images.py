@@ -8,14 +8,16 @@ can be given again until the table is complete.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmseg_semi.zoo.boxes import Boxes, distinct, hash_of_lists
 from mmseg_semi.zoo.experiments import Experiment
+from mmseg_semi.zoo.pictures import draw_curve, draw_tests
 from mmseg_semi.zoo.real_image_rows import (
     ALL,
     BASE,
@@ -75,6 +77,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--part', choices=PARTS, default='test', help='what is predicted; choices are made on val'
     )
+    parser.add_argument(
+        '--picture', metavar='FILE.png', help='picture of predictions, of the first seed'
+    )
+    parser.add_argument(
+        '--curve', metavar='FILE.png', help='picture of mIoU against the number of labels'
+    )
+    parser.add_argument('--images', type=positive, default=6, help='images in the picture')
     add_run_options(parser, 'work_dirs/real_images')
     return parser.parse_args(argv)
 
@@ -109,24 +118,66 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers = args.labels or [parts_of(known[BASE]).labels]
     for labels in numbers:
         check_lists(known[BASE], labels)
+    every: dict[str, Results] = {}
     for labels in numbers:
         # With all of them, what is left to learn from are the labels.
         these = {BASE: known[BASE]} if labels == ALL else picked
-        results, boxes = run(these, known[BASE], labels, args)
+        every[labels], boxes = run(these, known[BASE], labels, args)
+        results = every[labels]
         many = f'{args.data}, {labels} labeled images, {args.part} part'
         base = BASE if BASE in results else None
         text = '\n'.join(
             [f'{many}.\n', table(results, base), *(f'{one.said()}\n' for one in boxes)]
         )
-        write_table(text, args.seeds, _out(args, labels))
+        write_table(text, args.seeds, _out(args.out, labels, args))
+        picture = _out(args.picture, labels, args)
+        if picture:
+            draw(picture, results, known[BASE], labels, args)
+    if args.curve:
+        ceiling = every.pop(ALL, {}).get(BASE, {})
+        draw_curve(args.curve, by_row(every), scores(ceiling))
 
 
-def _out(args: argparse.Namespace, labels: str) -> Optional[str]:
-    """File of a table, with the number of labels in its name where there are several tables."""
-    if not args.out or len(args.labels or []) < 2:
-        return args.out
-    path = Path(args.out)
+def scores(row: Mapping[int, Mapping[str, float]]) -> list[float]:
+    """The mIoU of each seed."""
+    return [metrics['mIoU'] for metrics in row.values()]
+
+
+def by_row(every: Mapping[str, Results]) -> dict[str, dict[int, list[float]]]:
+    """The mIoU of each seed by row and number of labels, from results by number of labels."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for labels, results in every.items():
+        for name, row in results.items():
+            found.setdefault(name, {})[int(labels)] = scores(row)
+    return found
+
+
+def _out(file: Optional[str], labels: str, args: argparse.Namespace) -> Optional[str]:
+    """A file with the number of labels in its name where there are several."""
+    if not file or len(args.labels or []) < 2:
+        return file
+    path = Path(file)
     return str(path.with_name(f'{path.stem}-{labels}{path.suffix}'))
+
+
+def draw(path: str, results: Results, base: Path, labels: str, args: argparse.Namespace) -> None:
+    """Write a picture of what the rows predict with the first seed.
+
+    Args:
+        path: The picture.
+        results: Metrics by row and seed.
+        base: The supervised config, which names the images.
+        labels: Number of labeled images.
+        args: The command line.
+    """
+    data, seed = Config.fromfile(base).test_dataloader.dataset, args.seeds[0]
+    data.data_prefix = dict(img_path=f'images/{args.part}', seg_map_path=f'annotations/{args.part}')
+    there = len(list(Path(data.data_root, data.data_prefix.img_path).glob('*.png')))
+    shown = {
+        f'{name}, mIoU {row[seed]["mIoU"]:.1f}': folder_of(labels, args) / name / f'seed{seed}'
+        for name, row in results.items()
+    }
+    draw_tests(Path(path), data, shown, args.images, max(1, there // args.images))
 
 
 def plan(

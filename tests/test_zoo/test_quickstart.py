@@ -9,6 +9,7 @@ from tool_runs import REPO
 
 from mmseg_semi.datasets.splits import split_hash
 from mmseg_semi.zoo import quickstart
+from mmseg_semi.zoo.pictures import draw_tests
 
 RESULTS = {
     'supervised': dict(mIoU=40.0, mAcc=50.0, train_minutes=1.0),
@@ -37,7 +38,9 @@ def test_picture_shows_image_truth_and_both_predictions(digit_root, tmp_path):
         for scene in range(5):
             cv2.imwrite(str(folder / f'{scene:06d}.png'), np.full((64, 64), 1 + 254 * i, np.uint8))
     palette = np.array(json.loads((digit_root / 'meta.json').read_text())['palette'])
-    picture = cv2.imread(str(quickstart.draw(tmp_path, data, runs, RESULTS, 2, 2)))
+    shown = {name: Path(run.work_dir) for name, run in runs.items()}
+    draw_tests(tmp_path / 'picture.png', data, shown, 2, 2)
+    picture = cv2.imread(str(tmp_path / 'picture.png'))
     assert picture.shape == (4 * (28 + 128), 2 * 132, 3)
     rows = [picture[28 + i * 156 : (i + 1) * 156] for i in range(4)]
     for place, scene in ((0, '000000'), (132, '000002')):
@@ -97,7 +100,7 @@ def test_the_data_are_made_before_the_runs(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(quickstart.land_cover, 'main', convert)
     monkeypatch.setattr(quickstart, 'run_all', run_all)
-    monkeypatch.setattr(quickstart, 'draw', lambda out, *args: out / 'picture.png')
+    monkeypatch.setattr(quickstart, 'draw_tests', lambda path, *args: None)
     quickstart.main(['--data', 'land-cover', '--out', str(tmp_path)])
     first = ['--out', str(tmp_path / 'tiles')]
     assert steps == [first, ['common start'], ['supervised', 'UniMatch']]

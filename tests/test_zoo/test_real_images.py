@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 from mmengine.config import Config
 from mmengine.utils import is_installed
@@ -76,8 +77,11 @@ def test_rows_are_the_configs(tmp_path):
     for data in real_images.DATA:
         assert 'weighting_unimatch' in real_images.rows(data)
         for name, path in real_images.rows(data).items():
-            assert path.stem.startswith(f'{name}_efficientnet-lite0_{data}-'), path
+            method, _, _, change = parts_of(path)
+            assert name == (f'{method}_{change}' if change else method)
+            assert path.stem.startswith(f'{method}_efficientnet-lite0_{data}-'), path
             assert parts_of(path).labels.isdigit()
+    assert 'supervised_strong' in real_images.rows('camvid')
     for method in ('supervised', 'unimatch'):
         (tmp_path / 'method').mkdir(exist_ok=True)
         (tmp_path / f'method/{method}_efficientnet-lite0_nuclei-20.py').touch()
@@ -127,6 +131,26 @@ def test_other_numbers_of_labels(runs, tmp_path):
     assert options(all_images)[f'{dataset}.labeled.ann_file'] == ''
     assert f'{dataset}.unlabeled.ann_file' not in options(all_images)
     assert all((tmp_path / f'table-{labels}.md').is_file() for labels in ('46', 'all'))
+
+
+def test_curve_and_pictures(runs, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(real_images, 'draw_tests', lambda *args: shown.append(args))
+    arguments = ['--data', 'camvid', '--methods', 'unimatch', 'supervised', '--seeds', '4', '5']
+    arguments += ['--labels', '46', 'all', '12', '--work-dir', str(tmp_path), '--part', 'val']
+    arguments += ['--picture', str(tmp_path / 'tests.png'), '--curve', str(tmp_path / 'curve.png')]
+    real_images.main(arguments)
+    assert cv2.imread(str(tmp_path / 'curve.png')).shape == (480, 720, 3)
+    assert [path.name for path, *_ in shown] == [f'tests-{n}.png' for n in ('46', 'all', '12')]
+    path, data, rows, images, every = shown[0]
+    assert (data.data_prefix.img_path, images, every) == ('images/val', 6, 1)
+    assert rows['unimatch, mIoU 54.0'] == tmp_path / 'camvid-46/unimatch/seed4'
+
+
+def test_curve_has_the_figures_of_each_row():
+    twelve = dict(supervised=row(40, 42), unimatch=row(44, 46))
+    found = real_images.by_row({'12': twelve, '46': dict(supervised=row(50, 51))})
+    assert found == dict(supervised={12: [40, 42], 46: [50, 51]}, unimatch={12: [44, 46]})
 
 
 def test_all_labels_do_not_change_the_rows_of_other_numbers(runs, tmp_path):
