@@ -69,9 +69,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='TABLE',
         help='the rows of a paper\'s table, such as "CorrMatch 5", with the settings that it has',
     )
+    parser.add_argument(
+        '--base', default=BASE, metavar='ROW', help=f'what rows are compared with (default: {BASE})'
+    )
     parser.add_argument('--list', action='store_true', help='print the names of the rows and exit')
     parser.add_argument(
-        '--start-iters', type=positive, default=1000, help='steps of the common start'
+        '--start-iters', type=positive, default=500, help='steps of the common start'
     )
     parser.add_argument('--iters', type=positive, default=500, help='steps of each row after it')
     parser.add_argument(
@@ -115,6 +118,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [row for table in args.ablation for row in rows_of_table(table, known)]
     names = [*(args.methods or ([] if names else [ALL])), *names]
     picked = chosen(names, known, Path(args.work_dir, 'configs'))
+    if args.base not in {BASE, *picked}:
+        raise SystemExit(
+            f'--base {args.base}: no such row is run; name one of {", ".join(picked)} or '
+            f'add it to --methods'
+        )
     numbers = args.labels or [parts_of(known[BASE]).labels]
     for labels in numbers:
         check_lists(known[BASE], labels)
@@ -125,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         every[labels], boxes = run(these, known[BASE], labels, args)
         results = every[labels]
         many = f'{args.data}, {labels} labeled images, {args.part} part'
-        base = BASE if BASE in results else None
+        base = args.base if args.base in results else None
         text = '\n'.join(
             [f'{many}.\n', table(results, base), *(f'{one.said()}\n' for one in boxes)]
         )

@@ -99,13 +99,13 @@ def test_every_row_goes_on_from_the_start_of_its_seed(runs, tmp_path, capsys):
     real_images.main([*arguments, '--work-dir', 'work', '--out', str(out)])
     starts, rest = runs[:2], runs[2:]
     assert [run.work_dir for run in starts] == [f'work/camvid-12/start/seed{i}' for i in (0, 3)]
-    assert all(run.options == ['train_cfg.max_iters=1000'] for run in starts)
+    assert all(run.options == ['train_cfg.max_iters=500'] for run in starts)
     assert {Path(run.config).name.split('_')[0] for run in starts} == {'supervised'}
     unimatch, supervised = (
         next(run for run in rest if name in run.config and run.seed == 3)
         for name in ('unimatch', 'supervised')
     )
-    load = f'load_from={starts[1].work_dir}/iter_1000.pth'
+    load = f'load_from={starts[1].work_dir}/iter_500.pth'
     assert supervised.options == [load, 'train_cfg.max_iters=500']
     assert unimatch.options == [load, 'train_cfg.max_iters=500', 'model.warmup_iters=0']
     text = out.read_text()
@@ -131,6 +131,14 @@ def test_other_numbers_of_labels(runs, tmp_path):
     assert options(all_images)[f'{dataset}.labeled.ann_file'] == ''
     assert f'{dataset}.unlabeled.ann_file' not in options(all_images)
     assert all((tmp_path / f'table-{labels}.md').is_file() for labels in ('46', 'all'))
+
+
+def test_rows_are_compared_with_any_other(runs, capsys):
+    arguments = ['--data', 'camvid', '--methods', 'unimatch', 'corrmatch', '--seeds', '0', '1']
+    real_images.main([*arguments, '--base', 'unimatch'])
+    assert 'above unimatch (± standard error)' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='--base s4mc: no such row is run; name one of unimatch'):
+        real_images.main([*arguments, '--base', 's4mc'])
 
 
 def test_curve_and_pictures(runs, tmp_path, monkeypatch):
