@@ -1,3 +1,3 @@
 # As in the paper: the student labels for itself.
-_base_ = '../rankmatch_efficientnet-lite0_camvid-12.py'
+_base_ = './rankmatch_efficientnet-lite0_camvid-12.py'
 model = dict(teacher=None)

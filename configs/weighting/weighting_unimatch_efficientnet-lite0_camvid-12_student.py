@@ -1,3 +1,3 @@
 # As in the paper: the student labels for itself.
-_base_ = '../corrmatch_efficientnet-lite0_camvid-12.py'
+_base_ = './weighting_unimatch_efficientnet-lite0_camvid-12.py'
 model = dict(teacher=None)
