@@ -5,4 +5,10 @@ _base_ = [
     '../_base_/schedules/sgd_20k.py',
     '../_base_/methods/corrmatch.py',
 ]
-model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
+# An EMA teacher labels, which few labels ask for; teacher=None for the student, as in the paper.
+model = dict(
+    _delete_=True,
+    segmentor=_base_.model,
+    teacher=dict(type='EMATeacher', momentum=0.996),
+    **_base_.method,
+)

@@ -5,5 +5,11 @@ _base_ = [
     '../_base_/schedules/sgd_20k.py',
     '../_base_/methods/unimatch.py',
 ]
-model = dict(_delete_=True, segmentor=_base_.model, **_base_.method)
+# An EMA teacher labels, which few labels ask for; teacher=None for the student, as in the paper.
+model = dict(
+    _delete_=True,
+    segmentor=_base_.model,
+    teacher=dict(type='EMATeacher', momentum=0.996),
+    **_base_.method,
+)
 train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))
