@@ -11,7 +11,6 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
-from mmengine.runner import Runner
 
 from mmseg_semi.apis.runner_setup import (
     add_checks,
@@ -25,6 +24,7 @@ from mmseg_semi.apis.runner_setup import (
     set_work_dir,
     setup_distributed,
 )
+from mmseg_semi.apis.start import StartRunner, ignore_library_warnings
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.config_settings import SEED, check_together
 from mmseg_semi.utils.safe_checkpoints import (
@@ -124,6 +124,7 @@ def set_resume(cfg: Config, resume: str, seed: int | None) -> None:
         )
     else:
         checkpoint = resume
+    print_log(f'goes on from {checkpoint}', logger=None)
     # Samplers and data workers are seeded when they are built, before mmengine reads the file.
     written = resumable_checkpoint(checkpoint)['meta'].get('seed')
     cfg.resume = True
@@ -172,6 +173,7 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if cfg.get('resume'):
         cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
     check_pretrained(cfg)
+    ignore_library_warnings()
     with explaining_lost_ranks(), explaining_built(cfg):
-        Runner.from_cfg(cfg).train()
+        StartRunner.from_cfg(cfg).train()
     finish_distributed()

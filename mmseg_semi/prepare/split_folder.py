@@ -211,7 +211,7 @@ def divide(
     sizes = np.array([len(one) for one in with_masks.values()])
     numbers = stratify(counts, sizes, [request.labeled, val, test, rest], request.seed)
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    left_out = []
+    left_out: list[str] = []
     part_of = dict(zip(with_masks, (('labeled', 'val', 'test', 'unlabeled')[n] for n in numbers)))
     for group, names in groups.items():
         part = part_of.get(group, 'unlabeled')

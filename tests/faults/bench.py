@@ -117,7 +117,7 @@ class Bench:
             Whether more was lost, and whether the end differs in any bit.
         """
         done = self.train(config, work_dir, '--resume')
-        found = re.findall(r'Load checkpoint from .*iter_(\d+)\.pth', done.output)
+        found = re.findall(r'goes on from .*iter_(\d+)\.pth', done.output)
         lost = done.code != 0 or (int(found[-1]) if found else 0) < least
         return lost, done.code != 0 or not self.same_end(method, work_dir)
 

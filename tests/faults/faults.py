@@ -200,7 +200,7 @@ def many_ranks(bench: Bench, rng: random.Random, ranks: int = 8) -> Outcome:
     run_ranks(config, folders[1], ranks, until=folders[1] / f'iter_{step}.pth')
     cut_short = not (folders[1] / f'iter_{ITERATIONS}.pth').exists()
     done = run_ranks(config, folders[1], ranks, '--resume')
-    found = re.findall(r'Load checkpoint from .*iter_(\d+)\.pth', done.stdout)
+    found = re.findall(r'goes on from .*iter_(\d+)\.pth', done.stdout)
     lost = done.returncode != 0 or (int(found[-1]) if found else 0) < step
     ends = [load_checkpoint(folder / f'iter_{ITERATIONS}.pth') for folder in folders]
     parts = [part for part in EXACT if differing(ends[0][part], ends[1][part], part)]

@@ -28,6 +28,8 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+#: Layers of the whole classifier that no map comes from.
+CLASSIFIER = ('_conv_head.', '_bn1.', '_fc.')
 STEM_CHANNELS = 32
 #: Stages that end a map: the last ones of stride 4, 8, 16 and 32.
 LAST_OF_MAP = (1, 2, 4, 6)
@@ -200,6 +202,14 @@ class EfficientNetLite(BaseModule):
             maps.append(x)
             start = self.ends[last]
         return tuple(maps[index] for index in self.out_indices)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Load; a classifier's last layers, which files of ImageNet weights have, are left out."""
+        for key in [
+            key for key in state_dict if key.startswith(tuple(prefix + n for n in CLASSIFIER))
+        ]:
+            del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _frozen(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

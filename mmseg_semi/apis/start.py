@@ -1,0 +1,205 @@
+"""What a training says on the console before its first step, in a few lines.
+
+mmengine logs its environment, the whole config, the order of the hooks and every parameter group,
+700 lines and more. All of it goes to the log file as before; the console has what this package and
+the user's own code log, warnings, and a summary.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger, print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmseg_semi.datasets.dataset_tree import crop_size, leaf_datasets
+
+#: Warnings of the libraries about themselves, which no user can do anything about.
+_NOISE = (
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    'The prefix is not set',
+)
+_LIBRARIES = ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'logging')
+_MOST_CLASSES = 12
+#: A step's time is said when so much time and so many steps have passed after the first.
+_SECONDS, _STEPS = 10.0, 3
+_PARTS = ('refiners', 'losses', 'heads')
+
+
+def ignore_library_warnings() -> None:
+    """Leave out Python warnings that configs of mmseg and this package give always."""
+    for text in ('``build_loss`` would be deprecated', 'The draw is False'):
+        warnings.filterwarnings('ignore', message=text, category=UserWarning)
+
+
+class QuietStart(logging.Filter):
+    """Keeps what the OpenMMLab libraries log as information from the console, while it is on."""
+
+    on = True
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the console has it."""
+        if record.levelno >= logging.WARNING:
+            return not any(text in record.getMessage() for text in _NOISE)
+        return not self.on or not _of_a_library()
+
+
+def _of_a_library() -> bool:
+    """Whether the code that logs right now is a library's."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = str(frame.f_globals.get('__name__', ''))
+        if name != 'logging' and not name.startswith('mmengine.logging'):
+            return name.partition('.')[0] in _LIBRARIES
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+class StartRunner(Runner):
+    """mmengine's runner with a quiet start."""
+
+    quiet: QuietStart
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger, whose console has a filter."""
+        logger, self.quiet = super().build_logger(*args, **kwargs), QuietStart()
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(self.quiet)
+        return logger
+
+    def train(self) -> nn.Module:
+        """Train, with a summary before the first step."""
+        self.register_hook(StartHook(self.quiet), priority='LOWEST')
+        return super().train()
+
+    def test(self) -> dict[str, float]:
+        """Test; the console has all that is logged from then on."""
+        self.register_hook(StartHook(self.quiet), priority='LOWEST')
+        return super().test()
+
+
+class StartHook(Hook):
+    """Says what is trained, where it goes, and after some steps how long it will take.
+
+    Args:
+        quiet: Ends with the first step.
+    """
+
+    def __init__(self, quiet: QuietStart) -> None:
+        self.quiet = quiet
+        self._since: Optional[tuple[float, int]] = None
+        self._said = False
+
+    def before_train(self, runner: Any) -> None:
+        """Log the summary."""
+        for line in summary(runner):
+            print_log(line, logger='current')
+
+    def before_test(self, runner: Any) -> None:
+        """Say what is tested, and let everything on the console."""
+        self.quiet.on = False
+        print_log(f'Checkpoint: {runner._load_from}', logger='current')
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Let everything on the console."""
+        self.quiet.on = False
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Log the time of a step, once; the first step is slower than the others."""
+        if self._said:
+            return
+        now, done = time.monotonic(), runner.iter + 1
+        if self._since is None:
+            self._since = now, done
+            return
+        seconds, steps = now - self._since[0], done - self._since[1]
+        if seconds < _SECONDS or steps < _STEPS:
+            return
+        self._said = True
+        print_log(_time_line(seconds / steps, runner.max_iters - done), logger='current')
+
+
+def _time_line(step: float, left: int) -> str:
+    seconds = step * left
+    minutes = max(1, round(seconds / 60))
+    duration = f'{minutes} min' if minutes < 120 else f'{minutes / 60:.1f} h'
+    ends = time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))
+    return (
+        f'Time: {step:.2f} s a step, {duration} for the {left} that are left, without validation, '
+        f'until {ends}. Memory so far: {_memory()}'
+    )
+
+
+def _memory() -> str:
+    """The most that the process has taken."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    text = f'{kib / 2**20:.1f} GiB'
+    if not torch.cuda.is_available():
+        return text
+    return f'{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU, {text} outside it'
+
+
+def summary(runner: Any) -> Iterator[str]:
+    """Lines about the model, the data, the schedule and the folder of a run.
+
+    Args:
+        runner: About to train.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    yield from _model_lines(model)
+    dataset = runner.train_dataloader.dataset
+    labeled = getattr(dataset, 'labeled', dataset)
+    classes = [str(name) for name in (getattr(labeled, 'metainfo', {}).get('classes') or ())]
+    if classes:
+        more = '' if len(classes) <= _MOST_CLASSES else ', ...'
+        yield f'Classes: {len(classes)}: {", ".join(classes[:_MOST_CLASSES])}{more}'
+    sizes = {size for leaf in leaf_datasets(labeled) if (size := crop_size(leaf))}
+    if sizes:
+        yield 'Crop: ' + ', '.join(f'{height} x {width}' for height, width in sorted(sizes))
+    begin = f', from {runner.iter} on' if runner.iter else ''
+    interval = getattr(runner.train_loop, 'val_interval', None)
+    checks = f', validation every {interval}' if runner._val_loop and interval else ''
+    yield f'Steps: {runner.max_iters}{begin}{checks}'
+    yield f'Log: {os.path.join(runner.log_dir, f"{runner.timestamp}.log")}'
+    yield f'Checkpoints: {_folder_of_checkpoints(runner)}'
+
+
+def _model_lines(model: nn.Module) -> Iterator[str]:
+    network = getattr(model, 'segmentor', model)
+    named = (getattr(network, name, None) for name in ('backbone', 'decode_head'))
+    parts = [_kind(one) for one in named if one is not None]
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    of = f' of {" and ".join(parts)}' if parts else ''
+    yield f'Network: {type(network).__name__}{of}, {trained / 1e6:.2f} M parameters are trained'
+    if network is model:
+        return
+    words = [f'{_kind(model.teacher) if model.teacher is not None else "the student"} labels']
+    for part in _PARTS:
+        kinds = [f'{name} ({_kind(one)})' for name, one in getattr(model, part).items()]
+        words += [f'{part} {", ".join(kinds)}'] if kinds else []
+    words += [f'mixer {_kind(model.mixer)}'] if model.mixer is not None else []
+    yield f'Method: {"; ".join(words)}'
+
+
+def _kind(one: Any) -> str:
+    return type(one).__name__
+
+
+def _folder_of_checkpoints(runner: Any) -> str:
+    hooks = (getattr(hook, 'out_dir', None) for hook in runner.hooks)
+    return next((str(folder) for folder in hooks if folder), str(runner.work_dir))

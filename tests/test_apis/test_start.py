@@ -1,0 +1,52 @@
+"""The console before the first step: a few lines; the log file has everything."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from mmengine.logging import print_log
+
+from mmseg_semi.apis.start import QuietStart, _time_line
+
+
+def logged(level: int, module: str, on: bool = True) -> bool:
+    """Whether the console has what a function of a module logs."""
+    passed = []
+    logger, handler, quiet = logging.Logger('one'), logging.Handler(), QuietStart()
+    quiet.on = on
+    handler.addFilter(quiet)
+    handler.emit = passed.append
+    logger.addHandler(handler)
+    space = dict(__name__=module, print_log=print_log, logger=logger, level=level)
+    exec("print_log('text', logger=logger, level=level)", space)
+    return bool(passed)
+
+
+def test_the_console_has_no_information_of_libraries_before_the_first_step():
+    assert not logged(logging.INFO, 'mmengine.runner.runner')
+    assert not logged(logging.INFO, 'mmseg.models.builder')
+    assert logged(logging.WARNING, 'mmengine.runner.runner')
+    assert logged(logging.INFO, 'mmengine.runner.runner', on=False)
+    for name in ('mmseg_semi.engine.hooks.data_check_hook', 'mmseg_semi.apis.start', 'my_hooks'):
+        assert logged(logging.INFO, name)
+
+
+def test_time_and_memory_of_a_step():
+    line = _time_line(0.5, 1000)
+    assert line.startswith('Time: 0.50 s a step, 8 min for the 1000 that are left, without')
+    assert ', 2.8 h for the 2000' in _time_line(5.0, 2000)
+    assert re.search(r'Memory so far: \d+\.\d GiB', line)
+
+
+def test_a_start_has_few_lines(unimatch_run):
+    text = unimatch_run.output.split('Iter(train)')[0]
+    assert len(text.splitlines()) <= 15, text
+    for words in (
+        'Network: EncoderDecoder of ',
+        'Method: the student labels; refiners select (ConfidenceThreshold)',
+        'Classes: ',
+        'Checkpoints: ',
+        'Steps: ',
+    ):
+        assert words in text
