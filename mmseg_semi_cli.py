@@ -24,6 +24,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    'import-labels': Command(
+        'mmseg_semi.prepare.import_labels',
+        'Make images and masks of the export of a labeling tool.',
+        'mmseg-semi import-labels export.zip --images photos --out data/mine',
+    ),
     'train': Command(
         'mmseg_semi.apis.train',
         'Train a config, with or without unlabeled images.',
