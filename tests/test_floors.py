@@ -20,6 +20,7 @@ FLOORS = (
     ('engine', 'evaluation'),
     ('apis', 'prepare'),
     ('analysis', 'zoo', 'benchmarks'),
+    ('__main__',),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 PACKAGE = REPO / 'mmseg_semi'

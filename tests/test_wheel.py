@@ -44,7 +44,14 @@ def wheel(tmp_path_factory) -> Path:
     copy = folder / 'copy'
     copy.mkdir()
     junk = shutil.ignore_patterns('__pycache__', '.mim')
-    for name in ('pyproject.toml', 'setup.py', 'README.md', 'LICENSE', 'model-index.yml'):
+    for name in (
+        'pyproject.toml',
+        'setup.py',
+        'README.md',
+        'LICENSE',
+        'model-index.yml',
+        'mmseg_semi_cli.py',
+    ):
         shutil.copy(REPO / name, copy)
     for name in ('configs', 'tools', 'mmseg_semi'):
         shutil.copytree(REPO / name, copy / name, ignore=junk)
@@ -67,7 +74,10 @@ def test_the_wheel_has_configs_tools_and_index(wheel):
     prefix = 'mmseg_semi/.mim/'
     assert {name[len(prefix) :] for name in names if name.startswith(prefix)} == wanted
     assert 'mmseg_semi/py.typed' in names and len(wanted) > 500
-    assert {name.split('/')[0].split('-')[0] for name in names} == {'mmseg_semi'}
+    assert {name.split('/')[0].split('-')[0] for name in names} == {
+        'mmseg_semi',
+        'mmseg_semi_cli.py',
+    }
 
 
 def test_the_configs_of_a_checkout_have_the_same_names():

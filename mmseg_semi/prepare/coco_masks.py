@@ -14,13 +14,11 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from mmseg_semi.datasets.benchmark_layouts import COCO
 from mmseg_semi.datasets.coco81_dataset import COCO81Dataset
-from mmseg_semi.errors import DataError, reading
+from mmseg_semi.errors import reading
 from mmseg_semi.prepare.conversion import (
     Task,
     check_count,
@@ -31,31 +29,11 @@ from mmseg_semi.prepare.conversion import (
     leave_out_missing,
     report,
 )
+from mmseg_semi.prepare.instances import Instance, Instances, draw
 
 COMPLETE = {'train2017': 118287, 'val2017': 5000}
 LAYOUT = '{train2017,val2017}/*.jpg and annotations/instances_{train,val}2017.json'
 THINGS = COCO81Dataset.METAINFO['classes'][1:]
-IGNORED = 255
-
-
-class Instance(NamedTuple):
-    """One annotation: class number, area in pixels, polygons or run lengths."""
-
-    number: int
-    area: float
-    crowd: bool
-    segmentation: Any
-
-
-class Instances(NamedTuple):
-    """Everything that the mask of an image is drawn from; ``label`` is its name in messages."""
-
-    label: str
-    height: int
-    width: int
-    instances: list[Instance]
-    overlap: str
-    crowd: str
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -80,59 +58,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='pixels of a crowd without an object: its class (default), or 255',
     )
     return parser.parse_args(argv)
-
-
-# ------------------------------------------------------------------------------------------ drawing
-def draw(image: Instances) -> np.ndarray:
-    """Class numbers (H, W) uint8 of an image."""
-    mask = np.zeros((image.height, image.width), np.uint8)
-    covers = np.zeros(mask.shape, np.uint16)
-    for one in sorted(image.instances, key=lambda one: (not one.crowd, -one.area)):
-        inside = rasterize(one.segmentation, image)
-        ignored = one.crowd and image.crowd == 'ignore'
-        mask[inside] = IGNORED if ignored else one.number
-        if not one.crowd:
-            covers += inside
-    if image.overlap == 'ignore':
-        mask[covers > 1] = IGNORED
-    return mask
-
-
-def rasterize(segmentation: Any, image: Instances) -> np.ndarray:
-    """Pixels (H, W) bool of polygons or of run lengths, compressed or not."""
-    from pycocotools import mask as coco_mask
-
-    height, width = image.height, image.width
-    try:
-        if isinstance(segmentation, dict):
-            check_runs(segmentation, image)
-            runs = segmentation
-            if isinstance(segmentation['counts'], list):
-                runs = coco_mask.frPyObjects(segmentation, height, width)
-        else:
-            # Two corners have no area, and pycocotools would take four numbers for a box.
-            polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-            if not polygons:
-                return np.zeros((height, width), bool)
-            runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        return coco_mask.decode(runs).astype(bool)
-    except DataError:
-        raise
-    except Exception as error:  # whatever pycocotools finds wrong
-        raise DataError(
-            f'{image.label}: a segmentation cannot be drawn: {type(error).__name__}: {error}'
-        ) from error
-
-
-def check_runs(segmentation: Mapping[str, Any], image: Instances) -> None:
-    """Refuse run lengths of another size than the image's: pycocotools would write beyond it."""
-    size, counts = segmentation['size'], segmentation['counts']
-    pixels = sum(counts) if isinstance(counts, list) else image.height * image.width
-    if list(size) != [image.height, image.width] or pixels != image.height * image.width:
-        raise DataError(
-            f'{image.label}: run lengths have the size {size} and {pixels} pixels, the image '
-            f'{[image.height, image.width]}'
-        )
 
 
 # ------------------------------------------------------------------------------------------ reading

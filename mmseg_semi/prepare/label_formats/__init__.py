@@ -1,0 +1,1 @@
+"""Readers of what labeling tools write, one module a format."""

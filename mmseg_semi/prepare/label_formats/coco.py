@@ -1,0 +1,90 @@
+"""COCO's json: ``images``, ``annotations`` with polygons or run lengths, ``categories``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmseg_semi.errors import DataError
+from mmseg_semi.prepare.label_formats.records import Export, Object, Objects, Picture, broken
+
+PARTS = ('images', 'annotations', 'categories')
+
+
+def is_coco(content: Any) -> bool:
+    """Whether the content of a json file is in this format."""
+    return isinstance(content, dict) and all(isinstance(content.get(one), list) for one in PARTS)
+
+
+def read(files: Mapping[Path, Any]) -> Export:
+    """Read files; their categories are joined by name, in the order of the first file's ids.
+
+    Args:
+        files: Content by path.
+
+    Raises:
+        DataError: An entry lacks something; names file and entry.
+    """
+    export, classes = Export([], []), {}
+    for path, content in files.items():
+        names = _by_id(path, 'category', content['categories'], 'name')
+        classes.update(dict.fromkeys(names[number] for number in sorted(names)))
+        images = _by_id(path, 'image', content['images'], 'file_name')
+        found = defaultdict(list)
+        for entry in content['annotations']:
+            label = f'annotation {entry.get("id")}' if isinstance(entry, dict) else str(entry)
+            try:
+                if entry['image_id'] not in images or entry['category_id'] not in names:
+                    raise DataError(
+                        f'{path}, {label} is of image {entry["image_id"]} and category '
+                        f'{entry["category_id"]}; the file does not list both. Write it anew.'
+                    )
+                found[entry['image_id']].append(_object(label, entry, names))
+            except (KeyError, TypeError, ValueError) as error:
+                raise broken(path, label, error) from error
+        inside = path.parent.name if len(files) > 1 else ''
+        for entry in content['images']:
+            name = str(entry['file_name']).replace('\\', '/')
+            try:
+                size = int(entry['width']), int(entry['height'])
+            except (KeyError, TypeError, ValueError) as error:
+                raise broken(path, f'image {name}', error) from error
+            several = (f'{inside}/{name}', name) if inside else (name,)
+            objects = Objects(tuple(found[entry['id']]))
+            export.pictures.append(Picture(f'{path}, image {name}', several, size, objects))
+    export.classes = list(classes)
+    return export
+
+
+def _by_id(path: Path, kind: str, entries: list[Any], key: str) -> dict[Any, str]:
+    found: dict[Any, str] = {}
+    for place, entry in enumerate(entries, 1):
+        try:
+            number, name = entry['id'], entry[key]
+            if number in found:
+                raise ValueError(f'its id {number} is twice')
+            if not isinstance(name, str) or not isinstance(number, int):
+                raise ValueError(f'id must be a whole number and {key} a text')
+        except (KeyError, TypeError, ValueError) as error:
+            raise broken(path, f'{kind} number {place}', error) from error
+        found[number] = name
+    return found
+
+
+def _object(label: str, entry: Mapping[str, Any], names: Mapping[Any, str]) -> Object:
+    segmentation, box = entry.get('segmentation'), entry.get('bbox')
+    if isinstance(segmentation, dict):
+        if not {'size', 'counts'} <= segmentation.keys():
+            raise ValueError('run lengths must have size and counts')
+    elif segmentation and not isinstance(segmentation[0], list):
+        segmentation = [segmentation]  # one polygon, as some tools write it
+    if isinstance(segmentation, list):
+        segmentation = [one for one in segmentation if len(one) >= 6]
+    corners = None
+    if box and len(box) == 4:
+        x, y, width, height = map(float, box)
+        corners = x, y, x + width, y + height
+    crowd = bool(entry.get('iscrowd'))
+    return Object(label, names[entry['category_id']], segmentation or [], crowd, box=corners)
