@@ -29,6 +29,11 @@ COMMANDS = {
         'Make images and masks of the export of a labeling tool.',
         'mmseg-semi import-labels export.zip --images photos --out data/mine',
     ),
+    'split': Command(
+        'mmseg_semi.prepare.split_folder',
+        'Divide a folder into labeled, unlabeled, val and test lists.',
+        'mmseg-semi split data/mine --labeled 50 --val 0.2 --test 0.2 --seed 0',
+    ),
     'train': Command(
         'mmseg_semi.apis.train',
         'Train a config, with or without unlabeled images.',

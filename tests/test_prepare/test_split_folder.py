@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from mmseg_semi.datasets.splits import split_hash
 from mmseg_semi.errors import DataError
-from mmseg_semi.prepare.split_folder import Request, divide, split_folder, stratify
+from mmseg_semi.prepare.split_folder import Request, command, divide, split_folder, stratify
 
 
 def write(root: Path, name: str, classes: tuple[int, ...] = ()) -> None:
@@ -136,3 +137,12 @@ def test_files_that_do_not_fit(tmp_path):
     (tmp_path / 'images/a.jpg').touch()
     with pytest.raises(DataError, match='differ in their suffix alone'):
         split_folder(tmp_path, Request(1))
+
+
+def test_the_command(leaves):
+    runner = CliRunner()
+    arguments = [str(leaves), '--labeled', '8', '--seed', '2', '--group-by', r'^(tree\d+)/']
+    done = runner.invoke(command, arguments)
+    assert done.exit_code == 0 and '8-seed2: written' in done.output
+    refused = runner.invoke(command, [str(leaves), '--labeled', '99'])
+    assert refused.exit_code == 1 and '--labeled 99: of 20 images with masks' in refused.output
