@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmseg.models.losses.utils import get_class_weight
 
 from mmseg_semi.arguments import Each, Number, OneOf, Rule, Whole
@@ -206,6 +208,8 @@ def _check_numbers(cfg: Config) -> None:
     rules += [('optim_wrapper.accumulative_counts', Whole(1))]
     rules += [('optim_wrapper.optimizer.weight_decay', Number(0)), ('randomness.seed', SEED)]
     rules += [('log_level', OneOf(*_LEVELS, *range(0, 60, 10)))]
+    rules += [('env_cfg.mp_cfg.mp_start_method', OneOf(*get_all_start_methods()))]
+    rules += [('default_scope', OneOf('mmengine', *MODELS.children))]
     for key, rule in rules:
         value = value_at(cfg, key)
         if value is not None:
@@ -216,9 +220,25 @@ def _check_numbers(cfg: Config) -> None:
         'model.segmentor.data_preprocessor',
     ):
         _check_pixels(key, value_at(cfg, key))
+    _check_schedule(cfg.get('param_scheduler'))
     wanted = value_at(cfg, 'default_hooks.checkpoint.rule')
     for one in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
         OneOf(None, 'greater', 'less').check('default_hooks.checkpoint.rule', one)
+
+
+def _check_schedule(schedulers: Any) -> None:
+    """Refuse a scheduler that ends before it begins."""
+    several = isinstance(schedulers, (list, tuple))
+    for i, one in enumerate(schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]):
+        begin, end = (
+            (one.get('begin', 0), one.get('end')) if isinstance(one, Mapping) else (0, None)
+        )
+        if _is_number(begin) and _is_number(end) and end <= begin:
+            key = f'param_scheduler[{i}]' if several else 'param_scheduler'
+            raise ValueError(
+                f'{key}.end is {end}, but it begins at {begin}: set end to a later step, or remove '
+                'it to go on to the last one'
+            )
 
 
 def _check_pixels(key: str, node: Any) -> None:

@@ -47,6 +47,9 @@ WEIGHTS = f'{HEAD}.loss_decode.class_weight'
             "what is not 'leaf' is a class too: set it to 2 and remove out_channels, "
             "metainfo.classes to ('background', 'leaf')",
         ),
+        ({'default_scope': 'xyz'}, "default_scope must be one of ('mmengine', "),
+        ({'env_cfg.mp_cfg.mp_start_method': 'forc'}, 'env_cfg.mp_cfg.mp_start_method must be one'),
+        ({'param_scheduler.0.end': 0}, 'param_scheduler[0].end is 0, but it begins at 0: set end'),
         ({'val_evaluator.iou_metrics': ['mIoU', 'mFooo']}, 'val_evaluator.iou_metrics must be one'),
         ({f'{TEST}.mode': 'slidee'}, f"{TEST}.mode must be one of ('whole', 'slide'), got"),
         ({f'{TEST}.mode': 'slide'}, f'{TEST}.crop_size must be two whole numbers >= 1 with mode='),
