@@ -230,9 +230,9 @@ def _check_schedule(schedulers: Any) -> None:
     """Refuse a scheduler that ends before it begins."""
     several = isinstance(schedulers, (list, tuple))
     for i, one in enumerate(schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]):
-        begin, end = (
-            (one.get('begin', 0), one.get('end')) if isinstance(one, Mapping) else (0, None)
-        )
+        known = one if isinstance(one, Mapping) else {}
+        begin: Any = known.get('begin', 0)
+        end: Any = known.get('end')
         if _is_number(begin) and _is_number(end) and end <= begin:
             key = f'param_scheduler[{i}]' if several else 'param_scheduler'
             raise ValueError(
