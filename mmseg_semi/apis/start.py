@@ -95,7 +95,7 @@ class StartHook(Hook):
     """Says what is trained, where it goes, and after some steps how long it will take.
 
     Args:
-        quiet: Ends with the first step.
+        quiet: Ends when training or testing begins.
     """
 
     def __init__(self, quiet: QuietStart) -> None:
@@ -104,18 +104,15 @@ class StartHook(Hook):
         self._said = False
 
     def before_train(self, runner: Any) -> None:
-        """Log the summary."""
+        """Log the summary, and let everything on the console from now on."""
         for line in summary(runner):
             print_log(line, logger='current')
+        self.quiet.on = False
 
     def before_test(self, runner: Any) -> None:
         """Say what is tested, and let everything on the console."""
         self.quiet.on = False
         print_log(f'Checkpoint: {runner._load_from}', logger='current')
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Let everything on the console."""
-        self.quiet.on = False
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
