@@ -34,6 +34,11 @@ COMMANDS = {
         'Divide a folder into labeled, unlabeled, val and test lists.',
         'mmseg-semi split data/mine --labeled 50 --val 0.2 --test 0.2 --seed 0',
     ),
+    'check': Command(
+        'mmseg_semi.apis.check',
+        'Look at all files of a config before a training.',
+        'mmseg-semi check configs/leaves.py',
+    ),
     'train': Command(
         'mmseg_semi.apis.train',
         'Train a config, with or without unlabeled images.',
