@@ -179,6 +179,7 @@ class Export:
         background: Whether what has no object is background, so that this class is needed.
         notes: What could not be used, and why.
         own_files: Images that hold labels, and are none of the images.
+        folder: Where the images are, None where that is not known.
     """
 
     pictures: list[Picture]
@@ -187,6 +188,7 @@ class Export:
     background: bool = True
     notes: list[str] = field(default_factory=list)
     own_files: set[Path] = field(default_factory=set)
+    folder: Path | None = None
 
 
 # ------------------------------------------------------------------------------------------ pixels
