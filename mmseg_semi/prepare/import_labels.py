@@ -20,7 +20,7 @@ from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import check_there
 from mmseg_semi.prepare.instances import IGNORED
 from mmseg_semi.prepare.label_formats.finding import FORMATS, read_export, unpacked
-from mmseg_semi.prepare.label_formats.photos import Photos, clean
+from mmseg_semi.prepare.label_formats.photos import Photos
 from mmseg_semi.prepare.label_formats.records import (
     BACKGROUND,
     Box,
@@ -156,7 +156,10 @@ def find_sources(export: Export, photos: Photos, root: Path | None) -> list[Sour
             name = PurePosixPath(*PurePosixPath(file).parts[begin:]).as_posix()
             sources.append(Source(name, photos.folder / file, picture))
         elif picture.embedded is not None:
-            sources.append(Source(PurePosixPath(clean(picture.names[0])).name, None, picture))
+            inside = Path(picture.names[0])
+            within = photos.folder.resolve() in inside.parents
+            name = inside.relative_to(photos.folder.resolve()).as_posix() if within else inside.name
+            sources.append(Source(name, None, picture))
         else:
             missing.append(picture.names[0])
             export.notes.append(f'{picture.label}: there is no such image')

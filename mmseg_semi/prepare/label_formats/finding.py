@@ -11,11 +11,22 @@ from pathlib import Path
 from typing import Any, Callable
 
 from mmseg_semi.errors import DataError, reading
-from mmseg_semi.prepare.label_formats import coco, cvat_masks, cvat_xml, masks
+from mmseg_semi.prepare.label_formats import (
+    coco,
+    cvat_masks,
+    cvat_xml,
+    label_studio,
+    labelme,
+    masks,
+)
 from mmseg_semi.prepare.label_formats.records import Color, Export, load_json
 
-FORMATS = ('coco', 'cvat', 'masks')
-JSON_FORMATS = {'coco': (coco.is_coco, coco.read)}
+FORMATS = ('coco', 'cvat', 'labelme', 'label-studio', 'masks')
+JSON_FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[dict[Path, Any]], Export]]] = {
+    'coco': (coco.is_coco, coco.read),
+    'labelme': (labelme.is_labelme, labelme.read),
+    'label-studio': (label_studio.is_label_studio, label_studio.read),
+}
 
 
 @contextmanager
@@ -47,6 +58,12 @@ def read_export(
         DataError: It has none of the formats or several, or an entry that cannot be used.
     """
     found = {} if kind == 'masks' else _tools(source, out, kind)
+    brushes = next(label_studio.brush_files_alone(source), None)
+    if not found and brushes is not None and kind != 'masks':
+        raise DataError(
+            f'{brushes} is of a task that only the json export names: put that file beside the PNG '
+            'files, or import it alone'
+        )
     if not found and kind in ('auto', 'masks'):
         folders = masks.find_folders(source, images)
         if folders is not None:

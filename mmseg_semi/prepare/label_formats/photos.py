@@ -38,9 +38,10 @@ class Photos:
     def match(self, wanted: Sequence[tuple[str, ...]]) -> list[str | None]:
         """Find the file of each image.
 
-        It is the file of this path; else the only one whose path ends like it or whose path it ends
-        with; else, where neither the files nor the export have this name twice, the one of the name
-        in any folder. A path without suffix stands for a file of any suffix.
+        It is the file of this path; else the one with the longest path that it ends with; else the
+        only one whose path ends with it; else, where neither the files nor the export have this
+        name twice, the one of the name in any folder. A path without suffix stands for a file of
+        any suffix.
 
         Args:
             wanted: Paths that an image may have, the most likely first.
@@ -81,7 +82,10 @@ def _choose(
         return name
     last = PurePosixPath(name).name
     alike = sorted(set(by_name.get(last, [])))
-    ends = [one for one in alike if one.endswith(f'/{name}') or name.endswith(f'/{one}')]
+    inside = [one for one in alike if name.endswith(f'/{one}')]
+    if inside:
+        return max(inside, key=len)
+    ends = [one for one in alike if one.endswith(f'/{name}')]
     if len(ends) == 1:
         return ends[0]
     return alike[0] if len(alike) == 1 and often[last] == 1 else None
