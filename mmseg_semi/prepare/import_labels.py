@@ -20,7 +20,7 @@ from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import check_there
 from mmseg_semi.prepare.instances import IGNORED
 from mmseg_semi.prepare.label_formats.finding import FORMATS, read_export, unpacked
-from mmseg_semi.prepare.label_formats.photos import Photos, clean
+from mmseg_semi.prepare.label_formats.photos import Photos
 from mmseg_semi.prepare.label_formats.records import (
     BACKGROUND,
     Box,
@@ -115,7 +115,10 @@ def number_classes(export: Export, wanted: Sequence[str]) -> tuple[list[str], Nu
     elif ground is not None and not wanted and export.background:
         names.sort(key=lambda name: name != ground)
     if len(names) > IGNORED:
-        raise DataError(f'there are {len(names)} classes; a mask of 8 bits has room for {IGNORED}')
+        raise DataError(
+            f'there are {len(names)} classes; a mask of 8 bits has room for {IGNORED}: '
+            'choose some with --classes.'
+        )
     numbers = {name: number for number, name in enumerate(names)}
     return names, Numbers(numbers, IGNORED if ground is None else numbers[ground])
 
@@ -153,7 +156,10 @@ def find_sources(export: Export, photos: Photos, root: Path | None) -> list[Sour
             name = PurePosixPath(*PurePosixPath(file).parts[begin:]).as_posix()
             sources.append(Source(name, photos.folder / file, picture))
         elif picture.embedded is not None:
-            sources.append(Source(PurePosixPath(clean(picture.names[0])).name, None, picture))
+            inside = Path(picture.names[0])
+            within = photos.folder.resolve() in inside.parents
+            name = inside.relative_to(photos.folder.resolve()).as_posix() if within else inside.name
+            sources.append(Source(name, None, picture))
         else:
             missing.append(picture.names[0])
             export.notes.append(f'{picture.label}: there is no such image')
@@ -296,9 +302,10 @@ def import_labels(
             export.pictures = [_without_empty(one) for one in export.pictures]
         names, numbers = number_classes(export, list(wanted))
         colors = {**export.colors, **{name: one for name, one in wanted.items() if one}}
+        root = images or export.folder
         beside = folder if folder.is_dir() else folder.parent
-        photos = Photos(images or beside, [out, *export.own_files])
-        sources = find_sources(export, photos, images)
+        photos = Photos(root or beside, [out, *export.own_files])
+        sources = find_sources(export, photos, root)
         made = ['classes.json', 'boxes.json', 'not_used.txt']
         targets: dict[str, Path | None] = {one.image: one.file for one in sources}
         targets.update({one.mask: None for one in sources if one.picture and one.picture.labels})
@@ -355,10 +362,10 @@ def say(
         print(f'not used (all {len(notes)} in {out / "not_used.txt"}):')
         print('\n'.join(f'  {note}' for note in notes[:5]))
     if done.wrong:
-        some = '\n'.join(done.wrong[:5])
         raise DataError(
-            f'{some}\n{len(done.wrong)} of {len(sources)} images could not be brought, the others '
-            'are complete. Put this right and run the same again.'
+            f'{done.wrong[0]} So {len(done.wrong)} of {len(sources)} images could not be brought '
+            f'(all in {out / "not_used.txt"}), the others are complete: put this right and run the '
+            'same again.'
         )
 
 

@@ -115,5 +115,5 @@ def check_polygons(polygons: Sequence[Sequence[float]], image: Instances) -> Non
             if not math.isfinite(one) or abs(one) > farthest:
                 raise DataError(
                     f'{image.label}: a polygon has the coordinate {one}, far outside of the image '
-                    f'of {image.width} x {image.height} pixels'
+                    f'of {image.width} x {image.height} pixels: correct or remove it.'
                 )

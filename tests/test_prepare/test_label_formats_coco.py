@@ -257,7 +257,7 @@ def test_masks_are_turned_like_their_images(tmp_path, orientation):
         ),
         (lambda c: c['annotations'][0].update(image_id=9), 'annotation 1 is of image 9'),
         (lambda c: c['images'][0].pop('file_name'), 'image number 1: .file_name. is missing'),
-        (lambda c: c['images'][1].update(id=1), 'image number 2: its id 1 is twice'),
+        (lambda c: c['images'][1].update(id=1), 'image number 2: id=1 must be there only once'),
         (lambda c: c['images'][0].pop('width'), 'image a.png: .width. is missing'),
         (lambda c: c['images'][0].update(width=50), 'a.png: the labels belong to 50 x 30 pixels'),
         (

@@ -64,7 +64,7 @@ def _by_id(path: Path, kind: str, entries: list[Any], key: str) -> dict[Any, str
         try:
             number, name = entry['id'], entry[key]
             if number in found:
-                raise ValueError(f'its id {number} is twice')
+                raise ValueError(f'id={number} must be there only once')
             if not isinstance(name, str) or not isinstance(number, int):
                 raise ValueError(f'id must be a whole number and {key} a text')
         except (KeyError, TypeError, ValueError) as error:
@@ -77,7 +77,7 @@ def _object(label: str, entry: Mapping[str, Any], names: Mapping[Any, str]) -> O
     segmentation, box = entry.get('segmentation'), entry.get('bbox')
     if isinstance(segmentation, dict):
         if not {'size', 'counts'} <= segmentation.keys():
-            raise ValueError('run lengths must have size and counts')
+            raise ValueError(f'run lengths must have size and counts, not {list(segmentation)}')
     elif segmentation and not isinstance(segmentation[0], list):
         segmentation = [segmentation]  # one polygon, as some tools write it
     if isinstance(segmentation, list):

@@ -6,14 +6,27 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from mmseg_semi.errors import DataError, reading
-from mmseg_semi.prepare.label_formats import coco
+from mmseg_semi.prepare.label_formats import (
+    coco,
+    cvat_masks,
+    cvat_xml,
+    label_studio,
+    labelme,
+    masks,
+)
 from mmseg_semi.prepare.label_formats.records import Color, Export, load_json
 
-FORMATS = ('coco',)
+FORMATS = ('coco', 'cvat', 'labelme', 'label-studio', 'masks')
+JSON_FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[[dict[Path, Any]], Export]]] = {
+    'coco': (coco.is_coco, coco.read),
+    'labelme': (labelme.is_labelme, labelme.read),
+    'label-studio': (label_studio.is_label_studio, label_studio.read),
+}
 
 
 @contextmanager
@@ -25,7 +38,8 @@ def unpacked(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         with reading(source), zipfile.ZipFile(source) as archive:
             archive.extractall(folder)
-        yield Path(folder)
+        inside = list(Path(folder).iterdir())
+        yield inside[0] if len(inside) == 1 and inside[0].is_dir() else Path(folder)
 
 
 def read_export(
@@ -43,32 +57,64 @@ def read_export(
     Raises:
         DataError: It has none of the formats or several, or an entry that cannot be used.
     """
-    jsons = {kind: files for kind, files in _json_files(source, out).items() if files}
-    found: dict[str, Any] = dict(jsons)
-    if kind == 'auto':
-        if len(found) > 1:
+    found = {} if kind == 'masks' else _tools(source, out, kind)
+    brushes = next(label_studio.brush_files_alone(source), None)
+    if not found and brushes is not None and kind != 'masks':
+        raise DataError(
+            f'{brushes} is of a task that only the json export names: put that file beside the PNG '
+            'files, or import it alone'
+        )
+    if not found and kind in ('auto', 'masks'):
+        folders = masks.find_folders(source, images)
+        if folders is not None:
+            return _read_masks(source, *folders, wanted, out)
+        if kind == 'masks':
             raise DataError(
-                f'{source} has labels in several formats: {", ".join(found)}. Choose one with '
-                '--format.'
+                f'{source} has no folder of images beside one of masks: name the folder of the '
+                'images with --images.'
             )
-        kind = next(iter(found), '')
-    if kind == 'coco' and 'coco' in found:
-        return coco.read(found['coco'])
-    what = f'labels in the format {kind}' if kind else 'labels in a known format'
+    if len(found) > 1:
+        raise DataError(
+            f'{source} has labels in several formats: {", ".join(found)}. Choose one with --format.'
+        )
+    for read in found.values():
+        return read()
+    what = 'labels in a known format' if kind == 'auto' else f'labels in the format {kind}'
     raise DataError(
-        f'{source} has no {what}: name the file or folder that the labeling tool wrote '
-        f'(known formats: {", ".join(FORMATS)}).'
+        f'{source} has no {what}: name the file or folder that the labeling tool wrote, for masks '
+        f'also the folder of the images with --images (known formats: {", ".join(FORMATS)}).'
     )
 
 
-def _json_files(source: Path, out: Path) -> dict[str, dict[Path, Any]]:
-    """Contents of json files by format and path."""
-    found: dict[str, dict[Path, Any]] = {one: {} for one in FORMATS}
+def _tools(source: Path, out: Path, kind: str) -> dict[str, Callable[[], Export]]:
+    """Readers of all formats of labeling tools that are there, or of the one that is asked for."""
+    found: dict[str, Callable[[], Export]] = {}
+    contents: dict[str, dict[Path, Any]] = {}
     single = source.is_file() and source.suffix.lower() == '.json'
     for path in [source] if single else sorted(source.rglob('*.json')):
-        if out in path.parents:
+        if out.resolve() in path.resolve().parents:
             continue
         content = load_json(path)
-        if coco.is_coco(content):
-            found['coco'][path] = content
-    return found
+        for name, (fits, _) in JSON_FORMATS.items():
+            if fits(content):
+                contents.setdefault(name, {})[path] = content
+    for name, several in contents.items():
+        found[name] = partial(JSON_FORMATS[name][1], several)
+    if kind in ('auto', 'cvat'):
+        folder, files = cvat_masks.find(source), cvat_xml.find(source)
+        if folder is not None:
+            found['cvat'] = partial(cvat_masks.read, folder)
+        elif files:
+            found['cvat'] = partial(cvat_xml.read, files)
+    return {name: read for name, read in found.items() if kind in ('auto', name)}
+
+
+def _read_masks(
+    source: Path, images: Path, folder: Path, wanted: Mapping[str, Color | None], out: Path
+) -> Export:
+    photos, files = masks.open_folders(images, folder, out)
+    known: dict[str, Color] = {}
+    for place in (source, folder):
+        if (place / cvat_masks.LABEL_MAP).is_file():
+            known = cvat_masks.read_label_map(place / cvat_masks.LABEL_MAP)
+    return masks.read(photos, files, wanted, known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
@@ -38,22 +38,32 @@ class Photos:
     def match(self, wanted: Sequence[tuple[str, ...]]) -> list[str | None]:
         """Find the file of each image.
 
-        It is the file of this path; else the only one whose path ends like it or whose path it ends
-        with; else, where neither the files nor the export have this name twice, the one of the name
-        in any folder.
+        It is the file of this path; else the one with the longest path that it ends with; else the
+        only one whose path ends with it; else, where neither the files nor the export have this
+        name twice, the one of the name in any folder. A path without suffix stands for a file of
+        any suffix.
 
         Args:
             wanted: Paths that an image may have, the most likely first.
         """
-        there, by_name = set(self.files), defaultdict(list)
+        by_path, by_name = defaultdict(list), defaultdict(list)
         for file in self.files:
-            by_name[PurePosixPath(file).name].append(file)
-        often = Counter(PurePosixPath(one).name for names in wanted for one in set(names))
+            for path in (file, without_suffix(file)):
+                by_path[path].append(file)
+                by_name[PurePosixPath(path).name].append(path)
+        often = Counter(one for names in wanted for one in {clean(n).split('/')[-1] for n in names})
         found: list[str | None] = []
         for names in wanted:
-            choices = (_choose(clean(one), there, by_name, often) for one in names)
-            found.append(next((one for one in choices if one is not None), None))
+            paths = (_choose(clean(one), by_path, by_name, often) for one in names)
+            chosen = next((one for one in paths if one is not None), None)
+            files = by_path[chosen] if chosen is not None else []
+            found.append(files[0] if len(files) == 1 else None)
         return found
+
+
+def without_suffix(path: str) -> str:
+    """The path of an image file without its suffix."""
+    return path[: -len(PurePosixPath(path).suffix)] if path.lower().endswith(IMG_SUFFIXES) else path
 
 
 def clean(name: str) -> str:
@@ -63,13 +73,19 @@ def clean(name: str) -> str:
 
 
 def _choose(
-    name: str, there: set[str], by_name: dict[str, list[str]], often: Counter[str]
+    name: str,
+    by_path: Mapping[str, list[str]],
+    by_name: Mapping[str, list[str]],
+    often: Counter[str],
 ) -> str | None:
-    if name in there:
+    if name in by_path:
         return name
     last = PurePosixPath(name).name
-    alike = by_name.get(last, [])
-    ends = [one for one in alike if one.endswith(f'/{name}') or name.endswith(f'/{one}')]
+    alike = sorted(set(by_name.get(last, [])))
+    inside = [one for one in alike if name.endswith(f'/{one}')]
+    if inside:
+        return max(inside, key=len)
+    ends = [one for one in alike if one.endswith(f'/{name}')]
     if len(ends) == 1:
         return ends[0]
     return alike[0] if len(alike) == 1 and often[last] == 1 else None

@@ -14,6 +14,8 @@ from mmseg_semi.errors import DataError, reading
 from mmseg_semi.prepare.instances import IGNORED, Instance, Instances, layers, rasterize
 
 BACKGROUND = ('background', '_background_', '__background__')
+#: Label of what is of unknown class.
+IGNORE = '__ignore__'
 Color = tuple[int, int, int]
 Turn = Callable[[np.ndarray], np.ndarray]
 
@@ -26,7 +28,7 @@ class Numbers(NamedTuple):
 
     def get(self, name: str) -> int:
         """Number of a class."""
-        return self.of_name.get(name, self.other)
+        return IGNORED if name == IGNORE else self.of_name.get(name, self.other)
 
 
 class Box(NamedTuple):
@@ -100,7 +102,7 @@ class Objects(NamedTuple):
         mask = np.full((height, width), numbers.other, np.uint8)
         notes, flat, boxes = [], [], {}
         for place, one in enumerate(self.several):
-            if one.name not in numbers.of_name:
+            if one.name not in numbers.of_name and one.name != IGNORE:
                 notes.append(f'{one.label}: {one.name} is none of the classes')
             canvas = Instances(f'{label}, {one.label}', height, width, [])
             if not one.segmentation:
@@ -179,6 +181,7 @@ class Export:
         background: Whether what has no object is background, so that this class is needed.
         notes: What could not be used, and why.
         own_files: Images that hold labels, and are none of the images.
+        folder: Where the images are, None where that is not known.
     """
 
     pictures: list[Picture]
@@ -187,6 +190,7 @@ class Export:
     background: bool = True
     notes: list[str] = field(default_factory=list)
     own_files: set[Path] = field(default_factory=set)
+    folder: Path | None = None
 
 
 # ------------------------------------------------------------------------------------------ pixels
@@ -253,8 +257,8 @@ def load_json(path: Path) -> Any:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names without repetition, by the alphabet, a background first."""
-    return sorted(set(names), key=lambda name: (name.lower() not in BACKGROUND, name))
+    """Names of classes without repetition, by the alphabet, a background first."""
+    return sorted(set(names) - {IGNORE}, key=lambda name: (name.lower() not in BACKGROUND, name))
 
 
 def broken(path: object, entry: object, error: Exception) -> DataError:
