@@ -64,7 +64,8 @@ class AuditMasks:
         labeled = leaf_datasets(dataset.labeled)[0]
         ending = ''
         if suffix is None:
-            ending = str(getattr(labeled, 'img_suffix', ''))
+            ending = getattr(labeled, 'img_suffix', '')
+            ending = ending if isinstance(ending, str) else ''
             suffix = str(getattr(labeled, 'seg_map_suffix', '.png'))
         self._set_reader(labeled)
         self._transforms: dict[str, list[Any]] = {}

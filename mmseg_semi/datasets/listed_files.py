@@ -23,7 +23,8 @@ def read_lists_alike() -> None:
     """Let ``BaseSegDataset`` and its subclasses read their lists by :func:`read_list`.
 
     mmseg's own reader takes byte order marks, comments and blank lines for names, and an image
-    that is named twice for two.
+    that is named twice for two. ``img_suffix`` may be several here, upper and lower case alike, for
+    a folder of mixed kinds.
     """
     BaseSegDataset.load_data_list = load_data_list
 
@@ -34,14 +35,16 @@ def load_data_list(dataset: BaseSegDataset) -> list[dict[str, Any]]:
     Of a folder, hidden files and those in hidden folders (``.ipynb_checkpoints``) are left out.
 
     Raises:
-        ValueError: A list that is no UTF-8 text or names nothing; no image in the folder.
+        ValueError: A list that is no UTF-8 text or names nothing; no image in the folder; with
+            several suffixes, two images of one name.
     """
     if not is_local(dataset.backend_args):
         return _load_data_list(dataset)
     if dataset.ann_file and os.path.isfile(dataset.ann_file):
         return _listed(dataset)
     folder = dataset.data_prefix.get('img_path') or '.'
-    every = _load_data_list(dataset)
+    several = not isinstance(dataset.img_suffix, str)
+    every = _of_folder(dataset, folder) if several else _load_data_list(dataset)
     infos = [one for one in every if not _is_hidden(one['img_path'], folder)]
     if len(infos) < len(every):
         print_log(
@@ -71,18 +74,58 @@ def _listed(dataset: BaseSegDataset) -> list[dict[str, Any]]:
             logger='current',
             level=logging.WARNING,
         )
+    if isinstance(dataset.img_suffix, str):
+        return [_info(dataset, name, name + dataset.img_suffix) for name in names]
+    there = _images_by_name(dataset, dataset.data_prefix.get('img_path') or '.')
+    missing = dataset.img_suffix[0]
+    return [_info(dataset, name, there.get(name, name + missing)) for name in names]
+
+
+def _of_folder(dataset: BaseSegDataset, folder: str) -> list[dict[str, Any]]:
+    """All images of a folder, with several suffixes."""
+    found = _images_by_name(dataset, folder)
+    return [_info(dataset, name, file) for name, file in sorted(found.items())]
+
+
+def _info(dataset: BaseSegDataset, name: str, file: str) -> dict[str, Any]:
+    """A sample as mmseg has it.
+
+    Args:
+        dataset: Its dataset.
+        name: Its name, without suffix.
+        file: Its image below the folder of images.
+    """
     image_dir = dataset.data_prefix.get('img_path') or ''
     mask_dir = dataset.data_prefix.get('seg_map_path')
-    infos = []
-    for name in names:
-        info: dict[str, Any] = dict(img_path=os.path.join(image_dir, name + dataset.img_suffix))
-        if mask_dir is not None:
-            info['seg_map_path'] = os.path.join(mask_dir, name + dataset.seg_map_suffix)
-        info['label_map'] = dataset.label_map
-        info['reduce_zero_label'] = dataset.reduce_zero_label
-        info['seg_fields'] = []
-        infos.append(info)
-    return infos
+    info: dict[str, Any] = dict(img_path=os.path.join(image_dir, file))
+    if mask_dir is not None:
+        info['seg_map_path'] = os.path.join(mask_dir, name + dataset.seg_map_suffix)
+    info['label_map'] = dataset.label_map
+    info['reduce_zero_label'] = dataset.reduce_zero_label
+    info['seg_fields'] = []
+    return info
+
+
+def _images_by_name(dataset: BaseSegDataset, folder: str) -> dict[str, str]:
+    """Image files of a folder, relative to it, by their names without suffix.
+
+    Raises:
+        ValueError: Two differ in their suffix alone.
+    """
+    suffixes = tuple(str(suffix).lower() for suffix in dataset.img_suffix)
+    found: dict[str, str] = {}
+    for file in sorted(_files(folder)):
+        ending = [suffix for suffix in suffixes if file.lower().endswith(suffix)]
+        if not ending:
+            continue
+        name = file[: -len(max(ending, key=len))].replace(os.sep, '/')
+        if name in found:
+            raise ValueError(
+                f'{folder} has {found[name]} and {file}, which differ in their suffix alone, so '
+                'that one mask would be of both: rename one, or name one suffix in img_suffix'
+            )
+        found[name] = file
+    return found
 
 
 def check_left_out(leaf: Any, key: str) -> None:
@@ -100,6 +143,9 @@ def check_left_out(leaf: Any, key: str) -> None:
     """
     image_dir = isinstance(leaf, BaseSegDataset) and leaf.data_prefix.get('img_path')
     if not image_dir or leaf.ann_file or not leaf.img_suffix:
+        return
+    if not isinstance(leaf.img_suffix, str):
+        _name_lone_masks(leaf, key)
         return
     mask_dir, suffix = leaf.data_prefix.get('seg_map_path'), leaf.seg_map_suffix
     masks = _stems(mask_dir, suffix) if mask_dir and suffix else set()
@@ -124,6 +170,19 @@ def check_left_out(leaf: Any, key: str) -> None:
     if any(os.path.splitext(n)[0] in masks or n.lower().endswith(lower) for n in others):
         raise ValueError(text)
     print_log(text, logger='current', level=logging.WARNING)
+
+
+def _name_lone_masks(leaf: BaseSegDataset, key: str) -> None:
+    mask_dir, suffix = leaf.data_prefix.get('seg_map_path'), leaf.seg_map_suffix
+    images = _images_by_name(leaf, leaf.data_prefix['img_path'])
+    masks = _stems(mask_dir, suffix) if mask_dir and suffix else set()
+    lone = sorted(name + suffix for name in masks - {name.replace('/', os.sep) for name in images})
+    if lone:
+        print_log(
+            f'{key}: {len(lone)} masks of {mask_dir} have no image: {name_some(lone)}',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _is_hidden(path: str, folder: str) -> bool:

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 from mmseg.registry import DATASETS
+from PIL import Image
 
 from mmseg_semi.datasets.labeled_checks import build_labeled
-from mmseg_semi.datasets.splits import read_lines
+from mmseg_semi.datasets.splits import dataset_names, read_lines
 from mmseg_semi.files import check_paths
 
 NAMES = ['l0', 'l2', 'größe 1']
@@ -186,3 +187,40 @@ def test_hidden_folders_are_never_used(scenes, kind, monkeypatch):
     assert texts == (
         [] if kind == 'unlabeled' else [f'1 images in hidden folders of {folder} are left out']
     )
+
+
+def mixed(scenes):
+    """Images of three kinds, the last suffix in capitals."""
+    for number, suffix in ((1, '.jpg'), (2, '.JPEG')):
+        path = scenes.root / f'images/l{number}.png'
+        Image.open(path).convert('RGB').save(path.with_suffix('.jpg'))
+        path.unlink()
+        path.with_suffix('.jpg').rename(path.with_suffix(suffix))
+    return ('.jpg', '.jpeg', '.png')
+
+
+def test_images_of_several_suffixes(scenes, warnings_logged):
+    suffixes = mixed(scenes)
+    files = ['l0.png', 'l1.jpg', 'l2.JPEG', 'l3.png', 'l4.png']
+    (scenes.root / 'list.txt').write_text('l2\nl0\n')
+    for ann_file, wanted in (('', files), ('list.txt', ['l2.JPEG', 'l0.png'])):
+        dataset = build_labeled(scenes.labeled(ann_file=ann_file, img_suffix=suffixes))
+        infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+        assert [os.path.basename(info['img_path']) for info in infos] == wanted
+        masks = [os.path.basename(info['seg_map_path']) for info in infos]
+        assert masks == [f'{os.path.splitext(name)[0]}.png' for name in wanted]
+        assert dataset_names(dataset) == [os.path.splitext(name)[0] for name in wanted]
+    assert warnings_logged == []
+    scenes.mask('masks/x.png', [[0]])
+    build_labeled(scenes.labeled(ann_file='', img_suffix=suffixes))
+    assert '1 masks of ' in warnings_logged[0] and 'have no image: x.png' in warnings_logged[0]
+
+
+def test_names_that_are_not_there_or_twice_with_several_suffixes(scenes):
+    suffixes = mixed(scenes)
+    (scenes.root / 'list.txt').write_text('l0\nl9\n')
+    with pytest.raises(ValueError, match='have no image: .*l9'):
+        build_labeled(scenes.labeled(ann_file='list.txt', img_suffix=suffixes))
+    shutil.copy(scenes.root / 'images/l1.jpg', scenes.root / 'images/l1.png')
+    with pytest.raises(ValueError, match='l1.jpg and l1.png, which differ in their suffix alone'):
+        build_labeled(scenes.labeled(ann_file='', img_suffix=suffixes))

@@ -4,6 +4,9 @@
 #   images/val        annotations/val        for validation and test
 # A mask is a single-channel PNG of class numbers 0..K-1, 255 where nobody knows; mask and image
 # have the same name without suffix.
+# After mmseg-semi split all images are in images and all masks in annotations, and lists divide
+# them: data_prefix=dict(img_path='images', seg_map_path='annotations'),
+# ann_file='splits/50-seed0/labeled.txt' (unlabeled.txt, val.txt, test.txt) in each part.
 _base_ = './semi.py'
 data_root = 'data/custom/'
 metainfo = dict(classes=('background', 'object'))
@@ -11,7 +14,7 @@ part = dict(
     type='BaseSegDataset',
     data_root=data_root,
     metainfo=metainfo,
-    img_suffix='.jpg',
+    img_suffix=('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'),
     seg_map_suffix='.png',
 )
 train_dataloader = dict(
