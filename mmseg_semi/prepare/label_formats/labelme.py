@@ -119,7 +119,7 @@ def _segmentation(kind: str, shape: Mapping[str, Any], size: tuple[int, int] | N
 def _mask(data: str, points: list[tuple[float, float]], size: tuple[int, int] | None) -> Any:
     """Run lengths of a mask that is a PNG of its rectangle."""
     if size is None:
-        raise ValueError('imageWidth and imageHeight must be given for a mask')
+        raise ValueError('imageWidth=null: a mask needs imageWidth and imageHeight')
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         part = np.array(image.convert('L')) > 0
     left, top = (int(min(one)) for one in zip(*points))
