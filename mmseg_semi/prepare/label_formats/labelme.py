@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmseg_semi.errors import reading
+from mmseg_semi.prepare.instances import encode_runs
 from mmseg_semi.prepare.label_formats.records import (
     Export,
     Object,
@@ -23,7 +24,6 @@ from mmseg_semi.prepare.label_formats.records import (
     box_polygon,
     broken,
     ellipse_polygon,
-    encode,
     in_order,
 )
 
@@ -128,4 +128,4 @@ def _mask(data: str, points: list[tuple[float, float]], size: tuple[int, int] | 
     if target.shape != part.shape:
         raise ValueError(f'the mask at {left}, {top} of {part.shape} must be in the image')
     target[:] = part
-    return encode(inside)
+    return encode_runs(inside)

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 
 from mmseg_semi.errors import DataError, reading
-from mmseg_semi.prepare.instances import IGNORED, Instance, Instances, layers, rasterize
+from mmseg_semi.prepare.instances import (
+    IGNORED,
+    Instance,
+    Instances,
+    encode_runs,
+    layers,
+    rasterize,
+)
 
 BACKGROUND = ('background', '_background_', '__background__')
 #: Label of what is of unknown class.
@@ -114,7 +121,7 @@ class Objects(NamedTuple):
                 inside = rasterize(one.segmentation, canvas)
                 if not inside.any():
                     notes.append(f'{one.label}: it covers no pixel')
-                runs = encode(inside)
+                runs = encode_runs(inside)
                 area = float(inside.sum())
                 flat.append(Instance(numbers.get(one.name), area, one.crowd, runs, one.order))
             if inside.any() and one.name in numbers.of_name:
@@ -194,13 +201,6 @@ class Export:
 
 
 # ------------------------------------------------------------------------------------------ pixels
-def encode(inside: np.ndarray) -> Any:
-    """Compressed run lengths of bool (H, W)."""
-    from pycocotools import mask as coco_mask
-
-    return coco_mask.encode(np.asfortranarray(inside, np.uint8))
-
-
 def box_around(inside: np.ndarray, number: int, crowd: bool = False) -> Box:
     """Box of pixels, bool (H, W) with one at least."""
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
