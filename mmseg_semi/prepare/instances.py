@@ -60,13 +60,18 @@ def draw(image: Instances) -> np.ndarray:
 
 
 def layers(image: Instances) -> Iterator[tuple[Instance, np.ndarray]]:
-    """Objects with their pixels, bool (H, W), from the lowest to the one on top.
+    """Objects with their pixels, bool (H, W), from the lowest to the one on top."""
+    for one in sorted(image.instances, key=layer_key):
+        yield one, rasterize(one.segmentation, image)
+
+
+def layer_key(one: Instance) -> tuple[bool, float, float]:
+    """What objects are sorted by, from the lowest to the one on top.
 
     Crowds are below all objects. Of the others the one of a higher order, then the smaller one,
     then the later one is above.
     """
-    for one in sorted(image.instances, key=lambda one: (not one.crowd, one.order, -one.area)):
-        yield one, rasterize(one.segmentation, image)
+    return not one.crowd, one.order, -one.area
 
 
 def rasterize(segmentation: Any, image: Instances) -> np.ndarray:
