@@ -13,6 +13,7 @@ BRITISH = re.compile(
     r'|(?:al|an|im|on|ar|er|or|it)i[s](?:e|ing|ation))\w*',
     re.IGNORECASE,
 )
+THEIRS = ('was_cancel' + 'led',)  # keys in files of other programs
 FOLDERS = ('.github', 'configs', 'docs', 'mmseg_semi', 'tests', 'tools')
 SUFFIXES = ('.py', '.md', '.yml', '.toml')
 
@@ -26,5 +27,6 @@ def test_spelling_is_american():
         for path in paths
         for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1)
         for match in BRITISH.finditer(line)
+        if match[0] not in THEIRS
     ]
     assert not found, '\n'.join(found)

@@ -153,11 +153,11 @@ def test_the_short_form(tmp_path, images):
     assert mask(bring(source, tmp_path / 'out', images=images), 'c.png').sum() == 48
 
 
-def test_one_annotation_is_used_and_cancelled_ones_are_not(tmp_path, images):
+def test_one_annotation_is_used_and_canceled_ones_are_not(tmp_path, images):
     first, second = ([rectangle(name, 0, 0, 4, 4)] for name in ('cat', 'dog'))
-    cancelled = task(2, 'sub/b.png', first)
-    cancelled['annotations'][0]['was_cancelled'] = True
-    source = write(tmp_path / 'export', task(1, 'c.png', first, second), cancelled)
+    canceled = task(2, 'sub/b.png', first)
+    canceled['annotations'][0]['was_cancelled'] = True
+    source = write(tmp_path / 'export', task(1, 'c.png', first, second), canceled)
     out = bring(source, tmp_path / 'out', images=images)
     assert classes(out) == ['background', 'dog']
     assert not (out / 'annotations/sub/b.png').exists()
@@ -201,7 +201,7 @@ def test_labels_of_a_turned_view_leave_the_image_unlabeled(tmp_path, images):
         (lambda r: r['value'].pop('width'), "result number 1: 'width' is missing"),
         (
             lambda r: r['value'].update(rle=pack(stroke())[:-5]),
-            'number 1: rle ends too early',
+            'number 1: value.rle ends too early',
         ),
         (lambda r: r['value'].update(rle=[0, 0, 0, 8] + 9 * [0]), 'rle has 8 values and must'),
         (lambda r: r['value'].update(rle=[300]), 'rle must be a list of bytes'),

@@ -22,7 +22,7 @@ class Bits:
         """
         end = self.place + count
         if end > 8 * len(self.data):
-            raise ValueError('rle ends too early: it must be complete')
+            raise ValueError('value.rle ends too early: it must be complete')
         first, last = self.place // 8, (end + 7) // 8
         value = int.from_bytes(self.data[first:last], 'big') >> (8 * last - end)
         self.place = end
@@ -43,17 +43,17 @@ def decode(data: Sequence[int], width: int, height: int) -> np.ndarray:
     try:
         bits = Bits(bytes(data))
     except ValueError as error:
-        raise ValueError(f'rle must be a list of bytes: {error}') from error
+        raise ValueError(f'value.rle must be a list of bytes: {error}') from error
     total, word = bits.read(32), bits.read(5) + 1
     if total != 4 * width * height:
-        raise ValueError(f'rle has {total} values and must have 4 x {width} x {height}')
+        raise ValueError(f'value.rle has {total} values and must have 4 x {width} x {height}')
     lengths = [bits.read(4) + 1 for _ in range(4)]
     pixels, place = np.zeros(total, np.int64), 0
     while place < total:
         repeats = bits.read(1)
         end = place + 1 + bits.read(lengths[bits.read(2)])
         if end > total:
-            raise ValueError(f'rle has more values than {total}: it must be written anew')
+            raise ValueError(f'value.rle has more values than {total}: it must be written anew')
         if repeats:
             pixels[place:end] = bits.read(word)
         else:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from mmseg_semi.errors import DataError, reading
+from mmseg_semi.prepare.instances import encode_runs
 from mmseg_semi.prepare.label_formats.records import (
     Color,
     Export,
@@ -20,7 +21,6 @@ from mmseg_semi.prepare.label_formats.records import (
     broken,
     color_of,
     ellipse_polygon,
-    encode,
     in_order,
     rotate,
 )
@@ -104,7 +104,7 @@ def _objects(
 def _segmentation(shape: ElementTree.Element, size: tuple[int, int]) -> object:
     get = shape.attrib.__getitem__
     if shape.tag == 'mask':
-        return encode(_decode(shape, size))
+        return encode_runs(_decode(shape, size))
     if shape.tag == 'polygon':
         points = [point.split(',') for point in get('points').split(';')]
         return [[float(one) for x, y in points for one in (x, y)]]

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.errors import DataError
+from mmseg_semi.prepare.instances import encode_runs
 from mmseg_semi.prepare.label_formats.brush import decode
 from mmseg_semi.prepare.label_formats.mask_values import read_pixels
 from mmseg_semi.prepare.label_formats.records import (
@@ -24,7 +25,6 @@ from mmseg_semi.prepare.label_formats.records import (
     box_polygon,
     broken,
     ellipse_polygon,
-    encode,
     in_order,
     rotate,
 )
@@ -127,7 +127,7 @@ def _picture(
     for name, file in brush:
         inside = read_pixels(file).values > 0
         sizes.add(inside.shape[::-1])
-        objects.append(Object(file.name, name, encode(inside)))
+        objects.append(Object(file.name, name, encode_runs(inside)))
     named = {one.get('id') for one in results or [] if _class_of(one) is not None}
     for place, one in enumerate(results or [], 1):
         value, where = one.get('value', {}), f'result number {place}'
@@ -166,7 +166,7 @@ def _segmentation(value: Mapping[str, Any], width: int, height: int) -> Any:
     """Polygons or run lengths of a shape; None for one without pixels."""
     across, down = width / 100, height / 100
     if 'rle' in value:
-        return encode(decode(value['rle'], width, height))
+        return encode_runs(decode(value['rle'], width, height))
     if 'points' in value:
         if len(value['points']) < 3:
             return None

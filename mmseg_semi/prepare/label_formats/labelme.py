@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmseg_semi.errors import reading
+from mmseg_semi.prepare.instances import encode_runs
 from mmseg_semi.prepare.label_formats.records import (
     Export,
     Object,
@@ -23,7 +24,6 @@ from mmseg_semi.prepare.label_formats.records import (
     box_polygon,
     broken,
     ellipse_polygon,
-    encode,
     in_order,
 )
 
@@ -119,7 +119,7 @@ def _segmentation(kind: str, shape: Mapping[str, Any], size: tuple[int, int] | N
 def _mask(data: str, points: list[tuple[float, float]], size: tuple[int, int] | None) -> Any:
     """Run lengths of a mask that is a PNG of its rectangle."""
     if size is None:
-        raise ValueError('imageWidth and imageHeight must be given for a mask')
+        raise ValueError('imageWidth=null: a mask needs imageWidth and imageHeight')
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         part = np.array(image.convert('L')) > 0
     left, top = (int(min(one)) for one in zip(*points))
@@ -128,4 +128,4 @@ def _mask(data: str, points: list[tuple[float, float]], size: tuple[int, int] | 
     if target.shape != part.shape:
         raise ValueError(f'the mask at {left}, {top} of {part.shape} must be in the image')
     target[:] = part
-    return encode(inside)
+    return encode_runs(inside)

@@ -217,6 +217,11 @@ def _of_numbers(
         names = ['background', 'foreground'] if not wanted else list(wanted)
         names = ['background', *names] if len(names) == 1 else names
         return Table(dict(zip(levels, names)), False, nearest=True), names
+    if levels == (0, IGNORED) and len(wanted) > 2 and not palette:
+        raise DataError(
+            f'{path} and the other masks have only 0 and 255, which are two classes: give two with '
+            f'--classes, not {len(wanted)}'
+        )
     rest = [value for value in values if value != IGNORED]
     most = max(rest, default=0)
     void = {IGNORED: None}

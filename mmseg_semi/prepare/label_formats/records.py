@@ -11,7 +11,13 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 
 from mmseg_semi.errors import DataError, reading
-from mmseg_semi.prepare.instances import IGNORED, Instance, Instances, layers, rasterize
+from mmseg_semi.prepare.instances import (
+    IGNORED,
+    Instance,
+    Instances,
+    layer_key,
+    rasterize,
+)
 
 BACKGROUND = ('background', '_background_', '__background__')
 #: Label of what is of unknown class.
@@ -98,30 +104,31 @@ class Objects(NamedTuple):
         Raises:
             DataError: A segmentation cannot be drawn.
         """
-        width, height = size
-        mask = np.full((height, width), numbers.other, np.uint8)
-        notes, flat, boxes = [], [], {}
-        for place, one in enumerate(self.several):
+        mask = np.full(size[::-1], numbers.other, np.uint8)
+        notes, boxes = [], []
+        layers: list[tuple[Instance, Box, np.ndarray]] = []
+        for one in self.several:
             if one.name not in numbers.of_name and one.name != IGNORE:
                 notes.append(f'{one.label}: {one.name} is none of the classes')
-            canvas = Instances(f'{label}, {one.label}', height, width, [])
+            canvas = Instances(f'{label}, {one.label}', size[1], size[0], [])
+            inside = pixels_of(one, canvas)
+            number = numbers.get(one.name)
+            box = box_around(inside, number, one.crowd) if inside.any() else None
             if not one.segmentation:
-                inside = box_pixels(one.box, canvas)
                 mask[inside] = IGNORED
-                remark = 'its box is unknown in the mask' if inside.any() else 'nothing is drawn'
+                remark = 'its box is unknown in the mask' if box else 'nothing is drawn'
                 notes.append(f'{one.label}: no segmentation, {remark}')
+            elif box is None:
+                notes.append(f'{one.label}: it covers no pixel')
             else:
-                inside = rasterize(one.segmentation, canvas)
-                if not inside.any():
-                    notes.append(f'{one.label}: it covers no pixel')
-                runs = encode(inside)
-                area = float(inside.sum())
-                flat.append(Instance(numbers.get(one.name), area, one.crowd, runs, one.order))
-            if inside.any() and one.name in numbers.of_name:
-                boxes[place] = box_around(turn(inside), numbers.get(one.name), one.crowd)
-        for instance, inside in layers(Instances(label, height, width, flat)):
-            mask[inside] = instance.number
-        return Drawn(turn(mask), list(boxes.values()), notes)
+                part = inside[box.y1 : box.y2, box.x1 : box.x2].copy()
+                layer = Instance(number, float(part.sum()), one.crowd, None, one.order)
+                layers.append((layer, box, part))
+            if box is not None and one.name in numbers.of_name:
+                boxes.append(turn_box(box, mask.shape, turn))
+        for layer, box, part in sorted(layers, key=lambda each: layer_key(each[0])):
+            mask[box.y1 : box.y2, box.x1 : box.x2][part] = layer.number
+        return Drawn(turn(mask), boxes, notes)
 
 
 class Picture(NamedTuple):
@@ -156,14 +163,7 @@ class LabelMap(NamedTuple):
                 f'{label}: the mask has {width} x {height} pixels, its image '
                 f'{size[0]} x {size[1]}; they must have one size'
             )
-        boxes = drawn.boxes
-        if boxes:
-            frame = np.zeros((height, width), bool)
-            boxes = []
-            for one in drawn.boxes:
-                frame[:] = False
-                frame[one.y1 : one.y2, one.x1 : one.x2] = True
-                boxes.append(box_around(turn(frame), one.number, one.crowd))
+        boxes = [turn_box(one, (height, width), turn) for one in drawn.boxes]
         return drawn._replace(mask=turn(drawn.mask), boxes=boxes)
 
 
@@ -194,13 +194,6 @@ class Export:
 
 
 # ------------------------------------------------------------------------------------------ pixels
-def encode(inside: np.ndarray) -> Any:
-    """Compressed run lengths of bool (H, W)."""
-    from pycocotools import mask as coco_mask
-
-    return coco_mask.encode(np.asfortranarray(inside, np.uint8))
-
-
 def box_around(inside: np.ndarray, number: int, crowd: bool = False) -> Box:
     """Box of pixels, bool (H, W) with one at least."""
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
@@ -208,11 +201,20 @@ def box_around(inside: np.ndarray, number: int, crowd: bool = False) -> Box:
     return Box(number, int(columns[0]), int(rows[0]), *ends, crowd)
 
 
-def box_pixels(box: Sequence[float] | None, canvas: Instances) -> np.ndarray:
-    """Pixels (H, W) bool of a box x1, y1, x2, y2; none of no box."""
-    if box is None or not (box[2] > box[0] and box[3] > box[1]):
+def turn_box(box: Box, shape: tuple[int, ...], turn: Turn) -> Box:
+    """The box in the turned image; ``shape`` is height and width of the image that it is in."""
+    corners = np.zeros(shape, bool)
+    corners[[box.y1, box.y2 - 1], [box.x1, box.x2 - 1]] = True
+    return box_around(turn(corners), box.number, box.crowd)
+
+
+def pixels_of(one: Object, canvas: Instances) -> np.ndarray:
+    """Pixels (H, W) bool of an object; of one without segmentation those of its box."""
+    if one.segmentation:
+        return rasterize(one.segmentation, canvas)
+    if one.box is None or not (one.box[2] > one.box[0] and one.box[3] > one.box[1]):
         return np.zeros((canvas.height, canvas.width), bool)
-    return rasterize([box_polygon(*box)], canvas)
+    return rasterize([box_polygon(*one.box)], canvas)
 
 
 def box_polygon(x1: float, y1: float, x2: float, y2: float) -> list[float]:
