@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import click
+import numpy as np
 import pytest
+from label_exports import mask, photo
+from PIL import Image
 from tool_runs import CONFIGS, SUPERVISED, environment
 
 import mmseg_semi_cli
@@ -72,3 +75,18 @@ def test_arguments_are_passed_on_as_they_are(monkeypatch):
     words = [str(CONFIGS / SUPERVISED), '--resume', '--cfg-options', 'a.b=1', "c=['x', 'y']"]
     mmseg_semi_cli.run(['train', *words])
     assert got == [words]
+
+
+def test_import_labels_from_the_command_line(tmp_path, capsys):
+    photo(tmp_path / 'photos/a.jpg', 8, 6)
+    (tmp_path / 'masks').mkdir()
+    Image.fromarray(np.full((6, 8), 128, np.uint8)).save(tmp_path / 'masks/a.png')
+    words = ['import-labels', tmp_path / 'masks', '--images', tmp_path / 'photos']
+    words += ['--classes', 'background,cat', '--out', tmp_path / 'out']
+    assert not mmseg_semi_cli.run([str(word) for word in words])
+    assert (mask(tmp_path / 'out', 'a.png') == 1).all()
+    wrong = ['import-labels', str(tmp_path), '--format', 'voc', '--out', 'x']
+    assert mmseg_semi_cli.run(wrong) == 2
+    assert "'voc' is not one of 'auto', 'coco'" in capsys.readouterr().err
+    assert not mmseg_semi_cli.run(['import-labels', '--help'])
+    assert capsys.readouterr().out.rstrip().endswith(COMMANDS['import-labels'].example)

@@ -73,6 +73,8 @@ def test_the_wheel_has_configs_tools_and_index(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     prefix = 'mmseg_semi/.mim/'
     assert {name[len(prefix) :] for name in names if name.startswith(prefix)} == wanted
+    scripts = next(name for name in names if name.endswith('entry_points.txt'))
+    assert b'mmseg-semi = mmseg_semi_cli:main' in zipfile.ZipFile(wheel).read(scripts)
     assert 'mmseg_semi/py.typed' in names and len(wanted) > 500
     assert {name.split('/')[0].split('-')[0] for name in names} == {
         'mmseg_semi',

@@ -127,7 +127,7 @@ def import_labels(
         own.claim(targets)
         for one in track(sources):
             bring(one, own, numbers, export, done)
-    notes = [*done.wrong, *export.notes]
+    notes = [note.replace(str(folder), str(source)) for note in (*done.wrong, *export.notes)]
     own.write('not_used.txt', ''.join(f'{note}\n' for note in notes))
     content = dict(classes=names, palette=class_colors(names, colors))
     own.write('classes.json', json.dumps(content, indent=1) + '\n')
@@ -176,7 +176,7 @@ def say(
         print('\n'.join(f'  {note}' for note in notes[:5]))
     if done.wrong:
         raise DataError(
-            f'{done.wrong[0]} So {len(done.wrong)} of {len(sources)} images could not be brought '
+            f'{notes[0]} So {len(done.wrong)} of {len(sources)} images could not be brought '
             f'(all in {out / "not_used.txt"}), the others are complete: put this right and run the '
             'same again.'
         )

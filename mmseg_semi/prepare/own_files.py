@@ -65,7 +65,7 @@ class OwnFiles:
 
     def write(self, name: str, data: str | bytes) -> None:
         """Write a file, unless it is there."""
-        data = data.encode('utf-8') if isinstance(data, str) else data
+        data = data.encode('utf-8', 'backslashreplace') if isinstance(data, str) else data
         path = self.folder / name
         self._note(name, hashlib.sha256(data).hexdigest(), lambda: write_file(path, data))
 

@@ -144,9 +144,13 @@ def test_a_zip_and_images_elsewhere_give_the_same(export, tmp_path):
         archive.write(source / 'annotations/instances.json', 'annotations/instances.json')
     other = bring(tmp_path / 'export.zip', tmp_path / 'other', images=source / 'images')
     wanted, found = ({n: data for n, (data, _) in files(one).items()} for one in (out, other))
-    del wanted['not_used.txt'], found['not_used.txt']  # names the json file
+    note = found.pop('not_used.txt').decode()
+    assert note.startswith(f'{tmp_path}/export.zip/instances.json, image a.png, annotation 4')
+    del wanted['not_used.txt']
     wanted.pop('import-labels.json'), found.pop('import-labels.json')
     assert found == wanted
+    before = files(other)
+    assert files(bring(tmp_path / 'export.zip', other, images=source / 'images')) == before
 
 
 def test_a_second_run_writes_nothing_even_into_the_folder_of_the_export(export, tmp_path):

@@ -101,6 +101,20 @@ def test_gray_levels(source, tmp_path):
         bring(source, tmp_path / 'wrong', classes=['cat,dog'])
 
 
+def test_numbers_of_many_objects_are_no_binary_masks(source, tmp_path):
+    array = np.zeros((H, W), np.uint8)
+    array[0, :20] = np.arange(70, 250, 9)  # most is background
+    put(source, 'a.png', array)
+    with pytest.raises(DataError, match='have the numbers 0, 70, 79, .*: give the gray of each'):
+        bring(source, tmp_path / 'out', classes=['background,nucleus'])
+
+
+def test_more_classes_than_two_levels_are_refused(source, tmp_path):
+    put(source, 'a.png', numbers(2) * 255)
+    with pytest.raises(DataError, match='only 0 and 255, which are two classes: .* not 3'):
+        bring(source, tmp_path / 'out', classes=['background,cat,dog'])
+
+
 def test_palettes_are_read_as_numbers(source, tmp_path):
     def paletted(array):
         image = Image.fromarray(array)

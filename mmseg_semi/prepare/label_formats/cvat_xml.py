@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
@@ -81,7 +82,7 @@ def _labels(root: ElementTree.Element) -> Iterator[tuple[str, Color | None]]:
     for label in root.iterfind('meta//labels/label'):
         name, color = label.findtext('name'), (label.findtext('color') or '').strip()
         if name and not label.findtext('parent'):
-            yield name, color_of(color) if len(color) == 7 and color[0] == '#' else None
+            yield name, color_of(color) if re.fullmatch('#[0-9a-fA-F]{6}', color) else None
 
 
 def _objects(

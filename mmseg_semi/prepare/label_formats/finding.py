@@ -39,7 +39,10 @@ def unpacked(source: Path) -> Iterator[Path]:
         with reading(source), zipfile.ZipFile(source) as archive:
             archive.extractall(folder)
         inside = list(Path(folder).iterdir())
-        yield inside[0] if len(inside) == 1 and inside[0].is_dir() else Path(folder)
+        try:
+            yield inside[0] if len(inside) == 1 and inside[0].is_dir() else Path(folder)
+        except DataError as error:  # name the zip, not a folder that is gone
+            raise DataError(str(error).replace(folder, str(source))) from error
 
 
 def read_export(

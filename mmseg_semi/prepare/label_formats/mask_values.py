@@ -252,7 +252,9 @@ def _binary_levels(counts: Counter[int], lossy: bool) -> tuple[int, int] | None:
         return None
     most = max(bright, key=lambda value: bright[value])
     high = 255 if most > 191 else 128
-    near = sum(n for one, n in counts.items() if min(one, abs(one - high)) <= BINARY_NEAR)
-    dense = 2 * (len(counts.keys() - {IGNORED})) >= max(counts.keys() - {IGNORED}, default=0) + 1
-    clean = dense and not lossy
-    return (0, high) if near >= BINARY_SHARE * total and not clean else None
+    dark = sum(n for one, n in counts.items() if one <= BINARY_NEAR)
+    light = sum(n for one, n in counts.items() if abs(one - high) <= BINARY_NEAR)
+    numbers = counts.keys() - {IGNORED}
+    dense = not lossy and 2 * len(numbers) >= max(numbers, default=0) + 1
+    two = dark + light >= BINARY_SHARE * total and 2 * light >= total - dark
+    return (0, high) if two and not dense else None
