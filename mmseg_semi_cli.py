@@ -91,7 +91,8 @@ def _passing(name: str, one: Command, main: Callable[[Sequence[str]], Any]) -> c
     )
     @click.argument('arguments', nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> Any:
-        sys.argv[0] = f'mmseg-semi {name}'  # what argparse calls the program
+        # What argparse calls the program, and what a stopped run is gone on with.
+        sys.argv = [f'mmseg-semi {name}', *arguments]
         try:
             return main(list(arguments))
         finally:

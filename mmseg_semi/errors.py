@@ -170,6 +170,7 @@ def run_tool(main: Callable[[Sequence[str]], Any]) -> None:
         main: Takes the arguments; what it returns is the exit status.
     """
     arguments = [one for one in sys.argv[1:] if one != '--traceback']
+    traced = len(arguments) < len(sys.argv) - 1
     # Files are data: torch unpickles tensors alone in a tool, whoever asks.
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
@@ -183,6 +184,6 @@ def run_tool(main: Callable[[Sequence[str]], Any]) -> None:
         sys.exit(130)
     except (Exception, SystemExit) as error:
         text = refusal(error)
-        if text is None or '--traceback' in sys.argv:
+        if text is None or traced:
             raise
         sys.exit(text if text.startswith('error: ') else f'error: {text}')

@@ -72,7 +72,7 @@ def test_arguments_are_passed_on_as_they_are(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['mmseg-semi'])
     words = [str(CONFIGS / SUPERVISED), '--resume', '--cfg-options', 'a.b=1', "c=['x', 'y']"]
     mmseg_semi_cli.run(['train', *words])
-    assert got == [words]
+    assert got == [words] and sys.argv == ['mmseg-semi train', *words]
 
 
 def test_import_labels_from_the_command_line(tmp_path, capsys):

@@ -117,7 +117,7 @@ def resume_command(argv: Sequence[str]) -> str:
     """The command line that goes on with a run.
 
     Args:
-        argv: That of the run, beginning with the script.
+        argv: That of the run, beginning with the script, or with a program and its command.
     """
     if '--launcher' in argv:
         return 'the same command with --resume'
@@ -126,4 +126,5 @@ def resume_command(argv: Sequence[str]) -> str:
         at = rest.index('--resume')
         value = rest[at + 1 : at + 2]
         del rest[at : at + (2 if value and not value[0].startswith('-') else 1)]
-    return f'python {shlex.join([*rest, "--resume"])}'
+    first = ['python', rest[0]] if rest[0].endswith('.py') else rest[0].split()
+    return shlex.join([*first, *rest[1:], '--resume'])

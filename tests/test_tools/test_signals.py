@@ -71,6 +71,8 @@ def test_the_command_that_goes_on(server, train, unimatch_run, tmp_path):
     assert resume_command(line) == "python tools/train.py 'a b.py' --amp --resume"
     line = ['tools/train.py', 'c.py', '--resume', '--cfg-options', 'a=1', 'b=2']
     assert resume_command(line) == 'python tools/train.py c.py --cfg-options a=1 b=2 --resume'
+    line = ['mmseg-semi train', 'c.py', '--work-dir', 'a b']
+    assert resume_command(line) == "mmseg-semi train c.py --work-dir 'a b' --resume"
     assert resume_command([*line, '--launcher', 'slurm']) == 'the same command with --resume'
     command = stop(train, tmp_path / 'work', signal.SIGTERM, 2, False)
     script, *args = shlex.split(command)[1:]
