@@ -206,7 +206,8 @@ def divide(
     if rest < 0:
         raise DataError(
             f'--labeled {request.labeled}: of {total} images with masks {val} validate and {test} '
-            f'test, so at most {max(total - val - test, 0)} can be labeled'
+            f'test, so at most {max(total - val - test, 0)} can be labeled; give smaller '
+            'numbers'
         )
     counts = np.array([sum(presence[n].astype(int) for n in one) for one in with_masks.values()])
     sizes = np.array([len(one) for one in with_masks.values()])
@@ -230,13 +231,13 @@ def _check_parts(
     for part, number in zip(PARTS, (request.labeled, 1, *wanted)):
         if number and not parts[part]:
             why = (
-                f'no group of --group-by {request.group_by} has so few images with masks; give a '
-                'larger number or another expression'
+                f'no group of --group-by {request.group_by} has so few images with masks'
                 if request.group_by
-                else 'all images have a mask and a place elsewhere; add images, or give smaller '
-                'numbers'
+                else 'all images have a mask and a place elsewhere'
             )
-            raise DataError(f'the {part} part would be empty: {why}')
+            raise DataError(
+                f'the {part} part would be empty: {why}; give other numbers, or add images'
+            )
 
 
 # ------------------------------------------------------------------------------------- the command
@@ -265,7 +266,7 @@ def split_folder(root: Path, request: Request, overwrite: bool = False) -> str:
             f'({name_some(alone)}); give both the same name'
         )
     if not masks:
-        raise DataError(f'{root / "annotations"} has no mask (*.png), so nothing can be labeled')
+        raise DataError(f'{root / "annotations"} has no mask (*.png); put masks there')
     presence = classes_of(masks)
     known = {name: row for name, row in zip(masks, presence) if row.any()}
     parts, left_out = divide(list(images), known, request)

@@ -41,7 +41,9 @@ def draw_tests(path: Path, data: Any, runs: Mapping[str, Path], count: int, ever
 def _read(path: Path, flag: int) -> np.ndarray:
     image = cv2.imread(str(path), flag)
     if image is None:
-        raise FileNotFoundError(f'{path} is no image that can be read')
+        raise FileNotFoundError(
+            f'{path} can not be read as an image: put it there, or run its test again'
+        )
     return image
 
 
