@@ -17,18 +17,25 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmseg.registry import DATASETS
+from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
 
-from mmseg_semi.apis.runner_setup import set_work_dir
-from mmseg_semi.datasets.checks import check_overlap
-from mmseg_semi.datasets.labeled_checks import fill_num_classes
+from mmseg_semi.apis.runner_setup import explaining_built, set_work_dir
+from mmseg_semi.apis.start import ignore_library_warnings
+from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets
 from mmseg_semi.datasets.mask_checks import Findings
 from mmseg_semi.datasets.part_checks import Part, check_parts
-from mmseg_semi.datasets.part_statistics import advice, as_json, statistics_of, table
+from mmseg_semi.datasets.part_statistics import advice, as_json, table
+from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
+from mmseg_semi.engine.hooks.data_check_hook import (
+    check_classes,
+    check_parts_overlap,
+    training_parts,
+)
 from mmseg_semi.errors import refusal
 from mmseg_semi.files import write_file
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
+from mmseg_semi.utils.config_keys import value_at
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,91 +51,99 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build_parts(cfg: Config, found: Findings) -> list[Part]:
-    """Build the datasets of a config; what cannot be built is an error.
+def build(cfg: Config, key: str, registry: Any, found: Findings) -> Any | None:
+    """Build a part of the config as the runner would; what cannot be built is an error.
 
     Args:
         cfg: The config.
-        found: Gets the errors.
+        key: Its key.
+        registry: Of the part.
+        found: Gets the error.
     """
-    parts: list[Part] = []
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
-        for name in ('train', 'val', 'test'):
-            key = f'{name}_dataloader.dataset'
-            wanted = (cfg.get(f'{name}_dataloader') or {}).get('dataset')
-            if not isinstance(wanted, Mapping):
-                continue
-            try:
-                dataset = DATASETS.build(copy.deepcopy(wanted))
-                parts += _parts_of(key, name, dataset)
-            except Exception as error:
-                if refusal(error) is None:
-                    raise
-                found.errors.append(f'{key}: {refusal(error)}')
-    return parts
+    wanted = value_at(cfg, key)
+    if not isinstance(wanted, Mapping):
+        return None
+    try:
+        with explaining_built(cfg):
+            return registry.build(copy.deepcopy(wanted))
+    except Exception as error:
+        _refused(error, f'{key}: ', found)
+        return None
 
 
-def _parts_of(key: str, role: str, dataset: Any) -> list[Part]:
-    if not isinstance(dataset, SemiDataset):
-        fill_num_classes(dataset, key)
-        return [Part(key, dataset, role)]
-    skip = dataset.on_error == 'skip'
-    parts = [Part(f'{key}.labeled', dataset.labeled, role, skip)]
-    if dataset.unlabeled is not None:
-        parts.append(Part(f'{key}.unlabeled', dataset.unlabeled, 'unlabeled', skip))
-    return parts
+def _refused(error: Exception, key: str, found: Findings) -> None:
+    """Note what a user is told; a fault of the program stays one."""
+    text = refusal(error)
+    if text is None:
+        raise error
+    found.errors.append(text if key.removesuffix(': ') in text else f'{key}{text}')
 
 
-def check_data(cfg: Config) -> tuple[Findings, dict[str, Any], list[str]]:
-    """Look at all data of a config.
+def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
+    """Look at the model and all data of a config.
 
     Args:
         cfg: The config.
 
     Returns:
-        What was found, the numbers of the parts, and a table of them.
+        What was found, and the parts with what they hold.
     """
     found = Findings()
-    parts = build_parts(cfg, found)
-    by_role = {part.role: part.dataset for part in parts}
-    for one in (check_parts(_once(parts)), _overlap(by_role)):
-        found.errors += one.errors
-        found.warnings += one.warnings
-    numbers = [statistics_of(part) for part in parts]
-    size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
-    found.warnings += list(advice(numbers, _batch(cfg, int(size))))
-    return found, dict(parts=[as_json(one) for one in numbers]), table(numbers)
-
-
-def _once(parts: Sequence[Part]) -> list[Part]:
-    """Parts without a test part that is the validation part."""
-    seen: list[Part] = []
+    train = build(cfg, 'train_dataloader.dataset', DATASETS, found)
+    semi = isinstance(train, SemiDataset)
+    key = 'train_dataloader.dataset' + ('.labeled' if semi else '')
+    parts = [] if train is None else training_parts(train, key)
+    heldout: list[Part] = []
+    for name in ('val', 'test'):
+        dataset = build(cfg, f'{name}_dataloader.dataset', DATASETS, found)
+        if dataset is not None and all(_files(dataset) != _files(one.dataset) for one in heldout):
+            heldout.append(Part(f'{name}_dataloader.dataset', dataset, name))
+    model = build(cfg, 'model', MODELS, found)
+    labeled = {part.key: part.dataset for part in [*parts[:1], *heldout]}
+    if model is not None and labeled:
+        try:
+            check_classes(model, labeled)
+        except ValueError as error:
+            _refused(error, '', found)
     for part in parts:
-        names = [str(one) for one in getattr(part.dataset, 'data_prefix', {}).values()]
-        again = part.role == 'test' and any(
-            one.role == 'val'
-            and names == [str(n) for n in getattr(one.dataset, 'data_prefix', {}).values()]
-            and getattr(one.dataset, 'ann_file', None) == getattr(part.dataset, 'ann_file', None)
-            for one in seen
-        )
-        seen += [] if again else [part]
-    return seen
+        part.measure = True
+    _join(found, check_parts([*parts, *heldout]))
+    if parts:
+        _join(found, check_parts_overlap(parts, [one.dataset for one in heldout]))
+        found.warnings += advice([*parts, *heldout], labeled_batch(cfg, train, found))
+    return found, [*parts, *heldout]
 
 
-def _overlap(by_role: Mapping[str, Any]) -> Findings:
-    if 'train' not in by_role:
-        return Findings()
-    heldout = [by_role[name] for name in ('val', 'test') if name in by_role]
-    return check_overlap(by_role['train'], by_role.get('unlabeled'), heldout)
+def _files(dataset: Any) -> list[list[str]]:
+    return [list(image_paths(leaf)) for leaf in leaf_datasets(dataset)]
 
 
-def _batch(cfg: Config, size: int) -> dict[str, int]:
-    """Images of a batch, by kind."""
-    ratio = ((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('ratio')
-    if not ratio:
-        return dict(labeled=size)
-    labeled = size * ratio[0] // sum(ratio)
-    return dict(labeled=labeled, unlabeled=size - labeled)
+def _join(found: Findings, more: Findings) -> None:
+    found.errors += more.errors
+    found.warnings += more.warnings
+
+
+def labeled_batch(cfg: Config, dataset: Any, found: Findings) -> int:
+    """Labeled images of a batch.
+
+    Args:
+        cfg: The config.
+        dataset: The training dataset.
+        found: Gets the error of a sampler that does not fit.
+    """
+    size = int(value_at(cfg, 'train_dataloader.batch_size') or 1)
+    if not isinstance(dataset, SemiDataset) or dataset.unlabeled is None:
+        return size
+    wanted = dict(value_at(cfg, 'train_dataloader.sampler') or {}, dataset=dataset, seed=0)
+    try:
+        sampler = DATA_SAMPLERS.build(wanted)
+        if not isinstance(sampler, SemiSampler):
+            return size
+        sampler.set_batch_size(size)
+    except (TypeError, ValueError) as error:
+        _refused(error, '', found)
+        return 0
+    return sampler.samples_per_batch['labeled']
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -138,8 +153,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if is_detector(cfg):
         raise SystemExit(f'{args.config}: the config of a detector; check looks at segmentors')
     set_work_dir(cfg, args.out, args.config)
-    found, numbers, lines = check_data(cfg)
-    print('\n'.join(lines))
+    ignore_library_warnings()
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
+        found, parts = check_data(cfg)
+    print('\n'.join(table(parts)))
     named = [
         dict(number=f'{severity[0].upper()}{i}', severity=severity, text=text)
         for severity, texts in (('error', found.errors), ('warning', found.warnings))
@@ -148,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for one in named:
         print(f'{one["number"]} {one["text"]}')
     path = Path(cfg.work_dir, 'check.json')
-    write_file(path, json.dumps(dict(config=args.config, findings=named, **numbers), indent=1))
+    content = dict(config=args.config, findings=named, parts=[as_json(part) for part in parts])
+    write_file(path, json.dumps(content, indent=1))
     errors = sum(one['severity'] == 'error' for one in named)
     print(f'{errors} errors, {len(named) - errors} warnings, all numbers in {path}')
     sys.exit(1 if errors else 0)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, Optional
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -73,7 +73,8 @@ class StartRunner(Runner):
     quiet: QuietStart
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Build the logger, whose console has a filter."""
+        """Build the logger, whose console has a filter, before all that has something to say."""
+        ignore_library_warnings()
         logger, self.quiet = super().build_logger(*args, **kwargs), QuietStart()
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -125,10 +126,11 @@ class StartHook(Hook):
             self._since = now, done
             return
         seconds, steps = now - self._since[0], done - self._since[1]
-        if seconds < _SECONDS or steps < _STEPS:
+        left = runner.max_iters - done
+        if seconds < _SECONDS or steps < _STEPS or left < 1:
             return
         self._said = True
-        print_log(_time_line(seconds / steps, runner.max_iters - done), logger='current')
+        print_log(_time_line(seconds / steps, left), logger='current')
 
 
 def _time_line(step: float, left: int) -> str:
@@ -198,5 +200,5 @@ def _kind(one: Any) -> str:
 
 
 def _folder_of_checkpoints(runner: Any) -> str:
-    hooks = (getattr(hook, 'out_dir', None) for hook in runner.hooks)
-    return next((str(folder) for folder in hooks if folder), str(runner.work_dir))
+    folders = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    return str(folders[0]) if folders else 'none are saved'

@@ -21,7 +21,7 @@ from mmseg_semi.apis.runner_setup import (
     setup_distributed,
     write_metrics_once,
 )
-from mmseg_semi.apis.start import StartRunner, ignore_library_warnings
+from mmseg_semi.apis.start import StartRunner
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
 from mmseg_semi.engine.hooks.prediction_writer_hook import data_folders
@@ -211,7 +211,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_predictions(cfg, args.out, args.show_dir, folders)
     check_together(cfg)
     whole = complete_results(cfg, args.out) if is_detector(cfg) else nullcontext()
-    ignore_library_warnings()
     with whole, explaining_built(cfg):
         runner = StartRunner.from_cfg(cfg)
         write_metrics_once(runner)

@@ -24,7 +24,7 @@ from mmseg_semi.apis.runner_setup import (
     set_work_dir,
     setup_distributed,
 )
-from mmseg_semi.apis.start import StartRunner, ignore_library_warnings
+from mmseg_semi.apis.start import StartRunner
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.config_settings import SEED, check_together
 from mmseg_semi.utils.safe_checkpoints import (
@@ -173,7 +173,6 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if cfg.get('resume'):
         cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
     check_pretrained(cfg)
-    ignore_library_warnings()
     with explaining_lost_ranks(), explaining_built(cfg):
         StartRunner.from_cfg(cfg).train()
     finish_distributed()

@@ -61,6 +61,8 @@ class MaskSum:
     Attributes:
         stored: Pixels by stored value.
         pixels: Pixels of each class.
+        unknown: Pixels without a class.
+        masks_with: Number of masks that have a class.
         wrong: What is wrong with the values of a mask, by its path.
         blank: Masks without a pixel of any class.
         masks: Number of masks that can be read.
@@ -68,6 +70,8 @@ class MaskSum:
 
     stored: Counter[float] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
+    unknown: int = 0
+    masks_with: Counter[int] = field(default_factory=Counter)
     wrong: dict[str, str] = field(default_factory=dict)
     blank: list[str] = field(default_factory=list)
     masks: int = 0
@@ -75,15 +79,19 @@ class MaskSum:
     def add(self, path: str, record: MaskRecord, coding: Coding) -> None:
         """Add a mask of one channel."""
         self.masks += 1
-        known, wrong = 0, []
+        known: Counter[int] = Counter()
+        wrong = []
         for value, count in record.values:
             number = coding.loaded(value)
             self.stored[value] += int(count)
             if number is None:
                 wrong.append(f'{value:g} ({int(count)} pixels)')
             elif number < len(coding.classes):
-                self.pixels[number] += int(count)
-                known += int(count)
+                known[number] += int(count)
+            else:
+                self.unknown += int(count)
+        self.pixels += known
+        self.masks_with.update(known.keys())
         if wrong:
             self.wrong[path] = name_some(wrong, 3)
         elif not known:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
@@ -36,12 +38,20 @@ class Part:
         dataset: The dataset, wrapped or not.
         role: ``'train'``, ``'unlabeled'``, ``'val'`` or ``'test'``.
         skip: Whether unreadable images are left out, as ``on_error='skip'`` does.
+        measure: Whether sizes of unlabeled images are read too, which takes longer.
+        sizes: Number of images of each (width, height); filled by ``check_parts``.
+        classes: Names of the classes of the masks; likewise.
+        masks: What the masks hold; likewise.
     """
 
     key: str
     dataset: Any
     role: str
     skip: bool = False
+    measure: bool = False
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    classes: Sequence[str] = ()
+    masks: MaskSum = field(default_factory=MaskSum)
 
 
 def check_parts(parts: list[Part]) -> Findings:
@@ -51,7 +61,7 @@ def check_parts(parts: list[Part]) -> Findings:
     ``LoadAnnotations`` reads them.
 
     Args:
-        parts: The parts.
+        parts: The parts; what they hold is counted in them.
 
     Returns:
         One sentence for each kind of fault of a part, which names the first files and says how
@@ -67,12 +77,13 @@ def _check_part(part: Part, out: Findings) -> None:
     images: dict[str, ImageRecord] = {}
     masks: dict[str, MaskRecord] = {}
     mask_of: dict[str, str] = {}
-    sums, coding, turning = MaskSum(), None, []
+    sums, coding, turning = part.masks, None, []
     for leaf in leaf_datasets(part.dataset):
         if not is_local(getattr(leaf, 'backend_args', None)):
             continue
         paths = list(dict.fromkeys(image_paths(leaf)))
-        read = read_ending if part.role == 'unlabeled' else read_image
+        ending = part.role == 'unlabeled' and not part.measure
+        read = read_ending if ending else read_image
         images.update(zip(paths, look_at(paths, read, ImageRecord, f'images of {part.key}')))
         loader = _find(leaf, LoadAnnotations)
         if part.role == 'unlabeled' or loader is None or not _reads_as_stored(loader):
@@ -92,6 +103,8 @@ def _check_part(part: Part, out: Findings) -> None:
             if coding and plain and not record.lossy:
                 sums.add(path, record, coding)
         out.errors += check_palettes(part.key, found)
+    part.sizes.update((i.width, i.height) for i in images.values() if not i.reason and i.width)
+    part.classes = coding.classes if coding else ()
     _check_images(part, images, out)
     _check_masks(part.key, masks, out)
     turned = [path for path in turning if images[path].reason is None and is_turned(path)]

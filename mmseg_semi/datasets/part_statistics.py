@@ -1,145 +1,79 @@
-"""What a part of the data holds: sizes of images, pixels of classes, and what that means."""
+"""What parts of the data hold, for people: a table, advice, and numbers for a file."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from mmseg.datasets.transforms import LoadAnnotations
 
-from .dataset_tree import crop_size, data_infos, image_paths, leaf_datasets, pipeline_transforms
-from .file_records import ImageRecord, MaskRecord, look_at, read_image, read_mask
-from .mask_checks import coding_of
+from .dataset_tree import crop_size
 from .part_checks import Part
 
 RARE, MUCH_UNKNOWN, FAR_APART = 0.001, 0.5, 0.4
 
 
-@dataclass
-class PartStatistics:
-    """Numbers of a part.
-
-    Attributes:
-        key: Config key of the dataset.
-        role: ``'train'``, ``'unlabeled'``, ``'val'`` or ``'test'``.
-        images: Number of images.
-        sizes: Number of images of each (width, height).
-        classes: Names of the classes, empty without masks.
-        pixels: Pixels of each class.
-        images_with: Masks that have a class.
-        unknown: Pixels without a class.
-        crop: Height and width of the crop, None without one.
-    """
-
-    key: str
-    role: str
-    images: int = 0
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    classes: Sequence[str] = ()
-    pixels: Counter[int] = field(default_factory=Counter)
-    images_with: Counter[int] = field(default_factory=Counter)
-    unknown: int = 0
-    crop: tuple[int, int] | None = None
-
-    @property
-    def total(self) -> int:
-        """Pixels of all masks."""
-        return sum(self.pixels.values()) + self.unknown
-
-    def share(self, number: int) -> float:
-        """Share of a class in the pixels that have one, from 0 to 1."""
-        return self.pixels[number] / max(sum(self.pixels.values()), 1)
+def share(part: Part, number: int) -> float:
+    """Share of a class in the pixels that have one, from 0 to 1."""
+    return part.masks.pixels[number] / max(sum(part.masks.pixels.values()), 1)
 
 
-def statistics_of(part: Part) -> PartStatistics:
-    """Count what a part holds; files that cannot be read are left out.
-
-    Args:
-        part: The part.
-    """
-    out = PartStatistics(part.key, part.role, crop=crop_size(part.dataset))
-    for leaf in leaf_datasets(part.dataset):
-        paths = list(dict.fromkeys(image_paths(leaf)))
-        out.images += len(paths)
-        for image in look_at(paths, read_image, ImageRecord, f'images of {part.key}'):
-            if image.reason is None and image.width:
-                out.sizes[image.width, image.height] += 1
-        coding = coding_of(leaf, None)
-        loads = any(isinstance(one, LoadAnnotations) for one in pipeline_transforms(leaf))
-        if part.role == 'unlabeled' or coding is None or not loads:
-            continue
-        out.classes = coding.classes
-        masks = [info['seg_map_path'] for info in data_infos(leaf) if info.get('seg_map_path')]
-        masks = list(dict.fromkeys(masks))
-        for mask in look_at(masks, read_mask, MaskRecord, f'masks of {part.key}'):
-            found: Counter[int] = Counter()
-            for value, count in mask.values:
-                number = coding.loaded(value)
-                if number is not None:
-                    found[number] += int(count)
-            out.unknown += found.pop(len(coding.classes), 0)
-            out.pixels += found
-            out.images_with.update(found.keys())
-    return out
+def unknown_share(part: Part) -> float:
+    """Share of the pixels without a class, from 0 to 1."""
+    masks = part.masks
+    return masks.unknown / max(sum(masks.pixels.values()) + masks.unknown, 1)
 
 
-def advice(parts: Sequence[PartStatistics], batch: Mapping[str, int]) -> Iterator[str]:
+def advice(parts: Sequence[Part], batch: int) -> Iterator[str]:
     """Sentences about data that can be trained on, but perhaps not as they were meant.
 
     Args:
-        parts: All parts.
-        batch: Images a step, by ``'labeled'`` and ``'unlabeled'``.
+        parts: All parts, after ``check_parts``.
+        batch: Labeled images of a batch.
     """
-    train = next((one for one in parts if one.role == 'train'), None)
     for one in parts:
         yield from _of_one(one)
-    if train is None:
-        return
-    if batch.get('labeled', 0) > train.images:
-        yield (
-            f'{train.key} has {train.images} images, fewer than the {batch["labeled"]} of a batch, '
-            'so that images are in it twice: give a smaller train_dataloader.batch_size'
-        )
-    for one in parts:
-        if one.role in ('val', 'test') and list(one.classes) == list(train.classes):
-            yield from _far_apart(train, one)
-
-
-def _of_one(one: PartStatistics) -> Iterator[str]:
-    if one.classes and one.total and one.unknown / one.total > MUCH_UNKNOWN:
-        yield (
-            f'{one.key}: {100 * one.unknown / one.total:.0f} % of the pixels are unknown (255): is '
-            'that meant, or has a class that number?'
-        )
-    if one.role == 'train':
-        for number, name in enumerate(one.classes):
-            if 0 < one.share(number) < RARE:
-                yield (
-                    f'{one.key}: {name} has {100 * one.share(number):.3f} % of the pixels, in '
-                    f'{one.images_with[number]} of {one.images} images: label more of it, or weigh '
-                    'it with decode_head.loss_decode.class_weight'
-                )
-    if one.crop and one.sizes:
-        smaller = sum(
-            count
-            for (width, height), count in one.sizes.items()
-            if height < one.crop[0] and width < one.crop[1]
-        )
-        if 2 * smaller > sum(one.sizes.values()):
+    for train in (one for one in parts if one.role == 'train'):
+        images = len(train.dataset)
+        if batch > images:
             yield (
-                f'{one.key}: {smaller} of {sum(one.sizes.values())} images are smaller than the '
-                f'crop of {one.crop[0]} x {one.crop[1]} (height x width) and are padded, unless '
-                'they are enlarged before: give a smaller geometry.crop.crop_size'
+                f'{train.key} has {images} images, fewer than the {batch} of a batch, so that '
+                'images are in it twice: give a smaller train_dataloader.batch_size'
+            )
+        for one in parts:
+            if one.role in ('val', 'test') and list(one.classes) == list(train.classes):
+                yield from _far_apart(train, one)
+
+
+def _of_one(one: Part) -> Iterator[str]:
+    if unknown_share(one) > MUCH_UNKNOWN:
+        yield (
+            f'{one.key}: {100 * unknown_share(one):.0f} % of the pixels are unknown (255): is that '
+            'meant, or has a class that number?'
+        )
+    for number, name in enumerate(one.classes if one.role == 'train' else ()):
+        if 0 < share(one, number) < RARE:
+            yield (
+                f'{one.key}: {name} has {100 * share(one, number):.3f} % of the pixels, in '
+                f'{one.masks.masks_with[number]} of {one.masks.masks} masks: label more of it, or '
+                'weigh it with decode_head.loss_decode.class_weight'
+            )
+    crop, images = crop_size(one.dataset), sum(one.sizes.values())
+    if crop:
+        sizes = one.sizes.items()
+        smaller = sum(n for (width, height), n in sizes if height < crop[0] and width < crop[1])
+        if 2 * smaller > images:
+            yield (
+                f'{one.key}: {smaller} of {images} images are smaller than the crop of {crop[0]} x '
+                f'{crop[1]} (height x width) and are padded, unless they are enlarged before: give '
+                'a smaller geometry.crop.crop_size'
             )
 
 
-def _far_apart(train: PartStatistics, other: PartStatistics) -> Iterator[str]:
+def _far_apart(train: Part, other: Part) -> Iterator[str]:
     """Two classes that are exchanged, or parts of other images."""
     shares = np.array(
-        [[one.share(number) for number in range(len(train.classes))] for one in (train, other)]
+        [[share(one, number) for number in range(len(train.classes))] for one in (train, other)]
     )
     if not shares.any(axis=1).all():
         return
@@ -158,42 +92,45 @@ def _far_apart(train: PartStatistics, other: PartStatistics) -> Iterator[str]:
         )
 
 
-def table(parts: Sequence[PartStatistics]) -> list[str]:
+def table(parts: Sequence[Part]) -> list[str]:
     """Lines of the parts, and of the classes where there are masks."""
     lines = []
     for one in parts:
-        sizes = sorted(one.sizes)
-        least, most = (sizes[0], sizes[-1]) if sizes else ((0, 0), (0, 0))
-        size = f'{least[0]} x {least[1]}' + (f' to {most[0]} x {most[1]}' if most != least else '')
-        crop = f', crop {one.crop[1]} x {one.crop[0]}' if one.crop else ''
-        lines.append(f'{one.role:9} {one.images:7} images of {size} (width x height){crop}')
-    labeled = [one for one in parts if one.classes]
-    if labeled:
-        names = [str(name) for name in labeled[0].classes]
-        width = max(len(name) for name in [*names, 'unknown'])
-        lines.append(f'{"":{width}}' + ''.join(f'{one.role:>22}' for one in labeled))
-        for number, name in enumerate(names):
-            cells = (
-                f'{100 * one.share(number):9.3f} % in {one.images_with[number]:7}'
-                for one in labeled
-            )
-            lines.append(f'{name:{width}}' + ''.join(f'{cell:>22}' for cell in cells))
-        cells = (f'{100 * one.unknown / max(one.total, 1):9.3f} %           ' for one in labeled)
-        lines.append(f'{"unknown":{width}}' + ''.join(f'{cell:>22}' for cell in cells))
+        sizes, crop = sorted(one.sizes), crop_size(one.dataset)
+        ends = dict.fromkeys(sizes[:1] + sizes[-1:])
+        text = ' to '.join(f'{width} x {height}' for width, height in ends)
+        text = f' of {text} (width x height)' if text else ''
+        text += f', crop {crop[1]} x {crop[0]}' if crop else ''
+        lines.append(f'{one.role:9} {len(one.dataset):7} images{text}')
+    masked = [one for one in parts if one.classes]
+    if not masked:
+        return lines
+    names = [str(name) for name in masked[0].classes]
+    cells = [['', *(one.role for one in masked)]]
+    for number, name in enumerate(names):
+        shares = (f'{100 * share(p, number):.3f} % in {p.masks.masks_with[number]}' for p in masked)
+        cells.append([name, *shares])
+    cells.append(['unknown', *(f'{100 * unknown_share(p):.3f} %' for p in masked)])
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    first, *rest = widths
+    for name, *row in cells:
+        others = (f'  {cell:>{width}}' for cell, width in zip(row, rest))
+        lines.append(f'{name:{first}}{"".join(others)}')
     return lines
 
 
-def as_json(one: PartStatistics) -> dict[str, Any]:
+def as_json(one: Part) -> dict[str, Any]:
     """The numbers of a part for a file."""
+    masks = one.masks
     return dict(
         key=one.key,
         role=one.role,
-        images=one.images,
+        images=len(one.dataset),
         sizes={f'{width}x{height}': count for (width, height), count in sorted(one.sizes.items())},
-        crop=one.crop,
-        unknown=one.unknown,
+        crop=crop_size(one.dataset),
+        unknown=masks.unknown,
         classes=[
-            dict(name=str(name), pixels=one.pixels[number], images=one.images_with[number])
+            dict(name=str(name), pixels=masks.pixels[number], images=masks.masks_with[number])
             for number, name in enumerate(one.classes)
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -10,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
+
+from mmseg_semi.files import write_file
 
 TILE, GAP = 128, 4
 #: What has no class.
@@ -20,7 +23,7 @@ def draw_tests(path: Path, data: Any, runs: Mapping[str, Path], count: int, ever
     """Write test images, their truth and the predictions of runs, one row each.
 
     Args:
-        path: The picture.
+        path: The picture, a PNG file.
         data: Config of the test part, with a folder of images and one of masks.
         runs: Work folders, which have ``predictions``, by what is written above their row.
         count: How many images.
@@ -35,7 +38,7 @@ def draw_tests(path: Path, data: Any, runs: Mapping[str, Path], count: int, ever
     for title, folder in folders.items():
         maps = (_read(folder / name, cv2.IMREAD_UNCHANGED) for name in names)
         rows.append(_row(title, [palette[one][..., ::-1] for one in maps]))
-    cv2.imwrite(str(path), np.concatenate(rows))
+    write_file(path, cv2.imencode('.png', np.concatenate(rows))[1].tobytes())
 
 
 def _read(path: Path, flag: int) -> np.ndarray:
@@ -66,7 +69,7 @@ def draw_curve(
     """Write the mean of each row against the number of labels, with its standard deviation.
 
     Args:
-        path: The picture.
+        path: The picture, a PNG file.
         results: By row and number of labels, one figure a seed.
         ceiling: Figures with all labels, drawn as a line.
         metric: What the figures are.
@@ -84,4 +87,6 @@ def draw_curve(
     axes.set_xticks(every, [str(number) for number in every])
     axes.minorticks_off()
     axes.legend()
-    figure.savefig(path, dpi=120)
+    data = io.BytesIO()
+    figure.savefig(data, dpi=120)
+    write_file(path, data.getvalue())

@@ -88,7 +88,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--images', type=positive, default=6, help='images in the picture')
     add_run_options(parser, 'work_dirs/real_images')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ('picture', 'curve'):
+        file = getattr(args, name)
+        if file and not file.endswith('.png'):
+            parser.error(f'--{name} must end in .png, got {file}')
+    if args.curve and len({*(args.labels or ())} - {ALL}) < 2:
+        parser.error('--curve needs several numbers of labels, such as --labels 12 46')
+    return args
 
 
 def boxes_of(config: Path, labels: str, folder: Path) -> Optional[Boxes]:
@@ -120,8 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     picked = chosen(names, known, Path(args.work_dir, 'configs'))
     if args.base not in {BASE, *picked}:
         raise SystemExit(
-            f'--base {args.base}: no such row is run; name one of {", ".join(picked)} or '
-            f'add it to --methods'
+            f'--base {args.base}: no such row is run; name one of {", ".join(picked)}, or add it '
+            'to --methods'
         )
     numbers = args.labels or [parts_of(known[BASE]).labels]
     for labels in numbers:

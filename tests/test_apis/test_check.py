@@ -43,8 +43,8 @@ def test_clean_data_have_no_finding(root, capsys):
     code, found, text = run(root, capsys)
     assert (code, found['findings']) == (0, [])
     assert '0 errors, 0 warnings' in text
-    labeled, unlabeled, val, test = found['parts']
-    assert [part['role'] for part in found['parts']] == ['train', 'unlabeled', 'val', 'test']
+    labeled, unlabeled, val = found['parts']  # the test part is the validation part
+    assert [part['role'] for part in found['parts']] == ['train', 'unlabeled', 'val']
     assert (labeled['images'], unlabeled['images'], val['images']) == (6, 6, 4)
     assert labeled['sizes'] == {'64x48': 6} and labeled['crop'] == [32, 32]
     truth = [np.asarray(Image.open(path)) for path in masks(root, 'labeled')]
@@ -103,7 +103,7 @@ def plant(root: Path, fault: str) -> None:
         ('leak', 1, 'E1', 'copy.jpg'),
         ('swapped', 0, 'W1', 'are the two exchanged in the masks of one of them?'),
         ('unknown', 0, 'W1', 'the pixels are unknown (255): is that meant'),
-        ('rare', 0, 'W1', 'disease has 0.011 % of the pixels, in 1 of 6 images: label more of it'),
+        ('rare', 0, 'W1', 'disease has 0.011 % of the pixels, in 1 of 6 masks: label more of it'),
         ('absent', 0, 'W1', 'disease'),
     ],
 )
@@ -131,3 +131,16 @@ def test_all_faults_are_found_at_once(root, capsys):
         plant(root, fault)
     code, found, _ = run(root, capsys)
     assert code == 1 and [one['number'] for one in found['findings']] == ['E1', 'E2', 'E3']
+
+
+def test_the_model_and_the_sampler_are_looked_at(root, capsys):
+    head = 'model.segmentor.decode_head.num_classes=4'
+    code, found, _ = run(root, capsys, '--cfg-options', head)
+    (one,) = found['findings']
+    assert code == 1 and one['text'].startswith('model.segmentor.decode_head.num_classes is 4, but')
+    code, found, _ = run(root, capsys, '--cfg-options', 'train_dataloader.batch_size=3')
+    (one,) = found['findings']
+    assert code == 1 and one['text'].startswith('train_dataloader.batch_size is 3, but a batch')
+    code, found, _ = run(root, capsys, '--cfg-options', 'val_dataloader.dataset.data_root=nowhere')
+    assert code == 1 and found['findings'][0]['number'] == 'E1'
+    assert 'nowhere' in found['findings'][0]['text']

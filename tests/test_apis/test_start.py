@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from types import SimpleNamespace
 
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 
-from mmseg_semi.apis.start import QuietStart, _time_line
+from mmseg_semi.apis import start
+from mmseg_semi.apis.start import QuietStart, StartHook, _time_line
+from mmseg_semi.engine.hooks import PredictionWriterHook
 
 
 def logged(level: int, module: str, on: bool = True) -> bool:
@@ -37,6 +41,22 @@ def test_time_and_memory_of_a_step():
     assert line.startswith('Time: 0.50 s a step, 8 min for the 1000 that are left, without')
     assert ', 2.8 h for the 2000' in _time_line(5.0, 2000)
     assert re.search(r'Memory so far: \d+\.\d GiB', line)
+
+
+def test_the_time_is_said_once_when_steps_are_known(monkeypatch):
+    said, hook = [], StartHook(QuietStart())
+    monkeypatch.setattr(start, 'print_log', lambda text, logger: said.append(text))
+    for iteration in range(12):  # the first step took a minute, the others take 3 s
+        monkeypatch.setattr(start.time, 'monotonic', lambda: 60 + 3 * iteration)  # noqa: B023
+        hook.after_train_iter(SimpleNamespace(iter=iteration, max_iters=100), iteration)
+        assert len(said) == (iteration >= 4)
+    assert said[0].startswith('Time: 3.00 s a step, 5 min for the 95 that are left')
+
+
+def test_checkpoints_are_where_their_hook_writes_them(tmp_path):
+    other, hook = PredictionWriterHook(out_dir='masks'), CheckpointHook(out_dir='elsewhere')
+    assert start._folder_of_checkpoints(SimpleNamespace(hooks=[other, hook])) == 'elsewhere'
+    assert start._folder_of_checkpoints(SimpleNamespace(hooks=[other])) == 'none are saved'
 
 
 def test_a_start_has_few_lines(unimatch_run):

@@ -217,3 +217,11 @@ def test_unimatch_trains_it(batch):
     torch.testing.assert_close(step.labeled_images[0], (image - 127) / 128)
     for name, parameter in model.segmentor.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_a_classifier_is_left_out_and_nothing_else():
+    model = EfficientNetLite()
+    state = dict(model.state_dict(), **{'_fc.weight': torch.ones(1), '_bn1.bias': torch.ones(1)})
+    assert model.load_state_dict(state) and '_fc.weight' in state
+    with pytest.raises(RuntimeError, match='Unexpected key.*_fcx.weight'):
+        model.load_state_dict(dict(state, **{'_fcx.weight': torch.ones(1)}))

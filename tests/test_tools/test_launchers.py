@@ -1,4 +1,4 @@
-"""What the shell scripts do with signals."""
+"""What the shell scripts do with signals, and with a number of processes that is none."""
 
 from __future__ import annotations
 
@@ -116,3 +116,18 @@ def test_two_ranks_stop_together(number, group, digit_root, tmp_path):
     assert 'Traceback' not in text
     (step,) = re.findall(r'stopped after iteration (\d+), a checkpoint is saved', text)
     assert [path.name for path in Path(work_dir).glob('*.pth*')] == [f'iter_{step}.pth']
+
+
+@pytest.mark.parametrize(('tool', 'number'), [('train', '0'), ('test', 'two')])
+def test_a_number_of_processes_that_is_none(tool, number, tmp_path):
+    files = ['none.py'] if tool == 'train' else ['none.py', 'none.pth']
+    done = subprocess.run(
+        ['bash', TOOLS / f'dist_{tool}.sh', *files, number],
+        env=environment(PYTHON=sys.executable),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"error: PROCESSES must be a whole number >= 1, got '{number}'"
+    )

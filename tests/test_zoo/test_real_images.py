@@ -146,13 +146,32 @@ def test_curve_and_pictures(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(real_images, 'draw_tests', lambda *args: shown.append(args))
     arguments = ['--data', 'camvid', '--methods', 'unimatch', 'supervised', '--seeds', '4', '5']
     arguments += ['--labels', '46', 'all', '12', '--work-dir', str(tmp_path), '--part', 'val']
-    arguments += ['--picture', str(tmp_path / 'tests.png'), '--curve', str(tmp_path / 'curve.png')]
+    arguments += [
+        '--picture',
+        str(tmp_path / 'tests.png'),
+        '--curve',
+        str(tmp_path / 'new/curve.png'),
+    ]
     real_images.main(arguments)
-    assert cv2.imread(str(tmp_path / 'curve.png')).shape == (480, 720, 3)
+    assert cv2.imread(str(tmp_path / 'new/curve.png')).shape == (480, 720, 3)
     assert [path.name for path, *_ in shown] == [f'tests-{n}.png' for n in ('46', 'all', '12')]
     path, data, rows, images, every = shown[0]
     assert (data.data_prefix.img_path, images, every) == ('images/val', 6, 1)
     assert rows['unimatch, mIoU 54.0'] == tmp_path / 'camvid-46/unimatch/seed4'
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        (['--picture', 'a.jpg'], '--picture must end in .png, got a.jpg'),
+        (['--curve', 'a', '--labels', '12', '46'], '--curve must end in .png, got a'),
+        (['--curve', 'a.png', '--labels', '12', 'all'], '--curve needs several numbers of labels'),
+    ],
+)
+def test_pictures_that_can_not_be(options, said, capsys):
+    with pytest.raises(SystemExit):
+        real_images.parse_args(['--data', 'camvid', *options])
+    assert said in capsys.readouterr().err
 
 
 def test_curve_has_the_figures_of_each_row():

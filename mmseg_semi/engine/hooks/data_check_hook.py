@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -85,10 +85,7 @@ class DataCheckHook(Hook):
         train_key = 'train_dataloader.dataset' + ('.labeled' if semi else '')
         datasets = {train_key: loader.dataset.labeled if semi else loader.dataset}
         datasets.update({f'{n}_dataloader.dataset': d for n, d in heldout.items() if d})
-        for key, dataset in datasets.items():
-            fill_num_classes(dataset, key)
-            _check_classes(runner.model, dataset, key)
-            _check_same_classes(train_key, datasets[train_key], key, dataset)
+        check_classes(runner.model, datasets)
         if not semi:
             verify_labeled(loader.dataset, train_key)
         if heldout['val']:
@@ -100,13 +97,10 @@ class DataCheckHook(Hook):
             _log_summary(loader)
 
     def _check_data(self, dataset: Any, train_key: str, heldout: dict[str, Any]) -> None:
-        _report(check_parts(_training_parts(dataset, train_key, heldout['val'])))
-        semi = isinstance(dataset, SemiDataset)
-        found = check_overlap(
-            dataset.labeled if semi else dataset,
-            dataset.unlabeled if semi else None,
-            [one for one in heldout.values() if one],
-        )
+        parts = training_parts(dataset, train_key)
+        val = heldout['val']
+        _report(check_parts(parts + ([Part('val_dataloader.dataset', val, 'val')] if val else [])))
+        found = check_parts_overlap(parts, [one for one in heldout.values() if one])
         if self.on_overlap == 'warn':
             found = Findings(warnings=found.errors + found.warnings)
         _report(found)
@@ -185,14 +179,32 @@ def _verify_heldout(dataset: Any, key: str) -> None:
         verify_labeled(leaf, key, masks='LoadAnnotations' in names)
 
 
-def _training_parts(dataset: Any, train_key: str, val: Any | None) -> list[Part]:
+def training_parts(dataset: Any, key: str) -> list[Part]:
+    """The labeled and the unlabeled part of a training dataset.
+
+    Args:
+        dataset: A ``SemiDataset``, or labeled images alone.
+        key: Config key of the labeled part.
+    """
     semi = isinstance(dataset, SemiDataset)
     skip = semi and dataset.on_error == 'skip'
-    parts = [Part(train_key, dataset.labeled if semi else dataset, 'train', skip)]
+    parts = [Part(key, dataset.labeled if semi else dataset, 'train', skip)]
     if semi and dataset.unlabeled is not None:
-        key = 'train_dataloader.dataset.unlabeled'
-        parts.append(Part(key, dataset.unlabeled, 'unlabeled', skip))
-    return parts + ([Part('val_dataloader.dataset', val, 'val')] if val else [])
+        parts.append(
+            Part('train_dataloader.dataset.unlabeled', dataset.unlabeled, 'unlabeled', skip)
+        )
+    return parts
+
+
+def check_parts_overlap(parts: Sequence[Part], heldout: Sequence[Any]) -> Findings:
+    """``check_overlap`` of what :func:`training_parts` gives.
+
+    Args:
+        parts: The labeled part and perhaps the unlabeled one.
+        heldout: Validation and test datasets.
+    """
+    labeled, *others = (part.dataset for part in parts)
+    return check_overlap(labeled, others[0] if others else None, heldout)
 
 
 def _report(found: Findings) -> None:
@@ -228,6 +240,23 @@ def _heads(model: nn.Module) -> dict[str, nn.Module]:
         elif head is not None:
             heads[f'{prefix}.{name}'] = head
     return {f'{k}.num_classes': h for k, h in heads.items() if hasattr(h, 'num_classes')}
+
+
+def check_classes(model: Any, datasets: Mapping[str, Any]) -> None:
+    """Refuse classes that differ between datasets, or in number from those of the model's heads.
+
+    Args:
+        model: The model.
+        datasets: By config key, that of the labeled images first.
+
+    Raises:
+        ValueError: Names the keys.
+    """
+    first = next(iter(datasets))
+    for key, dataset in datasets.items():
+        fill_num_classes(dataset, key)
+        _check_classes(model, dataset, key)
+        _check_same_classes(first, datasets[first], key, dataset)
 
 
 def _check_classes(model: Any, dataset: Any, key: str) -> None:

@@ -205,9 +205,8 @@ class EfficientNetLite(BaseModule):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Load; a classifier's last layers, which files of ImageNet weights have, are left out."""
-        for key in [
-            key for key in state_dict if key.startswith(tuple(prefix + n for n in CLASSIFIER))
-        ]:
+        left_out = tuple(prefix + name for name in CLASSIFIER)
+        for key in [key for key in state_dict if key.startswith(left_out)]:
             del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
