@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -35,15 +35,22 @@ def load_data_list(dataset: BaseSegDataset) -> list[dict[str, Any]]:
     Of a folder, hidden files and those in hidden folders (``.ipynb_checkpoints``) are left out.
 
     Raises:
-        ValueError: A list that is no UTF-8 text or names nothing; no image in the folder; with
-            several suffixes, two images of one name.
+        ValueError: A list that is no UTF-8 text or names nothing; no image in the folder; no
+            suffix; with several, two images of one name, or files of a file client.
     """
+    several = not isinstance(dataset.img_suffix, str)
+    if several and not dataset.img_suffix:
+        raise ValueError("img_suffix is empty: give a suffix or several, such as ('.jpg', '.png')")
     if not is_local(dataset.backend_args):
+        if several:
+            raise ValueError(
+                f'img_suffix is {dataset.img_suffix!r}, but files that no file system holds '
+                '(backend_args) must have one suffix: set it to that one'
+            )
         return _load_data_list(dataset)
     if dataset.ann_file and os.path.isfile(dataset.ann_file):
         return _listed(dataset)
     folder = dataset.data_prefix.get('img_path') or '.'
-    several = not isinstance(dataset.img_suffix, str)
     every = _of_folder(dataset, folder) if several else _load_data_list(dataset)
     infos = [one for one in every if not _is_hidden(one['img_path'], folder)]
     if len(infos) < len(every):
@@ -104,6 +111,17 @@ def _info(dataset: BaseSegDataset, name: str, file: str) -> dict[str, Any]:
     info['reduce_zero_label'] = dataset.reduce_zero_label
     info['seg_fields'] = []
     return info
+
+
+def suffixes_there(folder: str, suffixes: Sequence[str]) -> set[str]:
+    """Suffixes, as they are written, of a folder's files that have one of several."""
+    known = tuple(suffix.lower() for suffix in suffixes)
+    return {
+        file[-len(suffix) :]
+        for file in _files(folder)
+        for suffix in known
+        if file.lower().endswith(suffix)
+    }
 
 
 def _images_by_name(dataset: BaseSegDataset, folder: str) -> dict[str, str]:

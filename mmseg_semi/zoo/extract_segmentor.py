@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS, TRANSFORMS
 
+from mmseg_semi.datasets.listed_files import suffixes_there
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config import CfgOptions, load_config
@@ -106,10 +107,35 @@ def student_only(evaluator: Any) -> Any:
     return kept if several else kept[0]
 
 
+def one_suffix(node: Any) -> Any:
+    """Give datasets the suffix that all their images have, in place of several.
+
+    mmseg reads one. Where images have several, or are not there, the config stays as it is.
+    """
+    if isinstance(node, list):
+        return [one_suffix(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: one_suffix(value) for key, value in node.items()}
+    if _has_several_suffixes(node):
+        folder = (node.get('data_prefix') or {}).get('img_path') or ''
+        found = suffixes_there(
+            os.path.join(node.get('data_root') or '', folder), node['img_suffix']
+        )
+        if len(found) == 1:
+            node['img_suffix'] = found.pop()
+    return node
+
+
+def _has_several_suffixes(node: dict[str, Any]) -> bool:
+    return not isinstance(node.get('img_suffix', ''), str)
+
+
 def own_types(node: Any) -> list[str]:
-    """List the component types of this package that a config still uses."""
+    """List what of this package a config still uses: component types, and several suffixes."""
     found: list[str] = []
     if isinstance(node, dict):
+        found += ['several values of img_suffix'] if _has_several_suffixes(node) else []
         kind: Any = node.get('type')
         for registry in (MODELS, TRANSFORMS):
             entry = registry.get(kind) if isinstance(kind, str) else None
@@ -123,7 +149,9 @@ def own_types(node: Any) -> list[str]:
 
 def plain_config(cfg: Config) -> Config:
     """Make the config of the plain segmentor."""
-    kept = {key: drop_own_checks(cfg[key]) for key in KEPT_KEYS if cfg.get(key) is not None}
+    kept = {
+        key: one_suffix(drop_own_checks(cfg[key])) for key in KEPT_KEYS if cfg.get(key) is not None
+    }
     for key in ('val_evaluator', 'test_evaluator'):
         if key in kept:
             kept[key] = student_only(kept[key])

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from mmseg.registry import DATASETS
 from PIL import Image
 
 from mmseg_semi.datasets.labeled_checks import build_labeled
+from mmseg_semi.datasets.listed_files import load_data_list
 from mmseg_semi.datasets.splits import dataset_names, read_lines
 from mmseg_semi.files import check_paths
 
@@ -224,3 +226,11 @@ def test_names_that_are_not_there_or_twice_with_several_suffixes(scenes):
     shutil.copy(scenes.root / 'images/l1.jpg', scenes.root / 'images/l1.png')
     with pytest.raises(ValueError, match='l1.jpg and l1.png, which differ in their suffix alone'):
         build_labeled(scenes.labeled(ann_file='', img_suffix=suffixes))
+
+
+def test_several_suffixes_that_can_not_be(scenes):
+    with pytest.raises(ValueError, match=r'img_suffix is empty: give a suffix or several'):
+        build_labeled(scenes.labeled(ann_file='', img_suffix=()))
+    dataset = SimpleNamespace(img_suffix=('.jpg', '.png'), backend_args=dict(backend='petrel'))
+    with pytest.raises(ValueError, match='must have one suffix: set it to that one'):
+        load_data_list(dataset)
