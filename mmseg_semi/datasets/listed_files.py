@@ -40,7 +40,9 @@ def load_data_list(dataset: BaseSegDataset) -> list[dict[str, Any]]:
     """
     several = not isinstance(dataset.img_suffix, str)
     if several and not dataset.img_suffix:
-        raise ValueError("img_suffix is empty: give a suffix or several, such as ('.jpg', '.png')")
+        raise ValueError(
+            f"img_suffix={dataset.img_suffix!r}: give a suffix or several, such as ('.jpg', '.png')"
+        )
     if not is_local(dataset.backend_args):
         if several:
             raise ValueError(
@@ -83,14 +85,14 @@ def _listed(dataset: BaseSegDataset) -> list[dict[str, Any]]:
         )
     if isinstance(dataset.img_suffix, str):
         return [_info(dataset, name, name + dataset.img_suffix) for name in names]
-    there = _images_by_name(dataset, dataset.data_prefix.get('img_path') or '.')
+    there = files_by_name(dataset.data_prefix.get('img_path') or '.', dataset.img_suffix)
     missing = dataset.img_suffix[0]
     return [_info(dataset, name, there.get(name, name + missing)) for name in names]
 
 
 def _of_folder(dataset: BaseSegDataset, folder: str) -> list[dict[str, Any]]:
     """All images of a folder, with several suffixes."""
-    found = _images_by_name(dataset, folder)
+    found = files_by_name(folder, dataset.img_suffix)
     return [_info(dataset, name, file) for name, file in sorted(found.items())]
 
 
@@ -124,16 +126,20 @@ def suffixes_there(folder: str, suffixes: Sequence[str]) -> set[str]:
     }
 
 
-def _images_by_name(dataset: BaseSegDataset, folder: str) -> dict[str, str]:
-    """Image files of a folder, relative to it, by their names without suffix.
+def files_by_name(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
+    """Files of a folder and those below it, relative to it, by their names without suffix.
+
+    Args:
+        folder: Hidden files and folders are left out.
+        suffixes: Of the files that count, upper and lower case alike.
 
     Raises:
         ValueError: Two differ in their suffix alone.
     """
-    suffixes = tuple(str(suffix).lower() for suffix in dataset.img_suffix)
+    known = tuple(suffix.lower() for suffix in suffixes)
     found: dict[str, str] = {}
     for file in sorted(_files(folder)):
-        ending = [suffix for suffix in suffixes if file.lower().endswith(suffix)]
+        ending = [suffix for suffix in known if file.lower().endswith(suffix)]
         if not ending:
             continue
         name = file[: -len(max(ending, key=len))].replace(os.sep, '/')
@@ -192,7 +198,7 @@ def check_left_out(leaf: Any, key: str) -> None:
 
 def _name_lone_masks(leaf: BaseSegDataset, key: str) -> None:
     mask_dir, suffix = leaf.data_prefix.get('seg_map_path'), leaf.seg_map_suffix
-    images = _images_by_name(leaf, leaf.data_prefix['img_path'])
+    images = files_by_name(leaf.data_prefix['img_path'], leaf.img_suffix)
     masks = _stems(mask_dir, suffix) if mask_dir and suffix else set()
     lone = sorted(name + suffix for name in masks - {name.replace('/', os.sep) for name in images})
     if lone:

@@ -177,7 +177,7 @@ def write_splits(
     for split in splits:
         parts = dict(labeled=split.labeled, unlabeled=split.unlabeled)
         paths = {part: Path(folder) / split.name / f'{part}.txt' for part in PARTS}
-        same = {part: _same_names(paths[part], parts[part].names) for part in PARTS}
+        same = {part: same_names(paths[part], parts[part].names) for part in PARTS}
         if False in same.values() and not overwrite:
             part = next(part for part in PARTS if same[part] is False)
             raise DataError(
@@ -192,7 +192,7 @@ def write_splits(
     return states
 
 
-def _same_names(path: Path, names: Sequence[str]) -> bool | None:
+def same_names(path: Path, names: Sequence[str]) -> bool | None:
     """Whether a file names just these images; None when there is no such file."""
     if not path.exists():
         return None

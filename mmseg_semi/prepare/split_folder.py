@@ -21,15 +21,15 @@ from typing import Optional
 import click
 import numpy as np
 
-from mmseg_semi.datasets.splits import read_lines, split_hash
+from mmseg_semi.datasets.image_files import IMG_SUFFIXES
+from mmseg_semi.datasets.listed_files import files_by_name
+from mmseg_semi.datasets.splits import same_names, split_hash
 from mmseg_semi.errors import DataError, exiting, name_some
 from mmseg_semi.files import check_there, write_files
-from mmseg_semi.prepare.label_maps import read_numbers
+from mmseg_semi.prepare.make_splits import classes_in
 from mmseg_semi.utils.progress import track
 
 PARTS = ('labeled', 'unlabeled', 'val', 'test')
-CLASSES = 255  # 255 itself is no class
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.npy', '.png', '.tif', '.tiff', '.webp')
 
 
 @dataclass(frozen=True)
@@ -77,33 +77,6 @@ class Request:
 
 
 # --------------------------------------------------------------------------------- what there is
-def find_names(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Files below a folder by their path in it without suffix, in the order of these names.
-
-    Args:
-        folder: Subfolders are looked into; what begins with a dot is not.
-        suffixes: Of the files that count, in lower case.
-
-    Raises:
-        DataError: There is no such folder, or two files have one name.
-    """
-    remedy = 'mmseg-semi import-labels makes images and annotations.'
-    check_there(folder, remedy, what='folder', error=DataError)
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob('*')):
-        inside = path.relative_to(folder)
-        if path.suffix.lower() not in suffixes or any(p.startswith('.') for p in inside.parts):
-            continue
-        name = inside.with_suffix('').as_posix()
-        if name in found:
-            raise DataError(
-                f'{found[name]} and {path} differ in their suffix alone, so that one mask would '
-                'be of both. Rename one.'
-            )
-        found[name] = path
-    return dict(sorted(found.items()))
-
-
 def group_of(name: str, pattern: Optional[str]) -> str:
     """Group of an image.
 
@@ -122,15 +95,6 @@ def group_of(name: str, pattern: Optional[str]) -> str:
             'its group'
         )
     return found.group(1) if found.groups() and found.group(1) is not None else found.group()
-
-
-def classes_of(masks: Mapping[str, Path]) -> np.ndarray:
-    """Which mask has which class, (N, 255) bool."""
-    rows = [
-        np.bincount(read_numbers(path).ravel(), minlength=256)[:CLASSES] > 0
-        for path in track(list(masks.values()), 'masks')
-    ]
-    return np.stack(rows) if rows else np.zeros((0, CLASSES), bool)
 
 
 # ---------------------------------------------------------------------------------------- dividing
@@ -253,13 +217,16 @@ def split_folder(root: Path, request: Request, overwrite: bool = False) -> str:
         What was done, for the user.
 
     Raises:
-        DataError: See :func:`find_names`, :func:`divide`; a mask without an image; other lists are
-            there.
+        DataError, ValueError: See ``files_by_name``, ``classes_in`` and :func:`divide`; a mask
+            without an image; other lists are there.
     """
     request.check()
-    images = find_names(root / 'images', SUFFIXES)
-    masks = find_names(root / 'annotations', ('.png',))
-    alone = sorted(masks.keys() - images.keys())
+    for folder in (root / 'images', root / 'annotations'):
+        remedy = 'mmseg-semi import-labels makes images and annotations.'
+        check_there(folder, remedy, what='folder', error=DataError)
+    images = sorted(files_by_name(str(root / 'images'), IMG_SUFFIXES))
+    masks = files_by_name(str(root / 'annotations'), ('.png',))
+    alone = sorted(masks.keys() - set(images))
     if alone:
         raise DataError(
             f'{root / "annotations"}: {len(alone)} masks have no image in {root / "images"} '
@@ -267,15 +234,16 @@ def split_folder(root: Path, request: Request, overwrite: bool = False) -> str:
         )
     if not masks:
         raise DataError(f'{root / "annotations"} has no mask (*.png); put masks there')
-    presence = classes_of(masks)
-    known = {name: row for name, row in zip(masks, presence) if row.any()}
-    parts, left_out = divide(list(images), known, request)
+    known = {}
+    for name, file in track(sorted(masks.items()), 'masks'):
+        found = classes_in(root / 'annotations' / file, None)
+        if found.any():
+            known[name] = found
+    parts, left_out = divide(images, known, request)
     folder = root / 'splits' / request.name
-    files = {folder / f'{part}.txt': ''.join(f'{n}\n' for n in parts[part]) for part in PARTS}
-    files[folder / 'split.json'] = json.dumps(_note(parts, request), indent=1) + '\n'
     unchanged = _refuse_others(folder, parts, overwrite)
     if not unchanged:
-        write_files(files)
+        write_lists(folder, parts, request)
     return _said(folder, parts, known, len(masks) - len(known), left_out, unchanged)
 
 
@@ -293,21 +261,27 @@ def _note(parts: Mapping[str, Sequence[str]], request: Request) -> dict[str, obj
     )
 
 
+def write_lists(folder: Path, parts: Mapping[str, Sequence[str]], request: Request) -> None:
+    """Write the lists of the parts that have images, and remove those of the others."""
+    texts = {part: ''.join(f'{name}\n' for name in names) for part, names in parts.items()}
+    files = {folder / f'{part}.txt': text for part, text in texts.items() if text}
+    files[folder / 'split.json'] = json.dumps(_note(parts, request), indent=1) + '\n'
+    write_files(files)
+    for part in (part for part, text in texts.items() if not text):
+        (folder / f'{part}.txt').unlink(missing_ok=True)
+
+
 def _refuse_others(folder: Path, parts: Mapping[str, Sequence[str]], overwrite: bool) -> bool:
     """Whether the same lists are there; other ones are refused."""
     paths = {part: folder / f'{part}.txt' for part in PARTS}
-    there = {part: path for part, path in paths.items() if path.is_file()}
-    lines = {
-        part: [line for _, line in read_lines(path)] if path.stat().st_size else []
-        for part, path in there.items()
-    }
-    other = [part for part in there if lines[part] != list(parts[part])]
+    same = {part: same_names(paths[part], parts[part]) for part in PARTS}
+    other = [part for part in PARTS if same[part] is False]
     if other and not overwrite:
         raise DataError(
             f'{paths[other[0]]} exists and names other images; nothing was written. Give '
             '--overwrite to replace the lists, or another --seed.'
         )
-    return len(there) == len(PARTS) and not other
+    return all(same[part] or not parts[part] for part in PARTS) and not other
 
 
 def _said(
@@ -376,5 +350,5 @@ def command(
     class has its share in each part. The lists are DIR/splits/LABELED-seedSEED/*.txt.
     """
     request = Request(labeled, val, test, seed, group_by)
-    with exiting(DataError, OSError):
+    with exiting(DataError, ValueError, OSError):
         click.echo(split_folder(folder, request, overwrite))

@@ -229,7 +229,7 @@ def test_names_that_are_not_there_or_twice_with_several_suffixes(scenes):
 
 
 def test_several_suffixes_that_can_not_be(scenes):
-    with pytest.raises(ValueError, match=r'img_suffix is empty: give a suffix or several'):
+    with pytest.raises(ValueError, match=r'img_suffix=\(\): give a suffix'):
         build_labeled(scenes.labeled(ann_file='', img_suffix=()))
     dataset = SimpleNamespace(img_suffix=('.jpg', '.png'), backend_args=dict(backend='petrel'))
     with pytest.raises(ValueError, match='must have one suffix: set it to that one'):

@@ -135,7 +135,7 @@ def test_files_that_do_not_fit(tmp_path):
         split_folder(tmp_path, Request(1))
     write(tmp_path, 'a', (0, 1))
     (tmp_path / 'images/a.jpg').touch()
-    with pytest.raises(DataError, match='differ in their suffix alone'):
+    with pytest.raises(ValueError, match='differ in their suffix alone'):
         split_folder(tmp_path, Request(1))
 
 
@@ -146,3 +146,13 @@ def test_the_command(leaves):
     assert done.exit_code == 0 and '8-seed2: written' in done.output
     refused = runner.invoke(command, [str(leaves), '--labeled', '99'])
     assert refused.exit_code == 1 and '--labeled 99: of 20 images with masks' in refused.output
+
+
+def test_a_part_without_images_has_no_list(leaves):
+    folder = leaves / 'splits/6-seed0'
+    split_folder(leaves, Request(6))
+    with pytest.raises(DataError, match='.txt exists and names other images'):
+        split_folder(leaves, Request(6, val=0.0, test=0.2))
+    split_folder(leaves, Request(6, val=0.0, test=0.2), overwrite=True)
+    assert not (folder / 'val.txt').exists() and len(read(folder, 'test')) == 4
+    assert 'unchanged' in split_folder(leaves, Request(6, val=0.0, test=0.2))
