@@ -88,7 +88,8 @@ def rasterize(segmentation: Any, image: Instances) -> np.ndarray:
         raise
     except Exception as error:  # whatever pycocotools finds wrong
         raise DataError(
-            f'{image.label}: a segmentation cannot be drawn: {type(error).__name__}: {error}'
+            f'{image.label}: a segmentation cannot be drawn: {type(error).__name__}: {error}. '
+            'Correct it, or write the file anew.'
         ) from error
 
 
@@ -117,7 +118,7 @@ def decode_runs(segmentation: Mapping[str, Any], image: Instances) -> np.ndarray
     if list(size) != wanted or pixels != image.height * image.width or counts.min() < 0:
         raise DataError(
             f'{image.label}: run lengths have the size {size} and {pixels} pixels, the image '
-            f'{wanted}'
+            f'{wanted}: correct them, or write the file anew.'
         )
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(wanted, order='F')
 

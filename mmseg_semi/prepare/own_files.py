@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mmseg_semi.datasets.file_digests import whole_digest
 from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import PART_SUFFIX, read_json, write_file
 
@@ -67,7 +68,7 @@ class OwnFiles:
         """Write a file, unless it is there."""
         data = data.encode('utf-8', 'backslashreplace') if isinstance(data, str) else data
         path = self.folder / name
-        self._note(name, hashlib.sha256(data).hexdigest(), lambda: write_file(path, data))
+        self._note(name, hashlib.blake2b(data).hexdigest(), lambda: write_file(path, data))
 
     def copy(self, name: str, source: Path) -> None:
         """Copy a file byte for byte, unless it is there."""
@@ -119,9 +120,5 @@ class OwnFiles:
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    """Digest of a file, as hexadecimal digits."""
+    return whole_digest(str(path)).hex()

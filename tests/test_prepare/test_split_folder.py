@@ -12,7 +12,8 @@ from PIL import Image
 
 from mmseg_semi.datasets.splits import split_hash
 from mmseg_semi.errors import DataError
-from mmseg_semi.prepare.split_folder import Request, command, divide, split_folder, stratify
+from mmseg_semi.prepare.dividing import Request, divide, stratify
+from mmseg_semi.prepare.split_folder import command, split_folder
 
 
 def write(root: Path, name: str, classes: tuple[int, ...] = ()) -> None:

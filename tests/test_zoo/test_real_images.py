@@ -82,6 +82,11 @@ def test_rows_are_the_configs(tmp_path):
             assert path.stem.startswith(f'{method}_efficientnet-lite0_{data}-'), path
             assert parts_of(path).labels.isdigit()
     assert 'supervised_strong' in real_images.rows('camvid')
+    for data in real_images.DATA:
+        for name, path in real_images.rows(data).items():
+            without = name.startswith('supervised') or name.endswith('_student')
+            teacher = Config.fromfile(path).model.get('teacher') or {}
+            assert teacher.get('type') == (None if without else 'EMATeacher'), name
     for method in ('supervised', 'unimatch'):
         (tmp_path / 'method').mkdir(exist_ok=True)
         (tmp_path / f'method/{method}_efficientnet-lite0_nuclei-20.py').touch()
