@@ -13,6 +13,7 @@ from torch import nn
 
 from mmseg_semi.arguments import check_arguments, check_whole
 from mmseg_semi.errors import hint
+from mmseg_semi.models.backbones.first_layer import average_rgb_filters
 from mmseg_semi.models.component import Component, build_component, build_components
 from mmseg_semi.models.heads import BaseSemiHead
 from mmseg_semi.models.losses import BaseSemiLoss
@@ -134,6 +135,7 @@ def build_networks(model: Any, segmentor: dict[str, Any], teacher: Any) -> None:
     """Build the student and its teacher."""
     model.segmentor_cfg, model.segmentor = segmentor, MODELS.build(segmentor)
     check_segmentor(model.segmentor)
+    average_rgb_filters(model.segmentor.backbone)
     model.teacher = build_teacher(model, teacher)
 
 
