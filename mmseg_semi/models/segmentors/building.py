@@ -135,8 +135,10 @@ def build_networks(model: Any, segmentor: dict[str, Any], teacher: Any) -> None:
     """Build the student and its teacher."""
     model.segmentor_cfg, model.segmentor = segmentor, MODELS.build(segmentor)
     check_segmentor(model.segmentor)
-    average_rgb_filters(model.segmentor.backbone)
     model.teacher = build_teacher(model, teacher)
+    for network in (model.segmentor, getattr(model.teacher, 'network', None)):
+        if hasattr(network, 'backbone'):
+            average_rgb_filters(network.backbone)
 
 
 def build_components_of(

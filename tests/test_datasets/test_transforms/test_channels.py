@@ -62,9 +62,8 @@ def test_each_channel_moves_as_it_does_alone(transform, channels, dtype):
 
 def test_padding_is_zero_or_the_color():
     image = pixels(RNG, 5, 'float32')
-    padded, valid = moved(
-        dict(type='RandomPaddedCrop', crop_size=(32, 40), pad_color=(9,) * 3), image, 0
-    )
+    crop = dict(type='RandomPaddedCrop', crop_size=(32, 40))
+    padded, valid = moved(dict(crop, pad_color=(9, 9, 9)), image, 0)
     assert (padded[~valid] == 9).all() and np.array_equal(padded[:24, :30], image)
     with pytest.raises(DataError, match=r'pad_color is \(1, 2, 3\), but a.tif has 5 channels'):
         moved(dict(crop, pad_color=(1, 2, 3)), image, 0)
