@@ -39,10 +39,11 @@ def compute_statistics(
     chosen = list(paths[:: -(-len(paths) // MOST_IMAGES)])
     read = _reader(channels)
     records = look_at(chosen, read, ChannelRecord, 'images, for the mean of each channel')
-    broken = [record.reason for record in records if record.reason]
+    broken = [str(record.reason) for record in records if record.reason]
     sound = [record for record in records if not record.reason]
     if broken and not (skip and sound):
-        raise DataError(broken[0] or '')
+        reason = broken[0]
+        raise DataError(f'{reason}')
     kinds: dict[str, list[str]] = {}
     for path, record in zip(chosen, records):
         if not record.reason:
@@ -51,7 +52,7 @@ def compute_statistics(
         several = [f'{len(some)} of {kind} ({some[0]})' for kind, some in kinds.items()]
         raise DataError(
             f'the training images have several types of numbers: {name_some(several)}. One mean '
-            'does not fit them all: convert them to one type.'
+            'does not fit them all: save them as one type.'
         )
     return _joined(sound, channels, digest_of(paths, file))
 

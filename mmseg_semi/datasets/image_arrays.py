@@ -20,7 +20,7 @@ _WHOLE = 2**24  # float32 holds whole numbers up to here
 _BIG_TIFF = (b'II+\x00', b'MM\x00+')
 _ALPHA = (1, 2)  # values of ExtraSamples
 _DEPTH_OR_TIME = 'ZT'  # axes of slices
-_BRING = 'mmseg-semi import-labels makes images of the slices of a volume'
+_REMEDY = 'use mmseg-semi import-labels, which makes images of the slices of a volume'
 
 
 def load_image(path: str, channels: int, backend_args: dict[str, Any] | None = None) -> np.ndarray:
@@ -71,8 +71,8 @@ def _checked(image: np.ndarray, path: str, channels: int) -> np.ndarray:
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or not image.size or image.dtype.kind not in 'uif':
         raise DataError(
-            f'{path} is {image.dtype} of shape {image.shape}; an image is (H, W) or (H, W, C) of '
-            'whole or floating-point numbers'
+            f'{path} is {image.dtype} of shape {image.shape}; it must be (H, W) or (H, W, C) of whole '
+            'or floating-point numbers'
         )
     gray = image.shape[2] == 1 and image.dtype in (np.uint8, np.uint16)
     if channels == 3 and gray:
@@ -102,8 +102,8 @@ def _as_float32(image: np.ndarray, path: str) -> np.ndarray:
             )
     elif image.dtype.itemsize > 2 and (image.max() > _WHOLE or int(image.min()) < -_WHOLE):
         raise DataError(
-            f'{path} has {image.dtype} values beyond {_WHOLE}, which float32 cannot hold: scale '
-            'them down'
+            f'{path} has {image.dtype} values beyond {_WHOLE}, which float32 cannot hold: give it a '
+            'smaller scale'
         )
     return found
 
@@ -129,7 +129,7 @@ def _picture(data: bytes, channels: int) -> np.ndarray:
 
 def _found(image: np.ndarray | None) -> np.ndarray:
     if image is None:
-        raise ValueError('no decoder of OpenCV knows it, or it is broken')
+        raise ValueError('OpenCV cannot load it')
     return image
 
 
@@ -239,7 +239,7 @@ def _channels_last(image: np.ndarray, layout: TiffLayout, path: str, channels: i
     if len(axes) > 3 or axes[0] in _DEPTH_OR_TIME:
         raise DataError(
             f'{path} is a volume or a sequence (TIFF axes {axes}, {image.shape}), and no image: '
-            f'{_BRING}'
+            f'{_REMEDY}'
         )
     first, last = image.shape[0], image.shape[-1]
     if axes == 'QYX' and last == channels and first == channels:
@@ -253,7 +253,7 @@ def _channels_last(image: np.ndarray, layout: TiffLayout, path: str, channels: i
         return np.moveaxis(image, 0, -1)
     raise DataError(
         f'{path} has {first} pages (TIFF axes {axes}, {image.shape}), but in_channels is '
-        f'{channels}: pages are channels only where there are as many, and {_BRING}'
+        f'{channels}: pages are channels only where there are as many, or {_REMEDY}'
     )
 
 

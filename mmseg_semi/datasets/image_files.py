@@ -105,14 +105,12 @@ def numpy_header(file: BinaryIO) -> tuple[tuple[int, ...], int]:
     """Shape of the array of a ``.npy`` file, and the size that the whole file must have.
 
     Raises:
-        ValueError: The header is broken, or the array is one of Python objects.
+        ValueError: The header is broken.
     """
     file.seek(0)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0
     shape, _, kind = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-    if kind.hasobject:
-        raise ValueError('an array of Python objects')
     return shape, file.tell() + kind.itemsize * math.prod(shape)
 
 

@@ -137,8 +137,9 @@ def build_networks(model: Any, segmentor: dict[str, Any], teacher: Any) -> None:
     check_segmentor(model.segmentor)
     model.teacher = build_teacher(model, teacher)
     for network in (model.segmentor, getattr(model.teacher, 'network', None)):
-        if hasattr(network, 'backbone'):
-            average_rgb_filters(network.backbone)
+        backbone = getattr(network, 'backbone', None)
+        if backbone is not None:
+            average_rgb_filters(backbone)
 
 
 def build_components_of(
