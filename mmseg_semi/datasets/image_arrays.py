@@ -13,7 +13,15 @@ from mmengine import fileio
 
 from mmseg_semi.errors import DataError, UnreadableImage
 
-from .image_files import NUMPY_START, PNG_START, TIFF_STARTS, exif_orientation, is_turned_data
+from .image_files import (
+    NUMPY_START,
+    ORIENTATION_TAG,
+    PNG_START,
+    SIDEWAYS,
+    TIFF_STARTS,
+    exif_orientation,
+    is_turned_data,
+)
 
 _PNG_GRAY_ALPHA = 4  # color type of the header
 _WHOLE = 2**24  # float32 holds whole numbers up to here
@@ -71,8 +79,8 @@ def _checked(image: np.ndarray, path: str, channels: int) -> np.ndarray:
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or not image.size or image.dtype.kind not in 'uif':
         raise DataError(
-            f'{path} is {image.dtype} of shape {image.shape}; it must be (H, W) or (H, W, C) of whole '
-            'or floating-point numbers'
+            f'{path} is {image.dtype} of shape {image.shape}; it must be (H, W) or (H, W, C) of '
+            'whole or floating-point numbers'
         )
     gray = image.shape[2] == 1 and image.dtype in (np.uint8, np.uint16)
     if channels == 3 and gray:
@@ -102,8 +110,8 @@ def _as_float32(image: np.ndarray, path: str) -> np.ndarray:
             )
     elif image.dtype.itemsize > 2 and (image.max() > _WHOLE or int(image.min()) < -_WHOLE):
         raise DataError(
-            f'{path} has {image.dtype} values beyond {_WHOLE}, which float32 cannot hold: give it a '
-            'smaller scale'
+            f'{path} has {image.dtype} values beyond {_WHOLE}, which float32 cannot hold: give it '
+            'a smaller scale'
         )
     return found
 
@@ -186,7 +194,7 @@ def _tiff(data: bytes, path: str, channels: int) -> np.ndarray:
         image = _channels_last(_tiff_numbers(file, layout, data, path), layout, path, channels)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and image.dtype.kind == 'u':
             image = np.invert(image)
-        orientation = page.tags.get(274)
+        orientation = page.tags.get(ORIENTATION_TAG)
         image = turn(image, orientation.value if orientation else 1)
     if channels == 3 and alpha:
         image = image[..., :3]
@@ -257,13 +265,28 @@ def _channels_last(image: np.ndarray, layout: TiffLayout, path: str, channels: i
     )
 
 
-def tiff_size(path: str) -> tuple[int, int] | None:
-    """Width and height of a TIFF file by its headers, as it is stored; None where they are open."""
+def tiff_sizes(path: str) -> tuple[list[tuple[int, int]], int]:
+    """Widths and heights that a TIFF file may have as it is stored, and its orientation, 1 to 8.
+
+    There are two sizes where nobody says whether its channels stand first or last, and none where
+    the file cannot be read.
+    """
     try:
         with tifffile.TiffFile(path) as file:
-            layout = tiff_layout(file)
+            layout, page = tiff_layout(file), file.pages[0]
+            tag = getattr(page, 'tags', {}).get(ORIENTATION_TAG)
     except Exception:  # a broken header is named by those who read the file
+        return [], 1
+    axes, shape = layout.axes, layout.shape
+    sizes = [(shape[axes.index('X')], shape[axes.index('Y')])] if {*'XY'} <= {*axes} else []
+    if axes == 'QYX':
+        sizes.insert(0, (shape[1], shape[0]))
+    return sizes, tag.value if tag and tag.value in range(1, 9) else 1
+
+
+def tiff_size(path: str) -> tuple[int, int] | None:
+    """Width and height of a TIFF file as it is loaded; None where its header does not say it."""
+    sizes, orientation = tiff_sizes(path)
+    if len(sizes) != 1:
         return None
-    if 'Q' in layout.axes or 'Y' not in layout.axes or 'X' not in layout.axes:
-        return None
-    return layout.shape[layout.axes.index('X')], layout.shape[layout.axes.index('Y')]
+    return sizes[0][::-1] if orientation >= SIDEWAYS else sizes[0]

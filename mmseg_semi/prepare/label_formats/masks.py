@@ -16,6 +16,7 @@ from mmseg_semi.prepare.label_formats.mask_values import (
     Table,
     color_table,
     guess_table,
+    mask_size,
     read_pixels,
 )
 from mmseg_semi.prepare.label_formats.photos import Photos, without_suffix
@@ -29,7 +30,6 @@ from mmseg_semi.prepare.label_formats.records import (
     Picture,
     in_order,
 )
-from mmseg_semi.prepare.label_maps import opened
 from mmseg_semi.utils.progress import track
 
 IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'photos', 'jpegimages')
@@ -122,8 +122,7 @@ def read(
         table = _table(single, wanted, known, export)
     for image, several in parts.items():
         draw = partial(_by_value, several[0].file, table) if table else partial(_by_class, several)
-        with opened(several[0].file) as file:
-            size = file.size
+        size = mask_size(several[0].file)
         export.pictures.append(Picture(str(several[0].file), (image,), size, LabelMap(draw)))
     export.folder = photos.folder
     export.own_files = {one.file for several in parts.values() for one in several}
