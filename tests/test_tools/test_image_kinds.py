@@ -39,6 +39,7 @@ model = dict(segmentor=dict(
     data_preprocessor=dict(in_channels={channels}, statistics=f'{{data_root}}/channels.json'),
     backbone=dict(base_channels=4, in_channels={network}),
     decode_head=dict(in_channels=4, channels=4)))
+custom_hooks = [dict(type='DataCheckHook'), dict(type='PseudoLabelVisHook', interval=2)]
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 """
@@ -88,8 +89,14 @@ def test_they_are_checked_and_trained(server, tmp_path, channels, dtype):
     assert 'RandomColorJitter: saturation and hue are left out for images of' in trained.output
     assert f'RandomGray: nothing is made gray for images of {channels} channels' in trained.output
     assert 'mIoU' in trained.output and 'nan' not in trained.output
-    tested = server.run(TOOLS / 'test.py', file, tmp_path / 'work/iter_2.pth')
+    weights, out = tmp_path / 'work/iter_2.pth', ('--out', tmp_path / 'maps')
+    pictures = ('--show-dir', tmp_path / 'pictures')
+    tested = server.run(TOOLS / 'test.py', file, weights, *out, *pictures)
     assert 'mIoU' in tested.output
+    assert Image.open(tmp_path / 'pictures/v1.png').size == (104, 36)  # truth and prediction
+    images = ('--images', tmp_path / 'own/images/unlabeled')
+    server.run(TOOLS / 'test.py', file, weights, *images, '--out', tmp_path / 'more')
+    assert len(list((tmp_path / 'more').rglob('u*.png'))) == 4
 
 
 def test_data_workers_do_not_say_it_again(tmp_path, monkeypatch):
