@@ -94,12 +94,12 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     semi = isinstance(train, SemiDataset)
     key = 'train_dataloader.dataset' + ('.labeled' if semi else '')
     parts = [] if train is None else training_parts(train, key)
-    _join(found, bring_statistics(cfg, parts))  # before the model, which reads them
     heldout: list[Part] = []
     for name in ('val', 'test'):
         dataset = build(cfg, f'{name}_dataloader.dataset', DATASETS, found)
         if dataset is not None and all(_files(dataset) != _files(one.dataset) for one in heldout):
             heldout.append(Part(f'{name}_dataloader.dataset', dataset, name))
+    _join(found, bring_statistics(cfg, parts, heldout))  # which the model reads
     model = build(cfg, 'model', MODELS, found)
     labeled = {part.key: part.dataset for part in [*parts[:1], *heldout]}
     if model is not None and labeled:

@@ -15,7 +15,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 from tool_runs import CONFIGS, REPO, TOOLS
 
-from mmseg_semi.datasets import SampleKey
+from mmseg_semi.datasets import DataError, SampleKey
 from mmseg_semi.datasets.transforms import value_ranges
 
 PROGRAM = REPO / 'mmseg_semi_cli.py'
@@ -114,6 +114,20 @@ def test_data_workers_do_not_say_it_again(tmp_path, monkeypatch):
     assert len(said) == 2
 
 
+def test_an_image_that_cannot_be_decoded_is_skipped_where_that_is_wanted(tmp_path):
+    make(tmp_path / 'own', 4, 'float32')
+    path = tmp_path / 'own/images/unlabeled/u0.npy'
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"'fortran_order'", b"'fortrun_order'"))
+    cfg = Config.fromfile(config(tmp_path / 'own', 4)).train_dataloader.dataset
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        raising, skipping = (DATASETS.build(dict(cfg, on_error=way)) for way in ('raise', 'skip'))
+    with pytest.raises(DataError, match='u0.npy can not be read'):
+        raising[SampleKey('unlabeled', 0, 0)]
+    item = skipping[SampleKey('unlabeled', 0, 0)]
+    assert item['data_samples'].img_path.endswith('u1.npy')
+
+
 def test_photographs_need_no_file(server, tmp_path):
     make(tmp_path / 'own', 3, 'uint8')
     file = config(tmp_path / 'own', 3)
@@ -152,7 +166,18 @@ def test_what_does_not_fit_is_named(server, tmp_path):
     checked = server.run(PROGRAM, 'check', config(root, 4), '--out', tmp_path / 'a')
     assert 'channels.json was computed of other training images' in checked.output
     assert (root / 'channels.json').read_bytes() == before
+    image = pixels(np.random.default_rng(0), 5, 'uint16')
+    val = (root / 'images/val/v0.tif').read_bytes()
+    write(root / 'images/val/v0.tif', image)
+    write(root / 'images/val/v1.tif', image[..., :4].astype(np.float32))
+    checked = server.run(PROGRAM, 'check', config(root, 4), '--out', tmp_path / 'a', code=1)
+    assert 'val_dataloader.dataset: 1 of 2 images cannot be used: ' in checked.output
+    wanted = 'val_dataloader.dataset: 1 of 2 images have another type of numbers than the uint16 of'
+    assert wanted in checked.output
+    for name in ('v0', 'v1'):
+        (root / f'images/val/{name}.tif').write_bytes(val)
     image = pixels(np.random.default_rng(0), 4, 'uint8')
-    write(root / 'images/unlabeled/u0.tif', image)
+    for path in (root / 'images/unlabeled').iterdir():
+        write(path, image)
     refused = server.run(PROGRAM, 'train', config(root, 4), '--work-dir', tmp_path / 'w', code=1)
     assert 'an image has 8 bits a channel, but ' in refused.output

@@ -277,11 +277,7 @@ def slices_of(file: Path) -> Iterator[np.ndarray]:
         return
     with reading(file), tifffile.TiffFile(file) as tiff:
         layout = tiff_layout(tiff)
-        if layout.series is None:
-            data = np.stack([one.asarray() for one in tiff.series])
-        else:
-            data = layout.series.asarray()
-    data = data.reshape(layout.shape)
+        data = layout.numbers()
     for one in data:
         if layout.axes[1:] in ('YX', 'YXS', 'YXC'):
             yield one
