@@ -24,6 +24,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmseg_semi.datasets.dataset_tree import crop_size, leaf_datasets
+from mmseg_semi.utils.progress import duration
 
 #: Warnings of the libraries about themselves, which no user can do anything about.
 _NOISE = (
@@ -135,12 +136,10 @@ class StartHook(Hook):
 
 def _time_line(step: float, left: int) -> str:
     seconds = step * left
-    minutes = max(1, round(seconds / 60))
-    duration = f'{minutes} min' if minutes < 120 else f'{minutes / 60:.1f} h'
     ends = time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))
     return (
-        f'Time: {step:.2f} s a step, {duration} for the {left} that are left, without validation, '
-        f'until {ends}. Memory so far: {_memory()}'
+        f'Time: {step:.2f} s a step, {duration(seconds)} for the {left} that are left, without '
+        f'validation, until {ends}. Memory so far: {_memory()}'
     )
 
 
