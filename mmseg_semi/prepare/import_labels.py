@@ -30,6 +30,8 @@ from mmseg_semi.prepare.own_files import OwnFiles
 from mmseg_semi.utils.progress import track
 
 LISTED = 'import-labels.json'
+#: More classes without names are perhaps objects.
+MANY = 20
 
 
 @dataclass
@@ -88,6 +90,7 @@ def import_labels(
     images: Path | None = None,
     classes: Sequence[str] = (),
     empty: str = 'background',
+    numbers: str = 'classes',
 ) -> None:
     """Bring the images of an export, their masks, classes and boxes into one folder.
 
@@ -99,6 +102,7 @@ def import_labels(
         classes: Names in the order of their numbers, perhaps with colors; empty for all classes
             of the export.
         empty: What images are that are listed without an object: 'background' or 'unlabeled'.
+        numbers: What the numbers in masks are: of 'classes' or 'objects'.
 
     Raises:
         FileNotFoundError: Source or images are not there.
@@ -110,10 +114,10 @@ def import_labels(
     if images is not None:
         check_there(images, 'Name the folder of the images.', '--images', 'folder')
     with unpacked(source) as folder:
-        export = read_export(folder, kind, images, wanted, out)
+        export = read_export(folder, kind, images, wanted, out, numbers == 'objects')
         if empty == 'unlabeled':
             export.pictures = [_without_empty(one) for one in export.pictures]
-        names, numbers = number_classes(export, list(wanted))
+        names, numbered = number_classes(export, list(wanted))
         colors = {**export.colors, **{name: one for name, one in wanted.items() if one}}
         root = images or export.folder
         beside = folder if folder.is_dir() else folder.parent
@@ -126,7 +130,7 @@ def import_labels(
         own, done = OwnFiles(out, LISTED), Outcome()
         own.claim(targets)
         for one in track(sources):
-            bring(one, own, numbers, export, done)
+            bring(one, own, numbered, export, done)
     notes = [note.replace(str(folder), str(source)) for note in (*done.wrong, *export.notes)]
     own.write('not_used.txt', ''.join(f'{note}\n' for note in notes))
     content = dict(classes=names, palette=class_colors(names, colors))
@@ -159,6 +163,8 @@ def say(
     if removed:
         print(f'removed, because they are not in the export any more: {name_some(list(removed))}')
     print(f'{len(names)} classes: {name_some(list(names), 20)}')
+    if len(names) > MANY and names[-1] == f'class_{len(names) - 1}':
+        print('if the numbers in the masks count objects, give --numbers objects')
     print(f'{len(done.labeled)} images with labels, {sum(map(len, done.boxes))} boxes')
     without = [one.name for one in sources if one.picture is None or one.picture.labels is None]
     if without:
@@ -213,6 +219,13 @@ def say(
     default='background',
     show_default=True,
     help='What images are that SRC lists without any object.',
+)
+@click.option(
+    '--numbers',
+    type=click.Choice(['classes', 'objects']),
+    default='classes',
+    show_default=True,
+    help='What the numbers in masks are; objects are of one class, the one of --classes.',
 )
 def command(**options: Any) -> None:
     """Make images and masks of the export of a labeling tool.

@@ -69,7 +69,7 @@ def _data(cfg: Config) -> Iterator[Any]:
 
 def _data_root(cfg: Config, value: Any, _root: Any) -> None:
     if not isinstance(value, str) or not value:
-        raise ValueError('give the folder of the data')
+        raise ValueError("give the folder of the data, such as data_root='data/leaves'")
     for node in _data(cfg):
         if 'data_root' in node:
             node['data_root'] = value
@@ -77,7 +77,7 @@ def _data_root(cfg: Config, value: Any, _root: Any) -> None:
 
 def _split(cfg: Config, value: Any, root: Any) -> None:
     if not isinstance(value, str) or not value:
-        raise ValueError("give a folder of lists in the data_root, such as 'splits/50-seed0'")
+        raise ValueError("give a folder of lists in the data_root, such as split='splits/50-seed0'")
     training = cfg.train_dataloader.dataset
     parts = dict(labeled=training.labeled, unlabeled=training.get('unlabeled'))
     parts |= dict(val=cfg.val_dataloader.dataset, test=cfg.test_dataloader.dataset)

@@ -110,7 +110,7 @@ def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
     ('text', 'message'),
     [
         ('data_root = 3', 'mine.py: data_root=3: give the folder of the data'),
-        ('split = 50', "give a folder of lists in the data_root, such as 'splits/50-seed0'"),
+        ('split = 50', "give a folder of lists in the data_root, such as split='splits/50-seed0'"),
         ("classes = ('leaf',)", 'give the names of at least two classes'),
         ("classes = ('a', 'b', 'a')", 'give the names of at least two classes'),
         ("classes = 'names.json'", 'there is no file data/custom/names.json'),
