@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
 
+from mmseg_semi.apis.channel_check import bring_statistics
 from mmseg_semi.apis.runner_setup import explaining_built, set_work_dir
 from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets
@@ -93,6 +94,7 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     semi = isinstance(train, SemiDataset)
     key = 'train_dataloader.dataset' + ('.labeled' if semi else '')
     parts = [] if train is None else training_parts(train, key)
+    _join(found, bring_statistics(cfg, parts))  # before the model, which reads them
     heldout: list[Part] = []
     for name in ('val', 'test'):
         dataset = build(cfg, f'{name}_dataloader.dataset', DATASETS, found)

@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.hooks import CheckpointHook, Hook
@@ -24,6 +24,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmseg_semi.datasets.dataset_tree import crop_size, leaf_datasets
+from mmseg_semi.models.backbones.first_layer import average_rgb_filters
 from mmseg_semi.utils.progress import duration
 
 #: Warnings of the libraries about themselves, which no user can do anything about.
@@ -81,6 +82,13 @@ class StartRunner(Runner):
             if not isinstance(handler, logging.FileHandler):
                 handler.addFilter(self.quiet)
         return logger
+
+    def build_model(self, model: Union[nn.Module, dict[str, Any]]) -> nn.Module:
+        """Build the model, whose first layer may take weights of RGB images."""
+        built = super().build_model(model)
+        if hasattr(built, 'backbone'):  # a SemiSegmentor sees to it itself
+            average_rgb_filters(built.backbone)
+        return built
 
     def train(self) -> nn.Module:
         """Train, with a summary before the first step."""

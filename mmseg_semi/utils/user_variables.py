@@ -20,6 +20,8 @@ from mmseg_semi.files import read_json
 KEY = 'user_variables'
 #: What mmseg-semi import-labels writes beside images and masks.
 CLASSES_FILE = 'classes.json'
+#: What mmseg-semi check writes there where ``in_channels`` is given.
+STATISTICS_FILE = 'channels.json'
 _PARTS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _FOLDERS = dict(img_path='images', seg_map_path='annotations')
 
@@ -138,9 +140,19 @@ def _scale(cfg: Config, value: Any, _root: Any) -> None:
             one.scale = tuple(int(ratio * side) for side in value)
 
 
-def _in_channels(cfg: Config, value: Any, _root: Any) -> None:
+def _in_channels(cfg: Config, value: Any, root: Any) -> None:
     Whole(1).check('it', value)
-    (cfg.model.get('segmentor') or cfg.model).backbone.in_channels = value
+    channels = dict(in_channels=value, statistics=str(Path(root, STATISTICS_FILE)))
+    loading = ConfigDict(type='LoadChannels', **channels)
+    cfg.train_dataloader.dataset.loading = loading
+    heldout = (cfg[f'{name}_dataloader'].dataset for name in ('val', 'test'))
+    for pipeline in (*(one.pipeline for one in heldout), cfg.tta_pipeline):
+        pipeline[0] = loading
+    network = cfg.model.get('segmentor') or cfg.model
+    network.backbone.in_channels = value
+    for key in ('mean', 'std'):
+        network.data_preprocessor.pop(key)
+    network.data_preprocessor.update(channels)
 
 
 def _iterations(cfg: Config, value: Any, _root: Any) -> None:

@@ -16,6 +16,8 @@ user_variables = dict(
     classes=('background', 'object'),
     crop_size=(320, 320),  # height and width of training crops
     scale=(1280, 320),  # width and height that images are fitted into; None: as they are
+    # Given, even as 3, images of 8, 16 and 32 bits with this number of channels are read, and their
+    # mean and deviation are those that mmseg-semi check has written to data_root/channels.json.
     in_channels=3,
     iterations=20000,
 )
@@ -25,7 +27,7 @@ part = dict(
     type='BaseSegDataset',
     data_root=_data_root,
     metainfo=_metainfo,
-    img_suffix=('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'),
+    img_suffix=('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.npy'),
     seg_map_suffix='.png',
 )
 train_dataloader = dict(

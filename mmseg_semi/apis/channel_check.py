@@ -1,0 +1,64 @@
+"""The file of channel statistics that a config reads, written by ``mmseg-semi check``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.config import Config
+
+from mmseg_semi.datasets.channel_statistics import compute_statistics, digest_of
+from mmseg_semi.datasets.checks import local_paths
+from mmseg_semi.datasets.image_arrays import stored_image
+from mmseg_semi.datasets.image_files import bit_depth
+from mmseg_semi.datasets.mask_checks import Findings
+from mmseg_semi.datasets.part_checks import Part
+from mmseg_semi.errors import DataError
+from mmseg_semi.structures import read_statistics, write_statistics
+from mmseg_semi.utils.channel_settings import preprocessor_of
+
+_LOOKED_AT = 64
+
+
+def bring_statistics(cfg: Config, parts: Sequence[Part]) -> Findings:
+    """Write ``statistics`` of the data preprocessor, unless it is there or not needed.
+
+    8-bit RGB images need none: ``mean`` and ``std`` of the config hold. A file that is there stays
+    as it is, since networks have been trained with it.
+
+    Args:
+        cfg: The config.
+        parts: The labeled and the unlabeled part.
+    """
+    out = Findings()
+    key, preprocessor = preprocessor_of(cfg)
+    path, channels = preprocessor.get('statistics'), preprocessor.get('in_channels', 3)
+    images = local_paths([part.dataset for part in parts], 'img_path')
+    if not path or not images:
+        return out
+    try:
+        there = read_statistics(path, channels, f'{key}.statistics')
+        if there is not None:
+            if there.files != digest_of(images, path):
+                out.warnings.append(
+                    f'{key}.statistics: {path} was computed of other training images. Networks '
+                    'that were trained with it need it as it is; before a first training, remove '
+                    'it and run this again.'
+                )
+        elif not (channels == 3 and _are_photographs(images)):
+            found = compute_statistics(images, channels, path, any(part.skip for part in parts))
+            write_statistics(path, found)
+            print(
+                f'{path}: mean and standard deviation of {channels} channels ({found.dtype}) of '
+                f'{found.images} images'
+            )
+    except DataError as error:
+        out.errors.append(str(error))
+    return out
+
+
+def _are_photographs(images: Sequence[str]) -> bool:
+    """Whether images seem to have 8 bits: the first one as it is decoded, some by their header."""
+    some = images[:: max(1, len(images) // _LOOKED_AT)]
+    if any((bit_depth(path) or 8) > 8 for path in some):
+        return False
+    return stored_image(images[0], 3).dtype == 'uint8'
