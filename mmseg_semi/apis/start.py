@@ -135,16 +135,21 @@ class StartHook(Hook):
 
 def _time_line(step: float, left: int) -> str:
     seconds = step * left
-    minutes = max(1, round(seconds / 60))
-    duration = f'{minutes} min' if minutes < 120 else f'{minutes / 60:.1f} h'
+    duration = duration_text(seconds)
     ends = time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))
     return (
         f'Time: {step:.2f} s a step, {duration} for the {left} that are left, without validation, '
-        f'until {ends}. Memory so far: {_memory()}'
+        f'until {ends}. Memory so far: {memory_text()}'
     )
 
 
-def _memory() -> str:
+def duration_text(seconds: float) -> str:
+    """A duration in minutes, or hours where they are many."""
+    minutes = max(1, round(seconds / 60))
+    return f'{minutes} min' if minutes < 120 else f'{minutes / 60:.1f} h'
+
+
+def memory_text() -> str:
     """The most that the process has taken."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     text = f'{kib / 2**20:.1f} GiB'

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mmseg_semi.files import write_file
 
-from .image_files import SIDEWAYS, orientation_of, unreadable_reason
+from .image_files import SIDEWAYS, bit_depth, orientation_of, unreadable_reason
 
 _FORMAT = 2  # of the records; those of another one are not read
 _CHUNK, _MOST_VALUES, _MOST_RECORDS = 256, 1000, 1_000_000
@@ -33,12 +33,16 @@ class ImageRecord(NamedTuple):
         width: In pixels as OpenCV loads it, turned by EXIF; 0 where the header was not understood.
         height: Likewise.
         orientation: Of EXIF, 1 to 8; 1 is upright.
+        mode: Channels as Pillow names them, such as ``'RGB'``; '' where they are not known.
+        bits: Of a channel.
     """
 
     reason: str | None
     width: int = 0
     height: int = 0
     orientation: int = 1
+    mode: str = ''
+    bits: int = 8
 
 
 class MaskRecord(NamedTuple):
@@ -78,7 +82,19 @@ class ThumbnailRecord(NamedTuple):
     pixels: str = ''
 
 
-Record = TypeVar('Record', ImageRecord, MaskRecord, ThumbnailRecord)
+class ObjectRecord(NamedTuple):
+    """Sizes of the objects of a mask, see ``read_objects``.
+
+    Attributes:
+        reason: Why it cannot be read, None for a sound one.
+        objects: Value and size of objects, packed into a number, and how many there are.
+    """
+
+    reason: str | None
+    objects: Sequence[Any] = ()
+
+
+Record = TypeVar('Record', ImageRecord, MaskRecord, ThumbnailRecord, ObjectRecord)
 
 
 _SOUND = ImageRecord(None)
@@ -94,7 +110,8 @@ def read_image(path: str) -> ImageRecord:
             orientation, size = orientation_of(image), image.size
             if orientation >= SIDEWAYS and image.format != 'TIFF':  # PIL turns those itself
                 size = size[::-1]
-            return ImageRecord(None, *size, orientation)
+            bits = bit_depth(path) or (32 if image.mode in ('I', 'F') else 8)
+            return ImageRecord(None, *size, orientation, image.mode, bits)
     except Exception:  # OpenCV reads files that PIL does not know
         return ImageRecord(None)
 
