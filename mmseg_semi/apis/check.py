@@ -39,7 +39,7 @@ from mmseg_semi.datasets.part_statistics import advice, as_json, table
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.engine.hooks.data_check_hook import check_classes, has_masks
-from mmseg_semi.errors import refusal
+from mmseg_semi.errors import name_some, refusal
 from mmseg_semi.files import write_files
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.config_keys import value_at
@@ -235,6 +235,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print('\n'.join(table(parts)))
     for _, number, one in found.numbered():
         print(f'{number} {one}')
+        if one.files and one.files[0] not in one:
+            print(f'    {name_some([*one.files])}')
     if steps is not None:
         print(steps.text())
     folder = Path(cfg.work_dir)

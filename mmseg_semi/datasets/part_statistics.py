@@ -134,9 +134,10 @@ def _against_crop(one: Part) -> Iterator[Finding]:
 
 def _untrained(train: Part, other: Part) -> Iterator[Finding]:
     """Classes of validation or test without a labeled pixel."""
-    for number, name in enumerate(train.classes):
+    known = train.masks.pixels and not train.masks.wrong
+    for number, name in enumerate(train.classes if known else ()):
         masks = other.masks.masks_with[number]
-        if masks and not train.masks.pixels[number] and train.masks.pixels:
+        if masks and not train.masks.pixels[number]:
             yield Finding(
                 30,
                 f'{name} is in {len(masks)} masks of {other.key} and in none of {train.key}, so '
