@@ -197,16 +197,22 @@ def labeled_batch(cfg: Config, dataset: Any, found: Findings) -> int:
 
 
 def try_steps(cfg: Config, found: Findings, parts: Sequence[Part]) -> FirstSteps | None:
-    """Make some training steps; one that is refused is an error.
+    """Make some training steps; whatever they raise is an error.
 
     Args:
         cfg: The config.
         found: Gets the error.
         parts: All parts.
     """
-    with quiet(), noting(found, _STEP):
-        return first_steps(cfg, color_table(parts))
-    return None
+    try:
+        with quiet(), explaining_built(cfg):
+            return first_steps(cfg, color_table(parts))
+    except Exception as error:  # a user's network can raise anything
+        reason = refusal(error) or f'{type(error).__name__}: {error}'
+        text = f'a training step cannot be made: {reason.strip().splitlines()[0].rstrip(".")}.'
+        remedy = 'Correct the config; mmseg-semi --traceback train shows where it comes from.'
+        found.errors.append(Finding(_STEP, text, remedy))
+        return None
 
 
 @contextlib.contextmanager

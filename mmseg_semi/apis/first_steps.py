@@ -150,12 +150,12 @@ def first_steps(cfg: Config, table: np.ndarray) -> FirstSteps:
     for name in ('prefetch_factor', 'timeout'):
         cfg.train_dataloader.pop(name, None)
     for part in ('val', 'test'):
-        for name in ('dataloader', 'evaluator', 'cfg'):
-            cfg[f'{part}_{name}'] = None
+        for what in ('dataloader', 'evaluator', 'cfg'):
+            cfg[f'{part}_{what}'] = None
     cfg.update(load_from=None, resume=False, log_level='ERROR', launcher='none', custom_hooks=[])
     cfg.default_hooks = dict.fromkeys(_LEFT_OUT)
-    cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[], name='first_steps')
-    cfg.experiment_name = f'first_steps_{time.monotonic_ns()}'
+    cfg.experiment_name = name = f'first_steps_{time.monotonic_ns()}'
+    cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[], name=name)
     seed = (cfg.get('randomness') or {}).get('seed')
     cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': 0 if seed is None else seed}
     with tempfile.TemporaryDirectory(prefix='first_steps_') as folder:
