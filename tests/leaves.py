@@ -40,10 +40,13 @@ def scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.uint8), mask
 
 
-def make_leaves(root: Path, labeled: int = 4, unlabeled: int = 6, val: int = 3) -> Path:
+def make_leaves(
+    root: Path, labeled: int = 4, unlabeled: int = 6, val: int = 3, test: int = 0
+) -> Path:
     """Write the folders that the README asks for."""
     rng = np.random.default_rng(0)
-    for part, count in (('labeled', labeled), ('unlabeled', unlabeled), ('val', val)):
+    parts = dict(labeled=labeled, unlabeled=unlabeled, val=val, test=test)
+    for part, count in parts.items():
         for i in range(count):
             image, mask = scene(rng)
             path = root / f'images/{part}/{part[0]}{i}.jpg'

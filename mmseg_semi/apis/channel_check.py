@@ -8,15 +8,16 @@ from mmengine.config import Config
 
 from mmseg_semi.datasets.channel_statistics import compute_statistics, digest_of
 from mmseg_semi.datasets.checks import local_paths
+from mmseg_semi.datasets.findings import Finding, Findings
 from mmseg_semi.datasets.image_arrays import stored_image
 from mmseg_semi.datasets.image_files import bit_depth
-from mmseg_semi.datasets.mask_checks import Findings
 from mmseg_semi.datasets.part_checks import Part
 from mmseg_semi.errors import DataError
 from mmseg_semi.structures import read_statistics, write_statistics
 from mmseg_semi.utils.channel_settings import preprocessor_of
 
 _LOOKED_AT = 64
+_KIND = 18  # of the findings
 
 
 def bring_statistics(cfg: Config, parts: Sequence[Part]) -> Findings:
@@ -39,11 +40,12 @@ def bring_statistics(cfg: Config, parts: Sequence[Part]) -> Findings:
         there = read_statistics(path, channels, f'{key}.statistics')
         if there is not None:
             if there.files != digest_of(images, path):
-                out.warnings.append(
-                    f'{key}.statistics: {path} was computed of other training images. Networks '
-                    'that were trained with it need it as it is; before a first training, remove '
-                    'it and run this again.'
+                fact = f'{key}.statistics: {path} was computed of other training images.'
+                remedy = (
+                    'Networks that were trained with it need it as it is; before a first training, '
+                    'remove it and run this again.'
                 )
+                out.warnings.append(Finding(_KIND, fact, remedy, [path]))
         elif not (channels == 3 and _are_photographs(images)):
             found = compute_statistics(images, channels, path, any(part.skip for part in parts))
             write_statistics(path, found)
@@ -52,7 +54,7 @@ def bring_statistics(cfg: Config, parts: Sequence[Part]) -> Findings:
                 f'{found.images} images'
             )
     except DataError as error:
-        out.errors.append(str(error))
+        out.errors.append(Finding(_KIND, str(error)))
     return out
 
 

@@ -147,11 +147,11 @@ def _time_line(step: float, left: int) -> str:
     ends = time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))
     return (
         f'Time: {step:.2f} s a step, {duration(seconds)} for the {left} that are left, without '
-        f'validation, until {ends}. Memory so far: {_memory()}'
+        f'validation, until {ends}. Memory so far: {memory_text()}'
     )
 
 
-def _memory() -> str:
+def memory_text() -> str:
     """The most that the process has taken."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     text = f'{kib / 2**20:.1f} GiB'

@@ -71,8 +71,8 @@ def _checked(image: np.ndarray, path: str, channels: int) -> np.ndarray:
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or not image.size or image.dtype.kind not in 'uif':
         raise DataError(
-            f'{path} is {image.dtype} of shape {image.shape}; it must be (H, W) or (H, W, C) of whole '
-            'or floating-point numbers'
+            f'{path} is {image.dtype} of shape {image.shape}; it must be (H, W) or (H, W, C) of '
+            'whole or floating-point numbers'
         )
     gray = image.shape[2] == 1 and image.dtype in (np.uint8, np.uint16)
     if channels == 3 and gray:
@@ -102,8 +102,8 @@ def _as_float32(image: np.ndarray, path: str) -> np.ndarray:
             )
     elif image.dtype.itemsize > 2 and (image.max() > _WHOLE or int(image.min()) < -_WHOLE):
         raise DataError(
-            f'{path} has {image.dtype} values beyond {_WHOLE}, which float32 cannot hold: give it a '
-            'smaller scale'
+            f'{path} has {image.dtype} values beyond {_WHOLE}, which float32 cannot hold: give it '
+            'a smaller scale'
         )
     return found
 

@@ -150,8 +150,6 @@ def _in_channels(cfg: Config, value: Any, root: Any) -> None:
         pipeline[0] = loading
     network = cfg.model.get('segmentor') or cfg.model
     network.backbone.in_channels = value
-    for key in ('mean', 'std'):
-        network.data_preprocessor.pop(key)
     network.data_preprocessor.update(channels)
 
 

@@ -74,6 +74,18 @@ def test_images_as_they_are(tmp_path):
     assert not any('scale' in one for one in sizes)
 
 
+@pytest.mark.parametrize('base', CUSTOM, ids=lambda path: path.stem)
+def test_channels(tmp_path, base):
+    cfg = own(tmp_path, "data_root = 'data/leaves'\nin_channels = 7", base)
+    channels = dict(in_channels=7, statistics='data/leaves/channels.json')
+    pipelines = [part.pipeline for part in parts(cfg)[0][1:]]
+    pipelines += [[cfg.train_dataloader.dataset.loading], cfg.tta_pipeline]
+    assert [one[0] for one in pipelines] == [dict(channels, type='LoadChannels')] * 4
+    network = cfg.model.segmentor
+    assert network.backbone.in_channels == 7
+    assert channels.items() <= network.data_preprocessor.to_dict().items()
+
+
 @pytest.mark.parametrize('test', [True, False])
 def test_lists_of_split(tmp_path, test):
     lists = tmp_path / 'splits/50-seed0'
