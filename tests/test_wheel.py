@@ -75,7 +75,9 @@ def test_the_wheel_has_configs_tools_and_index(wheel):
     assert {name[len(prefix) :] for name in names if name.startswith(prefix)} == wanted
     scripts = next(name for name in names if name.endswith('entry_points.txt'))
     assert b'mmseg-semi = mmseg_semi_cli:main' in zipfile.ZipFile(wheel).read(scripts)
-    assert 'mmseg_semi/py.typed' in names and len(wanted) > 500
+    assert {'mmseg_semi/py.typed', 'mmseg_semi/apis/check.html.j2'} <= {*names} and len(
+        wanted
+    ) > 500
     assert {name.split('/')[0].split('-')[0] for name in names} == {
         'mmseg_semi',
         'mmseg_semi_cli.py',

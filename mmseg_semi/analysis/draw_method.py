@@ -28,6 +28,7 @@ from mmseg_semi.models.heads import AgentRankHead
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.structures import SegOutputs
 from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.drawing import colors
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
 GAP = 4
@@ -52,16 +53,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) < 1:
             parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
     return args
-
-
-def colors(metainfo: dict[str, Any]) -> np.ndarray:
-    """RGB of the labels 0 to 255; unknown pixels are white."""
-    table = np.full((256, 3), 255, np.uint8)
-    palette = metainfo.get('palette')
-    if palette is None:
-        palette = np.random.default_rng(0).integers(0, 255, (len(metainfo['classes']), 3))
-    table[: len(palette)] = palette
-    return table
 
 
 def heat(values: Tensor) -> np.ndarray:

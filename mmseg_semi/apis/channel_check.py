@@ -12,15 +12,16 @@ from mmseg_semi.datasets.channel_statistics import (
     digest_of,
 )
 from mmseg_semi.datasets.checks import local_paths
+from mmseg_semi.datasets.findings import Finding, Findings
 from mmseg_semi.datasets.image_arrays import stored_image
 from mmseg_semi.datasets.image_files import bit_depth
-from mmseg_semi.datasets.mask_checks import Findings
 from mmseg_semi.datasets.part_checks import Part
 from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.structures import read_statistics, write_statistics
 from mmseg_semi.utils.channel_settings import preprocessor_of
 
 _LOOKED_AT = 64
+_KIND = 18  # of the findings
 
 
 def bring_statistics(cfg: Config, parts: Sequence[Part], heldout: Sequence[Part]) -> Findings:
@@ -54,13 +55,14 @@ def bring_statistics(cfg: Config, parts: Sequence[Part], heldout: Sequence[Part]
                 f'{found.images} images'
             )
         elif found.files != digest_of(images, path):
-            out.warnings.append(
-                f'{key}.statistics: {path} was computed of other training images. Networks that '
-                'were trained with it need it as it is; before a first training, remove it and run '
-                'this again.'
+            fact = f'{key}.statistics: {path} was computed of other training images.'
+            remedy = (
+                'Networks that were trained with it need it as it is; before a first training, '
+                'remove it and run this again.'
             )
+            out.warnings.append(Finding(_KIND, fact, remedy, [path]))
     except DataError as error:
-        out.errors.append(str(error))
+        out.errors.append(Finding(_KIND, str(error)))
         return out
     for part in [*parts, *heldout]:
         _check_kinds(part, channels, found.dtype, path, out)
@@ -69,20 +71,20 @@ def bring_statistics(cfg: Config, parts: Sequence[Part], heldout: Sequence[Part]
 
 def _check_kinds(part: Part, channels: int, dtype: str, path: str, out: Findings) -> None:
     records = channel_records(local_paths([part.dataset], 'img_path'), channels)
-    broken = [one.reason for one in records.values() if one.reason]
+    broken = {name: one.reason for name, one in records.items() if one.reason}
     if broken and not part.skip:
-        out.errors.append(
-            f'{part.key}: {len(broken)} of {len(records)} images cannot be used: {broken[0]}'
-        )
-    other = [
-        f'{name} ({one.dtype})' for name, one in records.items() if one.dtype not in ('', dtype)
-    ]
+        first = next(iter(broken.values()))
+        fact = f'{part.key}: {len(broken)} of {len(records)} images cannot be used: {first}'
+        out.errors.append(Finding(_KIND, fact, files=broken))
+    other = {name: one.dtype for name, one in records.items() if one.dtype not in ('', dtype)}
     if other:
-        out.errors.append(
+        names = name_some([f'{name} ({kind})' for name, kind in other.items()])
+        fact = (
             f'{part.key}: {len(other)} of {len(records)} images have another type of numbers than '
-            f'the {dtype} of {path}: {name_some(other)}. Save all images as one type, or remove '
-            'the file and run this again.'
+            f'the {dtype} of {path}: {names}.'
         )
+        remedy = 'Save all images as one type, or remove the file and run this again.'
+        out.errors.append(Finding(_KIND, fact, remedy, other))
 
 
 def _are_photographs(images: Sequence[str]) -> bool:

@@ -1,17 +1,21 @@
 """Check a config and its data before a training: ``mmseg-semi check``.
 
-Looks at all files of every part (labeled, unlabeled, validation and test) as a training does before
-its first step, and says what they hold. Findings have a number: E for errors, which a training
-refuses, W for warnings. All of it goes to ``check.json`` too. The exit status is 1 with an error.
+Looks at all files of every part (labeled, unlabeled, validation and test), at what they hold and at
+images that are alike, and makes a few training steps. A finding has the number of its kind, see
+docs/checks.md: E for errors, which a training refuses, W for warnings, N for notes. ``check.json``
+has all findings with all their files, ``check.html`` shows them with images and the first batch.
+The exit status is 1 with an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
+import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +24,29 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
 
 from mmseg_semi.apis.channel_check import bring_statistics
-from mmseg_semi.apis.runner_setup import explaining_built, set_work_dir
+from mmseg_semi.apis.check_page import color_table, page
+from mmseg_semi.apis.first_steps import FirstSteps, first_steps, output_stride
+from mmseg_semi.apis.runner_setup import check_data_paths, explaining_built, set_work_dir
 from mmseg_semi.apis.start import ignore_library_warnings
+from mmseg_semi.datasets.checks import check_heldout, check_parts_overlap, training_parts
 from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets
-from mmseg_semi.datasets.mask_checks import Findings
+from mmseg_semi.datasets.findings import SEVERITIES, Finding, Findings, finding_of
+from mmseg_semi.datasets.labeled_checks import verify_labeled
+from mmseg_semi.datasets.listed_files import left_out, masks_of_unlabeled
+from mmseg_semi.datasets.mixed_images import check_mixed
+from mmseg_semi.datasets.object_sizes import check_objects
 from mmseg_semi.datasets.part_checks import Part, check_parts
 from mmseg_semi.datasets.part_statistics import advice, as_json, table
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
-from mmseg_semi.engine.hooks.data_check_hook import (
-    check_classes,
-    check_parts_overlap,
-    training_parts,
-)
-from mmseg_semi.errors import refusal
-from mmseg_semi.files import write_file
+from mmseg_semi.engine.hooks.data_check_hook import check_classes, has_masks
+from mmseg_semi.errors import name_some, refusal
+from mmseg_semi.files import write_files
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
 from mmseg_semi.utils.config_keys import value_at
+
+_MODEL, _CLASSES, _BATCH, _STEP = 1, 3, 4, 50  # kinds of findings
+_NOT_THERE = 2
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,7 +56,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('config', help='training config')
     parser.add_argument(
-        '--out', help="folder of check.json (default: the run's, work_dirs/<name of the config>)"
+        '--out',
+        help='folder of check.json and check.html (default: that of the run, '
+        'work_dirs/<name of the config>)',
+    )
+    parser.add_argument(
+        '--no-steps',
+        action='store_true',
+        help='make no training steps: no time, no memory, no pictures of a batch',
     )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
     return parser.parse_args(argv)
@@ -64,20 +81,35 @@ def build(cfg: Config, key: str, registry: Any, found: Findings) -> Any | None:
     wanted = value_at(cfg, key)
     if not isinstance(wanted, Mapping):
         return None
+    with quiet(), noting(found, _MODEL, f'{key}: '), explaining_built(cfg):
+        built = registry.build(copy.deepcopy(wanted))
+        if hasattr(built, 'full_init'):
+            built.full_init()
+        return built
+    return None
+
+
+@contextlib.contextmanager
+def noting(found: Findings, kind: int, key: str = '') -> Iterator[None]:
+    """Take what a user is told of an error for a finding; a fault of the program stays one.
+
+    Args:
+        found: Gets the error.
+        kind: Of an error that does not bring its own.
+        key: Config key, for one that does not name it.
+    """
     try:
-        with explaining_built(cfg):
-            return registry.build(copy.deepcopy(wanted))
+        yield
     except Exception as error:
-        _refused(error, f'{key}: ', found)
-        return None
-
-
-def _refused(error: Exception, key: str, found: Findings) -> None:
-    """Note what a user is told; a fault of the program stays one."""
-    text = refusal(error)
-    if text is None:
-        raise error
-    found.errors.append(text if key.removesuffix(': ') in text else f'{key}{text}')
+        text = refusal(error)
+        if text is None:
+            raise
+        one = finding_of(error)
+        if one is None:
+            missing = isinstance(error, FileNotFoundError)
+            text = text if key.removesuffix(': ') in text else f'{key}{text}'
+            one = Finding(_NOT_THERE if missing else kind, text)
+        found.errors.append(one)
 
 
 def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
@@ -94,35 +126,55 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     semi = isinstance(train, SemiDataset)
     key = 'train_dataloader.dataset' + ('.labeled' if semi else '')
     parts = [] if train is None else training_parts(train, key)
-    heldout: list[Part] = []
-    for name in ('val', 'test'):
-        dataset = build(cfg, f'{name}_dataloader.dataset', DATASETS, found)
-        if dataset is not None and all(_files(dataset) != _files(one.dataset) for one in heldout):
-            heldout.append(Part(f'{name}_dataloader.dataset', dataset, name))
-    _join(found, bring_statistics(cfg, parts, heldout))  # which the model reads
+    heldout = heldout_parts(cfg, found)
+    found.join(bring_statistics(cfg, parts, heldout))  # before the model, which reads them
     model = build(cfg, 'model', MODELS, found)
     labeled = {part.key: part.dataset for part in [*parts[:1], *heldout]}
     if model is not None and labeled:
-        try:
+        with noting(found, _CLASSES):
             check_classes(model, labeled)
-        except ValueError as error:
-            _refused(error, '', found)
     for part in parts:
         part.measure = True
-    _join(found, check_parts([*parts, *heldout]))
+    for part in [*parts[:1], *heldout]:
+        for leaf in leaf_datasets(part.dataset):
+            found.warnings += left_out(leaf, part.key).warnings
+    found.join(check_parts([*parts, *heldout]))
+    found.join(check_mixed([*parts, *heldout]))
     if parts:
-        _join(found, check_parts_overlap(parts, [one.dataset for one in heldout]))
+        found.join(check_parts_overlap(parts, [one.dataset for one in heldout], looks=True))
         found.warnings += advice([*parts, *heldout], labeled_batch(cfg, train, found))
+        found.warnings += check_objects(parts[0], None if model is None else output_stride(model))
+        if len(parts) > 1:
+            found.notes += masks_of_unlabeled(parts[0].dataset, parts[1].dataset)
+    if len(heldout) > 1:
+        found.join(check_heldout(*(one.dataset for one in heldout)))
     return found, [*parts, *heldout]
+
+
+def heldout_parts(cfg: Config, found: Findings) -> list[Part]:
+    """The validation part, and the test part where it has other images.
+
+    Args:
+        cfg: The config.
+        found: Gets the errors.
+    """
+    parts: list[Part] = []
+    for name in ('val', 'test'):
+        key, before = f'{name}_dataloader.dataset', len(found.errors)
+        with noting(found, _MODEL):
+            check_data_paths(cfg, (name,))
+        dataset = build(cfg, key, DATASETS, found) if len(found.errors) == before else None
+        if dataset is None or any(_files(dataset) == _files(one.dataset) for one in parts):
+            continue
+        with quiet(), noting(found, _MODEL, f'{key}: '):
+            for leaf in leaf_datasets(dataset):
+                verify_labeled(leaf, key, masks=has_masks(leaf))
+            parts.append(Part(key, dataset, name))
+    return parts
 
 
 def _files(dataset: Any) -> list[list[str]]:
     return [list(image_paths(leaf)) for leaf in leaf_datasets(dataset)]
-
-
-def _join(found: Findings, more: Findings) -> None:
-    found.errors += more.errors
-    found.warnings += more.warnings
 
 
 def labeled_batch(cfg: Config, dataset: Any, found: Findings) -> int:
@@ -137,15 +189,42 @@ def labeled_batch(cfg: Config, dataset: Any, found: Findings) -> int:
     if not isinstance(dataset, SemiDataset) or dataset.unlabeled is None:
         return size
     wanted = dict(value_at(cfg, 'train_dataloader.sampler') or {}, dataset=dataset, seed=0)
-    try:
+    with noting(found, _BATCH):
         sampler = DATA_SAMPLERS.build(wanted)
         if not isinstance(sampler, SemiSampler):
             return size
         sampler.set_batch_size(size)
-    except (TypeError, ValueError) as error:
-        _refused(error, '', found)
-        return 0
-    return sampler.samples_per_batch['labeled']
+        return sampler.samples_per_batch['labeled']
+    return 0
+
+
+def try_steps(cfg: Config, found: Findings, parts: Sequence[Part]) -> FirstSteps | None:
+    """Make some training steps; whatever they raise is an error.
+
+    Args:
+        cfg: The config.
+        found: Gets the error.
+        parts: All parts.
+    """
+    try:
+        with quiet(), explaining_built(cfg):
+            return first_steps(cfg, color_table(parts))
+    except Exception as error:  # a user's network can raise anything
+        reason = refusal(error) or f'{type(error).__name__}: {error}'
+        text = f'a training step cannot be made: {reason.strip().splitlines()[0].rstrip(".")}.'
+        remedy = 'Correct the config; mmseg-semi --traceback train shows where it comes from.'
+        found.errors.append(Finding(_STEP, text, remedy))
+        return None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep from the console what is logged: it is among the findings."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -156,19 +235,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f'{args.config}: the config of a detector; check looks at segmentors')
     set_work_dir(cfg, args.out, args.config)
     ignore_library_warnings()
+    steps = None
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
         found, parts = check_data(cfg)
+        if not found.errors and not args.no_steps:
+            steps = try_steps(cfg, found, parts)
     print('\n'.join(table(parts)))
-    named = [
-        dict(number=f'{severity[0].upper()}{i}', severity=severity, text=text)
-        for severity, texts in (('error', found.errors), ('warning', found.warnings))
-        for i, text in enumerate(dict.fromkeys(texts), 1)
-    ]
-    for one in named:
-        print(f'{one["number"]} {one["text"]}')
-    path = Path(cfg.work_dir, 'check.json')
-    content = dict(config=args.config, findings=named, parts=[as_json(part) for part in parts])
-    write_file(path, json.dumps(content, indent=1))
-    errors = sum(one['severity'] == 'error' for one in named)
-    print(f'{errors} errors, {len(named) - errors} warnings, all numbers in {path}')
-    sys.exit(1 if errors else 0)
+    for _, number, one in found.numbered():
+        print(f'{number} {one}')
+        if one.files and one.files[0] not in one:
+            print(f'    {name_some([*one.files])}')
+    if steps is not None:
+        print(steps.text())
+    folder = Path(cfg.work_dir)
+    content = dict(
+        config=args.config,
+        findings=found.as_json(),
+        parts=[as_json(part) for part in parts],
+        training=None if steps is None else steps.as_json(),
+    )
+    write_files(
+        {
+            folder / 'check.json': json.dumps(content, indent=1),
+            folder / 'check.html': page(args.config, found, parts, steps),
+        }
+    )
+    severities = [severity for severity, _, _ in found.numbered()]
+    counts = ', '.join(f'{severities.count(one)} {one}s' for one in SEVERITIES)
+    print(f'{counts}; all files in {folder / "check.json"}, pictures in {folder / "check.html"}')
+    sys.exit(1 if found.errors else 0)

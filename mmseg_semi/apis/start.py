@@ -25,6 +25,7 @@ from torch import nn
 
 from mmseg_semi.datasets.dataset_tree import crop_size, leaf_datasets
 from mmseg_semi.models.backbones.first_layer import average_rgb_filters
+from mmseg_semi.utils.progress import duration
 
 #: Warnings of the libraries about themselves, which no user can do anything about.
 _NOISE = (
@@ -143,16 +144,14 @@ class StartHook(Hook):
 
 def _time_line(step: float, left: int) -> str:
     seconds = step * left
-    minutes = max(1, round(seconds / 60))
-    duration = f'{minutes} min' if minutes < 120 else f'{minutes / 60:.1f} h'
     ends = time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))
     return (
-        f'Time: {step:.2f} s a step, {duration} for the {left} that are left, without validation, '
-        f'until {ends}. Memory so far: {_memory()}'
+        f'Time: {step:.2f} s a step, {duration(seconds)} for the {left} that are left, without '
+        f'validation, until {ends}. Memory so far: {memory_text()}'
     )
 
 
-def _memory() -> str:
+def memory_text() -> str:
     """The most that the process has taken."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     text = f'{kib / 2**20:.1f} GiB'

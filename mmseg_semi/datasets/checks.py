@@ -7,19 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import is_local
 
 from .dataset_tree import data_infos, leaf_datasets
 from .file_digests import middle_digest, whole_digest
-from .file_records import MaskRecord, ThumbnailRecord, look_at, read_mask
-from .mask_checks import Findings
-
-_SIDE, _LEAST_CORRELATION, _MOST_LEVELS, _LEAST_CONTRAST = 12, 0.98, 6.0, 3.0  # of thumbnails
-_ROWS = 1024  # of a table of correlations that are computed at once
+from .file_records import MaskRecord, look_at, read_mask
+from .findings import Finding, Findings
+from .near_duplicates import Looks, find_similar
+from .part_checks import Part
+from .semi_dataset import SemiDataset
 
 
 def find_copies(paths: Iterable[str], others: Iterable[str]) -> dict[str, str]:
@@ -59,51 +56,126 @@ def find_copies(paths: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def check_overlap(labeled: Any, unlabeled: Any | None, heldout: Sequence[Any]) -> Findings:
+def check_overlap(
+    labeled: Any, unlabeled: Any | None, heldout: Sequence[Any], looks: bool = False
+) -> Findings:
     """Look for validation and test data in what is trained on, and for labeled images twice.
 
     Args:
         labeled: The labeled dataset.
         unlabeled: The unlabeled one, None for none.
         heldout: Validation and test datasets.
+        looks: Whether unlabeled images are compared by their looks too, which takes longer.
 
     Returns:
         Errors: images of either part that are validation or test images (the same file, links
-        followed, or byte-wise copies), and such masks (the same file). Warnings: labeled images
-        that only look like them, masks with several values that are copies, and unlabeled images
-        that are labeled ones.
+        followed, or byte-wise copies), and such masks (the same file). Warnings: images that only
+        look like them, masks with several values that are copies, and unlabeled images that are
+        labeled ones. Notes: unlabeled images that look like labeled ones.
     """
     out = Findings()
+    held = local_paths(heldout, 'img_path')
+    _check_labeled(out, labeled, heldout, Looks(held))
+    if unlabeled is None:
+        return out
+    paths, known = local_paths([unlabeled], 'img_path'), {*held}
+    images = local_paths([labeled], 'img_path')
+    found = find_copies(paths, [*held, *images])
+    leaked = {path: other for path, other in found.items() if other in known}
+    _add_overlap(out, 'unlabeled', paths, leaked, 'images')
+    twice = sorted(found.keys() - leaked.keys())
+    if twice:
+        text = (
+            f'{len(twice)} images of the unlabeled part are labeled images too. They are trained '
+            f'on twice: {name_some(twice)}.'
+        )
+        remedy = 'Take them out of the unlabeled folder or list if that is not wanted.'
+        out.warnings.append(Finding(35, text, remedy, twice))
+    if looks:
+        ours = Looks([path for path in paths if path not in found])
+        alike = find_similar(ours, Looks(held))
+        out.warnings += _alike(34, 'unlabeled', alike, 'validation or test')
+        out.notes += _alike(36, 'unlabeled', find_similar(ours, Looks(images)), 'labeled')
+    return out
+
+
+def _check_labeled(out: Findings, labeled: Any, heldout: Sequence[Any], held: Looks) -> None:
     images, masks = local_paths([labeled], 'img_path'), local_paths([labeled], 'seg_map_path')
-    held, held_masks = local_paths(heldout, 'img_path'), local_paths(heldout, 'seg_map_path')
-    copies = find_copies(images, held)
+    held_images = local_paths(heldout, 'img_path')
+    copies = find_copies(images, held_images)
     _add_overlap(out, 'labeled', images, copies, 'images')
-    mask_copies = find_copies(masks, held_masks)
+    mask_copies = find_copies(masks, local_paths(heldout, 'seg_map_path'))
     same = {a: b for a, b in mask_copies.items() if os.path.samefile(a, b)}
     _add_overlap(out, 'labeled', masks, same, 'masks')
-    alike = find_similar([path for path in images if path not in copies], held)
+    alike = find_similar(Looks([path for path in images if path not in copies]), held)
     if not copies:  # else their masks are copies as a matter of course
         others = [path for path in mask_copies if path not in same]
         records = look_at(others, read_mask, MaskRecord, 'masks')
         alike.update((p, mask_copies[p]) for p, r in zip(others, records) if len(r.values) > 1)
-    if alike:
-        names = name_some([f'{a} and {b}' for a, b in sorted(alike.items())])
-        out.warnings.append(
-            f'labeled: {len(alike)} images or masks look like validation or test ones, so scores '
-            f'may not be honest: {names}. Compare them, and take copies out of one of the parts.'
+    out.warnings += _alike(33, 'labeled', alike, 'validation or test')
+
+
+def check_heldout(val: Any, test: Any) -> Findings:
+    """Look for validation images in a test part that is another one.
+
+    Args:
+        val: The validation dataset.
+        test: The test dataset.
+
+    Returns:
+        A warning of the test images that are validation images, copies of them or look like them.
+    """
+    held, paths = local_paths([val], 'img_path'), local_paths([test], 'img_path')
+    found = find_copies(paths, held)
+    found.update(find_similar(Looks([path for path in paths if path not in found]), Looks(held)))
+    return Findings(warnings=_alike(37, 'test', found, 'validation'))
+
+
+def _alike(kind: int, part: str, pairs: Mapping[str, str], others: str) -> list[Finding]:
+    """Name images of a part that look like others."""
+    if not pairs:
+        return []
+    names = name_some([f'{a} and {b}' for a, b in sorted(pairs.items())])
+    what = 'images' if kind != 33 else 'images or masks'
+    effect = '' if kind == 36 else ', so scores may not be honest'
+    text = f'{part}: {len(pairs)} {what} look like {others} ones{effect}: {names}.'
+    remedy = (
+        'Nothing, unless one scene is to count once.'
+        if kind == 36
+        else 'Compare them, and take copies out of one of the parts.'
+    )
+    return [Finding(kind, text, remedy, sorted(pairs))]
+
+
+def training_parts(dataset: Any, key: str) -> list[Part]:
+    """The labeled and the unlabeled part of a training dataset.
+
+    Args:
+        dataset: A ``SemiDataset``, or labeled images alone.
+        key: Config key of the labeled part.
+    """
+    semi = isinstance(dataset, SemiDataset)
+    skip = semi and dataset.on_error == 'skip'
+    parts = [Part(key, dataset.labeled if semi else dataset, 'train', skip)]
+    if semi and dataset.unlabeled is not None:
+        parts.append(
+            Part('train_dataloader.dataset.unlabeled', dataset.unlabeled, 'unlabeled', skip)
         )
-    if unlabeled is not None:
-        paths, known = local_paths([unlabeled], 'img_path'), {*held}
-        found = find_copies(paths, [*held, *images])
-        leaked = {path: other for path, other in found.items() if other in known}
-        _add_overlap(out, 'unlabeled', paths, leaked, 'images')
-        if len(found) > len(leaked):
-            out.warnings.append(
-                f'{len(found) - len(leaked)} images of the unlabeled part are labeled images too. '
-                'They are trained on twice; take them out of the unlabeled folder or list if that '
-                'is not wanted.'
-            )
-    return out
+    return parts
+
+
+def check_parts_overlap(
+    parts: Sequence[Part], heldout: Sequence[Any], looks: bool = False
+) -> Findings:
+    """``check_overlap`` of what :func:`training_parts` gives.
+
+    Args:
+        parts: The labeled part and perhaps the unlabeled one.
+        heldout: Validation and test datasets.
+        looks: Whether unlabeled images are compared by their looks too.
+    """
+    labeled, *others = (part.dataset for part in parts)
+    return check_overlap(labeled, others[0] if others else None, heldout, looks)
 
 
 def local_paths(datasets: Sequence[Any], name: str) -> list[str]:
@@ -119,65 +191,17 @@ def _add_overlap(
 ) -> None:
     if copies:
         names = [a if a == b else f'{a} (= {b})' for a, b in sorted(copies.items())]
-        out.errors.append(
+        text = (
             f'{part}: {len(names)} of {len(paths)} {what} are validation or test {what}, so scores '
-            f'would not be honest: {name_some(names)}. Take them out of the {part} folder, or list '
-            f'the images to use in a list file ({part}.ann_file). To go on all the same, give '
-            "DataCheckHook on_overlap='warn' in custom_hooks."
+            f'would not be honest: {name_some(names)}.'
         )
-
-
-def find_similar(paths: Sequence[str], others: Sequence[str]) -> dict[str, str]:
-    """Find images that look like one of ``others``: saved anew, or in another size or format.
-
-    Images are compared as 12 x 12 gray pixels, whose correlation must be 0.98 at least, with a
-    difference of 6 levels at most on average. Images of nearly one color are left out.
-
-    Args:
-        paths: Images to look at.
-        others: Images to compare with.
-
-    Returns:
-        ``{path: that of others which it looks like most}``.
-    """
-    ours, our_pixels = _thumbnails(paths)
-    theirs, their_pixels = _thumbnails(others)
-    their_vectors = _unit_vectors(their_pixels)
-    found: dict[str, str] = {}
-    for start in range(0, len(ours) if theirs else 0, _ROWS):
-        pixels = our_pixels[start : start + _ROWS]
-        correlation = _unit_vectors(pixels) @ their_vectors.T
-        best = correlation.argmax(1)
-        for i in np.flatnonzero(correlation.max(1) >= _LEAST_CORRELATION):
-            difference = np.abs(pixels[i].astype(float) - their_pixels[best[i]]).mean()
-            if difference <= _MOST_LEVELS:
-                found[ours[start + i]] = theirs[best[i]]
-    return found
-
-
-def read_thumbnail(path: str) -> ThumbnailRecord:
-    """Shrink an image to 12 x 12 gray pixels."""
-    try:
-        with Image.open(path) as image:
-            image.draft('L', (8 * _SIDE, 8 * _SIDE))  # JPEG decodes less of itself
-            small = image.convert('L').resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    except Exception as error:  # unreadable images are named elsewhere
-        return ThumbnailRecord(type(error).__name__)
-    return ThumbnailRecord(None, small.tobytes().hex())
-
-
-def _thumbnails(paths: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Images with enough contrast, and their pixels, uint8 (N, 144)."""
-    records = look_at(paths, read_thumbnail, ThumbnailRecord, 'images, for copies among them')
-    known = {path: bytes.fromhex(one.pixels) for path, one in zip(paths, records) if not one.reason}
-    pixels = np.frombuffer(b''.join(known.values()), np.uint8).reshape(-1, _SIDE * _SIDE)
-    varied = pixels.std(axis=1, dtype=np.float32) >= _LEAST_CONTRAST
-    return [path for path, one in zip(known, varied) if one], pixels[varied]
-
-
-def _unit_vectors(pixels: np.ndarray) -> np.ndarray:
-    vectors = pixels - pixels.mean(axis=1, keepdims=True, dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        remedy = (
+            f'Take them out of the {part} folder, or list the images to use in a list file '
+            f"({part}.ann_file). To go on all the same, give DataCheckHook on_overlap='warn' in "
+            'custom_hooks.'
+        )
+        kind = 32 if part == 'unlabeled' else 31
+        out.errors.append(Finding(kind, text, remedy, sorted(copies)))
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
-from mmcv.transforms import LoadImageFromFile
+from mmcv.image import rescale_size
+from mmcv.transforms import LoadImageFromFile, RandomResize, Resize
 from mmseg.datasets.transforms import RandomCrop
 
 
@@ -66,6 +67,25 @@ def crop_size(dataset: Any) -> tuple[int, int] | None:
         transforms = nested_transforms(pipeline_transforms(leaf))
         sizes += [t.crop_size for t in transforms if isinstance(t, RandomCrop)][-1:]
     return tuple(map(max, zip(*sizes))) or None
+
+
+def resized(dataset: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height that an image has after the resizing of a dataset, random parts left out.
+
+    Args:
+        dataset: A dataset, wrapped or not; the pipeline of its first part counts.
+        size: Width and height of the image as it is loaded.
+    """
+    for transform in nested_transforms(pipeline_transforms(leaf_datasets(dataset)[0])):
+        scale = getattr(transform, 'scale', None)
+        if not isinstance(scale, tuple) or not all(isinstance(one, int) for one in scale):
+            continue
+        inner = getattr(transform, 'resize', transform)
+        if getattr(inner, 'keep_ratio', False):
+            size = rescale_size(size, scale)
+        elif isinstance(transform, (Resize, RandomResize)):
+            size = (scale[0], scale[1])
+    return size
 
 
 def map_leaf_configs(

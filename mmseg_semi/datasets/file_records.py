@@ -19,7 +19,14 @@ from PIL import Image
 from mmseg_semi.files import write_file
 
 from .image_arrays import tiff_size
-from .image_files import NUMPY_START, SIDEWAYS, orientation_of, stored_size, unreadable_reason
+from .image_files import (
+    NUMPY_START,
+    SIDEWAYS,
+    bit_depth,
+    orientation_of,
+    stored_size,
+    unreadable_reason,
+)
 
 _FORMAT = 2  # of the records; those of another one are not read
 _CHUNK, _MOST_VALUES, _MOST_RECORDS = 256, 1000, 1_000_000
@@ -34,12 +41,16 @@ class ImageRecord(NamedTuple):
         width: In pixels as OpenCV loads it, turned by EXIF; 0 where the header was not understood.
         height: Likewise.
         orientation: Of EXIF, 1 to 8; 1 is upright.
+        mode: Channels as Pillow names them, such as ``'RGB'``; '' where they are not known.
+        bits: Of a channel.
     """
 
     reason: str | None
     width: int = 0
     height: int = 0
     orientation: int = 1
+    mode: str = ''
+    bits: int = 8
 
 
 class MaskRecord(NamedTuple):
@@ -97,7 +108,19 @@ class ThumbnailRecord(NamedTuple):
     pixels: str = ''
 
 
-Record = TypeVar('Record', ImageRecord, MaskRecord, ThumbnailRecord, ChannelRecord)
+class ObjectRecord(NamedTuple):
+    """Sizes of the objects of a mask, see ``read_objects``.
+
+    Attributes:
+        reason: Why it cannot be read, None for a sound one.
+        objects: Value and size of objects, packed into a number, and how many there are.
+    """
+
+    reason: str | None
+    objects: Sequence[Any] = ()
+
+
+Record = TypeVar('Record', ImageRecord, MaskRecord, ThumbnailRecord, ChannelRecord, ObjectRecord)
 
 
 _SOUND = ImageRecord(None)
@@ -118,7 +141,8 @@ def read_image(path: str) -> ImageRecord:
                 return ImageRecord(None, *(tiff_size(path) or (0, 0)), orientation)
             if orientation >= SIDEWAYS and image.format != 'TIFF':  # PIL turns those itself
                 size = size[::-1]
-            return ImageRecord(None, *size, orientation)
+            bits = bit_depth(path) or (32 if image.mode in ('I', 'F') else 8)
+            return ImageRecord(None, *size, orientation, image.mode, bits)
     except Exception:  # OpenCV and tifffile read files that PIL does not know
         return ImageRecord(None, *(tiff_size(path) or (0, 0)))
 

@@ -187,6 +187,30 @@ def exif_orientation(file: BinaryIO) -> int:
         return 1
 
 
+def open_gray(path: str, side: int = 0) -> np.ndarray:
+    """Decode an image to gray pixels of 8 bits, as it is stored.
+
+    Args:
+        path: The image.
+        side: A size in pixels that is enough, so that JPEG decodes less of itself; 0 for all.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        Exception: Whatever its decoder raises.
+    """
+    with Image.open(path) as image:
+        if side:
+            image.draft('L', (side, side))
+        deep = image.mode.startswith(('I', 'F'))
+        pixels = np.asarray(image if deep else image.convert('L'))
+    if not deep:
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())
+    return ((pixels - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
+
+
 def is_turned(path: str) -> bool:
     """Whether OpenCV turns or mirrors an image by its EXIF orientation when it loads it."""
     return is_turned_data(np.fromfile(path, np.uint8))

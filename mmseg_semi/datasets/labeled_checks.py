@@ -12,6 +12,7 @@ from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_paths, check_split_file, is_local
 
 from .dataset_tree import data_infos, leaf_datasets, pipeline_transforms
+from .findings import Finding
 from .image_files import IMG_SUFFIXES
 from .listed_files import check_left_out
 from .transforms.check_annotations import CheckAnnotations
@@ -55,23 +56,26 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
             check_split_file(ann_file, key)
         check_left_out(leaf, key)
         where = f'named in {ann_file}' if ann_file else f'of {type(leaf).__name__}'
-        for name, config_key, what in (
-            ('img_path', 'img_path and img_suffix', 'image'),
-            ('seg_map_path', 'seg_map_path and seg_map_suffix', 'mask'),
+        for kind, name, config_key, what in (
+            (6, 'img_path', 'img_path and img_suffix', 'image'),
+            (7, 'seg_map_path', 'seg_map_path and seg_map_suffix', 'mask'),
         )[: 2 if masks else 1]:
             found = (info.get(name) for info in data_infos(leaf))
             lacking = [str(path) for path in found if not _is_file(path)]
             if lacking:
-                raise ValueError(
+                text = (
                     f'{key}: {len(lacking)} of {len(leaf)} samples {where} have no {what}: '
-                    f'{name_some(lacking)}{_twins(lacking)}. Split files have one name a line, '
-                    f'without suffix or further columns; {config_key} say where files are.'
+                    f'{name_some(lacking)}{_twins(lacking)}.'
                 )
+                remedy = (
+                    'Split files have one name a line, without suffix or further columns; '
+                    f'{config_key} say where files are.'
+                )
+                raise ValueError(Finding(kind, text, remedy, lacking))
     if len(dataset) == 0:
-        raise ValueError(
-            f'{key}: the dataset has no sample. Check data_root, data_prefix, ann_file, img_suffix'
-            ' and indices.'
-        )
+        text = f'{key}: the dataset has no sample.'
+        remedy = 'Check data_root, data_prefix, ann_file, img_suffix and indices.'
+        raise ValueError(Finding(5, text, remedy))
 
 
 def _twins(paths: list[str]) -> str:

@@ -14,6 +14,8 @@ from mmseg.datasets import BaseSegDataset
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import is_local, read_list
 
+from .dataset_tree import image_paths, leaf_datasets
+from .findings import Finding, Findings
 from .image_files import IMG_SUFFIXES
 
 _load_data_list = BaseSegDataset.load_data_list
@@ -64,12 +66,15 @@ def load_data_list(dataset: BaseSegDataset) -> list[dict[str, Any]]:
     if not infos:
         there = Counter(os.path.splitext(name)[1] for name in _files(folder))
         found = name_some([f'{count} files *{suffix}' for suffix, count in there.most_common()])
-        raise ValueError(
+        text = (
             f'{type(dataset).__name__}: no image was found, because the folder {folder} has no '
-            f'file that ends in img_suffix={dataset.img_suffix!r} (it has {found or "no file"}). '
+            f'file that ends in img_suffix={dataset.img_suffix!r} (it has {found or "no file"}).'
+        )
+        remedy = (
             'Correct data_root, data_prefix.img_path or img_suffix, upper and lower case as they '
             'are.'
         )
+        raise ValueError(Finding(5, text, remedy))
     return infos
 
 
@@ -144,10 +149,12 @@ def files_by_name(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
             continue
         name = file[: -len(max(ending, key=len))].replace(os.sep, '/')
         if name in found:
-            raise ValueError(
+            text = (
                 f'{folder} has {found[name]} and {file}, which differ in their suffix alone, so '
-                'that one mask would be of both: rename one, or name one suffix in img_suffix'
+                'that one mask would be of both:'
             )
+            remedy = 'rename one, or name one suffix in img_suffix'
+            raise ValueError(Finding(8, text, remedy, [found[name], file]))
         found[name] = file
     return found
 
@@ -155,58 +162,99 @@ def files_by_name(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
 def check_left_out(leaf: Any, key: str) -> None:
     """Refuse labeled images of a folder that its ``img_suffix`` leaves out, and name lone masks.
 
+    Args:
+        leaf: An unwrapped dataset.
+        key: Its config key, for messages.
+
+    Raises:
+        ValueError: See :func:`left_out`.
+    """
+    found = left_out(leaf, key)
+    for text in found.warnings:
+        print_log(text, logger='current', level=logging.WARNING)
+    if found.errors:
+        raise ValueError(found.errors[0])
+
+
+def left_out(leaf: Any, key: str) -> Findings:
+    """Images of a folder that its ``img_suffix`` leaves out, and masks without an image.
+
     A dataset with a list file leaves out what it does not name, and is not looked at.
 
     Args:
         leaf: An unwrapped dataset.
         key: Its config key, for messages.
 
-    Raises:
-        ValueError: Images that end otherwise and have a mask, or differ in upper and lower case
-            alone. Other images and masks without an image are a warning.
+    Returns:
+        An error where such images have a mask, or differ in upper and lower case alone; others and
+        masks without an image are warnings.
     """
+    out = Findings()
     image_dir = isinstance(leaf, BaseSegDataset) and leaf.data_prefix.get('img_path')
     if not image_dir or leaf.ann_file or not leaf.img_suffix:
-        return
-    if not isinstance(leaf.img_suffix, str):
-        _name_lone_masks(leaf, key)
-        return
+        return out
     mask_dir, suffix = leaf.data_prefix.get('seg_map_path'), leaf.seg_map_suffix
     masks = _stems(mask_dir, suffix) if mask_dir and suffix else set()
-    others = _other_images(image_dir, leaf.img_suffix, mask_dir or '', suffix or '')
-    texts = []
+    if isinstance(leaf.img_suffix, str):
+        images = _stems(image_dir, leaf.img_suffix)
+        others = _other_images(image_dir, leaf.img_suffix, mask_dir or '', suffix or '')
+    else:
+        names = files_by_name(image_dir, leaf.img_suffix)
+        images, others = {name.replace('/', os.sep) for name in names}, []
     if others:
         ends = ', '.join(sorted({os.path.splitext(name)[1] for name in others}))
-        texts.append(
-            f'{len(others)} files of {image_dir} end in {ends} and would not be used with '
-            f'img_suffix={leaf.img_suffix!r}: {name_some(others)}'
+        text = (
+            f'{key}: {len(others)} files of {image_dir} end in {ends} and would not be used with '
+            f'img_suffix={leaf.img_suffix!r}: {name_some(others)}.'
         )
-    lone = sorted(name + suffix for name in masks - _stems(image_dir, leaf.img_suffix))
+        remedy = (
+            'Give all images one suffix, upper and lower case alike, or name those to use in a '
+            'list file (ann_file).'
+        )
+        lower = leaf.img_suffix.lower()
+        wrong = any(os.path.splitext(n)[0] in masks or n.lower().endswith(lower) for n in others)
+        files = [os.path.join(image_dir, name) for name in others]
+        (out.errors if wrong else out.warnings).append(Finding(8, text, remedy, files))
+    others_names = {os.path.splitext(name)[0] for name in others}
+    lone = sorted(name + suffix for name in masks - images - others_names)
     if lone:
-        texts.append(f'{len(lone)} masks of {mask_dir} have no image: {name_some(lone)}')
-    if not texts:
-        return
-    text = (
-        f'{key}: {"; ".join(texts)}. Give all images one suffix, upper and lower case alike, or '
-        'name those to use in a list file (ann_file).'
-    )
-    lower = leaf.img_suffix.lower()
-    if any(os.path.splitext(n)[0] in masks or n.lower().endswith(lower) for n in others):
-        raise ValueError(text)
-    print_log(text, logger='current', level=logging.WARNING)
+        text = f'{key}: {len(lone)} masks of {mask_dir} have no image: {name_some(lone)}.'
+        remedy = 'A mask has the name of its image: rename it, add the image or remove the mask.'
+        files = [os.path.join(mask_dir, name) for name in lone]
+        out.warnings.append(Finding(9, text, remedy, files))
+    return out
 
 
-def _name_lone_masks(leaf: BaseSegDataset, key: str) -> None:
-    mask_dir, suffix = leaf.data_prefix.get('seg_map_path'), leaf.seg_map_suffix
-    images = files_by_name(leaf.data_prefix['img_path'], leaf.img_suffix)
-    masks = _stems(mask_dir, suffix) if mask_dir and suffix else set()
-    lone = sorted(name + suffix for name in masks - {name.replace('/', os.sep) for name in images})
-    if lone:
-        print_log(
-            f'{key}: {len(lone)} masks of {mask_dir} have no image: {name_some(lone)}',
-            logger='current',
-            level=logging.WARNING,
-        )
+def masks_of_unlabeled(labeled: Any, unlabeled: Any) -> list[Finding]:
+    """Say whether there are masks of unlabeled images, which nothing reads.
+
+    They are looked for in the masks' folder of the labeled part, and where it has that of the other
+    folder of images (``annotations/unlabeled`` beside ``annotations/labeled``).
+
+    Args:
+        labeled: The labeled dataset.
+        unlabeled: The unlabeled one.
+    """
+    found: list[str] = []
+    for leaf in leaf_datasets(labeled):
+        prefix = getattr(leaf, 'data_prefix', {})
+        images, masks = (prefix.get(name) for name in ('img_path', 'seg_map_path'))
+        suffix = getattr(leaf, 'seg_map_suffix', None)
+        if not images or not masks or not suffix or not is_local(leaf.backend_args):
+            continue
+        for other in leaf_datasets(unlabeled):
+            folder = other.data_prefix.get('img_path') or '.'
+            same = os.path.abspath(folder) == os.path.abspath(images)
+            beside = os.path.join(os.path.dirname(masks), os.path.basename(folder))
+            there = masks if same else beside
+            stems = _stems(there, suffix) if os.path.isdir(there) else set()
+            names = (os.path.relpath(path, folder) for path in image_paths(other) if stems)
+            stems &= {os.path.splitext(name)[0] for name in names}
+            found += [os.path.join(there, stem + suffix) for stem in sorted(stems)]
+    found = list(dict.fromkeys(found))
+    text = f'there are masks of {len(found)} unlabeled images, which are not used: '
+    remedy = 'Nothing, if they are kept back on purpose; else make these images labeled ones.'
+    return [Finding(49, f'{text}{name_some(found)}.', remedy, found)] if found else []
 
 
 def _is_hidden(path: str, folder: str) -> bool:

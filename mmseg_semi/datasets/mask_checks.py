@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,19 +10,7 @@ from typing import Any
 from mmseg_semi.errors import name_some
 
 from .file_records import MaskRecord
-
-
-@dataclass
-class Findings:
-    """What is wrong with the files of one or several parts.
-
-    Attributes:
-        errors: Sentences; the run must not begin.
-        warnings: Sentences.
-    """
-
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+from .findings import Finding, Findings
 
 
 @dataclass
@@ -62,23 +50,30 @@ class MaskSum:
         stored: Pixels by stored value.
         pixels: Pixels of each class.
         unknown: Pixels without a class.
-        masks_with: Number of masks that have a class.
+        masks_with: The masks that have a class, by its number.
         wrong: What is wrong with the values of a mask, by its path.
         blank: Masks without a pixel of any class.
-        masks: Number of masks that can be read.
+        single: Masks whose pixels are all of one class.
+        paths: Masks that can be read.
     """
 
     stored: Counter[float] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
     unknown: int = 0
-    masks_with: Counter[int] = field(default_factory=Counter)
+    masks_with: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     wrong: dict[str, str] = field(default_factory=dict)
     blank: list[str] = field(default_factory=list)
-    masks: int = 0
+    single: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    @property
+    def masks(self) -> int:
+        """Number of masks that can be read."""
+        return len(self.paths)
 
     def add(self, path: str, record: MaskRecord, coding: Coding) -> None:
         """Add a mask of one channel."""
-        self.masks += 1
+        self.paths.append(path)
         known: Counter[int] = Counter()
         wrong = []
         for value, count in record.values:
@@ -91,11 +86,14 @@ class MaskSum:
             else:
                 self.unknown += int(count)
         self.pixels += known
-        self.masks_with.update(known.keys())
+        for number in known:
+            self.masks_with[number].append(path)
         if wrong:
             self.wrong[path] = name_some(wrong, 3)
         elif not known:
             self.blank.append(path)
+        elif len(record.values) == 1:
+            self.single.append(path)
 
 
 def check_values(key: str, found: MaskSum, coding: Coding, role: str) -> Findings:
@@ -114,9 +112,14 @@ def check_values(key: str, found: MaskSum, coding: Coding, role: str) -> Finding
     elif found.masks and not found.pixels:
         purpose = 'learn from' if role == 'train' else 'compare with: every score will be nan'
         (out.warnings if role == 'test' else out.errors).append(
-            f'{key}: none of the {found.masks} masks has a pixel of any class, so there is nothing '
-            f'to {purpose}: they hold {_summary(found)}{_meaning(coding)}. Write the numbers of '
-            f'the classes, 0 to {len(coding.classes) - 1}{_zero_advice(coding)}.'
+            Finding(
+                21,
+                f'{key}: none of the {found.masks} masks has a pixel of any class, so there is '
+                f'nothing to {purpose}: they hold {_summary(found)}{_meaning(coding)}.',
+                f'Write the numbers of the classes, 0 to {len(coding.classes) - 1}'
+                f'{_zero_advice(coding)}.',
+                found.paths,
+            )
         )
     elif found.masks:
         out.warnings += [*_blank_masks(key, found, role), *_many_zeros(key, found, coding)]
@@ -124,22 +127,24 @@ def check_values(key: str, found: MaskSum, coding: Coding, role: str) -> Finding
     return out
 
 
-def _blank_masks(key: str, found: MaskSum, role: str) -> list[str]:
+def _blank_masks(key: str, found: MaskSum, role: str) -> list[Finding]:
     effect = 'nothing is learned from them' if role == 'train' else 'they count in no score'
     text = (
         f'{key}: {len(found.blank)} of {found.masks} masks have no pixel of any class, so {effect}:'
         f' {name_some(found.blank)}.'
     )
-    return [text] if found.blank else []
+    remedy = 'Draw them, or take them out of the part.'
+    return [Finding(23, text, remedy, found.blank)] if found.blank else []
 
 
-def _many_zeros(key: str, found: MaskSum, coding: Coding) -> list[str]:
+def _many_zeros(key: str, found: MaskSum, coding: Coding) -> list[Finding]:
     zeros, pixels = found.stored[0], sum(found.stored.values())
     text = (
         f'{key}: reduce_zero_label=True makes value 0 unknown, which {zeros} of {pixels} pixels of '
-        'the masks have; set it to False if 0 is a class.'
+        'the masks have.'
     )
-    return [text] if coding.reduce_zero_label and 2 * zeros > pixels else []
+    many = coding.reduce_zero_label and 2 * zeros > pixels
+    return [Finding(24, text, 'Set it to False if 0 is a class.', found.paths)] if many else []
 
 
 def _check_missing(key: str, found: MaskSum, coding: Coding, training: bool, out: Findings) -> None:
@@ -160,32 +165,38 @@ def _check_missing(key: str, found: MaskSum, coding: Coding, training: bool, out
         f' {name_some([repr(str(coding.classes[i])) for i in missing])}. The masks hold '
         f'{_summary(found)}{_meaning(coding)}.'
     )
+    remedy = ''
     if shifted:
-        text += (
-            f' The values 0 to {total - 1} are {total} classes as they are: set '
+        remedy = (
+            f'The values 0 to {total - 1} are {total} classes as they are: set '
             'reduce_zero_label=False, unless 0 means that nobody knows.'
         )
     elif marked and len(missing) == 1:
         number = missing[0] + coding.reduce_zero_label
-        text += (
-            f' If 255 is meant to be {str(coding.classes[missing[0]])!r}, write {number} instead.'
+        remedy = (
+            f'If 255 is meant to be {str(coding.classes[missing[0]])!r}, write {number} instead.'
         )
     elif marked and alone:
-        text += ' If 255 is meant to be one of these classes, write its number instead.'
+        remedy = 'If 255 is meant to be one of these classes, write its number instead.'
     # One class alone, and every other pixel unknown: nothing can be told apart.
     pointless = shifted or (marked and alone)
-    (out.errors if training and pointless else out.warnings).append(text)
+    (out.errors if training and pointless else out.warnings).append(
+        Finding(22, text, remedy, found.paths)
+    )
 
 
-def _wrong_values(key: str, found: MaskSum, coding: Coding) -> str:
+def _wrong_values(key: str, found: MaskSum, coding: Coding) -> Finding:
     last = len(coding.classes) - 1 + coding.reduce_zero_label
     names = [f'{path} has {values}' for path, values in found.wrong.items()]
     unknown = '255' if coding.reduce_zero_label else str(coding.ignore_index)
-    return (
+    return Finding(
+        20,
         f'{key}: {len(names)} of {found.masks} masks have values that are no class: '
         f'{name_some(names)}. Allowed are whole numbers from 0 to {last} and {unknown} for pixels '
-        'to ignore. Correct the masks, or metainfo.classes if classes are missing there; '
-        'reduce_zero_label=True is for masks that count classes from 1.'
+        'to ignore.',
+        'Correct the masks, or metainfo.classes if classes are missing there; '
+        'reduce_zero_label=True is for masks that count classes from 1.',
+        found.wrong,
     )
 
 
@@ -203,7 +214,7 @@ def _zero_advice(coding: Coding) -> str:
     return ', and set reduce_zero_label=False' if coding.reduce_zero_label else ''
 
 
-def check_palettes(key: str, records: Mapping[str, MaskRecord]) -> list[str]:
+def check_palettes(key: str, records: Mapping[str, MaskRecord]) -> list[Finding]:
     """Say where one value has several colors: one of the masks counts classes in another way.
 
     Values that a mask does not hold and masks without a palette are not compared.
@@ -221,10 +232,10 @@ def check_palettes(key: str, records: Mapping[str, MaskRecord]) -> list[str]:
                 found[path] = f'{value} is #{known:06x} in {other} and #{color:06x} in {path}'
     text = (
         f'{key}: the palettes of {len(found)} of {len(records)} masks disagree with those before: '
-        f'{name_some(list(found.values()), 3)}. The number of a color is its class: give all masks '
-        'one palette, and each color its number in it.'
+        f'{name_some(list(found.values()), 3)}. The number of a color is its class.'
     )
-    return [text] if found else []
+    remedy = 'Give all masks one palette, and each color its number in it.'
+    return [Finding(17, text, remedy, found)] if found else []
 
 
 def coding_of(leaf: Any, ignore_index: int | None) -> Coding | None:

@@ -22,8 +22,9 @@ from .file_records import (
     read_image,
     read_mask,
 )
+from .findings import Finding, Findings
 from .image_files import SIDEWAYS, TURNED_REMEDY, is_turned
-from .mask_checks import Findings, MaskSum, check_palettes, check_values, coding_of
+from .mask_checks import MaskSum, check_palettes, check_values, coding_of
 from .transforms.check_annotations import CheckAnnotations
 
 _STORED_AS_THEY_ARE = ('unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
@@ -39,9 +40,11 @@ class Part:
         role: ``'train'``, ``'unlabeled'``, ``'val'`` or ``'test'``.
         skip: Whether unreadable images are left out, as ``on_error='skip'`` does.
         measure: Whether sizes of unlabeled images are read too, which takes longer.
-        sizes: Number of images of each (width, height); filled by ``check_parts``.
+        images: Images by what their headers say; filled by ``check_parts``.
         classes: Names of the classes of the masks; likewise.
         masks: What the masks hold; likewise.
+        object_sizes: Half of the objects of a class are smaller, in pixels after resizing; filled
+            by ``check_objects``.
     """
 
     key: str
@@ -49,9 +52,18 @@ class Part:
     role: str
     skip: bool = False
     measure: bool = False
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    images: dict[ImageRecord, list[str]] = field(default_factory=dict)
     classes: Sequence[str] = ()
     masks: MaskSum = field(default_factory=MaskSum)
+    object_sizes: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """Number of images of each (width, height)."""
+        found: Counter[tuple[int, int]] = Counter()
+        for one, paths in self.images.items():
+            found[one.width, one.height] += len(paths)
+        return found
 
 
 def check_parts(parts: list[Part]) -> Findings:
@@ -103,7 +115,9 @@ def _check_part(part: Part, out: Findings) -> None:
             if coding and plain and not record.lossy:
                 sums.add(path, record, coding)
         out.errors += check_palettes(part.key, found)
-    part.sizes.update((i.width, i.height) for i in images.values() if not i.reason and i.width)
+    for path, one in images.items():
+        if not one.reason and one.width:
+            part.images.setdefault(one, []).append(path)
     part.classes = coding.classes if coding else ()
     _check_images(part, images, out)
     _check_masks(part.key, masks, out)
@@ -133,12 +147,16 @@ def _ignores_orientation(leaf: Any) -> bool:
 
 
 def _check_images(part: Part, images: dict[str, ImageRecord], out: Findings) -> None:
-    broken = [f'{path} ({one.reason})' for path, one in images.items() if one.reason]
+    broken = {path: f'{path} ({one.reason})' for path, one in images.items() if one.reason}
     if not broken:
         return
-    text = f'{part.key}: {len(broken)} of {len(images)} images can not be read: {name_some(broken)}'
+    text = (
+        f'{part.key}: {len(broken)} of {len(images)} images can not be read: '
+        f'{name_some([*broken.values()])}.'
+    )
     if part.skip and len(broken) < len(images):
-        out.warnings.append(f"{text}. on_error='skip' takes the next image in place of each.")
+        remedy = "on_error='skip' takes the next image in place of each."
+        out.warnings.append(Finding(10, text, remedy, broken))
         return
     ways = ['Replace each by a whole file of the same name']
     if part.role == 'unlabeled':
@@ -150,40 +168,48 @@ def _check_images(part: Part, images: dict[str, ImageRecord], out: Findings) -> 
         ways.append('or take it out of the labeled part before a run is started')
     else:
         ways.append('or remove it, and its mask if it has one')
-    out.errors.append(f'{text}. {", ".join(ways)}.')
+    out.errors.append(Finding(10, text, f'{", ".join(ways)}.', broken))
 
 
 def _check_masks(key: str, masks: dict[str, MaskRecord], out: Findings) -> None:
-    broken = [f'{path} ({one.reason})' for path, one in masks.items() if one.reason]
-    if broken:
-        out.errors.append(
-            f'{key}: {len(broken)} of {len(masks)} masks can not be read: {name_some(broken)}. '
-            'Replace each by a whole single-channel PNG of class numbers.'
-        )
-    lossy = [f'{path} ({one.lossy})' for path, one in masks.items() if one.lossy]
-    if lossy:
-        out.errors.append(
-            f'{key}: {len(lossy)} of {len(masks)} masks are in a format that changes class numbers '
-            f'when it is written: {name_some(lossy)}. Save the masks as PNG, from what they were '
-            'made of: what has been lost does not come back.'
-        )
-    colored = [
-        f'{path} ({one.channels} channels)'
-        for path, one in masks.items()
-        if one.channels > 1 and not one.lossy
-    ]
-    if colored:
-        out.errors.append(
-            f'{key}: {len(colored)} of {len(masks)} masks have several channels: '
-            f'{name_some(colored)}. Replace each color by its class number and save a '
-            'single-channel PNG (gray or palette), without alpha.'
-        )
-    pages = [f'{path} ({one.pages} images)' for path, one in masks.items() if one.pages > 1]
-    if pages:
-        out.errors.append(
-            f'{key}: {len(pages)} of {len(masks)} masks are files of several images, of which only '
-            f'the first would be read: {name_some(pages)}. Save one image a file.'
-        )
+    """Look at what kind of files the masks are."""
+    kinds = (
+        (
+            11,
+            'can not be read',
+            {path: one.reason for path, one in masks.items() if one.reason},
+            'Replace each by a whole single-channel PNG of class numbers.',
+        ),
+        (
+            12,
+            'are in a format that changes class numbers when it is written',
+            {path: one.lossy for path, one in masks.items() if one.lossy},
+            'Save the masks as PNG, from what they were made of: what has been lost does not come '
+            'back.',
+        ),
+        (
+            13,
+            'have several channels',
+            {
+                path: f'{one.channels} channels'
+                for path, one in masks.items()
+                if one.channels > 1 and not one.lossy
+            },
+            'Replace each color by its class number and save a single-channel PNG (gray or '
+            'palette), without alpha.',
+        ),
+        (
+            14,
+            'are files of several images, of which only the first would be read',
+            {path: f'{one.pages} images' for path, one in masks.items() if one.pages > 1},
+            'Save one image a file.',
+        ),
+    )
+    for kind, what, found, remedy in kinds:
+        if found:
+            names = name_some([f'{path} ({reason})' for path, reason in found.items()])
+            text = f'{key}: {len(found)} of {len(masks)} masks {what}: {names}.'
+            out.errors.append(Finding(kind, text, remedy, found))
 
 
 def _check_sizes(
@@ -195,9 +221,9 @@ def _check_sizes(
     out: Findings,
 ) -> None:
     """Compare sizes, and name images that are turned when loaded while their masks are not."""
-    wrong: list[str] = []
-    sideways: list[str] = []
-    doubtful: list[str] = []
+    wrong: dict[str, str] = {}
+    sideways: dict[str, str] = {}
+    doubtful: dict[str, str] = {}
     for path, mask_path in mask_of.items():
         image, mask = images[path], masks[mask_path]
         if image.reason or mask.reason or not image.width:
@@ -209,24 +235,27 @@ def _check_sizes(
         if size != (mask.width, mask.height):
             text = f'{mask_path} is {mask.width} x {mask.height}, {path} {size[0]} x {size[1]}'
             fits_stored = size[::-1] == (mask.width, mask.height)
-            (sideways if exchanged and fits_stored else wrong).append(text)
+            (sideways if exchanged and fits_stored else wrong)[mask_path] = text
         elif path in turned and not (exchanged and size[0] != size[1]):
-            doubtful.append(f'{path} (orientation {image.orientation})')
+            doubtful[path] = f'{path} (orientation {image.orientation})'
     if wrong:
-        out.errors.append(
+        text = (
             f'{key}: {len(wrong)} of {len(mask_of)} masks have another size than their image (width'
-            f' x height): {name_some(wrong)}. Check that the files belong together, or resize the '
-            'masks with nearest neighbor.'
+            f' x height): {name_some([*wrong.values()])}.'
         )
+        remedy = 'Check that the files belong together, or resize the masks with nearest neighbor.'
+        out.errors.append(Finding(15, text, remedy, wrong))
     if sideways:
-        out.errors.append(
+        text = (
             f'{key}: {len(sideways)} of {len(mask_of)} masks do not fit their image, because an '
             'EXIF orientation turns the image when it is loaded, and not the mask (width x height):'
-            f' {name_some(sideways)}. {TURNED_REMEDY}'
+            f' {name_some([*sideways.values()])}.'
         )
+        out.errors.append(Finding(16, text, TURNED_REMEDY, sideways))
     if doubtful:
-        out.warnings.append(
+        text = (
             f'{key}: {len(doubtful)} images have an EXIF orientation and are turned or mirrored '
-            f'when they are loaded, and their masks are not: {name_some(doubtful)}. Masks that were'
-            f' drawn on the pixels as they are stored do not fit. {TURNED_REMEDY}'
+            f'when they are loaded, and their masks are not: {name_some([*doubtful.values()])}. '
+            'Masks that were drawn on the pixels as they are stored do not fit.'
         )
+        out.warnings.append(Finding(16, text, TURNED_REMEDY, doubtful))

@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from .dataset_tree import crop_size
+from mmseg_semi.errors import name_some
+
+from .dataset_tree import crop_size, resized
+from .findings import Finding
 from .part_checks import Part
 
-RARE, MUCH_UNKNOWN, FAR_APART = 0.001, 0.5, 0.4
+#: A crop shows too little of an image that has so many times its pixels.
+LARGE = 50
+RARE, NEARLY_ALL, MUCH_UNKNOWN, FAR_APART = 0.001, 0.95, 0.5, 0.4
 
 
 def share(part: Part, number: int) -> float:
@@ -24,53 +29,125 @@ def unknown_share(part: Part) -> float:
     return masks.unknown / max(sum(masks.pixels.values()) + masks.unknown, 1)
 
 
-def advice(parts: Sequence[Part], batch: int) -> Iterator[str]:
-    """Sentences about data that can be trained on, but perhaps not as they were meant.
+def advice(parts: Sequence[Part], batch: int) -> Iterator[Finding]:
+    """What to think of in data that can be trained on, but perhaps not as they were meant.
 
     Args:
         parts: All parts, after ``check_parts``.
         batch: Labeled images of a batch.
     """
     for one in parts:
-        yield from _of_one(one)
+        yield from _of_masks(one)
+        yield from _against_crop(one)
     for train in (one for one in parts if one.role == 'train'):
+        yield from _uneven(train)
         images = len(train.dataset)
         if batch > images:
-            yield (
+            yield Finding(
+                46,
                 f'{train.key} has {images} images, fewer than the {batch} of a batch, so that '
-                'images are in it twice: give a smaller train_dataloader.batch_size'
+                'images are in it twice.',
+                'Give a smaller train_dataloader.batch_size.',
             )
         for one in parts:
             if one.role in ('val', 'test') and list(one.classes) == list(train.classes):
                 yield from _far_apart(train, one)
+                yield from _untrained(train, one)
 
 
-def _of_one(one: Part) -> Iterator[str]:
+def _of_masks(one: Part) -> Iterator[Finding]:
     if unknown_share(one) > MUCH_UNKNOWN:
-        yield (
-            f'{one.key}: {100 * unknown_share(one):.0f} % of the pixels are unknown (255): is that '
-            'meant, or has a class that number?'
+        yield Finding(
+            25,
+            f'{one.key}: {100 * unknown_share(one):.0f} % of the pixels are unknown (255).',
+            'Is that meant, or has a class that number? Then write its own.',
+            one.masks.paths,
         )
-    for number, name in enumerate(one.classes if one.role == 'train' else ()):
-        if 0 < share(one, number) < RARE:
-            yield (
-                f'{one.key}: {name} has {100 * share(one, number):.3f} % of the pixels, in '
-                f'{one.masks.masks_with[number]} of {one.masks.masks} masks: label more of it, or '
-                'weigh it with decode_head.loss_decode.class_weight'
+    single, masks = one.masks.single, one.masks.masks
+    if len(one.classes) > 1 and masks > 1 and 2 * len(single) > masks:
+        yield Finding(
+            29,
+            f'{one.key}: {len(single)} of {masks} masks are of a single class each: '
+            f'{name_some(single)}.',
+            'Look whether objects are missing in them.',
+            single,
+        )
+
+
+def _uneven(train: Part) -> Iterator[Finding]:
+    """Classes of very few or nearly all pixels."""
+    for number, name in enumerate(train.classes):
+        with_it, part = train.masks.masks_with[number], share(train, number)
+        if 0 < part < RARE:
+            yield Finding(
+                26,
+                f'{train.key}: {name} has {100 * part:.3f} % of the pixels, in {len(with_it)} of '
+                f'{train.masks.masks} masks.',
+                'Label more of it, or weigh it with decode_head.loss_decode.class_weight='
+                f'{_weights(train)}.',
+                with_it,
             )
-    crop, images = crop_size(one.dataset), sum(one.sizes.values())
-    if crop:
-        sizes = one.sizes.items()
-        smaller = sum(n for (width, height), n in sizes if height < crop[0] and width < crop[1])
-        if 2 * smaller > images:
-            yield (
-                f'{one.key}: {smaller} of {images} images are smaller than the crop of {crop[0]} x '
-                f'{crop[1]} (height x width) and are padded, unless they are enlarged before: give '
-                'a smaller geometry.crop.crop_size'
+        if NEARLY_ALL < part < 1:
+            yield Finding(
+                27,
+                f'{train.key}: {name} has {100 * part:.1f} % of the pixels.',
+                f'Weigh the others with decode_head.loss_decode.class_weight={_weights(train)}.',
+                train.masks.single,
             )
 
 
-def _far_apart(train: Part, other: Part) -> Iterator[str]:
+def _weights(train: Part) -> list[float]:
+    """Weights of the classes for the loss: one by the root of the share, 10 at most."""
+    found = [share(train, number) for number in range(len(train.classes))]
+    return [round(min(10.0, (max(found) / one) ** 0.5), 1) if one else 1.0 for one in found]
+
+
+def _against_crop(one: Part) -> Iterator[Finding]:
+    """Images that are smaller than the crop, or so large that it shows next to nothing of them."""
+    crop = crop_size(one.dataset)
+    if crop is None:
+        return
+    small: list[str] = []
+    large: list[str] = []
+    for image, paths in one.images.items():
+        width, height = resized(one.dataset, (image.width, image.height))
+        small += paths if height < crop[0] and width < crop[1] else []
+        large += paths if width * height > LARGE * crop[0] * crop[1] else []
+    images = sum(map(len, one.images.values()))
+    if 2 * len(small) > images:
+        yield Finding(
+            45,
+            f'{one.key}: {len(small)} of {images} images are smaller than the crop of {crop[0]} x '
+            f'{crop[1]} (height x width) when they are cropped, and are padded.',
+            'Give a smaller geometry.crop.crop_size, or a larger geometry.resize.scale.',
+            small,
+        )
+    if 2 * len(large) > images:
+        yield Finding(
+            39,
+            f'{one.key}: the crop of {crop[0]} x {crop[1]} (height x width) shows less than 1/'
+            f'{LARGE} of {len(large)} of {images} images.',
+            'Give a smaller geometry.resize.scale, or a larger geometry.crop.crop_size.',
+            large,
+        )
+
+
+def _untrained(train: Part, other: Part) -> Iterator[Finding]:
+    """Classes of validation or test without a labeled pixel."""
+    known = train.masks.pixels and not train.masks.wrong
+    for number, name in enumerate(train.classes if known else ()):
+        masks = other.masks.masks_with[number]
+        if masks and not train.masks.pixels[number]:
+            yield Finding(
+                30,
+                f'{name} is in {len(masks)} masks of {other.key} and in none of {train.key}, so '
+                f'that it cannot be learned: {name_some(masks)}.',
+                'Label images that show it, or divide the images anew with mmseg-semi split.',
+                masks,
+            )
+
+
+def _far_apart(train: Part, other: Part) -> Iterator[Finding]:
     """Two classes that are exchanged, or parts of other images."""
     shares = np.array(
         [[share(one, number) for number in range(len(train.classes))] for one in (train, other)]
@@ -84,11 +161,14 @@ def _far_apart(train: Part, other: Part) -> Iterator[str]:
     )
     if distance[first] > FAR_APART and exchanged < distance[first]:
         names = train.classes[first], train.classes[second]
-        yield (
+        yield Finding(
+            28,
             f'{names[0]} has {100 * shares[0, first]:.0f} % of the pixels of {train.key} and '
             f'{100 * shares[1, first]:.0f} % of {other.key}, {names[1]} '
             f'{100 * shares[0, second]:.0f} % and {100 * shares[1, second]:.0f} %: are the two '
-            'exchanged in the masks of one of them?'
+            'exchanged in the masks of one of them?',
+            'Write the same numbers in all masks, or correct the order of metainfo.classes.',
+            other.masks.paths,
         )
 
 
@@ -108,7 +188,9 @@ def table(parts: Sequence[Part]) -> list[str]:
     names = [str(name) for name in masked[0].classes]
     cells = [['', *(one.role for one in masked)]]
     for number, name in enumerate(names):
-        shares = (f'{100 * share(p, number):.3f} % in {p.masks.masks_with[number]}' for p in masked)
+        shares = (
+            f'{100 * share(p, number):.3f} % in {len(p.masks.masks_with[number])}' for p in masked
+        )
         cells.append([name, *shares])
     cells.append(['unknown', *(f'{100 * unknown_share(p):.3f} %' for p in masked)])
     widths = [max(map(len, column)) for column in zip(*cells)]
@@ -130,7 +212,7 @@ def as_json(one: Part) -> dict[str, Any]:
         crop=crop_size(one.dataset),
         unknown=masks.unknown,
         classes=[
-            dict(name=str(name), pixels=masks.pixels[number], images=masks.masks_with[number])
+            dict(name=str(name), pixels=masks.pixels[number], images=len(masks.masks_with[number]))
             for number, name in enumerate(one.classes)
         ],
     )

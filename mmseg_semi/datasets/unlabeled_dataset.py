@@ -17,6 +17,7 @@ from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_there, read_list
 
 from .dataset_tree import nested_transforms, pipeline_transforms
+from .findings import Finding
 from .image_files import IMG_SUFFIXES
 from .pipelines import unlabeled_pipeline
 from .transforms.named_transforms import Named, Transform, list_transforms
@@ -178,23 +179,27 @@ class UnlabeledDataset(BaseDataset):
             paths += [os.path.join(root, name) for name in images]
             twins += [' = '.join(several) for several in _twins(images, self._stem).values()]
         if not paths:
-            raise ValueError(
+            text = (
                 f'unlabeled.data_prefix.img_path: the folder {folder} holds no image (suffixes '
-                f'looked for: {", ".join(self.img_suffix)}). Correct data_prefix.img_path or '
-                'img_suffix of the unlabeled part.'
+                f'looked for: {", ".join(self.img_suffix)}).'
             )
+            remedy = 'Correct data_prefix.img_path or img_suffix of the unlabeled part.'
+            raise ValueError(Finding(5, text, remedy))
         self._refuse_ambiguous(twins)
         paths.sort()
         return paths
 
     def _refuse_ambiguous(self, groups: list[str]) -> None:
         if groups:
-            raise ValueError(
+            text = (
                 f'unlabeled: {len(groups)} images of {self.data_prefix["img_path"]} have a twin '
-                f'that differs in the suffix only: {name_some(sorted(groups))}. If one of them is '
-                "a mask, say which suffix images have (img_suffix='.jpg'); if both are images, "
-                'list them with suffix in a list file (ann_file).'
+                f'that differs in the suffix only: {name_some(sorted(groups))}.'
             )
+            remedy = (
+                "If one of them is a mask, say which suffix images have (img_suffix='.jpg'); if "
+                'both are images, list them with suffix in a list file (ann_file).'
+            )
+            raise ValueError(Finding(8, text, remedy, sorted(groups)))
 
     def _read_list(self) -> list[str]:
         every = f"to '' to take every image of {self.data_prefix['img_path']}"
@@ -215,12 +220,15 @@ class UnlabeledDataset(BaseDataset):
             else:
                 missing.append(line)
         if missing:
-            raise ValueError(
+            text = (
                 f'unlabeled.ann_file: {len(missing)} of {len(missing) + len(paths)} names in '
-                f'{self.ann_file} have no image in {folder}: {name_some(missing)}. Names are '
-                'relative to data_prefix.img_path, with or without suffix; suffixes looked for: '
-                f'{", ".join(self.img_suffix)}.'
+                f'{self.ann_file} have no image in {folder}: {name_some(missing)}.'
             )
+            remedy = (
+                'Names are relative to data_prefix.img_path, with or without suffix; suffixes '
+                f'looked for: {", ".join(self.img_suffix)}.'
+            )
+            raise ValueError(Finding(6, text, remedy, missing))
         if ambiguous:
             raise ValueError(
                 f'unlabeled.ann_file: {len(ambiguous)} names in {self.ann_file} fit more than one '

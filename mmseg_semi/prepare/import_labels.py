@@ -32,6 +32,8 @@ from mmseg_semi.prepare.own_files import OwnFiles
 from mmseg_semi.utils.progress import track
 
 LISTED = 'import-labels.json'
+#: More classes without names are perhaps objects.
+MANY = 20
 
 
 @dataclass
@@ -91,6 +93,7 @@ def import_labels(
     classes: Sequence[str] = (),
     empty: str = 'background',
     pages: str = 'auto',
+    numbers: str = 'classes',
 ) -> None:
     """Bring the images of an export, their masks, classes and boxes into one folder.
 
@@ -104,6 +107,7 @@ def import_labels(
         empty: What images are that are listed without an object: 'background' or 'unlabeled'.
         pages: What the pages of a TIFF file are that does not say it: 'slices' of a volume,
             'channels', or 'auto'.
+        numbers: What the numbers in masks are: of 'classes' or 'objects'.
 
     Raises:
         FileNotFoundError: Source or images are not there.
@@ -115,10 +119,10 @@ def import_labels(
     if images is not None:
         check_there(images, 'Name the folder of the images.', '--images', 'folder')
     with unpacked(source) as folder, _slices(folder, kind, images, out, pages) as given:
-        export = read_export(given.source, kind, given.images, wanted, out)
+        export = read_export(given.source, kind, given.images, wanted, out, numbers == 'objects')
         if empty == 'unlabeled':
             export.pictures = [_without_empty(one) for one in export.pictures]
-        names, numbers = number_classes(export, list(wanted))
+        names, numbered = number_classes(export, list(wanted))
         colors = {**export.colors, **{name: one for name, one in wanted.items() if one}}
         root = given.images or export.folder
         beside = given.source if given.source.is_dir() else given.source.parent
@@ -131,7 +135,7 @@ def import_labels(
         own, done = OwnFiles(out, LISTED), Outcome()
         own.claim(targets)
         for one in track(sources):
-            bring(one, own, numbers, export, done)
+            bring(one, own, numbered, export, done)
     done.wrong = [with_real_names(note, given.real) for note in done.wrong]
     notes = [with_real_names(note, given.real) for note in export.notes]
     notes = [note.replace(str(folder), str(source)) for note in (*done.wrong, *notes)]
@@ -176,6 +180,8 @@ def say(
     if removed:
         print(f'removed, because they are not in the export any more: {name_some(list(removed))}')
     print(f'{len(names)} classes: {name_some(list(names), 20)}')
+    if len(names) > MANY and names[-1] == f'class_{len(names) - 1}':
+        print('if the numbers in the masks count objects, give --numbers objects')
     print(f'{len(done.labeled)} images with labels, {sum(map(len, done.boxes))} boxes')
     without = [one.name for one in sources if one.picture is None or one.picture.labels is None]
     if without:
@@ -237,6 +243,13 @@ def say(
     default='auto',
     show_default=True,
     help='What the pages of a TIFF file are that does not say it: slices of a volume, or channels.',
+)
+@click.option(
+    '--numbers',
+    type=click.Choice(['classes', 'objects']),
+    default='classes',
+    show_default=True,
+    help='What the numbers in masks are; objects are of one class, the one of --classes.',
 )
 def command(**options: Any) -> None:
     """Make images and masks of the export of a labeling tool.

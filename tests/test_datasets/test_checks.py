@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmseg_semi.datasets import check_overlap, find_copies
-from mmseg_semi.datasets.checks import find_similar
+from mmseg_semi.datasets.near_duplicates import Looks, find_similar
 
 
 @pytest.fixture(autouse=True)
@@ -128,11 +128,9 @@ def test_images_that_were_saved_anew_are_found(pictures, tmp_path, suffix, size,
     pixels = cv2.resize(cv2.imread(pictures[2]), size)
     other = str(tmp_path / f'v{suffix}')
     cv2.imwrite(other, cv2.add(pixels, (brighter,) * 3))
-    assert find_similar(pictures, [pictures[1], other]) == {
-        pictures[1]: pictures[1],
-        pictures[2]: other,
-    }
-    assert find_similar(pictures[:1], pictures[1:]) == {}
+    looks = [Looks(paths) for paths in (pictures, [pictures[1], other], pictures[:1], pictures[1:])]
+    assert find_similar(looks[0], looks[1]) == {pictures[2]: other}  # a file is no copy of itself
+    assert find_similar(looks[2], looks[3]) == {}
     found = check_overlap(part(pictures), None, [part([other])])
     assert found.errors == []
     assert len(found.warnings) == 1
@@ -145,8 +143,9 @@ def test_images_of_one_color_and_broken_ones_are_like_nothing(tmp_path):
     for path in paths[:2]:
         cv2.imwrite(path, np.full((32, 32), 100, np.uint8))
     (tmp_path / 'c.png').write_bytes(b'')
-    assert find_similar(paths, paths) == {}
-    assert find_similar([], paths) == find_similar(paths, []) == {}
+    looks, none = Looks(paths), Looks([])
+    assert find_similar(looks, looks) == {}
+    assert find_similar(none, looks) == find_similar(looks, none) == {}
 
 
 def test_copies_of_masks_with_several_values_are_a_warning(pictures, tmp_path):

@@ -180,5 +180,5 @@ def test_sizes_are_those_of_the_loaded_image(tmp_path, suffix, orientation):
     exif[0x0112] = orientation
     Image.new('RGB', (3, 2)).save(path, exif=exif)
     height, width = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR).shape[:2]
-    assert read_image(path) == ImageRecord(None, width, height, orientation)
+    assert read_image(path) == ImageRecord(None, width, height, orientation, 'RGB', 8)
     assert (width, height) == ((3, 2) if orientation < 5 else (2, 3))

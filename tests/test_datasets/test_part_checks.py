@@ -346,7 +346,7 @@ def test_palettes_that_disagree(scenes, role):
     assert find(scenes, role) == (
         [
             'key: the palettes of 1 of 5 masks disagree with those before: 1 is #800000 in '
-            f'{paths[0]} and #0000ff in {paths[3]}. The number of a color is its class: give all '
+            f'{paths[0]} and #0000ff in {paths[3]}. The number of a color is its class. Give all '
             'masks one palette, and each color its number in it.'
         ],
         [],

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from channel_files import pixels, write
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from PIL import Image
@@ -17,28 +16,20 @@ from tool_runs import CONFIGS, REPO, TOOLS
 
 from mmseg_semi.datasets import DataError, SampleKey
 from mmseg_semi.datasets.transforms import value_ranges
+from mmseg_semi.utils.config import load_config
 
 PROGRAM = REPO / 'mmseg_semi_cli.py'
 SUFFIX = {'uint8': '.png', 'uint16': '.tif', 'float32': '.npy'}
 TEXT = """_base_ = {base!r}
 data_root = {root!r}
-loading = dict(
-    type='LoadChannels', in_channels={channels}, statistics=f'{{data_root}}/channels.json')
-suffixes = ('.png', '.tif', '.npy')
-part = dict(data_root=data_root, img_suffix=suffixes)
-test = [loading, dict(type='Resize', scale=(48, 32), keep_ratio=True),
-        dict(type='LoadAnnotations'), dict(type='CheckAnnotations'), dict(type='PackSegInputs')]
-train_dataloader = dict(
-    batch_size=4, num_workers=0,
-    dataset=dict(
-        loading=loading, labeled=part, unlabeled=dict(data_root=data_root),
-        geometry=dict(resize=dict(scale=(48, 32)), crop=dict(crop_size=(32, 32)))))
-val_dataloader = dict(num_workers=0, dataset=dict(part, pipeline=test))
-test_dataloader = dict(num_workers=0, dataset=dict(part, pipeline=test))
+in_channels = {channels}
+crop_size = (32, 32)
+scale = (48, 32)
+train_dataloader = dict(batch_size=4, num_workers=0)
+val_dataloader = dict(num_workers=0)
+test_dataloader = dict(num_workers=0)
 model = dict(segmentor=dict(
-    data_preprocessor=dict(in_channels={channels}, statistics=f'{{data_root}}/channels.json'),
-    backbone=dict(base_channels=4, in_channels={network}),
-    decode_head=dict(in_channels=4, channels=4)))
+    backbone=dict(base_channels=4), decode_head=dict(in_channels=4, channels=4)))
 custom_hooks = [dict(type='DataCheckHook'), dict(type='PseudoLabelVisHook', interval=2)]
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
@@ -65,7 +56,7 @@ def make(root: Path, channels: int, dtype: str, suffix: str = '') -> np.ndarray:
 
 def config(root: Path, channels: int, base: str = 'unimatch', **changes) -> Path:
     path = root.parent / f'{base}.py'
-    text = {'root': str(root), 'channels': channels, 'network': channels, **changes}
+    text = {'root': str(root), 'channels': channels, **changes}
     path.write_text(TEXT.format(base=str(CONFIGS / f'{base}/{base}_unet_custom.py'), **text))
     return path
 
@@ -103,7 +94,7 @@ def test_data_workers_do_not_say_it_again(tmp_path, monkeypatch):
     make(tmp_path / 'own', 4, 'uint16')
     said = []
     monkeypatch.setattr(value_ranges, 'print_log', lambda text, logger: said.append(text))
-    cfg = Config.fromfile(config(tmp_path / 'own', 4))
+    cfg = load_config(str(config(tmp_path / 'own', 4)))
     with DefaultScope.overwrite_default_scope('mmseg'):
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
     names = sorted(text.split(':')[0] for text in said)
@@ -119,7 +110,7 @@ def test_an_image_that_cannot_be_decoded_is_skipped_where_that_is_wanted(tmp_pat
     path = tmp_path / 'own/images/unlabeled/u0.npy'
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b"'fortran_order'", b"'fortrun_order'"))
-    cfg = Config.fromfile(config(tmp_path / 'own', 4)).train_dataloader.dataset
+    cfg = load_config(str(config(tmp_path / 'own', 4))).train_dataloader.dataset
     with DefaultScope.overwrite_default_scope('mmseg'):
         raising, skipping = (DATASETS.build(dict(cfg, on_error=way)) for way in ('raise', 'skip'))
     with pytest.raises(DataError, match='u0.npy can not be read'):
@@ -154,8 +145,8 @@ def test_what_does_not_fit_is_named(server, tmp_path):
     checked = server.run(PROGRAM, 'check', config(root, 7), '--out', tmp_path / 'a', code=1)
     assert 'l0.tif has 4 channels (uint16, 36 x 52 pixels), but in_channels is 7' in checked.output
     file = config(root, 4)
-    refused = server.run(PROGRAM, 'check', config(root, 4, network=3), code=1)
-    file = config(root, 4)
+    other = ['--cfg-options', 'model.segmentor.backbone.in_channels=3']
+    refused = server.run(PROGRAM, 'check', file, *other, code=1)
     assert 'model.segmentor.backbone.in_channels is 3, ' in refused.output
     server.run(PROGRAM, 'check', file, '--out', tmp_path / 'a')
     refused = server.run(PROGRAM, 'check', config(root, 5), '--out', tmp_path / 'a', code=1)

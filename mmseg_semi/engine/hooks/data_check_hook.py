@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -16,11 +16,13 @@ from mmseg.registry import DATASETS, HOOKS
 from torch import nn
 
 from mmseg_semi.arguments import OneOf, checked
-from mmseg_semi.datasets.checks import check_overlap
+from mmseg_semi.datasets.checks import check_parts_overlap, training_parts
 from mmseg_semi.datasets.dataset_tree import leaf_datasets, pipeline_transforms
+from mmseg_semi.datasets.findings import Findings
 from mmseg_semi.datasets.labeled_checks import fill_num_classes, verify_labeled
-from mmseg_semi.datasets.mask_checks import Findings
+from mmseg_semi.datasets.mixed_images import check_mixed
 from mmseg_semi.datasets.part_checks import Part, check_parts
+from mmseg_semi.datasets.part_statistics import advice
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.errors import DataError
@@ -92,14 +94,20 @@ class DataCheckHook(Hook):
             _verify_heldout(heldout['val'], 'val_dataloader.dataset')
         if semi and loader.dataset.unlabeled is not None:
             _check_collate(loader)
-        on_main_rank(lambda: self._check_data(loader.dataset, train_key, heldout))
+        on_main_rank(lambda: self._check_data(loader, train_key, heldout))
         if semi:
             _log_summary(loader)
 
-    def _check_data(self, dataset: Any, train_key: str, heldout: dict[str, Any]) -> None:
+    def _check_data(self, loader: Any, train_key: str, heldout: dict[str, Any]) -> None:
+        dataset, sampler = loader.dataset, loader.sampler
+        batch = loader.batch_size or 1
+        if isinstance(sampler, SemiSampler):
+            batch = sampler.samples_per_batch['labeled']
         parts = training_parts(dataset, train_key)
         val = heldout['val']
-        _report(check_parts(parts + ([Part('val_dataloader.dataset', val, 'val')] if val else [])))
+        looked = parts + ([Part('val_dataloader.dataset', val, 'val')] if val else [])
+        _report(check_parts(looked))
+        _report(Findings(warnings=[*advice(looked, batch), *check_mixed(looked).warnings]))
         found = check_parts_overlap(parts, [one for one in heldout.values() if one])
         if self.on_overlap == 'warn':
             found = Findings(warnings=found.errors + found.warnings)
@@ -175,36 +183,13 @@ def on_main_rank(check: Callable[[], None]) -> None:
 def _verify_heldout(dataset: Any, key: str) -> None:
     """Refuse validation or test data without files."""
     for leaf in leaf_datasets(dataset):
-        names = [type(transform).__name__ for transform in pipeline_transforms(leaf)]
-        verify_labeled(leaf, key, masks='LoadAnnotations' in names)
+        verify_labeled(leaf, key, masks=has_masks(leaf))
 
 
-def training_parts(dataset: Any, key: str) -> list[Part]:
-    """The labeled and the unlabeled part of a training dataset.
-
-    Args:
-        dataset: A ``SemiDataset``, or labeled images alone.
-        key: Config key of the labeled part.
-    """
-    semi = isinstance(dataset, SemiDataset)
-    skip = semi and dataset.on_error == 'skip'
-    parts = [Part(key, dataset.labeled if semi else dataset, 'train', skip)]
-    if semi and dataset.unlabeled is not None:
-        parts.append(
-            Part('train_dataloader.dataset.unlabeled', dataset.unlabeled, 'unlabeled', skip)
-        )
-    return parts
-
-
-def check_parts_overlap(parts: Sequence[Part], heldout: Sequence[Any]) -> Findings:
-    """``check_overlap`` of what :func:`training_parts` gives.
-
-    Args:
-        parts: The labeled part and perhaps the unlabeled one.
-        heldout: Validation and test datasets.
-    """
-    labeled, *others = (part.dataset for part in parts)
-    return check_overlap(labeled, others[0] if others else None, heldout)
+def has_masks(leaf: Any) -> bool:
+    """Whether the pipeline of an unwrapped dataset loads masks."""
+    names = [type(transform).__name__ for transform in pipeline_transforms(leaf)]
+    return 'LoadAnnotations' in names
 
 
 def _report(found: Findings) -> None:
