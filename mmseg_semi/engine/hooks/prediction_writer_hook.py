@@ -19,8 +19,8 @@ from mmseg.registry import HOOKS
 from PIL import Image
 
 from mmseg_semi.datasets.dataset_tree import image_loaders, image_paths, leaf_datasets
-from mmseg_semi.datasets.image_pictures import as_picture
 from mmseg_semi.datasets.transforms import LoadChannels
+from mmseg_semi.utils.drawing import as_rgb
 
 PREDICTIONS = {'pred_sem_seg': '', 'teacher_pred_sem_seg': 'teacher'}
 
@@ -135,7 +135,7 @@ def _picture_of(path: str, dataset: Any) -> np.ndarray:
     """RGB of an image of a dataset, uint8 (H, W, 3)."""
     loader = next(iter(image_loaders(dataset)), None)
     if isinstance(loader, LoadChannels):
-        return as_picture(loader.transform(dict(img_path=path))['img'])
+        return as_rgb(loader.transform(dict(img_path=path))['img'])
     return mmcv.imread(path, channel_order='rgb')
 
 

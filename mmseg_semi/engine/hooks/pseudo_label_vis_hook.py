@@ -11,8 +11,8 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 
 from mmseg_semi.arguments import Whole, checked
-from mmseg_semi.datasets.image_pictures import as_picture
 from mmseg_semi.structures import PseudoLabel
+from mmseg_semi.utils.drawing import as_rgb
 
 from .pseudo_label_observer import PseudoLabelObserver
 
@@ -92,7 +92,7 @@ class PseudoLabelVisHook(PseudoLabelObserver):
         rows = []
         for i, image in enumerate(weak[: self.num_images]):
             tile = np.zeros((height, width, 3), np.uint8)
-            tile[: image.shape[1], : image.shape[2]] = as_picture(image.permute(1, 2, 0).numpy())
+            tile[: image.shape[1], : image.shape[2]] = as_rgb(image.permute(1, 2, 0).numpy())
             tiles = [tile]
             before = seen['raw']
             for pseudo in seen.values():

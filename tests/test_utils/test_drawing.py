@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 from channel_files import pixels
 
-from mmseg_semi.datasets.image_pictures import as_picture
+from mmseg_semi.utils.drawing import as_rgb
 
 RNG = np.random.default_rng(0)
 
 
 def test_photographs_and_other_8_bits_stay_as_they_are():
     image = pixels(RNG, 4, 'uint8')
-    assert np.array_equal(as_picture(image[..., :3]), image[..., 2::-1])
-    assert np.array_equal(as_picture(image), image[..., :3])
-    assert np.array_equal(as_picture(image[..., :1]), np.repeat(image[..., :1], 3, axis=2))
+    assert np.array_equal(as_rgb(image[..., :3]), image[..., 2::-1])
+    assert np.array_equal(as_rgb(image), image[..., :3])
+    assert np.array_equal(as_rgb(image[..., :1]), np.repeat(image[..., :1], 3, axis=2))
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 7])
 def test_other_values_are_stretched(channels):
     image = pixels(RNG, channels, 'float32')
     image[..., -1] = 5  # nothing to stretch
-    picture = as_picture(image)
+    picture = as_rgb(image)
     assert picture.dtype == np.uint8 and picture.shape == (24, 30, 3)
     first = image[..., 2 if channels == 3 else 0]  # BGR
     shown = picture[..., 0]
