@@ -126,8 +126,8 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     semi = isinstance(train, SemiDataset)
     key = 'train_dataloader.dataset' + ('.labeled' if semi else '')
     parts = [] if train is None else training_parts(train, key)
-    found.join(bring_statistics(cfg, parts))  # before the model, which reads them
     heldout = heldout_parts(cfg, found)
+    found.join(bring_statistics(cfg, parts, heldout))  # before the model, which reads them
     model = build(cfg, 'model', MODELS, found)
     labeled = {part.key: part.dataset for part in [*parts[:1], *heldout]}
     if model is not None and labeled:

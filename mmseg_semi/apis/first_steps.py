@@ -252,9 +252,9 @@ def _restored(image: Tensor, preprocessor: Any) -> np.ndarray:
     swap = getattr(preprocessor, 'channel_conversion', None)
     swapped = getattr(preprocessor, '_channel_conversion', False) if swap is None else swap
     pixels = image.permute(1, 2, 0).numpy()
-    if pixels.min() > -1 and pixels.max() < 256:
+    if getattr(preprocessor, 'dtype', '') in ('', 'uint8'):
         pixels = pixels.round().clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(as_rgb(pixels, bgr=not swapped))
+    return as_rgb(pixels, bgr=not swapped)
 
 
 def plain_rows(batch: Any, table: np.ndarray) -> list[list[Tile]]:
@@ -267,7 +267,7 @@ def plain_rows(batch: Any, table: np.ndarray) -> list[list[Tile]]:
     rows = []
     pairs = zip(batch.get('inputs', ()), batch.get('data_samples', ()))
     for image, sample in list(pairs)[: 2 * _SHOWN]:
-        pixels = np.ascontiguousarray(as_rgb(image.permute(1, 2, 0).numpy()))
+        pixels = as_rgb(image.permute(1, 2, 0).numpy())
         truth = sample.gt_sem_seg.data[0].numpy().astype(np.uint8)
         label = Tile('its label', overlay(pixels, truth, table))
         rows.append([Tile('labeled image', pixels), label])

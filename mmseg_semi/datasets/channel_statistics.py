@@ -36,25 +36,34 @@ def compute_statistics(
     Raises:
         DataError: An image cannot be read, or they have several types of numbers.
     """
-    chosen = list(paths[:: -(-len(paths) // MOST_IMAGES)])
-    read = _reader(channels)
-    records = look_at(chosen, read, ChannelRecord, 'images, for the mean of each channel')
-    broken = [str(record.reason) for record in records if record.reason]
-    sound = [record for record in records if not record.reason]
+    records = channel_records(paths, channels)
+    broken = [record.reason for record in records.values() if record.reason]
+    sound = {path: record for path, record in records.items() if not record.reason}
     if broken and not (skip and sound):
-        reason = broken[0]
-        raise DataError(f'{reason}')
+        reason = f'{len(broken)} of {len(records)} training images cannot be used: {broken[0]}'
+        raise DataError(reason)
     kinds: dict[str, list[str]] = {}
-    for path, record in zip(chosen, records):
-        if not record.reason:
-            kinds.setdefault(record.dtype, []).append(path)
+    for path, record in sound.items():
+        kinds.setdefault(record.dtype, []).append(path)
     if len(kinds) > 1:
         several = [f'{len(some)} of {kind} ({some[0]})' for kind, some in kinds.items()]
         raise DataError(
             f'the training images have several types of numbers: {name_some(several)}. One mean '
             'does not fit them all: save them as one type.'
         )
-    return _joined(sound, channels, digest_of(paths, file))
+    return _joined(list(sound.values()), channels, digest_of(paths, file))
+
+
+def channel_records(paths: Sequence[str], channels: int) -> dict[str, ChannelRecord]:
+    """What the channels of images hold, by path; ``MOST_IMAGES`` at most, evenly over the list.
+
+    Args:
+        paths: Images, each once.
+        channels: The number that each must have; one of another number has a ``reason``.
+    """
+    chosen = list(paths[:: -(-len(paths) // MOST_IMAGES)]) if paths else []
+    found = look_at(chosen, _reader(channels), ChannelRecord, 'images, for their channels')
+    return dict(zip(chosen, found))
 
 
 def _joined(records: Sequence[ChannelRecord], channels: int, files: str) -> ChannelStatistics:

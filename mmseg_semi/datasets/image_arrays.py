@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,7 +14,15 @@ from mmengine import fileio
 
 from mmseg_semi.errors import DataError, UnreadableImage
 
-from .image_files import NUMPY_START, PNG_START, TIFF_STARTS, exif_orientation, is_turned_data
+from .image_files import (
+    NUMPY_START,
+    ORIENTATION_TAG,
+    PNG_START,
+    SIDEWAYS,
+    TIFF_STARTS,
+    exif_orientation,
+    is_turned_data,
+)
 
 _PNG_GRAY_ALPHA = 4  # color type of the header
 _WHOLE = 2**24  # float32 holds whole numbers up to here
@@ -151,24 +160,28 @@ class TiffLayout(NamedTuple):
             ``S`` samples of a pixel, ``C`` channels by name, ``Z`` and ``T`` depth and time, ``I``
             pages, ``Q`` what nobody has said.
         shape: Length of each dimension.
-        series: The series of equal pages that is looked at; None for pages of several series.
+        series: Those of equal pages that are looked at.
     """
 
     axes: str
     shape: tuple[int, ...]
-    series: Any
+    series: Sequence[Any]
+
+    def numbers(self) -> np.ndarray:
+        """All numbers, in this order."""
+        return np.stack([one.asarray() for one in self.series]).reshape(self.shape)
 
 
 def tiff_layout(file: tifffile.TiffFile) -> TiffLayout:
-    """Look at the headers of a TIFF file; smaller copies of an image in it are left out."""
-    series = [one for one in file.series if one.shape == file.series[0].shape]
-    first = series[0]
+    """Look at the headers of a TIFF file; smaller copies and masks in it are left out."""
+    first = file.series[0]
+    series = [one for one in file.series if (one.shape, one.dtype) == (first.shape, first.dtype)]
     axes, shape = first.axes, first.shape
     kept = [i for i, length in enumerate(shape) if length > 1 or axes[i] in 'YX']
     axes, shape = ''.join(axes[i] for i in kept), tuple(shape[i] for i in kept)
     if len(series) > 1:
-        return TiffLayout(f'I{axes}', (len(series), *shape), None)
-    return TiffLayout(axes, shape, first)
+        return TiffLayout(f'I{axes}', (len(series), *shape), series)
+    return TiffLayout(axes, shape, series)
 
 
 def _tiff(data: bytes, path: str, channels: int) -> np.ndarray:
@@ -183,30 +196,23 @@ def _tiff(data: bytes, path: str, channels: int) -> np.ndarray:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
             if image is not None:
                 return image  # as mmcv loads it
-        image = _channels_last(_tiff_numbers(file, layout, data, path), layout, path, channels)
+        image = _channels_last(_tiff_numbers(layout, data, path), layout, path, channels)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and image.dtype.kind == 'u':
             image = np.invert(image)
-        orientation = page.tags.get(274)
+        orientation = page.tags.get(ORIENTATION_TAG)
         image = turn(image, orientation.value if orientation else 1)
     if channels == 3 and alpha:
         image = image[..., :3]
     return image[..., ::-1] if channels == 3 == image.shape[2] else image
 
 
-def _tiff_numbers(
-    file: tifffile.TiffFile, layout: TiffLayout, data: bytes, path: str
-) -> np.ndarray:
-    """All numbers, in the order of the layout."""
+def _tiff_numbers(layout: TiffLayout, data: bytes, path: str) -> np.ndarray:
     try:
-        if layout.series is None:
-            found = np.stack([one.asarray() for one in file.series])
-        else:
-            found = layout.series.asarray()
+        return layout.numbers()
     except ValueError as error:
         if 'imagecodecs' not in str(error):
             raise
-        found = _by_rasterio(data, layout, path, str(error))
-    return found.reshape(layout.shape)
+        return _by_rasterio(data, layout, path, str(error)).reshape(layout.shape)
 
 
 def _by_rasterio(data: bytes, layout: TiffLayout, path: str, reason: str) -> np.ndarray:
@@ -257,13 +263,28 @@ def _channels_last(image: np.ndarray, layout: TiffLayout, path: str, channels: i
     )
 
 
-def tiff_size(path: str) -> tuple[int, int] | None:
-    """Width and height of a TIFF file by its headers, as it is stored; None where they are open."""
+def tiff_sizes(path: str) -> tuple[list[tuple[int, int]], int]:
+    """Widths and heights that a TIFF file may have as it is stored, and its orientation, 1 to 8.
+
+    There are two sizes where nobody says whether its channels stand first or last, and none where
+    the file cannot be read.
+    """
     try:
         with tifffile.TiffFile(path) as file:
-            layout = tiff_layout(file)
+            layout, page = tiff_layout(file), file.pages[0]
+            tag = getattr(page, 'tags', {}).get(ORIENTATION_TAG)
     except Exception:  # a broken header is named by those who read the file
+        return [], 1
+    axes, shape = layout.axes, layout.shape
+    sizes = [(shape[axes.index('X')], shape[axes.index('Y')])] if {*'XY'} <= {*axes} else []
+    if axes == 'QYX':
+        sizes.insert(0, (shape[1], shape[0]))
+    return sizes, tag.value if tag and tag.value in range(1, 9) else 1
+
+
+def tiff_size(path: str) -> tuple[int, int] | None:
+    """Width and height of a TIFF file as it is loaded; None where its header does not say it."""
+    sizes, orientation = tiff_sizes(path)
+    if len(sizes) != 1:
         return None
-    if 'Q' in layout.axes or 'Y' not in layout.axes or 'X' not in layout.axes:
-        return None
-    return layout.shape[layout.axes.index('X')], layout.shape[layout.axes.index('Y')]
+    return sizes[0][::-1] if orientation >= SIDEWAYS else sizes[0]

@@ -82,7 +82,10 @@ def stored_size(file: BinaryIO) -> tuple[int, int] | None:
     file.seek(0)
     head = file.read(32)
     if head.startswith(NUMPY_START):
-        shape = numpy_header(file)[0]
+        try:
+            shape = numpy_header(file)[0]
+        except ValueError:
+            return None
         return (shape[1], shape[0]) if len(shape) in (2, 3) else None
     if head.startswith(PNG_START):
         return struct.unpack('>II', head[16:24]) if len(head) >= 24 else None

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from .file_records import ThumbnailRecord, look_at
+from .gray_images import open_channels_gray
 from .image_files import open_gray
 
 SIDE = 12
@@ -29,11 +30,18 @@ _FREQUENCIES = sorted(range(SIDE * SIDE), key=lambda i: (i // SIDE + i % SIDE, i
 def read_thumbnail(path: str) -> ThumbnailRecord:
     """Shrink an image to 12 x 12 gray pixels."""
     try:
-        small = open_gray(path, 8 * SIDE)
+        small = _gray(path)
         small = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     except Exception as error:  # unreadable images are named elsewhere
         return ThumbnailRecord(type(error).__name__)
     return ThumbnailRecord(None, small.tobytes().hex())
+
+
+def _gray(path: str) -> np.ndarray:
+    try:
+        return open_gray(path, 8 * SIDE)
+    except Exception:  # Pillow does not know images of many channels
+        return open_channels_gray(path)
 
 
 class Looks:

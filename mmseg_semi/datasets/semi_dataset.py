@@ -268,7 +268,7 @@ class SemiDataset(Dataset):
             except UnreadableImage as error:
                 if self.on_error == 'raise':
                     raise
-                reason = str(error)
+                reason = str(error.__cause__ or error)
             except DataError:
                 raise
             except Exception as error:  # whatever a user's pipeline may raise

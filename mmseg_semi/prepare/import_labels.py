@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mmseg_semi.prepare.label_formats.records import (
     Picture,
 )
 from mmseg_semi.prepare.label_formats.sources import Source, find_sources, placed
+from mmseg_semi.prepare.label_formats.volumes import PAGES, Sliced, sliced, with_real_names
 from mmseg_semi.prepare.label_maps import encode_png
 from mmseg_semi.prepare.own_files import OwnFiles
 from mmseg_semi.utils.progress import track
@@ -90,6 +92,7 @@ def import_labels(
     images: Path | None = None,
     classes: Sequence[str] = (),
     empty: str = 'background',
+    pages: str = 'auto',
     numbers: str = 'classes',
 ) -> None:
     """Bring the images of an export, their masks, classes and boxes into one folder.
@@ -102,6 +105,8 @@ def import_labels(
         classes: Names in the order of their numbers, perhaps with colors; empty for all classes
             of the export.
         empty: What images are that are listed without an object: 'background' or 'unlabeled'.
+        pages: What the pages of a TIFF file are that does not say it: 'slices' of a volume,
+            'channels', or 'auto'.
         numbers: What the numbers in masks are: of 'classes' or 'objects'.
 
     Raises:
@@ -113,14 +118,14 @@ def import_labels(
         check_there(source, 'Name what the labeling tool wrote.', 'SRC', 'file or folder')
     if images is not None:
         check_there(images, 'Name the folder of the images.', '--images', 'folder')
-    with unpacked(source) as folder:
-        export = read_export(folder, kind, images, wanted, out, numbers == 'objects')
+    with unpacked(source) as folder, _slices(folder, kind, images, out, pages) as given:
+        export = read_export(given.source, kind, given.images, wanted, out, numbers == 'objects')
         if empty == 'unlabeled':
             export.pictures = [_without_empty(one) for one in export.pictures]
         names, numbered = number_classes(export, list(wanted))
         colors = {**export.colors, **{name: one for name, one in wanted.items() if one}}
-        root = images or export.folder
-        beside = folder if folder.is_dir() else folder.parent
+        root = given.images or export.folder
+        beside = given.source if given.source.is_dir() else given.source.parent
         photos = Photos(root or beside, [out, *export.own_files])
         sources = find_sources(export, photos, root)
         made = ['classes.json', 'boxes.json', 'not_used.txt']
@@ -131,13 +136,25 @@ def import_labels(
         own.claim(targets)
         for one in track(sources):
             bring(one, own, numbered, export, done)
-    notes = [note.replace(str(folder), str(source)) for note in (*done.wrong, *export.notes)]
+    done.wrong = [with_real_names(note, given.real) for note in done.wrong]
+    notes = [with_real_names(note, given.real) for note in export.notes]
+    notes = [note.replace(str(folder), str(source)) for note in (*done.wrong, *notes)]
     own.write('not_used.txt', ''.join(f'{note}\n' for note in notes))
-    content = dict(classes=names, palette=class_colors(names, colors))
+    content: dict[str, Any] = dict(classes=names, palette=class_colors(names, colors))
+    if given.volumes:
+        content['volumes'] = list(given.volumes)
     own.write('classes.json', json.dumps(content, indent=1) + '\n')
     own.write('boxes.json', json.dumps(boxes_file(done, names)) + '\n')
     removed = own.close(targets)
     say(out, own, done, names, sources, notes, removed)
+
+
+def _slices(
+    source: Path, kind: str, images: Path | None, out: Path, pages: str
+) -> AbstractContextManager[Sliced]:
+    if kind in ('auto', 'masks'):
+        return sliced(source, images, out, pages)
+    return nullcontext(Sliced(source, images))
 
 
 def _without_empty(picture: Picture) -> Picture:
@@ -219,6 +236,13 @@ def say(
     default='background',
     show_default=True,
     help='What images are that SRC lists without any object.',
+)
+@click.option(
+    '--pages',
+    type=click.Choice(PAGES),
+    default='auto',
+    show_default=True,
+    help='What the pages of a TIFF file are that does not say it: slices of a volume, or channels.',
 )
 @click.option(
     '--numbers',

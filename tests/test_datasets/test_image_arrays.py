@@ -189,6 +189,22 @@ def test_a_geotiff_that_tifffile_cannot_read_alone(tmp_path, layout):
     check(tmp_path / 'a.tif', image)
 
 
+def test_a_mask_and_overviews_in_a_geotiff_are_no_channels(tmp_path):
+    image = pixels(RNG, 1, 'uint8', (64, 96))
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            tmp_path / 'a.tif', 'w', driver='GTiff', count=1, height=64, width=96, dtype='uint8'
+        ) as file,
+    ):
+        file.write(image.transpose(2, 0, 1))
+        file.write_mask(image[..., 0] > 20)
+        file.build_overviews([2, 4])
+    with tifffile.TiffFile(tmp_path / 'a.tif') as file:
+        assert len(file.pages) >= 4
+    check(tmp_path / 'a.tif', image)
+
+
 def test_the_extra_is_named_where_it_is_not_installed(tmp_path, monkeypatch):
     Image.fromarray(pixels(RNG, 1, 'uint8')[..., 0]).save(
         tmp_path / 'a.tif', compression='tiff_lzw'

@@ -14,7 +14,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 from tool_runs import CONFIGS, REPO, TOOLS
 
-from mmseg_semi.datasets import SampleKey
+from mmseg_semi.datasets import DataError, SampleKey
 from mmseg_semi.datasets.transforms import value_ranges
 from mmseg_semi.utils.config import load_config
 
@@ -30,6 +30,7 @@ val_dataloader = dict(num_workers=0)
 test_dataloader = dict(num_workers=0)
 model = dict(warmup_iters=0, segmentor=dict(
     backbone=dict(base_channels=4), decode_head=dict(in_channels=4, channels=4)))
+custom_hooks = [dict(type='DataCheckHook'), dict(type='PseudoLabelVisHook', interval=2)]
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 """
@@ -79,8 +80,14 @@ def test_they_are_checked_and_trained(server, tmp_path, channels, dtype):
     assert 'RandomColorJitter: saturation and hue are left out for images of' in trained.output
     assert f'RandomGray: nothing is made gray for images of {channels} channels' in trained.output
     assert 'mIoU' in trained.output and 'nan' not in trained.output
-    tested = server.run(TOOLS / 'test.py', file, tmp_path / 'work/iter_2.pth')
+    weights, out = tmp_path / 'work/iter_2.pth', ('--out', tmp_path / 'maps')
+    pictures = ('--show-dir', tmp_path / 'pictures')
+    tested = server.run(TOOLS / 'test.py', file, weights, *out, *pictures)
     assert 'mIoU' in tested.output
+    assert Image.open(tmp_path / 'pictures/v1.png').size == (104, 36)  # truth and prediction
+    images = ('--images', tmp_path / 'own/images/unlabeled')
+    server.run(TOOLS / 'test.py', file, weights, *images, '--out', tmp_path / 'more')
+    assert len(list((tmp_path / 'more').rglob('u*.png'))) == 4
 
 
 def test_data_workers_do_not_say_it_again(tmp_path, monkeypatch):
@@ -96,6 +103,20 @@ def test_data_workers_do_not_say_it_again(tmp_path, monkeypatch):
     for seed in range(9):
         assert worker[SampleKey('unlabeled', 1, seed)]['weak'].shape[0] == 4
     assert len(said) == 2
+
+
+def test_an_image_that_cannot_be_decoded_is_skipped_where_that_is_wanted(tmp_path):
+    make(tmp_path / 'own', 4, 'float32')
+    path = tmp_path / 'own/images/unlabeled/u0.npy'
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"'fortran_order'", b"'fortrun_order'"))
+    cfg = load_config(str(config(tmp_path / 'own', 4))).train_dataloader.dataset
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        raising, skipping = (DATASETS.build(dict(cfg, on_error=way)) for way in ('raise', 'skip'))
+    with pytest.raises(DataError, match='u0.npy can not be read'):
+        raising[SampleKey('unlabeled', 0, 0)]
+    item = skipping[SampleKey('unlabeled', 0, 0)]
+    assert item['data_samples'].img_path.endswith('u1.npy')
 
 
 def test_photographs_need_no_file(server, tmp_path):
@@ -136,6 +157,16 @@ def test_what_does_not_fit_is_named(server, tmp_path):
     checked = server.run(PROGRAM, 'check', config(root, 4), '--out', tmp_path / 'a')
     assert 'channels.json was computed of other training images' in checked.output
     assert (root / 'channels.json').read_bytes() == before
+    image = pixels(np.random.default_rng(0), 5, 'uint16')
+    val = (root / 'images/val/v0.tif').read_bytes()
+    write(root / 'images/val/v0.tif', image)
+    write(root / 'images/val/v1.tif', image[..., :4].astype(np.float32))
+    checked = server.run(PROGRAM, 'check', config(root, 4), '--out', tmp_path / 'a', code=1)
+    assert 'val_dataloader.dataset: 1 of 2 images cannot be used: ' in checked.output
+    wanted = 'val_dataloader.dataset: 1 of 2 images have another type of numbers than the uint16 of'
+    assert wanted in checked.output
+    for name in ('v0', 'v1'):
+        (root / f'images/val/{name}.tif').write_bytes(val)
     image = pixels(np.random.default_rng(0), 4, 'uint8')
     for path in (root / 'images/unlabeled').iterdir():
         write(path, image)

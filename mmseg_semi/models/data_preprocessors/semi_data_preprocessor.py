@@ -39,6 +39,9 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         std: Likewise.
         **kwargs: Of ``SegDataPreProcessor``.
 
+    Attributes:
+        dtype: Type of the numbers in the image files, '' where there is no file of statistics.
+
     Raises:
         DataError: There is no such file, and ``mean`` has another number of channels; or the file
             does not fit ``in_channels``.
@@ -64,7 +67,7 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         elif statistics and (mean is None or len(mean) != in_channels):
             raise DataError(f'{key}: {statistics} is not there: {REMEDY}')
         super().__init__(mean, std, **kwargs)
-        self._statistics, self._dtype = statistics, '' if found is None else found.dtype
+        self._statistics, self.dtype = statistics, '' if found is None else found.dtype
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Prepare a batch.
@@ -181,13 +184,13 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         """Refuse images that mean and standard deviation do not belong to."""
         if not self._statistics:
             return
-        whole = self._dtype in ('', 'uint8')
+        whole = self.dtype in ('', 'uint8')
         if all((image.dtype == torch.uint8) == whole for image in images):
             return
         found = 'more than 8 bits a channel, or no whole numbers' if whole else '8 bits a channel'
-        if self._dtype:
+        if self.dtype:
             raise DataError(
-                f'an image has {found}, but {self._statistics} is of {self._dtype} images: give '
+                f'an image has {found}, but {self._statistics} is of {self.dtype} images: give '
                 f'images of one type, or remove the file and {REMEDY}'
             )
         raise DataError(

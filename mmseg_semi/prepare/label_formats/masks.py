@@ -16,6 +16,7 @@ from mmseg_semi.prepare.label_formats.mask_values import (
     Table,
     color_table,
     guess_table,
+    mask_size,
     read_pixels,
 )
 from mmseg_semi.prepare.label_formats.photos import Photos, without_suffix
@@ -31,7 +32,6 @@ from mmseg_semi.prepare.label_formats.records import (
     box_around,
     in_order,
 )
-from mmseg_semi.prepare.label_maps import opened
 from mmseg_semi.utils.progress import track
 
 IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'photos', 'jpegimages', 'leftimg8bit')
@@ -180,8 +180,7 @@ def read(
             draw = partial(_by_number, several)
         else:
             draw = partial(_by_class, several)
-        with opened(several[0].file) as file:
-            size = file.size
+        size = mask_size(several[0].file)
         export.pictures.append(Picture(str(several[0].file), (image,), size, LabelMap(draw)))
     export.folder = photos.folder
     export.own_files = {one.file for several in parts.values() for one in several}
