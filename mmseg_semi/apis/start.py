@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import resource
 import sys
 import time
@@ -118,6 +119,26 @@ class StartHook(Hook):
         for line in summary(runner):
             print_log(line, logger='current')
         self.quiet.on = False
+
+    def after_train(self, runner: Any) -> None:
+        """Log the best checkpoint, and whether it is that of a start on labels alone."""
+        best = runner.message_hub.get_info('best_ckpt')
+        if not best:
+            return
+        score = runner.message_hub.get_info('best_score')
+        print_log(f'Best on the validation images: {score:.2f}, {best}', logger='current')
+        found = re.search(r'_iter_(\d+)\.pth$', str(best))
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        start = getattr(model, 'warmup_length', 0)
+        if found and int(found[1]) <= start < runner.max_iters:
+            print_log(
+                f'That is from the first {start} steps, which trained on the labels alone: the '
+                'unlabeled images have not helped so far. Use that checkpoint, and look at '
+                '"selected" in the log and at the pictures of mmseg-semi check; a smaller '
+                'model.losses.*.loss_weight or Weighting (weighting_unimatch_*_custom.py) may help',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def before_test(self, runner: Any) -> None:
         """Say what is tested, and let everything on the console."""

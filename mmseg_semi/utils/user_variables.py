@@ -160,6 +160,7 @@ def _iterations(cfg: Config, value: Any, _root: Any) -> None:
     for node, key in (
         (cfg.train_cfg, 'val_interval'),
         (cfg.default_hooks.checkpoint, 'interval'),
+        (cfg.model, 'warmup_iters'),
         *((one, key) for one in cfg.param_scheduler for key in ('begin', 'end')),
     ):
         if node.get(key):  # neither 0, the start, nor None, the last iteration

@@ -28,7 +28,7 @@ scale = (48, 32)
 train_dataloader = dict(batch_size=4, num_workers=0)
 val_dataloader = dict(num_workers=0)
 test_dataloader = dict(num_workers=0)
-model = dict(segmentor=dict(
+model = dict(warmup_iters=0, segmentor=dict(
     backbone=dict(base_channels=4), decode_head=dict(in_channels=4, channels=4)))
 custom_hooks = [dict(type='DataCheckHook'), dict(type='PseudoLabelVisHook', interval=2)]
 train_cfg = dict(max_iters=2, val_interval=2)

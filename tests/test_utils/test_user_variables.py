@@ -13,10 +13,11 @@ from mmseg_semi.engine.hooks import RunRecordHook
 from mmseg_semi.utils.config import load_config
 
 CUSTOM = sorted(CONFIGS.glob('*/*_custom.py'))
+UNIMATCH = CONFIGS / 'unimatch/unimatch_unet_custom.py'
 LEAVES = ('background', 'leaf', 'disease')
 
 
-def own(folder, text, base=CONFIGS / 'unimatch/unimatch_unet_custom.py', options=None):
+def own(folder, text, base=UNIMATCH, options=None):
     path = folder / 'mine.py'
     path.write_text(f'_base_ = {str(base)!r}\n{text}\n')
     return load_config(str(path), options)
@@ -26,6 +27,10 @@ def parts(cfg):
     training = cfg.train_dataloader.dataset
     heldout = [cfg[f'{name}_dataloader'].dataset for name in ('val', 'test')]
     return [training.labeled, *heldout], training.unlabeled
+
+
+def network(cfg):
+    return cfg.model.get('segmentor') or cfg.model
 
 
 @pytest.mark.parametrize('base', CUSTOM, ids=lambda path: path.stem)
@@ -39,9 +44,11 @@ iterations = 4000
 """
     cfg = own(tmp_path, text, base)
     masked, unlabeled = parts(cfg)
-    assert {part.data_root for part in [*masked, unlabeled]} == {'data/leaves'}
+    every = [*masked, unlabeled] if unlabeled else masked
+    assert {part.data_root for part in every} == {'data/leaves'}
     assert {tuple(part.metainfo.classes) for part in masked} == {LEAVES}
-    assert cfg.model.segmentor.decode_head.num_classes == 3
+    assert network(cfg).decode_head.num_classes == 3
+    assert cfg.model.get('warmup_iters', 400) == 400
     geometry = cfg.train_dataloader.dataset.geometry
     assert tuple(geometry.crop.crop_size) == (96, 128)
     assert tuple(geometry.resize.scale) == (640, 160)
@@ -58,8 +65,7 @@ iterations = 4000
 
 
 def test_what_is_left_out_stays(tmp_path):
-    cfg, before = own(tmp_path, 'iterations = 20000'), load_config(str(CUSTOM[-1]))
-    assert CUSTOM[-1].stem == 'unimatch_unet_custom'
+    cfg, before = own(tmp_path, 'iterations = 20000'), load_config(str(UNIMATCH))
     assert cfg.to_dict() == before.to_dict()
 
 
@@ -81,9 +87,8 @@ def test_channels(tmp_path, base):
     pipelines = [part.pipeline for part in parts(cfg)[0][1:]]
     pipelines += [[cfg.train_dataloader.dataset.loading], cfg.tta_pipeline]
     assert [one[0] for one in pipelines] == [dict(channels, type='LoadChannels')] * 4
-    network = cfg.model.segmentor
-    assert network.backbone.in_channels == 7
-    assert channels.items() <= network.data_preprocessor.to_dict().items()
+    assert network(cfg).backbone.in_channels == 7
+    assert channels.items() <= network(cfg).data_preprocessor.to_dict().items()
 
 
 @pytest.mark.parametrize('test', [True, False])
@@ -141,7 +146,7 @@ def test_values_that_cannot_be(tmp_path, text, message):
 
 def test_another_tool_does_not_ignore_them(tmp_path):
     path = tmp_path / 'mine.py'
-    path.write_text(f"_base_ = {str(CUSTOM[-1])!r}\nclasses = ('a', 'b', 'c')\niterations = 5\n")
+    path.write_text(f"_base_ = {str(UNIMATCH)!r}\nclasses = ('a', 'b', 'c')\niterations = 5\n")
 
     class Runner:
         cfg = Config.fromfile(path)

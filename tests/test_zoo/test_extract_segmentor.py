@@ -25,13 +25,8 @@ def test_images_of_one_suffix_need_this_package_no_more(tmp_path, capsys):
 
 def config_of_channels(tmp_path, channels):
     root = make_leaves(tmp_path / 'leaves')
-    cfg = load_config(str(leaves_config(tmp_path / 'leaves.py', root)))
-    own = dict(in_channels=channels, statistics=str(root / 'channels.json'))
-    cfg.model.segmentor.data_preprocessor.update(own)
-    cfg.model.segmentor.backbone.in_channels = channels
-    for part in (cfg.val_dataloader, cfg.test_dataloader):
-        part.dataset.pipeline[0] = dict(type='LoadChannels', **own)
-    return cfg, own['statistics']
+    cfg = load_config(str(leaves_config(tmp_path / 'leaves.py', root)), dict(in_channels=channels))
+    return cfg, str(root / 'channels.json')
 
 
 @pytest.mark.parametrize(('channels', 'dtype'), [(4, 'uint8'), (3, 'uint16')])
