@@ -6,9 +6,12 @@ optimizer and the schedule are those of the checkpoint, whatever the config says
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
@@ -19,6 +22,7 @@ from mmseg_semi.utils.safe_checkpoints import CheckpointError
 from mmseg_semi.utils.weight_checks import state_of, wrong_shapes
 
 SETTINGS_KEY = 'mmseg_semi_settings'
+STATISTICS = '.statistics'  # end of the keys of a file of channel statistics
 _PARTS = ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg')
 # Where the data lie and how fast they are read; batches and splits are compared by their numbers.
 _WITHOUT_EFFECT = {
@@ -31,7 +35,10 @@ _OF_THE_CHECKPOINT = ('optim_wrapper.optimizer.', 'optim_wrapper.paramwise_cfg',
 
 
 def settings_of(cfg: Mapping[str, Any]) -> dict[str, str]:
-    """The values of a config that training depends on, as texts by key."""
+    """The values of a config that training depends on, as texts by key.
+
+    A file of channel statistics is told by its digest, wherever it lies.
+    """
     pairs = (pair for part in _PARTS for pair in _flat(cfg.get(part), part))
     return {key: value for key, value in pairs if key.split('.')[-1] not in _WITHOUT_EFFECT}
 
@@ -43,8 +50,38 @@ def _flat(node: Any, key: str) -> Iterator[tuple[str, str]]:
     elif isinstance(node, (list, tuple)) and any(isinstance(one, Mapping) for one in node):
         for i, value in enumerate(node):
             yield from _flat(value, f'{key}[{i}]')
+    elif key.endswith(STATISTICS) and isinstance(node, str):
+        yield key, _digest(node)
     else:
         yield key, repr(list(node) if isinstance(node, tuple) else node)
+
+
+def _digest(path: str) -> str:
+    if not os.path.isfile(path):
+        return 'None'
+    return f'file {hashlib.blake2b(Path(path).read_bytes()).hexdigest()[:12]}'
+
+
+def refuse_other_statistics(cfg: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to test a network with other means of the channels than it was trained with.
+
+    Raises:
+        CheckpointError: The file of the statistics is another one than in the training.
+    """
+    meta = checkpoint.get('meta')
+    old = meta.get(SETTINGS_KEY) if isinstance(meta, Mapping) else None
+    if not isinstance(old, Mapping):
+        return
+    end = f'data_preprocessor{STATISTICS}'
+    trained, now = (
+        next((value for key, value in settings.items() if key.endswith(end)), None)
+        for settings in (old, settings_of(cfg))  # a model for augmented tests holds the other
+    )
+    if None not in (trained, now) and trained != now:
+        raise CheckpointError(
+            f'model.{end}: the checkpoint was trained with other means and deviations of the '
+            f'channels ({trained}, now {now}): put the file of the training back'
+        )
 
 
 def check_resumed(runner: Any, checkpoint: Mapping[str, Any]) -> None:

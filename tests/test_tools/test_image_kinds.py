@@ -90,6 +90,29 @@ def test_they_are_checked_and_trained(server, tmp_path, channels, dtype):
     assert len(list((tmp_path / 'more').rglob('u*.png'))) == 4
 
 
+def test_the_means_of_the_training_are_those_of_the_test(server, tmp_path):
+    make(tmp_path / 'own', 2, 'uint16')
+    file, path = config(tmp_path / 'own', 2), tmp_path / 'own/channels.json'
+    server.run(PROGRAM, 'check', file, '--out', tmp_path / 'checked')
+    server.run(PROGRAM, 'train', file, '--work-dir', tmp_path / 'work')
+    test = (TOOLS / 'test.py', file, tmp_path / 'work/iter_2.pth')
+    server.run(*test)
+    before = path.read_text()
+    content = json.loads(before)
+    content['mean'][0] += 1
+    path.write_text(json.dumps(content))
+    refused = server.run(*test, code=1)
+    wanted = (
+        'statistics: the checkpoint was trained with other means and deviations of the channels'
+    )
+    assert wanted in refused.output and 'Traceback' not in refused.output
+    more = ('--resume', '--cfg-options', 'train_cfg.max_iters=3')
+    resumed = server.run(PROGRAM, 'train', file, '--work-dir', tmp_path / 'work', *more)
+    assert 'data_preprocessor.statistics=file ' in resumed.output
+    path.write_text(before)
+    server.run(*test)
+
+
 def test_data_workers_do_not_say_it_again(tmp_path, monkeypatch):
     make(tmp_path / 'own', 4, 'uint16')
     said = []

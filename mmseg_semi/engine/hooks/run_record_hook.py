@@ -9,13 +9,19 @@ from typing import Any
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.runner import BaseLoop
 from mmseg.registry import HOOKS
 
 from mmseg_semi.datasets.file_digests import changed_files, digest_parts
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.datasets.splits import PARTS, dataset_names, split_hash
-from mmseg_semi.engine.resuming import SETTINGS_KEY, check_resumed, settings_of
+from mmseg_semi.engine.resuming import (
+    SETTINGS_KEY,
+    check_resumed,
+    refuse_other_statistics,
+    settings_of,
+)
 from mmseg_semi.errors import name_some
 from mmseg_semi.utils.user_variables import followed
 
@@ -67,13 +73,15 @@ class RunRecordHook(Hook):
             )
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Compare a checkpoint that is resumed; its data are compared before training.
+        """Compare a checkpoint that is resumed or tested; data are compared before training.
 
         Raises:
-            CheckpointError: See ``check_resumed``.
+            CheckpointError: See ``check_resumed`` and ``refuse_other_statistics``.
         """
         if getattr(runner, '_resume', False) and 'optimizer' in checkpoint:
             check_resumed(runner, checkpoint)
+        if not isinstance(getattr(runner, '_train_loop', None), BaseLoop):
+            refuse_other_statistics(runner.cfg, checkpoint)
         loaded = checkpoint.get('meta', {}).get(RECORD_KEY)
         self._loaded = loaded if isinstance(loaded, dict) else None
         # mmengine replaces it by the checkpoint's after this call.
