@@ -70,16 +70,16 @@ class MaskRecord(NamedTuple):
     palette: Sequence[Any] = ()
 
 
-class ThumbnailRecord(NamedTuple):
-    """A small picture of an image.
+class LookRecord(NamedTuple):
+    """How an image looks, see ``read_look``.
 
     Attributes:
         reason: Why it cannot be read, None for a sound one.
-        pixels: 12 x 12 gray pixels of 8 bits, in hexadecimal digits.
+        hash: 64 bits in hexadecimal digits, '' for an image of nearly one color.
     """
 
     reason: str | None
-    pixels: str = ''
+    hash: str = ''
 
 
 class ObjectRecord(NamedTuple):
@@ -94,7 +94,7 @@ class ObjectRecord(NamedTuple):
     objects: Sequence[Any] = ()
 
 
-Record = TypeVar('Record', ImageRecord, MaskRecord, ThumbnailRecord, ObjectRecord)
+Record = TypeVar('Record', ImageRecord, MaskRecord, LookRecord, ObjectRecord)
 
 
 _SOUND = ImageRecord(None)

@@ -32,12 +32,21 @@ def test_all_pairs_of_few_bits_are_found(pairs, monkeypatch):
     theirs = rng.integers(0, 1 << 16, (300, 4), np.uint16)
     theirs[100:130] = theirs[0]  # many that are alike
     ours = np.concatenate([flipped(rng, theirs[:60], count) for count in range(12)])
-    found = {
-        (int(a), int(b)) for mine, other in _candidates(ours, theirs) for a, b in zip(mine, other)
-    }
+    pairs = _candidates(ours, theirs, np.ones(len(ours), bool))
+    found = {(int(a), int(b)) for mine, other, _ in pairs for a, b in zip(mine, other)}
     bits = np.unpackbits((ours[:, None] ^ theirs[None]).view(np.uint8), axis=2).sum(axis=2)
     assert found == {(int(a), int(b)) for a, b in zip(*np.nonzero(bits <= MOST_BITS))}
     assert {bits[pair] for pair in found} == set(range(MOST_BITS + 1))
+
+
+def test_many_images_that_are_all_alike_take_no_time(tmp_path, monkeypatch):
+    paths = scenes(tmp_path, 2)
+    same = Looks([saved(paths[0], tmp_path, lambda one: one) for _ in range(300)])
+    others, tried = Looks(paths), []
+    monkeypatch.setattr(near_duplicates, '_alike', lambda *pair: tried.append(pair) or True)
+    assert find_similar(same, others) == dict.fromkeys(same.paths, paths[0])
+    assert len(tried) == 300
+    assert len(find_similar(others, same)) == 1 and len(tried) == 301
 
 
 def scenes(folder, count: int) -> list[str]:
