@@ -210,15 +210,16 @@ def look_at(
 
 def _read_all(paths: list[str], read: Callable[[str], Record], what: str) -> list[Record]:
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    said, found = time.monotonic(), []
+    said = begun = time.monotonic()
+    found: list[Record] = []
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
         for records in pool.map(lambda chunk: [read(path) for path in chunk], chunks):
             found += records
             if time.monotonic() - said > _SAY_AFTER:
                 said = time.monotonic()
-                print_log(
-                    f'Looking at files: {len(found)} of {len(paths)} {what}', logger='current'
-                )
+                left = (said - begun) * (len(paths) / len(found) - 1)
+                text = f'Looking at files: {len(found)} of {len(paths)} {what}, {left:.0f} s left'
+                print_log(text, logger='current')
     return found
 
 
