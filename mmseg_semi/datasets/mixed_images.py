@@ -121,7 +121,7 @@ def _widely_different(parts: Sequence[Part]) -> list[Finding]:
             f'the longer sides of the images are {"; ".join(texts)}: {name_some(far)} are far from '
             'that.',
             'Bring objects to similar sizes before, or resize to one scale '
-            '(geometry.resize.scale with keep_ratio=True).',
+            '(train_dataloader.dataset.geometry.resize.scale with keep_ratio=True).',
             far,
         )
     ]

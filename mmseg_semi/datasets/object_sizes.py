@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmseg_semi.errors import name_some
 
-from .dataset_tree import leaf_datasets, pipeline_transforms, resized
+from .dataset_tree import data_infos, leaf_datasets, pipeline_transforms, resized
 from .file_records import ObjectRecord, look_at
 from .findings import Finding
 from .mask_checks import coding_of
@@ -89,8 +89,8 @@ def check_objects(part: Part, stride: float | None) -> Iterator[Finding]:
             47,
             f'{part.key}: half of the objects are smaller, when they are cropped, than a pixel of '
             f'the network, which is {stride:g} x {stride:g}: {", ".join(small.values())}.',
-            'Enlarge the images (geometry.resize.scale), or lower the stride (backbone.strides '
-            'and dilations).',
+            'Enlarge the images (train_dataloader.dataset.geometry.resize.scale), or lower the '
+            'stride (strides and dilations of the backbone).',
             sorted({path for number in small for path in part.masks.masks_with[number]}),
         )
 
@@ -121,8 +121,8 @@ def _sizes(part: Part) -> tuple[dict[int, Counter[float]], dict[int, list[str]]]
 
 
 def _mask_paths(leaf: Any) -> list[str]:
-    infos = (leaf.get_data_info(i) for i in range(len(leaf)))
-    return list(dict.fromkeys(one['seg_map_path'] for one in infos if one.get('seg_map_path')))
+    paths = (one.get('seg_map_path') for one in data_infos(leaf))
+    return list(dict.fromkeys(path for path in paths if path))
 
 
 def _median(counts: Counter[float]) -> float:

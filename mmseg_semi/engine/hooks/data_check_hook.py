@@ -111,7 +111,7 @@ class DataCheckHook(Hook):
         _report(Findings(warnings=[*advice(looked, batch), *check_mixed(looked).warnings]))
         found = check_parts_overlap(parts, [one for one in heldout.values() if one])
         if self.on_overlap == 'warn':
-            found = Findings(warnings=found.errors + found.warnings)
+            found = found.as_warnings()
         _report(found)
 
     def before_val(self, runner: Any) -> None:
