@@ -25,9 +25,7 @@ def test_images_of_one_suffix_need_this_package_no_more(tmp_path, capsys):
 
 def config_of_channels(tmp_path, channels):
     root = make_leaves(tmp_path / 'leaves')
-    cfg = load_config(
-        str(leaves_config(tmp_path / 'leaves.py', root)), dict(in_channels=channels)
-    )
+    cfg = load_config(str(leaves_config(tmp_path / 'leaves.py', root)), dict(in_channels=channels))
     return cfg, str(root / 'channels.json')
 
 
