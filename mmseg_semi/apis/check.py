@@ -141,7 +141,8 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     found.join(check_parts([*parts, *heldout]))
     found.join(check_mixed([*parts, *heldout]))
     if parts:
-        found.join(check_parts_overlap(parts, [one.dataset for one in heldout], looks=True))
+        overlap = check_parts_overlap(parts, [one.dataset for one in heldout], looks=True)
+        found.join(overlap.as_warnings() if overlaps_warn(cfg) else overlap)
         found.warnings += advice([*parts, *heldout], labeled_batch(cfg, train, found))
         found.warnings += check_objects(parts[0], None if model is None else output_stride(model))
         if len(parts) > 1:
@@ -149,6 +150,12 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     if len(heldout) > 1:
         found.join(check_heldout(*(one.dataset for one in heldout)))
     return found, [*parts, *heldout]
+
+
+def overlaps_warn(cfg: Config) -> bool:
+    """Whether a training goes on where parts share images."""
+    hooks = [one for one in cfg.get('custom_hooks') or [] if isinstance(one, Mapping)]
+    return any(one.get('on_overlap') == 'warn' for one in hooks)
 
 
 def heldout_parts(cfg: Config, found: Findings) -> list[Part]:

@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseg_semi.apis.start import memory_text
 from mmseg_semi.models.segmentors.network import decode_heads
@@ -173,17 +173,18 @@ def first_steps(cfg: Config, table: np.ndarray) -> FirstSteps:
     return clock.found
 
 
-def output_stride(model: Any, channels: int = 3, side: int = 128) -> float | None:
+def output_stride(model: Any, side: int = 128) -> float | None:
     """Pixels of an image to one of the logits that a segmentor gives; None where it cannot tell.
 
     Args:
         model: The segmentor, or a ``SemiSegmentor`` around one.
-        channels: Of the images.
         side: Height and width of the image that is tried.
     """
     network = getattr(model, 'segmentor', model)
     training, logits = network.training, None
     try:
+        layers = (one for one in network.backbone.modules() if isinstance(one, nn.Conv2d))
+        channels = next(layers).in_channels
         with torch.no_grad():
             network.eval()
             maps = network.extract_feat(torch.zeros(1, channels, side, side))
@@ -232,14 +233,17 @@ def _mixed_row(
         return []
     strong = step.strong_images[min(view.number, len(step.strong_images) - 1)]
     mixed = show(view.image, i)
+    title = 'the two mixed' if view.mix.mask[i].any() else 'not mixed this time'
+    if view.mix.foreign is not None and view.mix.foreign[i].any():
+        title = 'mixed, with labeled or further images'
     label = view.pseudo.label[i].cpu().numpy().astype(np.uint8)
     label[~view.pseudo.valid[i].cpu().numpy()] = 255
     return [
         [
             Tile(f'strong view {view.number + 1}', show(strong, i)),
             Tile('its partner', show(strong, int(view.mix.partners[i]))),
-            Tile('the two mixed', mixed),
-            Tile('their pseudo-label, before anything was learned', overlay(mixed, label, table)),
+            Tile(title, mixed),
+            Tile('its pseudo-label, before anything was learned', overlay(mixed, label, table)),
         ]
     ]
 

@@ -43,7 +43,11 @@ _PARTS = ('refiners', 'losses', 'heads')
 
 def ignore_library_warnings() -> None:
     """Leave out Python warnings that configs of mmseg and this package give always."""
-    for text in ('``build_loss`` would be deprecated', 'The draw is False'):
+    for text in (
+        '``build_loss`` would be deprecated',
+        'The draw is False',
+        'For binary segmentation, we suggest',  # a sigmoid output, which SemiSegmentor refuses
+    ):
         warnings.filterwarnings('ignore', message=text, category=UserWarning)
 
 

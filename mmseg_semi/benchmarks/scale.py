@@ -5,7 +5,8 @@ once when nothing is known of the files, and once when the records of the first 
 Prints the seconds from the start of the process to the end of its first iteration, those of CPU
 time (a machine that is shared takes longer), and the peak memory of the process. The same is done
 with a hundred images, which shows what program and model take by themselves. Then a list file that
-names very many images is read; its seconds are CPU time.
+names very many images is read; its seconds are CPU time. With ``--check``, `mmseg-semi check` looks
+at the files in place of the training, with no steps; all images are then different ones.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--labeled', type=int, default=50_000, help='labeled images')
     parser.add_argument('--val', type=int, default=500, help='validation images')
     parser.add_argument('--lines', type=int, default=1_000_000, help='lines of the list file')
+    parser.add_argument('--check', action='store_true', help='measure mmseg-semi check')
     parser.add_argument('--workers', type=int, default=2, help='data workers')
     parser.add_argument(
         '--folder', help='where the files are made for a while (default: the temporary folder)'
@@ -66,14 +68,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def make_files(folder: Path, number: int, seed: int, mask: bool = False) -> None:
-    """Make images, or masks of two classes, of 64 x 64 in nested folders."""
+def make_files(
+    folder: Path, number: int, seed: int, mask: bool = False, links: int = _LINKS
+) -> None:
+    """Make images, or masks of two classes, of 64 x 64 in nested folders.
+
+    Args:
+        folder: Where.
+        number: How many.
+        seed: Of what they show.
+        mask: Whether they are masks.
+        links: How many in a row are links to one file.
+    """
     rng, source = np.random.default_rng(seed), ''
     for i in range(number):
         path = folder / f'{i // _FOLDER_SIZE:04d}' / f'image_{i:07d}.png'
         if i % _FOLDER_SIZE == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-        if i % _LINKS == 0:
+        if i % links == 0:
             small = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
             pixels = cv2.resize(small, (64, 64))
             cv2.imwrite(str(path), (pixels[..., 0] > 127).astype(np.uint8) if mask else pixels)
@@ -84,10 +96,30 @@ def make_files(folder: Path, number: int, seed: int, mask: bool = False) -> None
 
 def make_data(root: Path, args: argparse.Namespace) -> None:
     """Make the folders of a data set of one's own."""
+    links = 1 if args.check else _LINKS
     for seed, (part, number) in enumerate((('labeled', args.labeled), ('val', args.val))):
-        make_files(root / 'images' / part, number, seed)
-        make_files(root / 'annotations' / part, number, seed + 10, mask=True)
-    make_files(root / 'images' / 'unlabeled', args.unlabeled, 20)
+        make_files(root / 'images' / part, number, seed, links=links)
+        make_files(root / 'annotations' / part, number, seed + 10, mask=True, links=links)
+    make_files(root / 'images' / 'unlabeled', args.unlabeled, 20, links=links)
+
+
+def run_check(config: Path, work: Path, cache: Path) -> str:
+    """Check in a process of its own; say how long it took and its peak memory."""
+    command = [sys.executable, '-m', 'mmseg_semi', 'check', str(config), '--no-steps']
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [*command, '--out', str(work)],
+        env={**os.environ, 'XDG_CACHE_HOME': str(cache)},
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit('the check has found errors: ' + (work / 'check.json').read_text()[:2000])
+    return (
+        f'{time.monotonic() - start:.0f} s ({used.ru_utime + used.ru_stime:.0f} s of CPU), '
+        f'{used.ru_maxrss / 2**10:.0f} MiB at most'
+    )
 
 
 def start_training(config: Path, work: Path, cache: Path) -> str:
@@ -176,8 +208,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             base = str(REPO / 'configs' / 'unimatch' / 'unimatch_unet_custom.py')
             config = root / 'config.py'
             config.write_text(_CONFIG.format(base=base, root=str(root), workers=args.workers))
+            measure, what = (run_check, 'check') if args.check else (start_training, 'start')
             for name in ('first', 'second'):
-                text = start_training(config, root / 'work', root / 'cache')
-                print(f'  {name} start: {text}', flush=True)
-            if numbers is args and args.lines:
+                text = measure(config, root / 'work', root / 'cache')
+                print(f'  {name} {what}: {text}', flush=True)
+            if numbers is args and args.lines and not args.check:
                 print(f'list file of {args.lines} lines: {read_long_list(root, args.lines)}')

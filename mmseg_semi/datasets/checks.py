@@ -74,12 +74,17 @@ def check_overlap(
         labeled ones. Notes: unlabeled images that look like labeled ones.
     """
     out = Findings()
-    held = local_paths(heldout, 'img_path')
-    _check_labeled(out, labeled, heldout, Looks(held))
+    images, held = local_paths([labeled], 'img_path'), local_paths(heldout, 'img_path')
+    labeled_looks, held_looks = Looks(images), Looks(held)
+    copies = find_copies(images, held)
+    _add_overlap(out, 'labeled', images, copies, 'images')
+    alike = find_similar(labeled_looks, held_looks)
+    alike = {path: other for path, other in alike.items() if path not in copies}
+    alike.update(_check_masks(out, labeled, heldout, bool(copies)))
+    out.warnings += _alike(33, 'labeled', alike, 'validation or test')
     if unlabeled is None:
         return out
     paths, known = local_paths([unlabeled], 'img_path'), {*held}
-    images = local_paths([labeled], 'img_path')
     found = find_copies(paths, [*held, *images])
     leaked = {path: other for path, other in found.items() if other in known}
     _add_overlap(out, 'unlabeled', paths, leaked, 'images')
@@ -93,26 +98,33 @@ def check_overlap(
         out.warnings.append(Finding(35, text, remedy, twice))
     if looks:
         ours = Looks([path for path in paths if path not in found])
-        alike = find_similar(ours, Looks(held))
+        alike = find_similar(ours, held_looks)
         out.warnings += _alike(34, 'unlabeled', alike, 'validation or test')
-        out.notes += _alike(36, 'unlabeled', find_similar(ours, Looks(images)), 'labeled')
+        out.notes += _alike(36, 'unlabeled', find_similar(ours, labeled_looks), 'labeled')
     return out
 
 
-def _check_labeled(out: Findings, labeled: Any, heldout: Sequence[Any], held: Looks) -> None:
-    images, masks = local_paths([labeled], 'img_path'), local_paths([labeled], 'seg_map_path')
-    held_images = local_paths(heldout, 'img_path')
-    copies = find_copies(images, held_images)
-    _add_overlap(out, 'labeled', images, copies, 'images')
-    mask_copies = find_copies(masks, local_paths(heldout, 'seg_map_path'))
-    same = {a: b for a, b in mask_copies.items() if os.path.samefile(a, b)}
+def _check_masks(
+    out: Findings, labeled: Any, heldout: Sequence[Any], images: bool
+) -> dict[str, str]:
+    """Name labeled masks that are validation or test ones.
+
+    Args:
+        out: Gets an error of masks that are the same file.
+        labeled: The labeled dataset.
+        heldout: Validation and test datasets.
+        images: Whether images are copies, so that their masks are as a matter of course.
+
+    Returns:
+        Masks with several values that are copies, and of what.
+    """
+    masks = local_paths([labeled], 'seg_map_path')
+    copies = find_copies(masks, local_paths(heldout, 'seg_map_path'))
+    same = {a: b for a, b in copies.items() if os.path.samefile(a, b)}
     _add_overlap(out, 'labeled', masks, same, 'masks')
-    alike = find_similar(Looks([path for path in images if path not in copies]), held)
-    if not copies:  # else their masks are copies as a matter of course
-        others = [path for path in mask_copies if path not in same]
-        records = look_at(others, read_mask, MaskRecord, 'masks')
-        alike.update((p, mask_copies[p]) for p, r in zip(others, records) if len(r.values) > 1)
-    out.warnings += _alike(33, 'labeled', alike, 'validation or test')
+    others = [path for path in copies if path not in same and not images]
+    records = look_at(others, read_mask, MaskRecord, 'masks')
+    return {p: copies[p] for p, one in zip(others, records) if len(one.values) > 1}
 
 
 def check_heldout(val: Any, test: Any) -> Findings:
@@ -214,8 +226,10 @@ def _stat(path: str) -> os.stat_result | None:
 def _equal_groups(
     ours: list[str], theirs: list[str], key: Callable[[str], Hashable]
 ) -> list[tuple[list[str], list[str]]]:
-    groups: dict[Hashable, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for i, paths in enumerate((ours, theirs) if ours else ()):
-        for path in paths:
-            groups[key(path)][i].append(path)
-    return [group for group in groups.values() if all(group)]
+    groups: dict[Hashable, tuple[list[str], list[str]]] = {}
+    for path in theirs if ours else ():
+        groups.setdefault(key(path), ([], []))[1].append(path)
+    for path in ours:
+        if group := groups.get(key(path)):
+            group[0].append(path)
+    return [group for group in groups.values() if group[0]]

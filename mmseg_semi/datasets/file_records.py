@@ -96,16 +96,16 @@ class ChannelRecord(NamedTuple):
     limits: Sequence[Any] = ()
 
 
-class ThumbnailRecord(NamedTuple):
-    """A small picture of an image.
+class LookRecord(NamedTuple):
+    """How an image looks, see ``read_look``.
 
     Attributes:
         reason: Why it cannot be read, None for a sound one.
-        pixels: 12 x 12 gray pixels of 8 bits, in hexadecimal digits.
+        hash: 64 bits in hexadecimal digits, '' for an image of nearly one color.
     """
 
     reason: str | None
-    pixels: str = ''
+    hash: str = ''
 
 
 class ObjectRecord(NamedTuple):
@@ -120,7 +120,7 @@ class ObjectRecord(NamedTuple):
     objects: Sequence[Any] = ()
 
 
-Record = TypeVar('Record', ImageRecord, MaskRecord, ThumbnailRecord, ChannelRecord, ObjectRecord)
+Record = TypeVar('Record', ImageRecord, MaskRecord, LookRecord, ChannelRecord, ObjectRecord)
 
 
 _SOUND = ImageRecord(None)
@@ -247,15 +247,16 @@ def look_at(
 
 def _read_all(paths: list[str], read: Callable[[str], Record], what: str) -> list[Record]:
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    said, found = time.monotonic(), []
+    said = begun = time.monotonic()
+    found: list[Record] = []
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
         for records in pool.map(lambda chunk: [read(path) for path in chunk], chunks):
             found += records
             if time.monotonic() - said > _SAY_AFTER:
                 said = time.monotonic()
-                print_log(
-                    f'Looking at files: {len(found)} of {len(paths)} {what}', logger='current'
-                )
+                left = (said - begun) * (len(paths) / len(found) - 1)
+                text = f'Looking at files: {len(found)} of {len(paths)} {what}, {left:.0f} s left'
+                print_log(text, logger='current')
     return found
 
 

@@ -102,6 +102,10 @@ class Findings:
         self.warnings += more.warnings
         self.notes += more.notes
 
+    def as_warnings(self) -> Findings:
+        """The same without errors, which become warnings."""
+        return Findings(warnings=self.errors + self.warnings, notes=self.notes)
+
     def numbered(self) -> Iterator[tuple[str, str, Finding]]:
         """Severity, number (E20, W26, N43) and finding, the worst first, each text once."""
         for severity, found in zip(SEVERITIES, (self.errors, self.warnings, self.notes)):

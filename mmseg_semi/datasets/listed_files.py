@@ -240,7 +240,12 @@ def masks_of_unlabeled(labeled: Any, unlabeled: Any) -> list[Finding]:
         prefix = getattr(leaf, 'data_prefix', {})
         images, masks = (prefix.get(name) for name in ('img_path', 'seg_map_path'))
         suffix = getattr(leaf, 'seg_map_suffix', None)
-        if not images or not masks or not suffix or not is_local(leaf.backend_args):
+        if (
+            not images
+            or not masks
+            or not suffix
+            or not is_local(getattr(leaf, 'backend_args', None))
+        ):
             continue
         for other in leaf_datasets(unlabeled):
             folder = other.data_prefix.get('img_path') or '.'

@@ -53,8 +53,7 @@ def check_mixed(parts: Sequence[Part]) -> Findings:
                 _rarer(bits),
             )
         )
-    for part in parts:
-        out.warnings += _widely_different(part)
+    out.warnings += _widely_different(parts)
     turned = _groups(parts, _orientation)
     if len(turned) > 1:
         text = f'there are portrait and landscape images: {_summary(turned)}.'
@@ -97,25 +96,32 @@ def _summary(groups: dict[Any, list[str]]) -> str:
     return f'{len(most)} {first}, {", ".join(rest)}'
 
 
-def _widely_different(part: Part) -> list[Finding]:
-    """Of a part, one in a hundred of the smallest and of the largest images left out."""
-    sides = [
-        (max(one.width, one.height), path) for one, paths in part.images.items() for path in paths
-    ]
-    sides.sort()
-    cut = len(sides) // 100
-    kept = sides[cut : len(sides) - cut]
-    if not kept or kept[-1][0] < WIDE * kept[0][0]:
+def _widely_different(parts: Sequence[Part]) -> list[Finding]:
+    """Of each part, one in a hundred of the smallest and of the largest images left out."""
+    texts, far = [], []
+    for part in parts:
+        sides = sorted(
+            (max(one.width, one.height), path)
+            for one, paths in part.images.items()
+            for path in paths
+        )
+        cut = len(sides) // 100
+        kept = sides[cut : len(sides) - cut]
+        if kept and kept[-1][0] >= WIDE * kept[0][0]:
+            middle = kept[len(kept) // 2][0]
+            texts.append(
+                f'{kept[0][0]} to {kept[-1][0]} in {part.key}, half of them up to {middle}'
+            )
+            far += [path for side, path in sides if not middle / 2 < side < middle * 2]
+    if not far:
         return []
-    middle = kept[len(kept) // 2][0]
-    far = [path for side, path in sides if not middle / 2 < side < middle * 2]
     return [
         Finding(
             42,
-            f'{part.key}: the longer sides of the images are {kept[0][0]} to {kept[-1][0]} pixels, '
-            f'half of them up to {middle}: {name_some(far)} are far from that.',
+            f'the longer sides of the images are {"; ".join(texts)}: {name_some(far)} are far from '
+            'that.',
             'Bring objects to similar sizes before, or resize to one scale '
-            '(geometry.resize.scale with keep_ratio=True).',
+            '(train_dataloader.dataset.geometry.resize.scale with keep_ratio=True).',
             far,
         )
     ]

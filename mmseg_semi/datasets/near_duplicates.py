@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from .file_records import ThumbnailRecord, look_at
+from .file_records import LookRecord, look_at
 from .gray_images import open_channels_gray
 from .image_files import open_gray
 
@@ -23,18 +23,32 @@ SIDE = 12
 MOST_BITS = 7
 _LEAST_CORRELATION, _MOST_LEVELS, _LEAST_CONTRAST = 0.98, 6.0, 3.0
 _PARTS, _BITS = 4, 16  # of a hash
-_PAIRS = 1 << 21  # compared at once
+_PAIRS = 1 << 20  # whose hashes are compared at once
+_TRIED = 4  # of an image's pairs among those, whose pixels are compared
 _FREQUENCIES = sorted(range(SIDE * SIDE), key=lambda i: (i // SIDE + i % SIDE, i // SIDE))[1:65]
+_COSINES = cv2.dct(np.eye(SIDE, dtype=np.float32), flags=cv2.DCT_ROWS).T
+_BASIS = np.kron(_COSINES, _COSINES)[_FREQUENCIES]
 
 
-def read_thumbnail(path: str) -> ThumbnailRecord:
-    """Shrink an image to 12 x 12 gray pixels."""
+def thumbnail(path: str) -> np.ndarray:
+    """Shrink an image to gray pixels, uint8 (144,).
+
+    Raises:
+        Exception: Whatever its decoder raises.
+    """
+    small = _gray(path)
+    return cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
+
+
+def read_look(path: str) -> LookRecord:
+    """Compute the perceptual hash of an image."""
     try:
-        small = _gray(path)
-        small = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        pixels = thumbnail(path)
     except Exception as error:  # unreadable images are named elsewhere
-        return ThumbnailRecord(type(error).__name__)
-    return ThumbnailRecord(None, small.tobytes().hex())
+        return LookRecord(type(error).__name__)
+    if pixels.std(dtype=np.float32) < _LEAST_CONTRAST:
+        return LookRecord(None)
+    return LookRecord(None, np.packbits(_BASIS @ pixels.astype(np.float32) > 0).tobytes().hex())
 
 
 def _gray(path: str) -> np.ndarray:
@@ -52,35 +66,29 @@ class Looks:
 
     Attributes:
         paths: The others.
-        pixels: uint8 (N, 144), 12 x 12 gray pixels of each.
         parts: uint16 (N, 4), the perceptual hash of each.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
         paths = list(dict.fromkeys(paths))
-        records = look_at(paths, read_thumbnail, ThumbnailRecord, 'images, for copies among them')
-        sound = [i for i, one in enumerate(records) if not one.reason]
-        data = bytearray().join(bytes.fromhex(records[i].pixels) for i in sound)
-        del records
-        pixels = np.frombuffer(data, np.uint8).reshape(-1, SIDE * SIDE)
-        varied = pixels.std(axis=1, dtype=np.float32) >= _LEAST_CONTRAST
-        self.paths = [paths[i] for i, one in zip(sound, varied) if one]
-        self.pixels = pixels[varied]
-        self.parts = _hashes(self.pixels)
+        records = look_at(paths, read_look, LookRecord, 'images, for copies among them')
+        known = [(path, one.hash) for path, one in zip(paths, records) if one.hash]
+        self.paths = [path for path, _ in known]
+        data = bytes.fromhex(''.join(text for _, text in known))
+        self.parts = np.frombuffer(data, np.uint16).reshape(-1, _PARTS)
+        self._vectors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def pixels(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """The gray pixels of an image, float32 (144,), and those less their mean, of length 1.
 
-
-def _hashes(pixels: np.ndarray) -> np.ndarray:
-    """Perceptual hashes uint16 (N, 4) of gray pixels (N, 144)."""
-    one = cv2.dct(np.eye(SIDE, dtype=np.float32), flags=cv2.DCT_ROWS).T
-    basis = np.kron(one, one)[_FREQUENCIES]
-    bits = np.empty((len(pixels), _PARTS * _BITS), bool)
-    for start in range(0, len(pixels), 1 << 14):
-        block = pixels[start : start + (1 << 14)].astype(np.float32)
-        bits[start : start + (1 << 14)] = block @ basis.T > 0
-    return np.packbits(bits, axis=1).view(np.uint16)
+        Raises:
+            Exception: Whatever its decoder raises, when it has been changed since.
+        """
+        if i not in self._vectors:
+            pixels = thumbnail(self.paths[i]).astype(np.float32)
+            vector = pixels - pixels.mean()
+            self._vectors[i] = pixels, vector / np.linalg.norm(vector)
+        return self._vectors[i]
 
 
 def find_similar(ours: Looks, theirs: Looks) -> dict[str, str]:
@@ -94,43 +102,61 @@ def find_similar(ours: Looks, theirs: Looks) -> dict[str, str]:
         theirs: Images to compare with; the same paths are no pairs.
 
     Returns:
-        ``{path: that of theirs which it looks like most}``.
+        ``{path: one of theirs that it looks like}``.
     """
-    best: dict[int, tuple[float, int]] = {}
-    for mine, other in _candidates(ours.parts, theirs.parts):
-        a, b = (_unit_vectors(x.pixels[i]) for x, i in ((ours, mine), (theirs, other)))
-        correlation = np.einsum('nc,nc->n', a, b)
-        levels = np.abs(ours.pixels[mine].astype(np.int16) - theirs.pixels[other]).mean(axis=1)
-        for i in np.flatnonzero((correlation >= _LEAST_CORRELATION) & (levels <= _MOST_LEVELS)):
-            pair = (float(correlation[i]), -int(other[i]))
-            if ours.paths[mine[i]] != theirs.paths[other[i]]:
-                best[int(mine[i])] = max(best.get(int(mine[i]), pair), pair)
-    return {ours.paths[mine]: theirs.paths[-other] for mine, (_, other) in best.items()}
+    found: dict[str, str] = {}
+    wanted = np.ones(len(ours.paths), bool)
+    for mine, other, bits in _candidates(ours.parts, theirs.parts, wanted):
+        order = np.lexsort((bits, mine))
+        mine, other = mine[order], other[order]
+        first = np.searchsorted(mine, mine)  # place of the first pair of the same image
+        near = np.arange(len(mine)) - first < _TRIED
+        for i, j in zip(mine[near].tolist(), other[near].tolist()):
+            if wanted[i] and _alike(ours, i, theirs, j):
+                found[ours.paths[i]], wanted[i] = theirs.paths[j], False
+    return found
 
 
-def _candidates(ours: np.ndarray, theirs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Indices of pairs whose hashes differ in few bits; a pair may come several times."""
+def _alike(ours: Looks, i: int, theirs: Looks, j: int) -> bool:
+    if ours.paths[i] == theirs.paths[j]:
+        return False
+    (one, vector), (two, other) = ours.pixels(i), theirs.pixels(j)
+    close = float(np.abs(one - two).mean()) <= _MOST_LEVELS
+    return close and float(vector @ other) >= _LEAST_CORRELATION
+
+
+def _candidates(
+    ours: np.ndarray, theirs: np.ndarray, wanted: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs whose hashes differ in few bits: both indices, and in how many.
+
+    A pair may come several times.
+
+    Args:
+        ours: uint16 (N, 4).
+        theirs: uint16 (M, 4).
+        wanted: bool (N,), which of ours are to be paired still; may change on the way.
+    """
     changes = np.array([0, *(1 << bit for bit in range(_BITS))], np.uint16)
     for part in range(_PARTS if len(ours) and len(theirs) else 0):
         order = np.argsort(theirs[:, part], kind='stable')
-        ends = np.cumsum(np.bincount(theirs[:, part], minlength=1 << _BITS))
-        starts = ends - np.bincount(theirs[:, part], minlength=1 << _BITS)
+        lengths = np.bincount(theirs[:, part], minlength=1 << _BITS)
+        starts = np.cumsum(lengths) - lengths
         for change in changes:
-            wanted = ours[:, part] ^ change
-            for mine, place in _expanded(starts[wanted], ends[wanted]):
+            key = ours[:, part] ^ change
+            for mine, place in _expanded(starts[key], np.where(wanted, lengths[key], 0)):
                 other = order[place]
-                bits = _ones(ours[mine] ^ theirs[other])
+                bits = _TABLE[ours[mine] ^ theirs[other]].sum(axis=1, dtype=np.int64)
                 near = bits <= MOST_BITS
                 if near.any():
-                    yield mine[near], other[near]
+                    yield mine[near], other[near], bits[near]
 
 
-def _expanded(starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each index as often as its range from ``starts`` to ``ends`` is long, and the range's places.
+def _expanded(starts: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each index as often as its range is long, and the places of the range.
 
     In blocks, so that many images that are alike take no memory.
     """
-    lengths = ends - starts
     some = np.flatnonzero(lengths)
     total = np.cumsum(lengths[some])
     begin = 0
@@ -144,15 +170,5 @@ def _expanded(starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray
         begin = end
 
 
-def _ones(words: np.ndarray) -> np.ndarray:
-    """Number of bits that are set in uint16 (N, 4), int (N,)."""
-    return _TABLE[words].sum(axis=1, dtype=np.int64)
-
-
 _TABLE = np.unpackbits(np.arange(1 << _BITS, dtype=np.uint16).view(np.uint8)).reshape(-1, _BITS)
 _TABLE = _TABLE.sum(axis=1, dtype=np.uint8)
-
-
-def _unit_vectors(pixels: np.ndarray) -> np.ndarray:
-    vectors = pixels - pixels.mean(axis=1, keepdims=True, dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmseg_semi.errors import name_some
 
-from .dataset_tree import leaf_datasets, pipeline_transforms, resized
+from .dataset_tree import data_infos, leaf_datasets, pipeline_transforms, resized
 from .file_records import ObjectRecord, look_at
 from .findings import Finding
 from .mask_checks import coding_of
@@ -59,34 +59,40 @@ def check_objects(part: Part, stride: float | None) -> Iterator[Finding]:
             it is not known.
     """
     sizes, specks = _sizes(part)
+    noisy: dict[int, str] = {}
+    small: dict[int, str] = {}
+    factor = _factor(part)
     for number, name in enumerate(part.classes):
         counts = sizes[number]
         objects = sum(counts.values())
         if objects < LEAST:
             continue
-        small = sum(n for size, n in counts.items() if size * size < SPECK + 0.5)
-        if 2 * small > objects:
-            files = specks[number]
-            yield Finding(
-                48,
-                f'{part.key}: {small} of {objects} connected parts of {name} have {SPECK} pixels '
-                f'at most: {name_some(files)}.',
-                'Look whether the masks are noisy (made from JPEG, resized with interpolation), '
-                'and draw them anew or filter them.',
-                files,
-            )
+        tiny = sum(n for size, n in counts.items() if size * size < SPECK + 0.5)
+        if 2 * tiny > objects:
+            noisy[number] = f'{tiny} of {objects} of {name}'
             continue
-        middle = part.object_sizes[number] = _median(counts) * _factor(part)
+        middle = part.object_sizes[number] = _median(counts) * factor
         if stride and middle < stride:
-            yield Finding(
-                47,
-                f'{part.key}: half of the {objects} objects of {name} are smaller than {middle:.1f}'
-                f' x {middle:.1f} pixels when they are cropped, and a pixel of the network is '
-                f'{stride:g} x {stride:g}.',
-                'Enlarge the images (geometry.resize.scale), or lower the stride (backbone.strides '
-                'and dilations).',
-                part.masks.masks_with[number],
-            )
+            small[number] = f'{middle:.1f} x {middle:.1f} of the {objects} of {name}'
+    if noisy:
+        files = sorted({path for number in noisy for path in specks[number]})
+        yield Finding(
+            48,
+            f'{part.key}: most connected parts have {SPECK} pixels at most: '
+            f'{", ".join(noisy.values())}, as in {name_some(files)}.',
+            'Look whether the masks are noisy (made from JPEG, resized with interpolation), and '
+            'draw them anew or filter them.',
+            files,
+        )
+    if small:
+        yield Finding(
+            47,
+            f'{part.key}: half of the objects are smaller, when they are cropped, than a pixel of '
+            f'the network, which is {stride:g} x {stride:g}: {", ".join(small.values())}.',
+            'Enlarge the images (train_dataloader.dataset.geometry.resize.scale), or lower the '
+            'stride (strides and dilations of the backbone).',
+            sorted({path for number in small for path in part.masks.masks_with[number]}),
+        )
 
 
 def _sizes(part: Part) -> tuple[dict[int, Counter[float]], dict[int, list[str]]]:
@@ -115,8 +121,8 @@ def _sizes(part: Part) -> tuple[dict[int, Counter[float]], dict[int, list[str]]]
 
 
 def _mask_paths(leaf: Any) -> list[str]:
-    infos = (leaf.get_data_info(i) for i in range(len(leaf)))
-    return list(dict.fromkeys(one['seg_map_path'] for one in infos if one.get('seg_map_path')))
+    paths = (one.get('seg_map_path') for one in data_infos(leaf))
+    return list(dict.fromkeys(path for path in paths if path))
 
 
 def _median(counts: Counter[float]) -> float:

@@ -15,6 +15,7 @@ from .part_checks import Part
 
 #: A crop shows too little of an image that has so many times its pixels.
 LARGE = 50
+_GEOMETRY = 'train_dataloader.dataset.geometry'
 RARE, NEARLY_ALL, MUCH_UNKNOWN, FAR_APART = 0.001, 0.95, 0.5, 0.4
 
 
@@ -83,8 +84,7 @@ def _uneven(train: Part) -> Iterator[Finding]:
                 26,
                 f'{train.key}: {name} has {100 * part:.3f} % of the pixels, in {len(with_it)} of '
                 f'{train.masks.masks} masks.',
-                'Label more of it, or weigh it with decode_head.loss_decode.class_weight='
-                f'{_weights(train)}.',
+                f'Label more of it, or weigh it with {_weights(train)}.',
                 with_it,
             )
         if NEARLY_ALL < part < 1:
@@ -96,10 +96,12 @@ def _uneven(train: Part) -> Iterator[Finding]:
             )
 
 
-def _weights(train: Part) -> list[float]:
+def _weights(train: Part) -> str:
     """Weights of the classes for the loss: one by the root of the share, 10 at most."""
     found = [share(train, number) for number in range(len(train.classes))]
-    return [round(min(10.0, (max(found) / one) ** 0.5), 1) if one else 1.0 for one in found]
+    weights = [round(min(10.0, (max(found) / one) ** 0.5), 1) if one else 1.0 for one in found]
+    model = 'model.segmentor' if train.key.endswith('.labeled') else 'model'
+    return f'{model}.decode_head.loss_decode.class_weight={weights}'
 
 
 def _against_crop(one: Part) -> Iterator[Finding]:
@@ -119,7 +121,7 @@ def _against_crop(one: Part) -> Iterator[Finding]:
             45,
             f'{one.key}: {len(small)} of {images} images are smaller than the crop of {crop[0]} x '
             f'{crop[1]} (height x width) when they are cropped, and are padded.',
-            'Give a smaller geometry.crop.crop_size, or a larger geometry.resize.scale.',
+            f'Give a smaller {_GEOMETRY}.crop.crop_size, or a larger {_GEOMETRY}.resize.scale.',
             small,
         )
     if 2 * len(large) > images:
@@ -127,7 +129,7 @@ def _against_crop(one: Part) -> Iterator[Finding]:
             39,
             f'{one.key}: the crop of {crop[0]} x {crop[1]} (height x width) shows less than 1/'
             f'{LARGE} of {len(large)} of {images} images.',
-            'Give a smaller geometry.resize.scale, or a larger geometry.crop.crop_size.',
+            f'Give a smaller {_GEOMETRY}.resize.scale, or a larger {_GEOMETRY}.crop.crop_size.',
             large,
         )
 

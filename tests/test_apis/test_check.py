@@ -92,6 +92,13 @@ def test_findings_have_number_files_and_what_to_do(root, capsys):
         assert one['what_to_do']
 
 
+def test_a_training_that_goes_on_with_overlaps_has_warnings(root, capsys):
+    shutil.copy(root / 'images/val/v0.jpg', root / 'images/unlabeled/copy.jpg')
+    hook = "custom_hooks = [dict(type='DataCheckHook', on_overlap='warn')]"
+    code, found, _ = run(root, capsys, extra=hook)
+    assert code == 0 and [one['number'] for one in found['findings']] == ['W32']
+
+
 def test_the_model_and_the_sampler_are_looked_at(root, capsys):
     head = 'model.segmentor.decode_head.num_classes=4'
     code, found, _ = run(root, capsys, '--cfg-options', head)

@@ -130,7 +130,7 @@ def test_images_and_the_batch_are_shown(page):
     assert batch[:4] == ['labeled image', 'its label'] * 2
     assert batch[4:7] == ['unlabeled image, weak', 'strong view 1', 'strong view 2']
     mixed = ['strong view 1', 'its partner', 'the two mixed']
-    assert [*mixed, 'their pseudo-label, before anything was learned'] == batch[10:14]
+    assert [*mixed, 'its pseudo-label, before anything was learned'] == batch[10:14]
 
 
 def test_masks_have_the_palette(folder):
@@ -165,6 +165,27 @@ def test_the_pictures_of_a_batch_are_what_the_network_gets(folder, monkeypatch):
     mask = view.mix.mask[0].numpy()[..., None]
     assert np.array_equal(mixed, np.where(mask, rows[4][1].image, rows[4][0].image))
     assert mask.any() and not mask.all()
+
+
+@pytest.mark.parametrize('wanted', [2, 8])
+def test_the_stride_of_the_logits(wanted):
+    unet = dict(type='UNet', in_channels=4, base_channels=4, strides=(2, 1, 1, 1, 1))
+    resnet = dict(type='ResNetV1c', depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+    norm, deep = dict(type='BN'), wanted == 8
+    head = dict(
+        type='FCNHead',
+        in_channels=512 if deep else 4,
+        in_index=-1,
+        channels=4,
+        num_classes=2,
+        norm_cfg=norm,
+    )
+    backbone = dict(resnet if deep else unet, norm_cfg=norm)
+    with check.DefaultScope.overwrite_default_scope('mmseg'):
+        model = check.MODELS.build(dict(type='EncoderDecoder', backbone=backbone, decode_head=head))
+    assert first_steps.output_stride(model) == wanted and model.training
+    model.decode_head.forward = lambda maps: 1 / 0
+    assert first_steps.output_stride(model) is None
 
 
 def test_a_plain_config_shows_its_labeled_images(folder, tmp_path):

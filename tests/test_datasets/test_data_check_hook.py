@@ -335,3 +335,17 @@ def test_the_tools_refuse_a_checkpoint_of_other_classes(tool, server, unimatch_r
     output = server.run(*command, *options, code=1).output
     assert 'error: the classes of the checkpoint are not those of' in output
     assert "class 1 is 'zero' in the first and 'one' in the second" in output
+
+
+def test_a_start_warns_of_what_may_not_be_meant(runner, scenes, warnings_logged):
+    import cv2
+
+    path = str(scenes.root / 'images/l1.png')
+    cv2.imwrite(path, cv2.imread(path, cv2.IMREAD_GRAYSCALE))
+    check(runner)
+    (text,) = [one for one in warnings_logged if 'different channels' in one]
+    assert f'1 gray ({path})' in text
+    assert sum('has 5 images, fewer than' in one for one in warnings_logged) == 0
+    runner.train_dataloader.sampler.set_batch_size(12)
+    check(runner)
+    assert sum('labeled has 5 images, fewer than the 6' in one for one in warnings_logged) == 1

@@ -135,7 +135,7 @@ def test_progress_is_told(masks, monkeypatch):
     monkeypatch.setattr(module, '_SAY_AFTER', -1.0)
     monkeypatch.setattr(module, 'print_log', lambda text, **_: texts.append(text))
     looked(masks)
-    assert texts == ['Looking at files: 3 of 3 masks']
+    assert texts == ['Looking at files: 3 of 3 masks, 0 s left']
     looked(masks)
     assert len(texts) == 1
 

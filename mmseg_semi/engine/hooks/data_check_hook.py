@@ -37,11 +37,12 @@ class DataCheckHook(Hook):
     Before training: the loop fits the sampler; the classes of training and validation data are the
     same, and as many as those of the model's heads; all images can be read and all masks fit them
     and the classes (see ``check_parts``; the main rank looks, all ranks stop); no validation or
-    test image is among the labeled or unlabeled ones (see ``check_overlap``). Then one line says
-    what is trained on. Before validation and test, ``CheckAnnotations`` in their pipelines is told
-    the number of classes; before a test its files are looked at. A checkpoint that does not fit the
-    network, or has other classes, is refused. Plain supervised training has fewer things to check
-    and works with this hook too.
+    test image is among the labeled or unlabeled ones (see ``check_overlap``). What may not be meant
+    (see ``advice`` and ``check_mixed``) is a warning. Then one line says what is trained on. Before
+    validation and test, ``CheckAnnotations`` in their pipelines is told the number of classes;
+    before a test its files are looked at. A checkpoint that does not fit the network, or has other
+    classes, is refused. Plain supervised training has fewer things to check and works with this
+    hook too.
 
     Args:
         on_overlap: What validation or test images among those that are trained on are: ``'raise'``
@@ -110,7 +111,7 @@ class DataCheckHook(Hook):
         _report(Findings(warnings=[*advice(looked, batch), *check_mixed(looked).warnings]))
         found = check_parts_overlap(parts, [one for one in heldout.values() if one])
         if self.on_overlap == 'warn':
-            found = Findings(warnings=found.errors + found.warnings)
+            found = found.as_warnings()
         _report(found)
 
     def before_val(self, runner: Any) -> None:
