@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from mmseg.registry import DATASETS
 
 from mmseg_semi.errors import name_some
-from mmseg_semi.files import check_paths, check_split_file, is_local
+from mmseg_semi.files import check_paths, check_split_file, is_local, read_list
 
 from .dataset_tree import data_infos, leaf_datasets, pipeline_transforms
 from .findings import Finding
@@ -75,6 +76,26 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
     if len(dataset) == 0:
         remedy = 'Check data_root, data_prefix, ann_file, img_suffix and indices.'
         raise ValueError(Finding(5, f'{key}: the dataset has no sample.', remedy))
+
+
+def named_twice(dataset: Any, key: str) -> list[Finding]:
+    """Say which names stand in a list file more than once.
+
+    Args:
+        dataset: A built dataset, wrapped or not.
+        key: Its config key, for messages.
+    """
+    found = []
+    for leaf in leaf_datasets(dataset):
+        path = getattr(leaf, 'ann_file', '')
+        if not path or not os.path.isfile(path):
+            continue
+        lines = Counter(line for _, line in read_list(path, key))
+        twice = [name for name, count in lines.items() if count > 1]
+        if twice:
+            text = f'{key}: {path} names {len(twice)} images more than once: {name_some(twice)}.'
+            found.append(Finding(18, text, 'Take the lines out; each image is taken once.', [path]))
+    return found
 
 
 def _twins(paths: list[str]) -> str:

@@ -177,6 +177,20 @@ def a_mask_without_image(root):
     return write(root / 'annotations/labeled/lone.png', read(mask(root)))
 
 
+@fault('W18')
+def a_name_twice(root):
+    path = root / 'labeled.txt'
+    path.write_text('l0\nl1\nl2\nl3\nl1\n')
+    return {f'{LABELED}.ann_file': 'labeled.txt'}, [path]
+
+
+@fault('W18')
+def an_unlabeled_name_twice(root):
+    path = root / 'unlabeled.txt'
+    path.write_text('u0\r\nu1\r\nu0\r\nu2\r\nu3\r\n')
+    return {'train_dataloader.dataset.unlabeled.ann_file': 'unlabeled.txt'}, [path]
+
+
 # ------------------------------------------------------------------------------------ files
 @fault('E10')
 def an_image_is_cut(root):
@@ -398,6 +412,11 @@ def an_unlabeled_image_is_labeled(root):
 @fault('N36')
 def an_unlabeled_image_looks_like_a_labeled_one(root):
     return resaved(image(root), root / 'images/unlabeled/again.jpg')
+
+
+@fault('N38')
+def a_labeled_image_twice(root):
+    return with_mask(resaved(image(root), root / 'images/labeled/l0again.jpg'))
 
 
 @fault('W37')
