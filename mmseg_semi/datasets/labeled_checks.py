@@ -74,8 +74,9 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
                 )
                 raise ValueError(Finding(kind, text, remedy, lacking))
     if len(dataset) == 0:
+        text = f'{key}: the dataset has no sample.'
         remedy = 'Check data_root, data_prefix, ann_file, img_suffix and indices.'
-        raise ValueError(Finding(5, f'{key}: the dataset has no sample.', remedy))
+        raise ValueError(Finding(5, text, remedy))
 
 
 def named_twice(dataset: Any, key: str) -> list[Finding]:
