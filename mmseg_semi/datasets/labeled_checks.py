@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -100,10 +101,18 @@ def named_twice(dataset: Any, key: str) -> list[Finding]:
 
 
 def _twins(paths: list[str]) -> str:
-    """Files that differ from the first few of those that are not there in the suffix alone."""
-    stems = [os.path.splitext(path)[0] for path in paths[:5]]
+    """Files that differ from the first of those that are not there in suffix or an end alone."""
     suffixes = [*IMG_SUFFIXES, *(suffix.upper() for suffix in IMG_SUFFIXES)]
-    found = [stem + suffix for stem in stems for suffix in suffixes if _is_file(stem + suffix)]
+    found, listed = [], dict[str, list[str]]()
+    for path in paths[:5]:
+        folder, name = os.path.split(os.path.splitext(path)[0])
+        twins = [name + suffix for suffix in suffixes if _is_file(f'{folder}/{name}{suffix}')]
+        if not twins and os.path.isdir(folder):
+            names = listed.setdefault(folder, os.listdir(folder))
+            # l1_mask.png for l1.png, and not l10.png
+            longer = re.compile(rf'{re.escape(name)}(_|\W)')
+            twins = sorted(filter(longer.match, names))
+        found += [os.path.join(folder, one) for one in twins]
     return f' (there is {name_some(found)})' if found else ''
 
 

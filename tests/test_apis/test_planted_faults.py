@@ -167,6 +167,12 @@ def no_mask_of_validation(root):
     return path
 
 
+@fault('E07')
+def a_mask_with_an_end(root):
+    mask(root).rename(root / 'annotations/labeled/l0_mask.png')
+    return root / 'annotations/labeled/l0.png'
+
+
 @fault('E08')
 def two_images_of_a_name(root):
     write(image(root).with_suffix('.png'), read(image(root)))
@@ -521,6 +527,12 @@ def test_a_planted_fault_is_found(root, name):
         found.setdefault(key, set()).update(one.files)
     assert found.keys() == {number} | ALSO.get(name, set())
     assert {str(path) for path in wrong} <= found[number]
+
+
+def test_a_mask_of_another_name_is_hinted_at(root):
+    path = mask(root).rename(root / 'annotations/labeled/l0_mask.png')
+    (one,) = look(root, {}).errors
+    assert f'/l0.png (there is {path}). ' in one
 
 
 def test_all_kinds_but_that_of_a_step_are_planted():
