@@ -43,6 +43,10 @@ class DataError(RuntimeError):
         super().__init__(text)
 
 
+class UnreadableImage(DataError):
+    """An image file that cannot be read, which ``on_error='skip'`` leaves out."""
+
+
 @contextmanager
 def reading(what: object, error: type[BaseException] = DataError) -> Iterator[None]:
     """Name the file that cannot be read, whatever its decoder raises.

@@ -44,6 +44,7 @@ LONG = {
     'test_configs',
     'test_detection_runs',
     'test_faults',
+    'test_image_kinds',
     'test_run_table',
     'test_semi2mmseg',
     'test_wheel',

@@ -12,16 +12,14 @@ CLASSES = ('background', 'leaf', 'disease')
 SIZE = (48, 64)
 TEXT = """_base_ = {base!r}
 data_root = {root!r}
-part = dict(data_root=data_root, metainfo=dict(classes={classes!r}))
-train_dataloader = dict(
-    batch_size=4, num_workers=0,
-    dataset=dict(
-        labeled=part, unlabeled=dict(data_root=data_root),
-        geometry=dict(resize=dict(scale=(128, 32)), crop=dict(crop_size=(32, 32)))))
-val_dataloader = dict(num_workers=0, dataset=part)
-test_dataloader = dict(num_workers=0, dataset=part)
-model = dict(segmentor=dict(backbone=dict(base_channels=4), decode_head=dict(
-    in_channels=4, channels=4, num_classes={count})))
+classes = {classes!r}
+crop_size = (32, 32)
+scale = (128, 32)
+train_dataloader = dict(batch_size=4, num_workers=0)
+val_dataloader = dict(num_workers=0)
+test_dataloader = dict(num_workers=0)
+model = dict(warmup_iters=0, segmentor=dict(backbone=dict(base_channels=4), decode_head=dict(
+    in_channels=4, channels=4)))
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 {extra}
@@ -65,8 +63,6 @@ def leaves_config(
     path: Path, root: Path, extra: str = '', base: str = 'unimatch/unimatch_unet_custom.py'
 ) -> Path:
     """Write a small child of a shipped config for own images."""
-    text = TEXT.format(
-        base=str(CONFIGS / base), root=str(root), classes=CLASSES, count=len(CLASSES), extra=extra
-    )
+    text = TEXT.format(base=str(CONFIGS / base), root=str(root), classes=CLASSES, extra=extra)
     path.write_text(text)
     return path

@@ -1,14 +1,9 @@
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/datasets/custom.py',
-    '../_base_/models/deeplabv3plus_r50.py',
-    '../_base_/schedules/sgd_20k.py',
-    '../_base_/methods/fixmatch.py',
-]
+_base_ = ['../_base_/settings/deeplabv3plus_r50_custom.py', '../_base_/methods/fixmatch.py']
 # An EMA teacher labels, which few labels ask for; teacher=None for the student, as in the paper.
 model = dict(
     _delete_=True,
     segmentor=_base_.model,
     teacher=dict(type='EMATeacher', momentum=0.996),
+    warmup_iters=2000,
     **_base_.method,
 )

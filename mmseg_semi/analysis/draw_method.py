@@ -27,7 +27,7 @@ from mmseg_semi.models.heads import AgentRankHead
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.structures import SegOutputs
 from mmseg_semi.utils.config import load_config
-from mmseg_semi.utils.drawing import colors
+from mmseg_semi.utils.drawing import as_rgb, colors
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
 
 GAP = 4
@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with torch.no_grad():
             images = model.data_preprocessor(batch, False)['inputs']
             outputs = model.run(images)
-            image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
+            image = as_rgb(item['inputs'].permute(1, 2, 0).numpy())
             truth = item['data_samples'].gt_sem_seg.data[0].numpy().astype(np.uint8)
             rows.append([image, table[truth], *drawer.draw(outputs, image, truth, table)])
     picture = stack(rows)[..., ::-1]

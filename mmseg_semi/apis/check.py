@@ -23,6 +23,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
 
+from mmseg_semi.apis.channel_check import bring_statistics
 from mmseg_semi.apis.check_page import color_table, page
 from mmseg_semi.apis.first_steps import FirstSteps, first_steps, output_stride
 from mmseg_semi.apis.runner_setup import check_data_paths, explaining_built, set_work_dir
@@ -126,6 +127,7 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     key = 'train_dataloader.dataset' + ('.labeled' if semi else '')
     parts = [] if train is None else training_parts(train, key)
     heldout = heldout_parts(cfg, found)
+    found.join(bring_statistics(cfg, parts, heldout))  # before the model, which reads them
     model = build(cfg, 'model', MODELS, found)
     labeled = {part.key: part.dataset for part in [*parts[:1], *heldout]}
     if model is not None and labeled:

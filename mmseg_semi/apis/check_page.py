@@ -121,7 +121,7 @@ def _tiles(leaf: Any, info: dict[str, Any], table: np.ndarray) -> list[Tile]:
         loads_mask = isinstance(transform, LoadAnnotations) and info.get('seg_map_path')
         if isinstance(transform, LoadImageFromFile) or loads_mask:
             results = transform.transform(results)
-    image = np.ascontiguousarray(as_rgb(results['img']))
+    image = as_rgb(results['img'])
     tiles = [Tile('image', image)]
     if 'gt_seg_map' in results:
         mask = results['gt_seg_map'].astype(np.uint8)

@@ -21,10 +21,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmseg_semi.apis.start import duration_text, memory_text
+from mmseg_semi.apis.start import memory_text
 from mmseg_semi.models.segmentors.network import decode_heads
 from mmseg_semi.structures import SemiStep, View
 from mmseg_semi.utils.drawing import as_rgb, overlay
+from mmseg_semi.utils.progress import duration
 from mmseg_semi.utils.weight_checks import without_downloads
 
 #: Steps that are made, and seconds after which no further one begins.
@@ -64,7 +65,7 @@ class FirstSteps:
     def text(self) -> str:
         """A line about the whole training."""
         return (
-            f'training: about {duration_text(self.seconds * self.iterations)} for '
+            f'training: about {duration(self.seconds * self.iterations)} for '
             f'{self.iterations} steps of {self.seconds:.2f} s, without validation; '
             f'{self.memory} of memory'
         )
@@ -255,9 +256,9 @@ def _restored(image: Tensor, preprocessor: Any) -> np.ndarray:
     swap = getattr(preprocessor, 'channel_conversion', None)
     swapped = getattr(preprocessor, '_channel_conversion', False) if swap is None else swap
     pixels = image.permute(1, 2, 0).numpy()
-    if pixels.min() > -1 and pixels.max() < 256:
+    if getattr(preprocessor, 'dtype', '') in ('', 'uint8'):
         pixels = pixels.round().clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(as_rgb(pixels, bgr=not swapped))
+    return as_rgb(pixels, bgr=not swapped)
 
 
 def plain_rows(batch: Any, table: np.ndarray) -> list[list[Tile]]:
@@ -270,7 +271,7 @@ def plain_rows(batch: Any, table: np.ndarray) -> list[list[Tile]]:
     rows = []
     pairs = zip(batch.get('inputs', ()), batch.get('data_samples', ()))
     for image, sample in list(pairs)[: 2 * _SHOWN]:
-        pixels = np.ascontiguousarray(as_rgb(image.permute(1, 2, 0).numpy()))
+        pixels = as_rgb(image.permute(1, 2, 0).numpy())
         truth = sample.gt_sem_seg.data[0].numpy().astype(np.uint8)
         label = Tile('its label', overlay(pixels, truth, table))
         rows.append([Tile('labeled image', pixels), label])

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import resource
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.hooks import CheckpointHook, Hook
@@ -24,6 +25,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmseg_semi.datasets.dataset_tree import crop_size, leaf_datasets
+from mmseg_semi.models.backbones.first_layer import average_rgb_filters
+from mmseg_semi.utils.progress import duration
 
 #: Warnings of the libraries about themselves, which no user can do anything about.
 _NOISE = (
@@ -40,7 +43,11 @@ _PARTS = ('refiners', 'losses', 'heads')
 
 def ignore_library_warnings() -> None:
     """Leave out Python warnings that configs of mmseg and this package give always."""
-    for text in ('``build_loss`` would be deprecated', 'The draw is False'):
+    for text in (
+        '``build_loss`` would be deprecated',
+        'The draw is False',
+        'For binary segmentation, we suggest',  # a sigmoid output, which SemiSegmentor refuses
+    ):
         warnings.filterwarnings('ignore', message=text, category=UserWarning)
 
 
@@ -81,6 +88,13 @@ class StartRunner(Runner):
                 handler.addFilter(self.quiet)
         return logger
 
+    def build_model(self, model: Union[nn.Module, dict[str, Any]]) -> nn.Module:
+        """Build the model, whose first layer may take weights of RGB images."""
+        built = super().build_model(model)
+        if hasattr(built, 'backbone'):  # a SemiSegmentor sees to it itself
+            average_rgb_filters(built.backbone)
+        return built
+
     def train(self) -> nn.Module:
         """Train, with a summary before the first step."""
         self.register_hook(StartHook(self.quiet), priority='LOWEST')
@@ -110,6 +124,26 @@ class StartHook(Hook):
             print_log(line, logger='current')
         self.quiet.on = False
 
+    def after_train(self, runner: Any) -> None:
+        """Log the best checkpoint, and whether it is that of a start on labels alone."""
+        best = runner.message_hub.get_info('best_ckpt')
+        if not best:
+            return
+        score = runner.message_hub.get_info('best_score')
+        print_log(f'Best on the validation images: {score:.2f}, {best}', logger='current')
+        found = re.search(r'_iter_(\d+)\.pth$', str(best))
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        start = getattr(model, 'warmup_length', 0)
+        if found and int(found[1]) <= start < runner.max_iters:
+            print_log(
+                f'That is from the first {start} steps, which trained on the labels alone: the '
+                'unlabeled images have not helped so far. Use that checkpoint, and look at '
+                '"selected" in the log and at the pictures of mmseg-semi check; a smaller '
+                'model.losses.*.loss_weight or Weighting (weighting_unimatch_*_custom.py) may help',
+                logger='current',
+                level=logging.WARNING,
+            )
+
     def before_test(self, runner: Any) -> None:
         """Say what is tested, and let everything on the console."""
         self.quiet.on = False
@@ -135,18 +169,11 @@ class StartHook(Hook):
 
 def _time_line(step: float, left: int) -> str:
     seconds = step * left
-    duration = duration_text(seconds)
     ends = time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + seconds))
     return (
-        f'Time: {step:.2f} s a step, {duration} for the {left} that are left, without validation, '
-        f'until {ends}. Memory so far: {memory_text()}'
+        f'Time: {step:.2f} s a step, {duration(seconds)} for the {left} that are left, without '
+        f'validation, until {ends}. Memory so far: {memory_text()}'
     )
-
-
-def duration_text(seconds: float) -> str:
-    """A duration in minutes, or hours where they are many."""
-    minutes = max(1, round(seconds / 60))
-    return f'{minutes} min' if minutes < 120 else f'{minutes / 60:.1f} h'
 
 
 def memory_text() -> str:

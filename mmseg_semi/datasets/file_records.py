@@ -18,7 +18,15 @@ from PIL import Image
 
 from mmseg_semi.files import write_file
 
-from .image_files import SIDEWAYS, bit_depth, orientation_of, unreadable_reason
+from .image_arrays import tiff_size
+from .image_files import (
+    NUMPY_START,
+    SIDEWAYS,
+    bit_depth,
+    orientation_of,
+    stored_size,
+    unreadable_reason,
+)
 
 _FORMAT = 2  # of the records; those of another one are not read
 _CHUNK, _MOST_VALUES, _MOST_RECORDS = 256, 1000, 1_000_000
@@ -70,6 +78,24 @@ class MaskRecord(NamedTuple):
     palette: Sequence[Any] = ()
 
 
+class ChannelRecord(NamedTuple):
+    """What the channels of an image hold.
+
+    Attributes:
+        reason: Why it cannot be read, None for a sound one.
+        dtype: Type of its numbers in the file.
+        pixels: How many it has.
+        moments: Mean and variance of each channel, in the order of the file.
+        limits: The smallest and the largest value of each channel, likewise.
+    """
+
+    reason: str | None
+    dtype: str = ''
+    pixels: int = 0
+    moments: Sequence[Any] = ()
+    limits: Sequence[Any] = ()
+
+
 class LookRecord(NamedTuple):
     """How an image looks, see ``read_look``.
 
@@ -94,7 +120,7 @@ class ObjectRecord(NamedTuple):
     objects: Sequence[Any] = ()
 
 
-Record = TypeVar('Record', ImageRecord, MaskRecord, LookRecord, ObjectRecord)
+Record = TypeVar('Record', ImageRecord, MaskRecord, LookRecord, ChannelRecord, ObjectRecord)
 
 
 _SOUND = ImageRecord(None)
@@ -105,15 +131,26 @@ def read_image(path: str) -> ImageRecord:
     reason = unreadable_reason(path)
     if reason:
         return ImageRecord(reason)
+    if has_start(path, NUMPY_START):
+        with open(path, 'rb') as file:
+            return ImageRecord(None, *(stored_size(file) or (0, 0)))
     try:
         with Image.open(path) as image:
             orientation, size = orientation_of(image), image.size
+            if image.format == 'TIFF' and getattr(image, 'n_frames', 1) > 1:
+                return ImageRecord(None, *(tiff_size(path) or (0, 0)), orientation)
             if orientation >= SIDEWAYS and image.format != 'TIFF':  # PIL turns those itself
                 size = size[::-1]
             bits = bit_depth(path) or (32 if image.mode in ('I', 'F') else 8)
             return ImageRecord(None, *size, orientation, image.mode, bits)
-    except Exception:  # OpenCV reads files that PIL does not know
-        return ImageRecord(None)
+    except Exception:  # OpenCV and tifffile read files that PIL does not know
+        return ImageRecord(None, *(tiff_size(path) or (0, 0)))
+
+
+def has_start(path: str, start: bytes) -> bool:
+    """Whether a file begins with these bytes."""
+    with open(path, 'rb') as file:
+        return file.read(len(start)) == start
 
 
 def read_ending(path: str) -> ImageRecord:

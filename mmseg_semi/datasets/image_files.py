@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -13,11 +14,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-IMG_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+IMG_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.npy')
 JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', 0xDA, b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG\r\n\x1a\n', b'\x00\x00\x00\x00IEND\xaeB`\x82'
 TIFF_STARTS = {b'II*\x00': '<', b'MM\x00*': '>'}
 RIFF_START = b'RIFF'
+NUMPY_START = b'\x93NUMPY'
 OTHER_STARTS = (b'BM', b'GIF8', b'II+\x00', b'MM\x00+')
 ORIENTATION_TAG, SIDEWAYS = 0x0112, 5  # from this orientation on, sides are exchanged
 TIFF_BITS_PER_SAMPLE, TIFF_SHORT = 258, 3
@@ -52,7 +54,7 @@ def unreadable_reason(path: str) -> str | None:
     except OSError as error:
         return f'{type(error).__name__}: {error.strerror or error}'
     if complete is None and not _is_image(path):
-        return 'it is no image (JPEG, PNG, BMP, WebP and TIFF files are allowed)'
+        return 'it is no image (JPEG, PNG, BMP, WebP, TIFF and .npy files are allowed)'
     if complete is False:
         return 'the file ends too early (cut short while copied or written?)'
     if size is not None and size[0] * size[1] > max_pixels():
@@ -79,6 +81,12 @@ def stored_size(file: BinaryIO) -> tuple[int, int] | None:
     """Width and height of an image by its header, None where that does not say."""
     file.seek(0)
     head = file.read(32)
+    if head.startswith(NUMPY_START):
+        try:
+            shape = numpy_header(file)[0]
+        except ValueError:
+            return None
+        return (shape[1], shape[0]) if len(shape) in (2, 3) else None
     if head.startswith(PNG_START):
         return struct.unpack('>II', head[16:24]) if len(head) >= 24 else None
     if head.startswith(JPEG_START):
@@ -94,6 +102,19 @@ def stored_size(file: BinaryIO) -> tuple[int, int] | None:
             found = re.search(r'\((\d+) pixels\)', str(error))
             return (int(found.group(1)), 1) if found else None
         return None
+
+
+def numpy_header(file: BinaryIO) -> tuple[tuple[int, ...], int]:
+    """Shape of the array of a ``.npy`` file, and the size that the whole file must have.
+
+    Raises:
+        ValueError: The header is broken.
+    """
+    file.seek(0)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    shape, _, kind = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+    return shape, file.tell() + kind.itemsize * math.prod(shape)
 
 
 def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
@@ -124,6 +145,11 @@ def _is_complete(file: BinaryIO, size: int) -> bool | None:
         return int.from_bytes(start[4:].ljust(4, b'\xff'), 'little') + 8 <= size
     if start.startswith(OTHER_STARTS):
         return True
+    if start.startswith(NUMPY_START):
+        try:
+            return numpy_header(file)[1] <= size
+        except ValueError:
+            return False
     if not start.startswith(JPEG_START) and start != PNG_START:
         return None
     file.seek(max(size - len(PNG_END), 0))
@@ -152,6 +178,15 @@ def orientation_of(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
+def exif_orientation(file: BinaryIO) -> int:
+    """EXIF orientation of an image file, 1 for one that PIL does not know."""
+    try:
+        with Image.open(file) as image:
+            return orientation_of(image)
+    except Exception:  # every decoder has errors of its own
+        return 1
+
+
 def open_gray(path: str, side: int = 0) -> np.ndarray:
     """Decode an image to gray pixels of 8 bits, as it is stored.
 
@@ -178,7 +213,11 @@ def open_gray(path: str, side: int = 0) -> np.ndarray:
 
 def is_turned(path: str) -> bool:
     """Whether OpenCV turns or mirrors an image by its EXIF orientation when it loads it."""
-    data = np.fromfile(path, np.uint8)
+    return is_turned_data(np.fromfile(path, np.uint8))
+
+
+def is_turned_data(data: np.ndarray) -> bool:
+    """:func:`is_turned` of the bytes of a file, uint8 (N,)."""
     if data[:4].tobytes() in TIFF_STARTS:  # turned whatever the flag says
         return True
     turned = cv2.imdecode(data, cv2.IMREAD_COLOR)

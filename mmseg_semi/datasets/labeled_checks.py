@@ -96,7 +96,7 @@ def named_twice(dataset: Any, key: str) -> list[Finding]:
         twice = [name for name, count in lines.items() if count > 1]
         if twice:
             text = f'{key}: {path} names {len(twice)} images more than once: {name_some(twice)}.'
-            found.append(Finding(18, text, 'Take the lines out; each image is taken once.', [path]))
+            found.append(Finding(19, text, 'Take the lines out; each image is taken once.', [path]))
     return found
 
 

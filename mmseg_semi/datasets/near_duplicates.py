@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from .file_records import LookRecord, look_at
+from .gray_images import open_channels_gray
 from .image_files import open_gray
 
 SIDE = 12
@@ -35,7 +36,7 @@ def thumbnail(path: str) -> np.ndarray:
     Raises:
         Exception: Whatever its decoder raises.
     """
-    small = open_gray(path, 8 * SIDE)
+    small = _gray(path)
     return cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
 
 
@@ -48,6 +49,13 @@ def read_look(path: str) -> LookRecord:
     if pixels.std(dtype=np.float32) < _LEAST_CONTRAST:
         return LookRecord(None)
     return LookRecord(None, np.packbits(_BASIS @ pixels.astype(np.float32) > 0).tobytes().hex())
+
+
+def _gray(path: str) -> np.ndarray:
+    try:
+        return open_gray(path, 8 * SIDE)
+    except Exception:  # Pillow does not know images of many channels
+        return open_channels_gray(path)
 
 
 class Looks:

@@ -10,15 +10,20 @@ from mmseg_semi.arguments import check_arguments
 from .transforms.named_transforms import Named, Transform, list_transforms
 from .transforms.strong_views import StrongViews
 
+LOADING = dict(type='LoadImageFromFile')
 
-def labeled_pipeline(geometry: Named = None) -> list[Transform]:
+
+def labeled_pipeline(
+    geometry: Named = None, loading: Mapping[str, Any] | None = None
+) -> list[Transform]:
     """The pipeline of labeled images: load and check, move, pack.
 
     Args:
         geometry: Geometric transforms, by name or as a list.
+        loading: The transform that loads an image; None for ``LoadImageFromFile``.
     """
     return [
-        dict(type='LoadImageFromFile'),
+        dict(loading or LOADING),
         dict(type='LoadAnnotations'),
         dict(type='CheckAnnotations'),
         *list_transforms(geometry, 'geometry'),
@@ -27,7 +32,10 @@ def labeled_pipeline(geometry: Named = None) -> list[Transform]:
 
 
 def unlabeled_pipeline(
-    geometry: Named = None, strong: Mapping[str, Any] | None = None, maps: Iterable[Transform] = ()
+    geometry: Named = None,
+    strong: Mapping[str, Any] | None = None,
+    maps: Iterable[Transform] = (),
+    loading: Mapping[str, Any] | None = None,
 ) -> list[Transform]:
     """The pipeline of unlabeled images: load, add maps, move all of it, make views, pack.
 
@@ -35,6 +43,7 @@ def unlabeled_pipeline(
         geometry: Geometric transforms, by name or as a list.
         strong: Arguments of ``StrongViews``; None or ``num_views=0`` for no strong view.
         maps: Transforms that add a map.
+        loading: The transform that loads an image; None for ``LoadImageFromFile``.
     """
     geometry = list_transforms(geometry, 'geometry')
     strong, views = dict(strong or {}), []
@@ -42,7 +51,7 @@ def unlabeled_pipeline(
     if strong and strong.get('num_views') != 0:
         views = [dict(strong, type='StrongViews')]
     return [
-        dict(type='LoadImageFromFile'),
+        dict(loading or LOADING),
         dict(type='InitValidMask'),
         *maps,
         *([dict(type='CarryMaps', transforms=geometry)] if geometry else []),

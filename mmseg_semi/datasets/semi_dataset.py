@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from mmseg_semi.arguments import OneOf, checked
-from mmseg_semi.errors import DataError
+from mmseg_semi.errors import DataError, UnreadableImage
 from mmseg_semi.files import is_local
 
 from .dataset_tree import (
@@ -25,13 +25,16 @@ from .dataset_tree import (
     image_paths,
     leaf_datasets,
     map_leaf_configs,
+    nested_transforms,
     pipeline_transforms,
 )
 from .image_files import bit_depth, unreadable_reason
 from .labeled_checks import build_labeled, fill_num_classes
 from .pipelines import labeled_pipeline
 from .seeding import seeded
+from .transforms.load_channels import LoadChannels
 from .transforms.named_transforms import Named
+from .transforms.value_ranges import SaysWhatDoesNotApply
 from .unlabeled_dataset import UnlabeledDataset
 
 SOURCES = ('labeled', 'unlabeled')
@@ -82,6 +85,9 @@ class SemiDataset(Dataset):
             ends with ``PackSegInputs``.
         unlabeled: Config of an ``UnlabeledDataset`` (wrappers too) or the dataset; a pipeline of
             its own ends with ``PackSemiInputs``. None for labeled images alone.
+        loading: The transform that loads images of both parts, such as ``dict(type='LoadChannels',
+            in_channels=4)``; None for ``LoadImageFromFile``. A dataset's own ``loading`` replaces
+            it, and one with a ``pipeline`` of its own does not read it.
         geometry: Geometric transforms by name, None for one that is left out, with their
             ``order``; or a list.
         on_error: What an image that can not be read does: 'raise' an error that names it, or
@@ -102,10 +108,11 @@ class SemiDataset(Dataset):
         labeled: Union[Mapping[str, Any], Any],
         unlabeled: Optional[Union[Mapping[str, Any], Any]],
         geometry: Named = None,
+        loading: Optional[Mapping[str, Any]] = None,
         on_error: Annotated[str, OneOf('raise', 'skip')] = 'raise',
     ) -> None:
         self.on_error = on_error
-        labeled, unlabeled = _compose(labeled, unlabeled, geometry)
+        labeled, unlabeled = _compose(labeled, unlabeled, geometry, loading)
         self.labeled = build_labeled(labeled)
         self.unlabeled: Any = None if unlabeled is None else self._build_unlabeled(unlabeled)
         self._parts = {'labeled': self.labeled}
@@ -116,6 +123,7 @@ class SemiDataset(Dataset):
         for source in self._parts:
             self._refuse_ignore_empty(source)
             self._warn_deep_images(source)
+        self._say_what_does_not_apply()
         sizes = [size for size in map(crop_size, self._parts.values()) if size]
         self._meta = dict(crop_size=tuple(map(max, zip(*sizes)))) if sizes else {}
         self._named: set[str] = set()
@@ -161,6 +169,8 @@ class SemiDataset(Dataset):
             )
 
     def _warn_deep_images(self, source: str, num: int = 16) -> None:
+        if any(isinstance(one, LoadChannels) for one in image_loaders(self._parts[source])):
+            return  # which keeps all bits
         deep = [path for path in image_paths(self._parts[source], num) if _is_deep(path)]
         if deep:
             print_log(
@@ -170,6 +180,20 @@ class SemiDataset(Dataset):
                 logger='current',
                 level=logging.WARNING,
             )
+
+    def _say_what_does_not_apply(self) -> None:
+        """Once here, before each data worker does."""
+        for leaf in leaf_datasets(self.unlabeled) if self.unlabeled is not None else ():
+            paths, loaders = image_paths(leaf, 1), image_loaders(leaf)
+            if not paths or not loaders or not isinstance(loaders[0], LoadChannels):
+                continue
+            try:
+                image = loaders[0].transform(dict(img_path=paths[0]))['img']
+            except DataError:  # is named when its turn comes
+                continue
+            for transform in nested_transforms(pipeline_transforms(leaf)):
+                if isinstance(transform, SaysWhatDoesNotApply):
+                    transform.say_what_does_not_apply(image)
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -190,8 +214,8 @@ class SemiDataset(Dataset):
                 ones, and nothing is seeded.
 
         Returns:
-            What the pipeline of that part returns, and ``source``. Labeled: ``inputs`` uint8
-            (3, H, W) BGR and ``data_samples``. Unlabeled: ``weak`` uint8 (3, H, W) BGR, ``strong``
+            What the pipeline of that part returns, and ``source``. Labeled: ``inputs`` (C, H, W),
+            uint8 BGR in the usual case, and ``data_samples``. Unlabeled: ``weak`` alike, ``strong``
             a list of views of the same kind, and ``data_samples`` with ``valid``, further maps and,
             in their meta information, the seed (``sample_seed``) and the place in the part
             (``sample_index``). With a ``RandomCrop``, both have ``crop_size`` there.
@@ -241,6 +265,10 @@ class SemiDataset(Dataset):
             try:
                 with nullcontext() if seed is None else seeded(seed):
                     return part[index]
+            except UnreadableImage as error:
+                if self.on_error == 'raise':
+                    raise
+                reason = str(error.__cause__ or error)
             except DataError:
                 raise
             except Exception as error:  # whatever a user's pipeline may raise
@@ -299,7 +327,9 @@ class SemiDataset(Dataset):
             )
 
 
-def _compose(labeled: Any, unlabeled: Any, geometry: Named) -> tuple[Any, Any]:
+def _compose(
+    labeled: Any, unlabeled: Any, geometry: Named, loading: Mapping[str, Any] | None
+) -> tuple[Any, Any]:
     """Give every dataset config without a pipeline what its pipeline is made of."""
     used = not geometry
 
@@ -308,8 +338,10 @@ def _compose(labeled: Any, unlabeled: Any, geometry: Named) -> tuple[Any, Any]:
         if config.get('pipeline') is None:
             used = used or own is geometry
             if source == 'unlabeled':
-                return {**config, 'geometry': own}
-            return {**config, 'pipeline': labeled_pipeline(own)}
+                return {'loading': loading, **config, 'geometry': own}
+            config = config.copy()
+            pipeline = labeled_pipeline(own, config.pop('loading', loading))
+            return {**config, 'pipeline': pipeline}
         if own and own is not geometry:
             raise ValueError(
                 f'{source}.pipeline replaces {source}.geometry, which would have no effect: leave '

@@ -49,8 +49,10 @@ class UnlabeledDataset(BaseDataset):
         maps: Further transforms that add a per-pixel map, by name: each puts an array (H, W) or
             (H, W, C) into the results and lists its name in ``seg_fields``. The model gets it as
             ``inputs['maps'][name]``.
+        loading: The transform that loads an image, such as ``dict(type='LoadChannels',
+            in_channels=4)``; None for ``LoadImageFromFile``. ``SemiDataset`` fills in its own.
         pipeline: All transforms, ending with ``PackSemiInputs``, in place of the pipeline that is
-            composed of the four arguments above.
+            composed of the five arguments above.
         indices: As in ``BaseDataset``: the first few, or those given.
         serialize_data: Whether the paths are kept in one array, which data workers share.
         lazy_init: As in ``BaseDataset``; ``SemiDataset`` lists the images at once all the same.
@@ -75,6 +77,7 @@ class UnlabeledDataset(BaseDataset):
         strong: Mapping[str, Any] | None = None,
         detections: dict[str, Any] | None = None,
         maps: Named = None,
+        loading: Mapping[str, Any] | None = None,
         pipeline: Sequence[Transform] | None = None,
         indices: int | Sequence[int] | None = None,
         serialize_data: bool = True,
@@ -89,11 +92,13 @@ class UnlabeledDataset(BaseDataset):
             )
         self.img_suffix = tuple(suffix.lower() for suffix in suffixes)
         self._plain = all(suffix.rfind('.') == 0 for suffix in suffixes)
-        parts = dict(geometry=geometry, strong=strong, detections=detections, maps=maps)
+        parts: dict[str, Any] = dict(
+            geometry=geometry, strong=strong, detections=detections, maps=maps, loading=loading
+        )
         given = [f'unlabeled.{name}' for name, part in parts.items() if part]
         if pipeline is None:
             maps = [*list_transforms(maps, 'unlabeled.maps'), *([detections] if detections else [])]
-            pipeline = unlabeled_pipeline(geometry, strong, maps)
+            pipeline = unlabeled_pipeline(geometry, strong, maps, loading)
         elif given:
             raise ValueError(
                 f'unlabeled.pipeline replaces {", ".join(given)}, which would have no effect: set '

@@ -41,7 +41,7 @@ from mmseg_semi.functional.components import masks_to_boxes
 from mmseg_semi.utils.config import CfgOptions, load_config
 from mmseg_semi.utils.progress import track
 
-LOADING = ('LoadImageFromFile', 'LoadAnnotations')
+LOADING = ('LoadImageFromFile', 'LoadChannels', 'LoadAnnotations')
 AFTER_LOADING = ('geometry', 'strong', 'detections', 'maps')
 MIN_AREA = 90  # pixels, the value of the authors of "Weighting Pseudo-Labels"
 Box = tuple[int, int, int, int, int]

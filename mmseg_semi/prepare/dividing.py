@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -30,7 +30,9 @@ class Request:
         test: Share of those that test.
         seed: Seed of the order.
         group_by: Regular expression that finds the group in a name: its first group in
-            parentheses, or all of it; None when each image is a group of its own.
+            parentheses, or all of it; None when each image is a group of its own, or with the
+            other slices of its volume.
+        volumes: Names of volumes; their slices are named ``VOLUME_zNUMBER``.
     """
 
     labeled: int
@@ -38,6 +40,7 @@ class Request:
     test: float = 0.2
     seed: int = 0
     group_by: Optional[str] = None
+    volumes: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -64,14 +67,15 @@ class Request:
             )
 
 
-def group_of(name: str, pattern: Optional[str]) -> str:
-    """Group of an image.
+def group_of(name: str, pattern: Optional[str], volumes: Collection[str] = ()) -> str:
+    """Group of an image: by the pattern, or else its volume, or else itself.
 
     Raises:
         DataError: The pattern is none, or does not occur in the name.
     """
     if pattern is None:
-        return name
+        volume, _, number = name.rpartition('_z')
+        return volume if volume in volumes and number.isdecimal() else name
     try:
         found = re.search(pattern, name)
     except re.error as error:
@@ -144,7 +148,7 @@ def divide(
     request.check()
     groups: dict[str, list[str]] = defaultdict(list)
     for name in images:
-        groups[group_of(name, request.group_by)].append(name)
+        groups[group_of(name, request.group_by, request.volumes)].append(name)
     with_masks = {
         group: masked
         for group, names in groups.items()
@@ -180,11 +184,11 @@ def _check_parts(
     """Refuse an empty part."""
     for part, number in zip(PARTS, (request.labeled, 1, *wanted)):
         if number and not parts[part]:
-            why = (
-                f'no group of --group-by {request.group_by} has so few images with masks'
-                if request.group_by
-                else 'all images have a mask and a place elsewhere'
-            )
+            why = 'all images have a mask and a place elsewhere'
+            if request.group_by:
+                why = f'no group of --group-by {request.group_by} has so few images with masks'
+            elif request.volumes:
+                why = 'no volume has so few slices with masks'
             raise DataError(
                 f'the {part} part would be empty: {why}; give other numbers, or add images'
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ from mmseg_semi.prepare.label_formats.records import (
     Picture,
 )
 from mmseg_semi.prepare.label_formats.sources import Source, find_sources, placed
+from mmseg_semi.prepare.label_formats.volumes import PAGES, Sliced, sliced, with_real_names
 from mmseg_semi.prepare.label_maps import encode_png
 from mmseg_semi.prepare.own_files import OwnFiles
 from mmseg_semi.utils.progress import track
 
 LISTED = 'import-labels.json'
+#: More classes without names are perhaps objects.
+MANY = 20
 
 
 @dataclass
@@ -88,6 +92,8 @@ def import_labels(
     images: Path | None = None,
     classes: Sequence[str] = (),
     empty: str = 'background',
+    pages: str = 'auto',
+    numbers: str = 'classes',
 ) -> None:
     """Bring the images of an export, their masks, classes and boxes into one folder.
 
@@ -99,6 +105,9 @@ def import_labels(
         classes: Names in the order of their numbers, perhaps with colors; empty for all classes
             of the export.
         empty: What images are that are listed without an object: 'background' or 'unlabeled'.
+        pages: What the pages of a TIFF file are that does not say it: 'slices' of a volume,
+            'channels', or 'auto'.
+        numbers: What the numbers in masks are: of 'classes' or 'objects'.
 
     Raises:
         FileNotFoundError: Source or images are not there.
@@ -109,14 +118,14 @@ def import_labels(
         check_there(source, 'Name what the labeling tool wrote.', 'SRC', 'file or folder')
     if images is not None:
         check_there(images, 'Name the folder of the images.', '--images', 'folder')
-    with unpacked(source) as folder:
-        export = read_export(folder, kind, images, wanted, out)
+    with unpacked(source) as folder, _slices(folder, kind, images, out, pages) as given:
+        export = read_export(given.source, kind, given.images, wanted, out, numbers == 'objects')
         if empty == 'unlabeled':
             export.pictures = [_without_empty(one) for one in export.pictures]
-        names, numbers = number_classes(export, list(wanted))
+        names, numbered = number_classes(export, list(wanted))
         colors = {**export.colors, **{name: one for name, one in wanted.items() if one}}
-        root = images or export.folder
-        beside = folder if folder.is_dir() else folder.parent
+        root = given.images or export.folder
+        beside = given.source if given.source.is_dir() else given.source.parent
         photos = Photos(root or beside, [out, *export.own_files])
         sources = find_sources(export, photos, root)
         made = ['classes.json', 'boxes.json', 'not_used.txt']
@@ -126,14 +135,26 @@ def import_labels(
         own, done = OwnFiles(out, LISTED), Outcome()
         own.claim(targets)
         for one in track(sources):
-            bring(one, own, numbers, export, done)
-    notes = [note.replace(str(folder), str(source)) for note in (*done.wrong, *export.notes)]
+            bring(one, own, numbered, export, done)
+    done.wrong = [with_real_names(note, given.real) for note in done.wrong]
+    notes = [with_real_names(note, given.real) for note in export.notes]
+    notes = [note.replace(str(folder), str(source)) for note in (*done.wrong, *notes)]
     own.write('not_used.txt', ''.join(f'{note}\n' for note in notes))
-    content = dict(classes=names, palette=class_colors(names, colors))
+    content: dict[str, Any] = dict(classes=names, palette=class_colors(names, colors))
+    if given.volumes:
+        content['volumes'] = list(given.volumes)
     own.write('classes.json', json.dumps(content, indent=1) + '\n')
     own.write('boxes.json', json.dumps(boxes_file(done, names)) + '\n')
     removed = own.close(targets)
     say(out, own, done, names, sources, notes, removed)
+
+
+def _slices(
+    source: Path, kind: str, images: Path | None, out: Path, pages: str
+) -> AbstractContextManager[Sliced]:
+    if kind in ('auto', 'masks'):
+        return sliced(source, images, out, pages)
+    return nullcontext(Sliced(source, images))
 
 
 def _without_empty(picture: Picture) -> Picture:
@@ -159,6 +180,8 @@ def say(
     if removed:
         print(f'removed, because they are not in the export any more: {name_some(list(removed))}')
     print(f'{len(names)} classes: {name_some(list(names), 20)}')
+    if len(names) > MANY and names[-1] == f'class_{len(names) - 1}':
+        print('if the numbers in the masks count objects, give --numbers objects')
     print(f'{len(done.labeled)} images with labels, {sum(map(len, done.boxes))} boxes')
     without = [one.name for one in sources if one.picture is None or one.picture.labels is None]
     if without:
@@ -213,6 +236,20 @@ def say(
     default='background',
     show_default=True,
     help='What images are that SRC lists without any object.',
+)
+@click.option(
+    '--pages',
+    type=click.Choice(PAGES),
+    default='auto',
+    show_default=True,
+    help='What the pages of a TIFF file are that does not say it: slices of a volume, or channels.',
+)
+@click.option(
+    '--numbers',
+    type=click.Choice(['classes', 'objects']),
+    default='classes',
+    show_default=True,
+    help='What the numbers in masks are; objects are of one class, the one of --classes.',
 )
 def command(**options: Any) -> None:
     """Make images and masks of the export of a labeling tool.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -20,7 +21,7 @@ from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.datasets.listed_files import files_by_name
 from mmseg_semi.datasets.splits import same_names, split_hash
 from mmseg_semi.errors import DataError, exiting, name_some
-from mmseg_semi.files import check_there, write_files
+from mmseg_semi.files import check_there, read_json, write_files
 from mmseg_semi.prepare.dividing import PARTS, Request, divide
 from mmseg_semi.prepare.make_splits import classes_in
 from mmseg_semi.utils.progress import track
@@ -60,12 +61,23 @@ def split_folder(root: Path, request: Request, overwrite: bool = False) -> str:
         found = classes_in(root / 'annotations' / file, None)
         if found.any():
             known[name] = found
+    if request.group_by is None:
+        request = replace(request, volumes=volumes_of(root))
     parts, left_out = divide(images, known, request)
     folder = root / 'splits' / request.name
     unchanged = _refuse_others(folder, parts, overwrite)
     if not unchanged:
         write_lists(folder, parts, request)
     return _said(folder, parts, known, len(masks) - len(known), left_out, unchanged)
+
+
+def volumes_of(root: Path) -> frozenset[str]:
+    """Volumes whose slices the images of a folder are, as ``import-labels`` has noted them."""
+    file = root / 'classes.json'
+    if not file.is_file():
+        return frozenset()
+    content = read_json(file, 'Run mmseg-semi import-labels again.', error=DataError)
+    return frozenset(content.get('volumes', ()) if isinstance(content, dict) else ())
 
 
 def _note(parts: Mapping[str, Sequence[str]], request: Request) -> dict[str, object]:
@@ -153,7 +165,7 @@ def _said(
     '--group-by',
     metavar='REGEX',
     help='What the images of a patient, a plant or a sequence have in common in their names: they '
-    'stay in one part.',
+    'stay in one part. Without it the slices of a volume do.',
 )
 @click.option('--overwrite', is_flag=True, help='Replace other lists of the same name.')
 def command(

@@ -22,6 +22,7 @@ from torch import nn
 
 from mmseg_semi.arguments import check_arguments, passes_on_to_bases
 from mmseg_semi.errors import hint, name_some
+from mmseg_semi.utils import user_variables
 from mmseg_semi.utils.config_keys import (
     check_method,
     check_sections,
@@ -104,9 +105,11 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         raise FileNotFoundError(f'config file {path} does not exist: name a file of configs/')
     cfg = _read_config(path)
     check_method(path, options)
-    check_unread_keys(path, options or ())
-    if options:
-        _merge(cfg, options)
+    variables = tuple(cfg.get(user_variables.KEY) or ())
+    check_unread_keys(path, options or (), variables)
+    _merge(cfg, {key: value for key, value in (options or {}).items() if key in variables})
+    user_variables.follow(cfg, path)
+    _merge(cfg, {key: value for key, value in (options or {}).items() if key not in variables})
     for name in set(cfg) - known_keys():  # used where the file was run; a dump would be refused
         cfg.pop(name)
     check_config(cfg)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -84,7 +84,9 @@ def known_keys() -> frozenset[str]:
     return frozenset({*inspect.signature(Runner.__init__).parameters, *_READ_BY_NAME} - {'self'})
 
 
-def check_unread_keys(path: str, options: Iterable[str] = ()) -> None:
+def check_unread_keys(
+    path: str, options: Iterable[str] = (), variables: Sequence[str] = ()
+) -> None:
     """Refuse what a config file or ``--cfg-options`` sets and nothing reads.
 
     Names that begin with an underscore are helpers and may be unread, as may be what a base offers
@@ -94,26 +96,27 @@ def check_unread_keys(path: str, options: Iterable[str] = ()) -> None:
     Args:
         path: A config file; its bases are looked at too.
         options: Keys of ``--cfg-options``.
+        variables: Names that are followed when the config is read, see ``user_variables``.
 
     Raises:
         ValueError: Names the file or option, the key, and the nearest known key or the place that
             has used an earlier value.
     """
-    files = list(_chain(path))
+    files, known = list(_chain(path)), {*known_keys(), *variables}
     for key in options:
         name = key.split('.')[0]
-        if name not in known_keys():
-            raise ValueError(f'--cfg-options {key}: {_why(name, files)}')
+        if name not in known or (name in variables and name != key):
+            raise ValueError(f'--cfg-options {key}: {_why(name, files, known)}')
     for i, file in enumerate(files):
         if '_base_' in Path(file.path).parts:
             continue
         below = {name for one in files[:i] if _above(one, file, files) for name in one.of_base}
         bases = [one for one in files[i + 1 :] if _above(file, one, files)]
         for name, line in file.sets.items():
-            read = name in known_keys() or name in file.reads or name in below or name[0] == '_'
+            read = name in known or name in file.reads or name in below or name[0] == '_'
             offered = i > 0 and not any(name in base.sets for base in bases)
             if not read and not offered:
-                raise ValueError(f'{file.path}, line {line}: {_why(name, bases)}')
+                raise ValueError(f'{file.path}, line {line}: {_why(name, bases, known)}')
 
 
 def check_sections(cfg: Config) -> None:
@@ -160,7 +163,7 @@ def _check_known(section: str, found: Any, known: Iterable[str]) -> None:
             )
 
 
-def _why(name: str, others: Iterable[_File]) -> str:
+def _why(name: str, others: Iterable[_File], known: Iterable[str]) -> str:
     for file in others:
         line = file.reads.get(name, file.of_base.get(name))
         if line is not None:
@@ -168,7 +171,7 @@ def _why(name: str, others: Iterable[_File]) -> str:
                 f"nothing reads '{name}' here, because {file.path} has used its own value before "
                 f'(line {line}): set the key that is made of it there instead.'
             )
-    known = sorted(known_keys())
+    known = sorted(known)
     return (
         f"nothing reads '{name}'.{hint(name, known)} Known keys: {', '.join(known)}; the name of a "
         'helper variable may begin with an underscore.'

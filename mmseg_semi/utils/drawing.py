@@ -8,6 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+_PERCENTILES = (1, 99)  # that become black and white
+
 
 def colors(metainfo: Mapping[str, Any]) -> np.ndarray:
     """RGB of the labels 0 to 255, uint8 (256, 3); unknown pixels are white."""
@@ -23,19 +25,21 @@ def as_rgb(image: np.ndarray, bgr: bool = True) -> np.ndarray:
     """What can be shown of an image: its first three channels, or the first one in gray.
 
     Args:
-        image: (H, W) or (H, W, C), of any type; other than 8 bits from its least to its largest
-            value.
+        image: (H, W) or (H, W, C), of any type. Other than 8 bits are stretched, from the 1st to
+            the 99th percentile of each channel.
         bgr: Whether three channels are in the order of OpenCV.
 
     Returns:
         uint8 (H, W, 3).
     """
     image = image[..., None] if image.ndim == 2 else image
+    image = image[..., ::-1] if bgr and image.shape[2] == 3 else image
     image = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
     if image.dtype != np.uint8:
-        low, high = np.nanmin(image), np.nanmax(image)
-        image = np.nan_to_num((image - low) * (255.0 / max(high - low, 1e-6))).astype(np.uint8)
-    return image[..., ::-1] if bgr else image
+        low, high = np.nanpercentile(image, _PERCENTILES, axis=(0, 1))
+        scaled = (image - low) / np.where(high > low, high - low, 1)
+        image = (255 * np.nan_to_num(scaled).clip(0, 1)).round().astype(np.uint8)
+    return np.ascontiguousarray(image)
 
 
 def overlay(image: np.ndarray, label: np.ndarray, table: np.ndarray) -> np.ndarray:

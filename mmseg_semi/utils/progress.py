@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Optional, TypeVar
 
-from mmengine.utils import track_iter_progress
+import click
 
 T = TypeVar('T')
+SAY_EVERY = 60.0  # seconds
 
 
-def track(items: Sequence[T], what: str = 'images') -> Iterator[T]:
-    """Go through ``items`` and show how far it is: a bar, or in a log file a line each tenth.
+def track(items: Iterable[T], what: str = 'images', total: Optional[int] = None) -> Iterator[T]:
+    """Go through ``items`` and show how far it is and the time left.
+
+    A terminal gets a bar, a log file a line a minute.
 
     Args:
         items: What to go through.
-        what: Its name in the lines.
+        what: Its name.
+        total: How many there are; None where ``items`` has a length.
     """
+    if total is None:
+        total = len(items) if isinstance(items, Sized) else 0
     if sys.stdout.isatty():
-        yield from track_iter_progress(items)
+        steps = max(1, total // 500)  # between two pictures of the bar
+        with click.progressbar(
+            items, total, label=what, show_pos=True, update_min_steps=steps
+        ) as bar:
+            yield from bar
         return
+    begin = said = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
-        if done * 10 // len(items) > (done - 1) * 10 // len(items):
-            print(f'{done} of {len(items)} {what}', flush=True)
+        now = time.monotonic()
+        if now - said >= SAY_EVERY and done < total:
+            said = now
+            left = duration((now - begin) / done * (total - done))
+            print(f'{done} of {total} {what}, about {left} left', flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time for people: seconds up to two minutes, minutes up to two hours, hours."""
+    if seconds < 120:
+        return f'{max(1, round(seconds))} s'
+    minutes = round(seconds / 60)
+    return f'{minutes} min' if minutes < 120 else f'{minutes / 60:.1f} h'

@@ -21,6 +21,7 @@ from torch import nn
 
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_there
+from mmseg_semi.models.backbones.first_layer import fits_averaged
 from mmseg_semi.models.backbones.package_files import SCHEME, package_file
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 
@@ -31,17 +32,23 @@ STEM_HINT = (
 )
 
 
-def wrong_shapes(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def wrong_shapes(
+    state: Mapping[str, Any], wanted: Mapping[str, Any], averaged: bool = False
+) -> list[str]:
     """Tensors of a file that have another shape than the network's, described.
 
     Args:
         state: Tensors of the file.
         wanted: Tensors of the network.
+        averaged: Whether filters of RGB images fit any number of channels, as they do where a
+            training begins (``average_rgb_filters``).
     """
     return [
         f'{name} is {tuple(state[name].shape)}, the network has {tuple(value.shape)}'
         for name, value in wanted.items()
-        if isinstance(state.get(name), torch.Tensor) and state[name].shape != value.shape
+        if isinstance(state.get(name), torch.Tensor)
+        and state[name].shape != value.shape
+        and not (averaged and fits_averaged(state[name], value))
     ]
 
 
@@ -70,7 +77,7 @@ def check_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], training: 
     inner = 'segmentor.' if hasattr(model, 'segmentor') else ''
     if inner and not any(name.startswith(inner) for name in state):
         state = {inner + name: value for name, value in state.items()}
-    wrong = wrong_shapes(state, own)
+    wrong = wrong_shapes(state, own, averaged=training)
     needed = [name for name in own if name.startswith(inner) and not name.endswith(COUNTER)]
     if training:
         wrong = [text for text in wrong if text.startswith(f'{inner}backbone.')]
@@ -136,7 +143,7 @@ def check_pretrained(cfg: Config) -> None:
         if getattr(type(network), 'init_weights', None) is not BaseModule.init_weights:
             continue  # it has ways of its own to make weights fit, of positions for example
         wanted = network.state_dict()
-        wrong = wrong_shapes(state, wanted)
+        wrong = wrong_shapes(state, wanted, averaged=True)
         if not wrong and not set(state) & set(wanted):
             wrong = ['none of the weights has a name of the backbone']
         if wrong:

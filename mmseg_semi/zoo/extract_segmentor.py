@@ -19,6 +19,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 from mmseg_semi.datasets.listed_files import suffixes_there
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.models.segmentors import is_semi
+from mmseg_semi.structures import read_statistics
 from mmseg_semi.utils.config import CfgOptions, load_config
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
@@ -79,12 +80,38 @@ def plain_model(model: dict[str, Any]) -> dict[str, Any]:
         )
     segmentor = copy.deepcopy(model['segmentor'])
     inner = segmentor.pop('data_preprocessor', None)
-    preprocessor = dict(model.get('data_preprocessor') or inner or {})
-    preprocessor['type'] = 'SegDataPreProcessor'
+    preprocessor = plain_preprocessor(dict(model.get('data_preprocessor') or inner or {}))
     # Weights come from the checkpoint, not from a file of the training machine.
     segmentor.get('backbone', {}).pop('init_cfg', None)
     segmentor.pop('pretrained', None)
     return {**segmentor, 'data_preprocessor': preprocessor}
+
+
+def plain_preprocessor(preprocessor: dict[str, Any]) -> dict[str, Any]:
+    """The config of mmseg's data preprocessor, with the numbers of a file of statistics."""
+    if preprocessor.get('statistics'):
+        built = MODELS.build(dict(preprocessor, type='SemiDataPreprocessor'))
+        preprocessor.update(mean=built.mean.flatten().tolist(), std=built.std.flatten().tolist())
+    own = ('in_channels', 'statistics')
+    kept = {name: value for name, value in preprocessor.items() if name not in own}
+    return {**kept, 'type': 'SegDataPreProcessor'}
+
+
+def plain_loading(node: Any) -> Any:
+    """Load photographs as mmseg does; other images are left to ``LoadChannels``."""
+    if isinstance(node, (list, tuple)):
+        return [plain_loading(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get('type') != 'LoadChannels':
+        return {key: plain_loading(value) for key, value in node.items()}
+    kept, channels = {**node}, node.get('in_channels', 3)
+    path = kept.pop('statistics', None)  # which augmentations read
+    found = read_statistics(path, channels) if path else None
+    if channels != 3 or (found is not None and found.dtype != 'uint8'):
+        return kept
+    kept.pop('in_channels', None)
+    return {**kept, 'type': 'LoadImageFromFile'}
 
 
 def drop_own_checks(node: Any) -> Any:
@@ -150,7 +177,9 @@ def own_types(node: Any) -> list[str]:
 def plain_config(cfg: Config) -> Config:
     """Make the config of the plain segmentor."""
     kept = {
-        key: one_suffix(drop_own_checks(cfg[key])) for key in KEPT_KEYS if cfg.get(key) is not None
+        key: one_suffix(plain_loading(drop_own_checks(cfg[key])))
+        for key in KEPT_KEYS
+        if cfg.get(key) is not None
     }
     for key in ('val_evaluator', 'test_evaluator'):
         if key in kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from mmseg_semi.utils.config import load_config
 LABELED = 'train_dataloader.dataset.labeled'
 TEST_PART = """
 folders = dict(img_path='images/test', seg_map_path='annotations/test')
-test_dataloader = dict(dataset=dict(part, data_prefix=folders))
+test_dataloader = dict(dataset=dict(data_prefix=folders))
 """
 
 
@@ -183,14 +184,14 @@ def a_mask_without_image(root):
     return write(root / 'annotations/labeled/lone.png', read(mask(root)))
 
 
-@fault('W18')
+@fault('W19')
 def a_name_twice(root):
     path = root / 'labeled.txt'
     path.write_text('l0\nl1\nl2\nl3\nl1\n')
     return {f'{LABELED}.ann_file': 'labeled.txt'}, [path]
 
 
-@fault('W18')
+@fault('W19')
 def an_unlabeled_name_twice(root):
     path = root / 'unlabeled.txt'
     path.write_text('u0\r\nu1\r\nu0\r\nu2\r\nu3\r\n')
@@ -320,6 +321,15 @@ def a_class_is_missing(root):
 @fault('W23')
 def a_mask_is_blank(root):
     return write(mask(root), np.full_like(read(mask(root)), 255))
+
+
+@fault('W18')
+def statistics_of_other_images(root):
+    moments = dict.fromkeys(('mean', 'std', 'min', 'max'), [1.0, 2.0, 3.0])
+    content = dict(in_channels=3, dtype='uint8', images=6, files='others', **moments)
+    path = root / 'channels.json'
+    path.write_text(json.dumps(content))
+    return {'in_channels': 3}, [path]
 
 
 @fault('W24')

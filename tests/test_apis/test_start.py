@@ -6,8 +6,9 @@ import logging
 import re
 from types import SimpleNamespace
 
+import pytest
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
+from mmengine.logging import MessageHub, print_log
 
 from mmseg_semi.apis import start
 from mmseg_semi.apis.start import QuietStart, StartHook, _time_line
@@ -70,3 +71,37 @@ def test_a_start_has_few_lines(unimatch_run):
         'Steps: ',
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ('best', 'warmup', 'warned'),
+    [
+        (2000, 2000, True),
+        (1000, 2000, True),
+        (4000, 2000, False),
+        (2000, 0, False),
+        (None, 9, None),
+    ],
+)
+def test_the_best_checkpoint_is_named_and_a_start_that_stayed_the_best(
+    monkeypatch, best, warmup, warned
+):
+    said = []
+    monkeypatch.setattr(start, 'print_log', lambda text, **options: said.append((text, options)))
+    hub = MessageHub.get_instance(f'best{best}{warmup}')
+    if best:
+        hub.update_info('best_ckpt', f'work/best_mIoU_iter_{best}.pth')
+        hub.update_info('best_score', 71.234)
+    runner = SimpleNamespace(
+        message_hub=hub, model=SimpleNamespace(warmup_length=warmup), max_iters=4000
+    )
+    StartHook(QuietStart()).after_train(runner)
+    lines = [text for text, _ in said]
+    if best is None:
+        assert lines == []
+        return
+    assert lines[0] == f'Best on the validation images: 71.23, work/best_mIoU_iter_{best}.pth'
+    assert len(lines) == 1 + warned
+    if warned:
+        assert lines[1].startswith(f'That is from the first {warmup} steps, which trained on the')
+        assert said[1][1]['level'] == logging.WARNING

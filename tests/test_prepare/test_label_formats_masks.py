@@ -228,3 +228,95 @@ def test_bad_masks_are_named(source, tmp_path):
     put(source, 'a.png', numbers())
     out = bring(source, tmp_path / 'fine')
     assert 'other.png: there is no image of this name' in not_used(out)[0]
+
+
+def boxes(out):
+    """Boxes by image: x1, y1, x2, y2."""
+    content = json.loads((out / 'boxes.json').read_text())
+    names = {one['id']: one['file_name'] for one in content['images']}
+    found = {name: [] for name in names.values()}
+    for one in content['annotations']:
+        x, y, width, height = one['bbox']
+        found[names[one['image_id']]].append((x, y, x + width, y + height))
+    return {name: sorted(several) for name, several in found.items()}
+
+
+OBJECTS = {'one': (2, 3, 10, 9), 'two': (20, 5, 31, 25), 'three': (8, 20, 12, 30)}
+
+
+def inside(box):
+    array = np.zeros((H, W), np.uint8)
+    array[box[1] : box[3], box[0] : box[2]] = 255
+    return array
+
+
+@pytest.mark.parametrize('given', [[], ['background,nucleus']])
+@pytest.mark.parametrize('layout', ['folder-an-image', 'masks/image'])
+def test_a_file_an_object(tmp_path, layout, given):
+    """``ID/images/ID.png`` with ``ID/masks/*.png``, and ``masks/ID/*.png``."""
+    for seed, name in enumerate('ab'):
+        folder = f'source/{name}/images' if layout == 'folder-an-image' else 'source/images'
+        photo(tmp_path / folder / f'{name}.png', W, H, seed=seed)
+        folder = f'{name}/masks' if layout == 'folder-an-image' else f'masks/{name}'
+        for one, box in list(OBJECTS.items())[: 3 - seed]:
+            path = tmp_path / 'source' / folder / f'{one}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(inside(box)).save(path)
+    out = bring(tmp_path / 'source', tmp_path / 'out', classes=given)
+    assert classes(out) == ['background', 'nucleus' if given else 'object']
+    place = '{0}/images/{0}.png' if layout == 'folder-an-image' else '{0}.png'
+    for count, name in ((3, 'a'), (2, 'b')):
+        several = list(OBJECTS.values())[:count]
+        wanted = sum(inside(box) > 0 for box in several).astype(np.uint8)
+        np.testing.assert_array_equal(mask(out, place.format(name)), wanted)
+        assert boxes(out)[place.format(name)] == sorted(several)
+    assert not not_used(out)
+
+
+def test_numbers_of_objects(source, tmp_path):
+    """16 bits, as programs that find cells write them."""
+    array = np.zeros((H, W), np.uint16)
+    for number, box in zip((1, 7, 300), OBJECTS.values()):
+        array[inside(box) > 0] = number
+    put(source, 'a.png', array)
+    out = bring(source, tmp_path / 'out', numbers='objects')
+    np.testing.assert_array_equal(mask(out, 'a.png'), array > 0)
+    assert classes(out) == ['background', 'object'] and not not_used(out)
+    assert boxes(out) == {'a.jpg': sorted(OBJECTS.values())}
+    with pytest.raises(DataError, match='--classes cat,dog: the masks are of objects'):
+        bring(source, tmp_path / 'two', classes=['cat,dog'], numbers='objects')
+
+
+def test_many_numbers_may_count_objects(source, tmp_path, capsys):
+    put(source, 'a.png', np.repeat(np.arange(H, dtype=np.uint8)[:, None], W, 1))
+    bring(source, tmp_path / 'out')
+    assert (
+        'if the numbers in the masks count objects, give --numbers objects'
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize('folders', [('leftImg8bit', 'gtFine'), ('images', 'masks')])
+def test_names_of_cityscapes(tmp_path, folders):
+    source, wanted = tmp_path / 'source', numbers()
+    start = 'train/aachen/aachen_000000_000019'
+    photo(source / folders[0] / f'{start}_leftImg8bit.png', W, H)
+    ends = {'labelIds': wanted, 'instanceIds': wanted.astype(np.uint16) * 1000}
+    ends['color'] = np.stack([wanted] * 3, -1) * 40
+    for end, array in ends.items():
+        path = source / folders[1] / f'{start}_gtFine_{end}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+    out = bring(source, tmp_path / 'out')
+    np.testing.assert_array_equal(mask(out, f'{start}_leftImg8bit.png'), wanted)
+    lines = not_used(out)
+    assert len(lines) == 2 and all('it has no numbers of classes' in line for line in lines)
+
+
+def test_ends_of_images_that_their_masks_do_not_have(tmp_path):
+    photo(tmp_path / 'source/images/12_sat.jpg', W, H)
+    path = tmp_path / 'source/masks/12_mask.png'
+    path.parent.mkdir()
+    Image.fromarray(numbers()).save(path)
+    out = bring(tmp_path / 'source', tmp_path / 'out')
+    np.testing.assert_array_equal(mask(out, '12_sat.png'), numbers())

@@ -181,12 +181,10 @@ def test_balanced_follows_the_greedy_rule(tool):
         assert tool.draw_balanced(presence, 7, seed) == greedy(contents, 7, seed)
 
 
-def test_balanced_reads_the_masks(tool, tmp_path, capsys):
+def test_balanced_reads_the_masks(tool, tmp_path):
     """Class 1 is in two images, class 0 in the other ones; 255 is in all and no class."""
     root = make_lucchi(tmp_path, classes=lambda i: [255, int(i in (4, 9))])
     run(tool, 'lucchi', '--sizes', 2, 4, '--balanced', '--data-root', root)
-    output = capsys.readouterr().out
-    assert '12 of 12 masks' in output
     assert not (root / 'semi' / '4-seed0').exists(), 'the name of splits that are not balanced'
     labeled, _ = names_in(root / 'semi' / '4-seed0-balanced')
     assert labeled[0] in ('slice_004', 'slice_009'), 'the rarest class comes first'

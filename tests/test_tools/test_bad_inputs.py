@@ -123,7 +123,7 @@ CONFIG = {
     ),
     'unread-key': Case("Did you mean 'train_dataloader'?", extra='train_datalaoder = dict()'),
     'unread-variable': Case("nothing reads 'strong'", extra='strong = dict()'),
-    'unread-option': Case('--cfg-options data_root', args=options('data_root=x')),
+    'unread-option': Case('--cfg-options strong', args=options('strong=x')),
     'option-without-value': Case('--cfg-options', args=options('model'), code=2),
     'option-into-a-number': Case('train_cfg.max_iters.x', args=options('train_cfg.max_iters.x=1')),
     'unknown-type': Case("Did you mean 'UNet'?", args=options('model.segmentor.backbone.type=UNt')),

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
-from leaves import CLASSES, SIZE, scene
+import pytest
+from leaves import CLASSES, SIZE, make_leaves, scene
 from PIL import Image
 from pycocotools import mask as coco
 from tool_runs import CONFIGS, REPO, TOOLS
 
+PROGRAM = REPO / 'mmseg_semi_cli.py'
 CONFIG = """_base_ = {base!r}
 data_root = {root!r}
 split = 'splits/6-seed0'
-folders = dict(img_path='images', seg_map_path='annotations')
-part = dict(data_root=data_root, metainfo=dict(classes={classes!r}), data_prefix=folders)
-train_dataloader = dict(
-    batch_size=4, num_workers=0,
-    dataset=dict(
-        labeled=dict(part, ann_file=f'{{split}}/labeled.txt'),
-        unlabeled=dict(data_root=data_root, data_prefix=dict(img_path='images'),
-                       ann_file=f'{{split}}/unlabeled.txt'),
-        geometry=dict(resize=dict(scale=(128, 32)), crop=dict(crop_size=(32, 32)))))
-val_dataloader = dict(num_workers=0, dataset=dict(part, ann_file=f'{{split}}/val.txt'))
-test_dataloader = dict(num_workers=0, dataset=dict(part, ann_file=f'{{split}}/test.txt'))
-model = dict(segmentor=dict(backbone=dict(base_channels=4), decode_head=dict(
-    in_channels=4, channels=4, num_classes={count})))
+crop_size = (32, 32)
+scale = (128, 32)
+train_dataloader = dict(batch_size=4, num_workers=0)
+val_dataloader = dict(num_workers=0)
+test_dataloader = dict(num_workers=0)
+model = dict(warmup_iters=0, segmentor=dict(backbone=dict(base_channels=4), decode_head=dict(
+    in_channels=4, channels=4)))
 train_cfg = dict(max_iters=2, val_interval=2)
 """
 
@@ -71,7 +68,7 @@ def test_the_whole_way(server, tmp_path):
     assert 'labeled         6' in done.output and 'unlabeled       7' in done.output
     base = str(CONFIGS / 'unimatch/unimatch_unet_custom.py')
     config = tmp_path / 'leaves.py'
-    config.write_text(CONFIG.format(base=base, root=str(root), classes=CLASSES, count=len(CLASSES)))
+    config.write_text(CONFIG.format(base=base, root=str(root)))
     checked = server.run(program, 'check', config, '--out', tmp_path / 'checked')
     assert '0 errors, ' in checked.output
     work_dir = tmp_path / 'work'
@@ -79,3 +76,30 @@ def test_the_whole_way(server, tmp_path):
     assert 'Method: EMATeacher labels' in trained.output
     tested = server.run(TOOLS / 'test.py', config, work_dir / 'iter_2.pth')
     assert 'mIoU' in tested.output
+
+
+@pytest.mark.parametrize(
+    'base', sorted(CONFIGS.glob('*/*_unet_custom.py')), ids=lambda path: path.stem
+)
+def test_every_method_trains(server, tmp_path, base):
+    """A start of one step on labels alone, and two steps of the method; the best is named."""
+    root = make_leaves(tmp_path / 'leaves')
+    text = f"""_base_ = {str(base)!r}
+data_root = {str(root)!r}
+classes = ('background', 'leaf', 'disease')
+crop_size = (96, 96)
+scale = (96, 96)
+iterations = 3
+train_dataloader = dict(batch_size=4, num_workers=0)
+val_dataloader = dict(num_workers=0)
+default_hooks = dict(logger=dict(interval=1))
+"""
+    if 'supervised' not in base.stem:
+        text += 'model = dict(warmup_iters=1)\n'
+    config = tmp_path / 'config.py'
+    config.write_text(text)
+    output = server.run(PROGRAM, 'train', config, '--work-dir', tmp_path / 'work').output
+    assert len(re.findall(r'Iter\(train\) \[\d/3\]', output)) == 3 and 'nan' not in output
+    best = sorted((tmp_path / 'work').glob('best_mIoU_iter_*.pth'))
+    assert len(best) == 1
+    assert re.search(rf'Best on the validation images: [\d.]+, {best[0]}', output)

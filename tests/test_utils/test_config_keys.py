@@ -10,6 +10,7 @@ from tool_runs import CONFIGS, SUPERVISED, UNIMATCH
 from mmseg_semi.utils.config import load_config
 
 CUSTOM = CONFIGS / 'unimatch/unimatch_unet_custom.py'
+SGD = CONFIGS / 'unimatch/unimatch_deeplabv3plus_r50_custom.py'
 
 
 def child(folder, text, base=CUSTOM, name='mine.py'):
@@ -26,8 +27,8 @@ def child(folder, text, base=CUSTOM, name='mine.py'):
         ('a = 1\nb = a', "line 3: nothing reads 'b'"),
         ('if True:\n    a = 1', "line 3: nothing reads 'a'"),
         ('strong: dict = dict()', 'custom.py has used its own value before (line 16): set the key'),
-        ("data_root = 'data/leaves'", 'has used its own value before'),
-        ("metainfo = dict(classes=('a', 'b'))", 'datasets/custom.py has used its own value before'),
+        ('user_variables = dict(scale=None)', 'datasets/custom.py has used its own value before'),
+        ("clases = ('a', 'b')", "nothing reads 'clases'. Did you mean 'classes'?"),
     ],
 )
 def test_what_nothing_reads_is_refused(tmp_path, text, message):
@@ -59,15 +60,16 @@ def test_a_base_may_offer_what_it_does_not_read(tmp_path):
 
 
 def test_what_a_base_sets_in_vain_is_refused(tmp_path):
-    base = child(tmp_path, "data_root = 'data/leaves'", name='base.py')
-    with pytest.raises(ValueError, match=r"base\.py, line 2: nothing reads 'data_root' here"):
+    base = child(tmp_path, 'head = dict(lr_mult=5.0)', SGD, 'base.py')
+    with pytest.raises(ValueError, match=r"base\.py, line 2: nothing reads 'head' here"):
         load_config(child(tmp_path, 'randomness = dict(seed=1)', base))
 
 
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
-        ('data_root', '--cfg-options data_root: .*custom.py has used its own value before'),
+        ('strong', '--cfg-options strong: .*custom.py has used its own value before'),
+        ('crop_size.0', "--cfg-options crop_size.0: nothing reads 'crop_size'"),
         ('max_iters', "--cfg-options max_iters: nothing reads 'max_iters'"),
         ('train_cgf.max_iters', "nothing reads 'train_cgf'. Did you mean 'train_cfg'?"),
         ('train_dataloader.batchsize', "train_dataloader.batchsize. Did you mean 'batch_size'?"),

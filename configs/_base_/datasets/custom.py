@@ -4,17 +4,30 @@
 #   images/val        annotations/val        for validation and test
 # A mask is a single-channel PNG of class numbers 0..K-1, 255 where nobody knows; mask and image
 # have the same name without suffix.
-# After mmseg-semi split all images are in images and all masks in annotations, and lists divide
-# them: data_prefix=dict(img_path='images', seg_map_path='annotations'),
-# ann_file='splits/50-seed0/labeled.txt' (unlabeled.txt, val.txt, test.txt) in each part.
+# A config of one's own sets these variables at its top, and all that depends on them follows; the
+# values here are those that it leaves out (mmseg_semi/utils/user_variables.py).
 _base_ = './semi.py'
-data_root = 'data/custom/'
-metainfo = dict(classes=('background', 'object'))
+user_variables = dict(
+    data_root='data/custom',
+    # Lists of mmseg-semi split, such as 'splits/50-seed0': all images are in images then, and all
+    # masks in annotations.
+    split=None,
+    # Names in the order of the numbers in the masks; those of data_root/classes.json where it is.
+    classes=('background', 'object'),
+    crop_size=(320, 320),  # height and width of training crops
+    scale=(1280, 320),  # width and height that images are fitted into; None: as they are
+    # Given, even as 3, images of 8, 16 and 32 bits with this number of channels are read, and their
+    # mean and deviation are those that mmseg-semi check has written to data_root/channels.json.
+    in_channels=3,
+    iterations=20000,
+)
+_data_root = user_variables['data_root']
+_metainfo = dict(classes=user_variables['classes'])
 part = dict(
     type='BaseSegDataset',
-    data_root=data_root,
-    metainfo=metainfo,
-    img_suffix=('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'),
+    data_root=_data_root,
+    metainfo=_metainfo,
+    img_suffix=('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.npy'),
     seg_map_suffix='.png',
 )
 train_dataloader = dict(
@@ -22,16 +35,16 @@ train_dataloader = dict(
         labeled=dict(
             part, data_prefix=dict(img_path='images/labeled', seg_map_path='annotations/labeled')
         ),
-        unlabeled=dict(data_root=data_root, data_prefix=dict(img_path='images/unlabeled')),
+        unlabeled=dict(data_root=_data_root, data_prefix=dict(img_path='images/unlabeled')),
         geometry=dict(
             resize=dict(
                 _delete_=True,
                 type='RandomResize',
-                scale=(1280, 320),
+                scale=user_variables['scale'],
                 ratio_range=(0.5, 2.0),
                 keep_ratio=True,
             ),
-            crop=dict(crop_size=(320, 320)),
+            crop=dict(crop_size=user_variables['crop_size']),
         ),
     )
 )
@@ -41,7 +54,7 @@ val_dataloader = dict(
         data_prefix=dict(img_path='images/val', seg_map_path='annotations/val'),
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=(1280, 320), keep_ratio=True),
+            dict(type='Resize', scale=user_variables['scale'], keep_ratio=True),
             # The truth is loaded after resizing: predictions are compared at the image's own size.
             dict(type='LoadAnnotations'),
             dict(type='CheckAnnotations'),
@@ -56,7 +69,7 @@ tta_pipeline = [
         type='TestTimeAug',
         transforms=[
             [
-                dict(type='Resize', scale=(1280, 320), keep_ratio=True),
+                dict(type='Resize', scale=user_variables['scale'], keep_ratio=True),
                 dict(type='Resize', scale=(1920, 480), keep_ratio=True),
             ],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],

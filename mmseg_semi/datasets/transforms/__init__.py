@@ -1,6 +1,7 @@
 from .carry_maps import CarryMaps
 from .check_annotations import CheckAnnotations
 from .init_valid_mask import InitValidMask
+from .load_channels import LoadChannels
 from .pack_semi_inputs import PackSemiInputs
 from .random_color_jitter import RandomColorJitter
 from .random_gaussian_blur import RandomGaussianBlur
@@ -14,6 +15,7 @@ __all__ = [
     'CarryMaps',
     'CheckAnnotations',
     'InitValidMask',
+    'LoadChannels',
     'PackSemiInputs',
     'RandomColorJitter',
     'RandomGaussianBlur',

@@ -58,6 +58,8 @@ class CarryMaps(BaseTransform):
             if moved is None:
                 return None
             results = moved
+            if results['img'].ndim == 2:  # OpenCV drops a single channel
+                results['img'] = results['img'][..., None]
             check_maps(results, f'{_name(transform)} did not carry gt_seg_map')
         return results
 

@@ -34,10 +34,10 @@ META_KEYS = (
 class PackSemiInputs(BaseTransform):
     """Pack weak image, strong views and maps of an unlabeled image.
 
-    Required Keys: ``img`` (H, W, 3) uint8, ``valid_map`` of ``InitValidMask``, and optionally
+    Required Keys: ``img`` (H, W, C), ``valid_map`` of ``InitValidMask``, and optionally
     ``strong_imgs`` and further maps (H, W) or (H, W, C) that ``seg_fields`` lists. Returns
-    ``dict(weak, strong, data_samples)``: ``weak`` uint8 (3, H, W) BGR, ``strong`` a list of the
-    same kind (empty without ``StrongViews``), ``data_samples`` a ``SegDataSample`` with
+    ``dict(weak, strong, data_samples)``: ``weak`` (C, H, W) of the image's type, ``strong`` a list
+    of the same kind (empty without ``StrongViews``), ``data_samples`` a ``SegDataSample`` with
     ``valid.data`` bool (1, H, W) and every further map under its name, (C, H, W), 0 where the pixel
     is not of the image.
 
@@ -89,4 +89,5 @@ def _pack_map(one: np.ndarray, valid: np.ndarray) -> Tensor:
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
+    image = np.atleast_3d(image)  # OpenCV drops a single channel
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -12,6 +12,9 @@ from PIL import Image, ImageEnhance
 
 from mmseg_semi.arguments import Number, OneOf, checked
 
+from .channel_operations import channel_brightness, channel_contrast
+from .value_ranges import SaysWhatDoesNotApply, check_kind, is_rgb
+
 # mmcv.image has these operations too. Ours exist because mmcv 2.1.0's adjust_hue fails for
 # negative shifts on numpy 2 and its contrast and brightness take over ten times as long.
 
@@ -76,14 +79,19 @@ def _table(values: np.ndarray) -> np.ndarray:
 
 
 @TRANSFORMS.register_module()
-class RandomColorJitter(BaseTransform):
+class RandomColorJitter(SaysWhatDoesNotApply, BaseTransform):
     """Brightness, contrast, saturation and hue by random factors in random order.
 
     What torchvision's ``ColorJitter`` does, here on BGR uint8 images: the first three factors are
     uniform in [max(0, 1 - x), 1 + x], the hue shift is uniform in [-hue, hue] of the color
     circle. The defaults are those of UniMatch (CVPR 2023).
 
-    Required and Modified Keys: ``img`` (H, W, 3) uint8.
+    Other images (any number of channels, uint8 or float32) have no saturation and no hue: the log
+    says so once. Brightness blends each channel with the smallest value of its range, contrast with
+    its mean, and the result is cut to the range: 0 to 255 of 8 bits, else the ``value_range`` of
+    ``LoadChannels``, or that of the image.
+
+    Required and Modified Keys: ``img`` (H, W, C) uint8 or float32.
 
     Args:
         brightness: Largest distance of the brightness factor from 1.
@@ -119,6 +127,9 @@ class RandomColorJitter(BaseTransform):
         amounts = [*map(self._factor, (self.brightness, self.contrast, self.saturation))]
         amounts.append(np.random.uniform(-self.hue, self.hue))
         order = np.random.permutation(len(amounts))
+        check_kind(results['img'], type(self).__name__, results.get('img_path'))
+        if not is_rgb(results['img']):
+            return self._jitter_channels(results, amounts, order)
         if self.backend == 'pillow':
             picture = Image.fromarray(cv2.cvtColor(results['img'], cv2.COLOR_BGR2RGB))
             adjust = pillow_brightness, pillow_contrast, pillow_saturation, pillow_hue
@@ -130,6 +141,19 @@ class RandomColorJitter(BaseTransform):
         for i in order:
             results['img'] = functions[i](results['img'], amounts[i])
         return results
+
+    def _jitter_channels(
+        self, results: dict[str, Any], amounts: list[float], order: np.ndarray
+    ) -> dict[str, Any]:
+        self.say_what_does_not_apply(results['img'])
+        for i in order:
+            if i < 2:
+                change = (channel_brightness, channel_contrast)[i]
+                results['img'] = change(results, amounts[i])
+        return results
+
+    def _left_out(self, image: np.ndarray) -> str:
+        return 'saturation and hue are left out' if self.saturation or self.hue else ''
 
     @staticmethod
     def _factor(spread: float) -> float:

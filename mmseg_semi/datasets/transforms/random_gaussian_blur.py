@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
@@ -13,18 +12,22 @@ from PIL import Image, ImageFilter
 
 from mmseg_semi.arguments import Each, Number, OneOf, checked
 
+from .channel_operations import blurred
+from .value_ranges import check_kind, is_rgb
+
 
 @TRANSFORMS.register_module()
 class RandomGaussianBlur(BaseTransform):
     """Blur with a random sigma.
 
-    Required and Modified Keys: ``img`` (H, W, 3) uint8.
+    Required and Modified Keys: ``img`` (H, W, C) uint8 or float32, each channel by itself.
 
     Args:
         sigma: Smallest and largest sigma, in pixels; uniform between them.
         prob: Probability of blurring.
         backend: 'cv2', a Gaussian cut off at three sigmas; or 'pillow', the approximation by three
-            box blurs that ``ImageFilter.GaussianBlur`` of the papers' programs is.
+            box blurs that ``ImageFilter.GaussianBlur`` of the papers' programs is, for 8-bit RGB
+            images; others are blurred by 'cv2'.
 
     Raises:
         ValueError: An argument outside its values, or the larger sigma first.
@@ -45,8 +48,10 @@ class RandomGaussianBlur(BaseTransform):
         """Blur the image."""
         if np.random.rand() < self.prob:
             sigma = np.random.uniform(*self.sigma)
-            blur = _blur_pillow if self.backend == 'pillow' else _blur_cv2
-            results['img'] = blur(results['img'], sigma)
+            image = results['img']
+            check_kind(image, type(self).__name__, results.get('img_path'))
+            pillow = self.backend == 'pillow' and is_rgb(image)
+            results['img'] = (_blur_pillow if pillow else _blur_cv2)(image, sigma)
         return results
 
     def __repr__(self) -> str:
@@ -56,8 +61,7 @@ class RandomGaussianBlur(BaseTransform):
 
 
 def _blur_cv2(image: np.ndarray, sigma: float) -> np.ndarray:
-    size = 2 * int(np.ceil(3 * sigma)) + 1
-    return cv2.GaussianBlur(image, (size, size), sigma)
+    return blurred(image, 2 * int(np.ceil(3 * sigma)) + 1, sigma)
 
 
 def _blur_pillow(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -12,14 +12,25 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from mmseg_semi.errors import DataError, hint
+from mmseg_semi.errors import hint, name_some
 
+from .channel_operations import (
+    adjust_sharpness,
+    channel_auto_contrast,
+    channel_blur,
+    channel_brightness,
+    channel_contrast,
+    channel_equalize,
+    channel_sharpness,
+    channel_solarize,
+)
 from .random_color_jitter import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
 )
+from .value_ranges import SaysWhatDoesNotApply, check_kind, is_rgb
 
 # mmcv.image's auto_contrast, imequalize and solarize give the same images as ours and take 4 to 14
 # times as long. Its adjust_sharpness also filters the outermost pixels, which PIL leaves alone.
@@ -38,27 +49,6 @@ def equalize(image: np.ndarray) -> np.ndarray:
 def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Blur with a Gaussian of ``sigma`` pixels, cut off at three sigmas; image (H, W, 3) uint8."""
     return cv2.GaussianBlur(image, (0, 0), sigma)
-
-
-def adjust_sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blend with the smoothed image: ``factor * image + (1 - factor) * smooth``.
-
-    As PIL's ``ImageEnhance.Sharpness``: the center of the 3 x 3 smoothing kernel weighs 5/13, the
-    others 1/13, and the outermost pixels stay as they are.
-
-    Args:
-        image: (H, W, 3) uint8.
-        factor: 1 changes nothing, less smooths, more sharpens.
-
-    Returns:
-        (H, W, 3) uint8, rounded to the nearest level.
-    """
-    kernel = np.full((3, 3), (1 - factor) / 13)
-    kernel[1, 1] = factor + (1 - factor) * 5 / 13
-    sharpened = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE)
-    for edge in (0, -1):
-        sharpened[edge], sharpened[:, edge] = image[edge], image[:, edge]
-    return sharpened
 
 
 def posterize(image: np.ndarray, bits: float) -> np.ndarray:
@@ -100,33 +90,42 @@ def _flatten(histogram: np.ndarray) -> np.ndarray:
 
 
 class _Operation(NamedTuple):
-    """A function of the image (and a strength), AugSeg's range and the limits of other ranges."""
+    """A photometric operation.
+
+    Attributes:
+        function: Of an 8-bit RGB image, and a strength if there is a range.
+        range: AugSeg's.
+        lowest: The limit of other ranges.
+        highest: Likewise.
+        channels: The same of ``results`` with any other image; None where it does not apply.
+    """
 
     function: Callable[..., np.ndarray]
     range: tuple[float, float] | None = None
     lowest: float = 0
     highest: float = 10
+    channels: Callable[..., np.ndarray] | None = None
 
 
 _FACTORS = (0.05, 0.95)
 
 OPERATIONS = {
-    'identity': _Operation(lambda image: image),
-    'autocontrast': _Operation(auto_contrast),
-    'equalize': _Operation(equalize),
-    'gaussian_blur': _Operation(gaussian_blur, (0.1, 2.0), lowest=0.01, highest=100),
-    'contrast': _Operation(adjust_contrast, _FACTORS),
-    'brightness': _Operation(adjust_brightness, _FACTORS),
+    'identity': _Operation(lambda image: image, channels=lambda results: results['img']),
+    'autocontrast': _Operation(auto_contrast, channels=channel_auto_contrast),
+    'equalize': _Operation(equalize, channels=channel_equalize),
+    'gaussian_blur': _Operation(gaussian_blur, (0.1, 2.0), 0.01, 100, channel_blur),
+    'contrast': _Operation(adjust_contrast, _FACTORS, channels=channel_contrast),
+    'brightness': _Operation(adjust_brightness, _FACTORS, channels=channel_brightness),
     'color': _Operation(adjust_saturation, _FACTORS),
-    'sharpness': _Operation(adjust_sharpness, _FACTORS),
+    'sharpness': _Operation(adjust_sharpness, _FACTORS, channels=channel_sharpness),
     'posterize': _Operation(posterize, (4, 8), lowest=1, highest=8),
-    'solarize': _Operation(solarize, (1, 256), highest=256),
+    'solarize': _Operation(solarize, (1, 256), highest=256, channels=channel_solarize),
     'hue': _Operation(adjust_hue, (-0.5, 0.5), lowest=-0.5, highest=0.5),
 }
 
 
 @TRANSFORMS.register_module()
-class RandomIntensityAugment(BaseTransform):
+class RandomIntensityAugment(SaysWhatDoesNotApply, BaseTransform):
     """A random number of random photometric operations, each of a random strength.
 
     The random intensity-based augmentation of AugSeg (Zhao et al., "Augmentation Matters: A
@@ -154,8 +153,12 @@ class RandomIntensityAugment(BaseTransform):
     levels 1 to 255. The operations follow PIL's ``ImageOps`` and ``ImageEnhance``. Random numbers
     come from ``numpy.random``.
 
-    Required and Modified Keys: ``img`` (H, W, 3) BGR uint8; a new array, or the given one where
-    nothing changes.
+    Images that are not (H, W, 3) BGR uint8 have no ``color``, ``hue`` and ``posterize``, which the
+    log says once: the other operations are drawn, on each channel by itself and relative to its
+    range (see ``RandomColorJitter``); the level of ``solarize`` is in 256 parts of it.
+
+    Required and Modified Keys: ``img`` (H, W, C) uint8 or float32; a new array, or the given one
+    where nothing changes.
 
     Args:
         max_ops: Largest number of operations.
@@ -185,35 +188,31 @@ class RandomIntensityAugment(BaseTransform):
         """Change the image.
 
         Raises:
-            DataError: The image is not (H, W, 3) uint8.
+            DataError: The image is not (H, W, C) uint8 or float32.
         """
         image = results['img']
-        _check_image(image, results)
-        for _ in range(np.random.randint(1, self.max_ops + 1)):
-            name = self.ops[np.random.randint(len(self.ops))]
+        check_kind(image, type(self).__name__, results.get('img_path'))
+        self.say_what_does_not_apply(image)
+        rgb = is_rgb(image)
+        ops = self.ops if rgb else [name for name in self.ops if OPERATIONS[name].channels]
+        for _ in range(np.random.randint(1, self.max_ops + 1) if ops else 0):
+            name = ops[np.random.randint(len(ops))]
             strength = [np.random.uniform(*self.ranges[name])] if name in self.ranges else []
-            image = OPERATIONS[name].function(image, *strength)
-        results['img'] = image
+            operation = OPERATIONS[name]
+            if operation.channels is None or rgb:
+                results['img'] = operation.function(results['img'], *strength)
+            else:
+                results['img'] = operation.channels(results, *strength)
         return results
+
+    def _left_out(self, image: np.ndarray) -> str:
+        names = [name for name in self.ops if OPERATIONS[name].channels is None]
+        return f'{name_some(names)}: left out' if names else ''
 
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(max_ops={self.max_ops}, ops={self.ops}, ranges={self.ranges})'
         )
-
-
-def _check_image(image: Any, results: dict[str, Any]) -> None:
-    if not isinstance(image, np.ndarray):
-        found = type(image).__name__
-    elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        found = f'{image.dtype} {image.shape}'
-    else:
-        return
-    raise DataError(
-        f'RandomIntensityAugment: image {results.get("img_path")} is {found}; it must be a uint8 '
-        'array (H, W, 3). Load it as color image, and put this transform before any that '
-        'normalizes it or makes a tensor of it.'
-    )
 
 
 def _check_ops(ops: Sequence[str]) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Optional
 
-import mmcv
 import numpy as np
 from mmseg.datasets.transforms import RandomCrop
 from mmseg.registry import TRANSFORMS
 
 from mmseg_semi.arguments import Each, Whole, checked
+from mmseg_semi.errors import DataError
 
 #: What geometric transforms give to pixels of a map that are not of the image.
 OUTSIDE = 255
@@ -30,7 +30,9 @@ class RandomPaddedCrop(RandomCrop):
 
     Args:
         crop_size: Height and width of the crop in pixels.
-        pad_color: Color of the padding, RGB from 0 to 255; None for no padding.
+        pad_color: Color of the padding, RGB from 0 to 255, three equal numbers where images have
+            another number of channels; None for no padding, so that the data preprocessor pads with
+            the mean of each channel.
         cat_max_ratio: See ``RandomCrop``.
 
     Raises:
@@ -48,19 +50,34 @@ class RandomPaddedCrop(RandomCrop):
         self.pad_color = None if pad_color is None else tuple(pad_color)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Pad and crop the image (H, W, 3) BGR and its maps."""
+        """Pad and crop the image (H, W, C), BGR where C is 3, and its maps.
+
+        Raises:
+            DataError: ``pad_color`` is a color, and the image has no three channels.
+        """
         height, width = results['img'].shape[:2]
         lacking = max(self.crop_size[0] - height, 0), max(self.crop_size[1] - width, 0)
         if self.pad_color is not None and any(lacking):
             size = height + lacking[0], width + lacking[1]
-            results['img'] = mmcv.impad(
-                results['img'], shape=size, pad_val=tuple(map(float, self.pad_color[::-1]))
-            )
+            results['img'] = self._padded(results['img'], size, results.get('img_path'))
             for name in results.get('seg_fields', []):
                 one = results[name]
                 pad = [(0, lacking[0]), (0, lacking[1]), *[(0, 0)] * (one.ndim - 2)]
                 results[name] = np.pad(one, pad, constant_values=OUTSIDE)
         return super().transform(results)
+
+    def _padded(self, image: np.ndarray, size: tuple[int, int], path: Any) -> np.ndarray:
+        image, color = np.atleast_3d(image), self.pad_color or (0, 0, 0)
+        channels = image.shape[2]
+        if channels != 3 and len(set(color)) > 1:
+            raise DataError(
+                f'RandomPaddedCrop.pad_color is {color}, but {path} has {channels} channels: give '
+                'three equal numbers, such as (0, 0, 0), or None'
+            )
+        padded = np.empty((*size, channels), image.dtype)
+        padded[:] = color[::-1] if channels == 3 else color[0]
+        padded[: image.shape[0], : image.shape[1]] = image
+        return padded
 
     def __repr__(self) -> str:
         return (

@@ -13,6 +13,8 @@ from PIL import Image
 
 from mmseg_semi.arguments import Each, Number, OneOf, Whole, checked
 
+from .value_ranges import is_rgb
+
 
 @TRANSFORMS.register_module()
 class RandomRelativeResize(BaseTransform):
@@ -71,9 +73,13 @@ class RandomRelativeResize(BaseTransform):
         resize = Resize(scale=(side, side), keep_ratio=True, backend=self.backend)
         if self.backend == 'cv2':
             return resize(results)
-        # mmcv gives Pillow no maps but those of 8 bits.
-        names = results.get('seg_fields', [])
-        results = resize(dict(results, seg_fields=[]))
+        # mmcv gives Pillow no images and maps but those of 8 bits.
+        names, image = results.get('seg_fields', []), results['img']
+        rgb = is_rgb(image)
+        shown = image if rgb else np.zeros(image.shape[:2], np.uint8)
+        results = resize(dict(results, seg_fields=[], img=shown))
+        if not rgb:
+            results['img'] = _by_channel(np.atleast_3d(image), results['img'].shape[:2])
         rows, columns = map(_nearest, before, results['img'].shape[:2])
         for name in names:
             results[name] = results[name][rows[:, None], columns]
@@ -92,6 +98,16 @@ class RandomRelativeResize(BaseTransform):
             f'{type(self).__name__}(ratio_range={self.ratio_range}, law={self.law!r}, '
             f'long_side={self.long_side}, backend={self.backend!r})'
         )
+
+
+def _by_channel(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pillow's bilinear filter of each channel; whole numbers are rounded."""
+    channels = [
+        Image.fromarray(one.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
+        for one in np.moveaxis(image, -1, 0)
+    ]
+    found = np.stack([np.asarray(one) for one in channels], axis=-1)
+    return found if image.dtype == np.float32 else np.rint(found).astype(image.dtype)
 
 
 def _nearest(old: int, new: int) -> np.ndarray:

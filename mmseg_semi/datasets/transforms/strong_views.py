@@ -23,8 +23,8 @@ class StrongViews(BaseTransform):
     image is left as it is. Weak image and views show the same pixels in the same places: a
     transform that moves pixels (crop, flip, rotation, resize, padding) is refused when it does so.
 
-    Required Keys: ``img`` (H, W, 3) uint8. Added Keys: ``strong_imgs``, a list of ``num_views``
-    images of the same kind.
+    Required Keys: ``img`` (H, W, C) uint8 or float32. Added Keys: ``strong_imgs``, a list of
+    ``num_views`` images of the same kind.
 
     Args:
         num_views: How many views, at least 1.

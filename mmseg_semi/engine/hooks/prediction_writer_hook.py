@@ -18,7 +18,9 @@ from mmengine.logging import print_log
 from mmseg.registry import HOOKS
 from PIL import Image
 
-from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets
+from mmseg_semi.datasets.dataset_tree import image_loaders, image_paths, leaf_datasets
+from mmseg_semi.datasets.transforms import LoadChannels
+from mmseg_semi.utils.drawing import as_rgb
 
 PREDICTIONS = {'pred_sem_seg': '', 'teacher_pred_sem_seg': 'teacher'}
 
@@ -122,11 +124,19 @@ class PredictionWriterHook(Hook):
                 self._draw(runner, sample, inside_folder(self.show_dir, name))
 
     def _draw(self, runner: Any, sample: Any, path: Path) -> None:
-        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        image = _picture_of(sample.img_path, runner.test_dataloader.dataset)
         with tempfile.TemporaryDirectory(prefix='.part', dir=path.parent) as folder:
             part = os.path.join(folder, path.name)
             runner.visualizer.add_datasample('', image, data_sample=sample, out_file=part)
             os.replace(part, path)
+
+
+def _picture_of(path: str, dataset: Any) -> np.ndarray:
+    """RGB of an image of a dataset, uint8 (H, W, 3)."""
+    loader = next(iter(image_loaders(dataset)), None)
+    if isinstance(loader, LoadChannels):
+        return as_rgb(loader.transform(dict(img_path=path))['img'])
+    return mmcv.imread(path, channel_order='rgb')
 
 
 def data_folders(node: Any) -> Iterator[str]:

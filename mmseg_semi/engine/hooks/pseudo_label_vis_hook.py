@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmseg_semi.arguments import Whole, checked
 from mmseg_semi.structures import PseudoLabel
+from mmseg_semi.utils.drawing import as_rgb
 
 from .pseudo_label_observer import PseudoLabelObserver
 
@@ -81,7 +82,7 @@ class PseudoLabelVisHook(PseudoLabelObserver):
         """Return the picture, RGB uint8 (H, W, 3).
 
         Args:
-            weak: Images uint8 (3, h, w), BGR.
+            weak: Images (C, h, w) as they are loaded.
             seen: Pseudo-labels by name, the unrefined one first.
             truth: True classes (B, H, W), or None.
             palette: RGB of each class; made up when it is missing.
@@ -91,7 +92,7 @@ class PseudoLabelVisHook(PseudoLabelObserver):
         rows = []
         for i, image in enumerate(weak[: self.num_images]):
             tile = np.zeros((height, width, 3), np.uint8)
-            tile[: image.shape[1], : image.shape[2]] = image.permute(1, 2, 0).numpy()[..., ::-1]
+            tile[: image.shape[1], : image.shape[2]] = as_rgb(image.permute(1, 2, 0).numpy())
             tiles = [tile]
             before = seen['raw']
             for pseudo in seen.values():

@@ -130,6 +130,7 @@ class EfficientNetLite(BaseModule):
 
     Args:
         arch: 'lite0', 'lite1' or 'lite2'.
+        in_channels: Channels of the images.
         out_indices: Which maps ``forward`` gives, of those at strides 4, 8, 16 and 32: 24, 40, 112
             and 320 channels in Lite0 and Lite1; 24, 48, 120 and 352 in Lite2.
         frozen_stages: What keeps its weights and statistics: 0 for everything before stride 4, 1
@@ -151,6 +152,7 @@ class EfficientNetLite(BaseModule):
     def __init__(
         self,
         arch: Annotated[str, OneOf(*ARCHITECTURES)] = 'lite0',
+        in_channels: Annotated[int, Whole(1)] = 3,
         out_indices: Annotated[Sequence[int], Each(Whole(0, 3))] = (0, 1, 2, 3),
         frozen_stages: Annotated[int, Whole(-1, 4)] = -1,
         drop_path_rate: Annotated[float, Number(0, 1, below=True)] = 0.0,
@@ -169,7 +171,7 @@ class EfficientNetLite(BaseModule):
         norm_cfg = norm_cfg or dict(type='BN', eps=1e-3, momentum=0.01, requires_grad=True)
         self.out_indices, self.norm_eval = tuple(out_indices), norm_eval
         self.frozen_stages = frozen_stages
-        self._conv_stem = SameConv2d(3, STEM_CHANNELS, 3, 2)
+        self._conv_stem = SameConv2d(in_channels, STEM_CHANNELS, 3, 2)
         self._bn0 = build_norm_layer(norm_cfg, STEM_CHANNELS)[1]
         self._blocks, self.ends = self._build(stage_plan(arch), drop_path_rate, norm_cfg)
         self._freeze()
@@ -193,7 +195,7 @@ class EfficientNetLite(BaseModule):
         return blocks, ends
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Encode images (B, 3, H, W) into maps (B, C, H / stride, W / stride), rounded up."""
+        """Encode images (B, C, H, W) into maps (B, C, H / stride, W / stride), rounded up."""
         x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
         maps, start = [], 0
         for last in LAST_OF_MAP[: max(self.out_indices) + 1]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Optional
 
 import torch
 import torch.nn.functional as F
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.registry import MODELS
 from torch import Tensor
+
+from mmseg_semi.arguments import Whole, checked
+from mmseg_semi.errors import DataError
+from mmseg_semi.structures import REMEDY, read_statistics
 
 
 @MODELS.register_module()
@@ -24,9 +29,45 @@ class SemiDataPreprocessor(SegDataPreProcessor):
     ``size``, or else at least the crop that ``SemiDataset`` tells with its samples
     (``crop_size``), in training on labeled images alone too. This padding is in the mean color; a
     ``RandomPaddedCrop`` pads before flip and photometry, in any color, and leaves nothing to it.
+
+    Args:
+        in_channels: C, the number of channels of the images.
+        statistics: File of the mean and the standard deviation of each channel, in the order of the
+            image files, that ``mmseg-semi check`` writes; they replace ``mean`` and ``std``. Where
+            there is no such file, ``mean`` and ``std`` hold, for images of 8 bits alone.
+        mean: Of each channel; None with ``std=None`` for images that are not normalized.
+        std: Likewise.
+        **kwargs: Of ``SegDataPreProcessor``.
+
+    Attributes:
+        dtype: Type of the numbers in the image files, '' where there is no file of statistics.
+
+    Raises:
+        DataError: There is no such file, and ``mean`` has another number of channels; or the file
+            does not fit ``in_channels``.
     """
 
     size: tuple[int, int] | None
+
+    @checked
+    def __init__(
+        self,
+        in_channels: Annotated[int, Whole(1)] = 3,
+        statistics: Optional[str] = None,
+        mean: Optional[Sequence[float]] = None,
+        std: Optional[Sequence[float]] = None,
+        **kwargs: Any,
+    ) -> None:
+        key = 'model.data_preprocessor.statistics'
+        found = read_statistics(statistics, in_channels, key) if statistics else None
+        swapped = kwargs.get('bgr_to_rgb') or kwargs.get('rgb_to_bgr')
+        if found is not None:
+            step = 1 if swapped or in_channels != 3 else -1  # loaded in the order of OpenCV
+            mean, std = found.mean[::step], found.std[::step]
+        elif statistics and (mean is None or len(mean) != in_channels):
+            raise DataError(f'{key}: {statistics} is not there: {REMEDY}')
+        super().__init__(mean, std, **kwargs)
+        self._statistics, self.dtype = statistics, '' if found is None else found.dtype
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Prepare a batch.
@@ -37,7 +78,7 @@ class SemiDataPreprocessor(SegDataPreProcessor):
 
         Returns:
             For a semi-supervised batch ``dict(inputs=dict(labeled, weak, strong, valid, maps),
-            data_samples=dict(labeled, unlabeled))``: images (B, 3, H, W) float32, ``strong`` a
+            data_samples=dict(labeled, unlabeled))``: images (B, C, H, W) float32, ``strong`` a
             list of views, ``valid`` bool (Bu, H, W), and ``maps``, the further maps of the
             unlabeled images (Bu, C, H, W) by name. Otherwise what ``SegDataPreProcessor`` returns.
 
@@ -97,6 +138,7 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         )
 
     def _plain(self, data: dict[str, Any], training: bool) -> dict[str, Any]:
+        self._check_numbers(data['inputs'])
         crops = _crops(data.get('data_samples') or []) if training else []
         if self.size is not None or self.size_divisor is not None or not crops:
             return super().forward(data, training)
@@ -122,7 +164,12 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
     def prepare_images(self, images: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Normalize uint8 images (3, h, w), pad them to ``size`` and stack them."""
+        """Normalize images (C, h, w), pad them to ``size`` and stack them.
+
+        Raises:
+            DataError: Their numbers are of another type than the file of statistics says.
+        """
+        self._check_numbers(images)
         # Normalized in one pass over the batch; padding is pad_val after normalization, as in
         # SegDataPreProcessor.
         if all(tuple(image.shape[-2:]) == size for image in images):
@@ -132,6 +179,24 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             pad = (0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2])
             out.append(F.pad(self._normalize(image[None])[0], pad, value=self.pad_val))
         return torch.stack(out)
+
+    def _check_numbers(self, images: Sequence[Tensor]) -> None:
+        """Refuse images that mean and standard deviation do not belong to."""
+        if not self._statistics:
+            return
+        whole = self.dtype in ('', 'uint8')
+        if all((image.dtype == torch.uint8) == whole for image in images):
+            return
+        found = 'more than 8 bits a channel, or no whole numbers' if whole else '8 bits a channel'
+        if self.dtype:
+            raise DataError(
+                f'an image has {found}, but {self._statistics} is of {self.dtype} images: give '
+                f'images of one type, or remove the file and {REMEDY}'
+            )
+        raise DataError(
+            f'an image has {found}, so its mean must be known, and model.data_preprocessor.'
+            f'statistics={self._statistics!r} is not there: {REMEDY}'
+        )
 
     def _normalize(self, images: Tensor) -> Tensor:
         # The attribute's name differs between mmseg and its maintained fork.

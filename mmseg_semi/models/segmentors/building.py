@@ -13,6 +13,7 @@ from torch import nn
 
 from mmseg_semi.arguments import check_arguments, check_whole
 from mmseg_semi.errors import hint
+from mmseg_semi.models.backbones.first_layer import average_rgb_filters
 from mmseg_semi.models.component import Component, build_component, build_components
 from mmseg_semi.models.heads import BaseSemiHead
 from mmseg_semi.models.losses import BaseSemiLoss
@@ -135,6 +136,10 @@ def build_networks(model: Any, segmentor: dict[str, Any], teacher: Any) -> None:
     model.segmentor_cfg, model.segmentor = segmentor, MODELS.build(segmentor)
     check_segmentor(model.segmentor)
     model.teacher = build_teacher(model, teacher)
+    for network in (model.segmentor, getattr(model.teacher, 'network', None)):
+        backbone = getattr(network, 'backbone', None)
+        if backbone is not None:
+            average_rgb_filters(backbone)
 
 
 def build_components_of(

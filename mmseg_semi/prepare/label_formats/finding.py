@@ -46,7 +46,12 @@ def unpacked(source: Path) -> Iterator[Path]:
 
 
 def read_export(
-    source: Path, kind: str, images: Path | None, wanted: Mapping[str, Color | None], out: Path
+    source: Path,
+    kind: str,
+    images: Path | None,
+    wanted: Mapping[str, Color | None],
+    out: Path,
+    objects: bool = False,
 ) -> Export:
     """Read an export.
 
@@ -56,6 +61,7 @@ def read_export(
         images: Folder of the images, None where they are in the source.
         wanted: Names of the classes that the user gave, with their colors.
         out: Folder that is not looked into.
+        objects: Whether the numbers in masks are those of objects.
 
     Raises:
         DataError: It has none of the formats or several, or an entry that cannot be used.
@@ -70,7 +76,7 @@ def read_export(
     if not found and kind in ('auto', 'masks'):
         folders = masks.find_folders(source, images)
         if folders is not None:
-            return _read_masks(source, *folders, wanted, out)
+            return _read_masks(source, *folders, wanted, out, objects)
         if kind == 'masks':
             raise DataError(
                 f'{source} has no folder of images beside one of masks: name the folder of the '
@@ -113,11 +119,16 @@ def _tools(source: Path, out: Path, kind: str) -> dict[str, Callable[[], Export]
 
 
 def _read_masks(
-    source: Path, images: Path, folder: Path, wanted: Mapping[str, Color | None], out: Path
+    source: Path,
+    images: Path,
+    folder: Path,
+    wanted: Mapping[str, Color | None],
+    out: Path,
+    objects: bool,
 ) -> Export:
     photos, files = masks.open_folders(images, folder, out)
     known: dict[str, Color] = {}
     for place in (source, folder):
         if (place / cvat_masks.LABEL_MAP).is_file():
             known = cvat_masks.read_label_map(place / cvat_masks.LABEL_MAP)
-    return masks.read(photos, files, wanted, known)
+    return masks.read(photos, files, wanted, known, objects)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.errors import DataError, name_some, reading
 from mmseg_semi.prepare.instances import IGNORED
 from mmseg_semi.prepare.label_formats.records import Color, Numbers
 from mmseg_semi.prepare.label_maps import opened
@@ -50,6 +50,8 @@ def read_pixels(path: Path, as_colors: bool = False) -> Pixels:
     Raises:
         DataError: It is broken, or has no whole numbers; names it.
     """
+    if path.suffix.lower() == '.npy':
+        return Pixels(_read_numbers(path) * (0x010101 if as_colors else 1), as_colors, False)
     with opened(path) as file:
         lossy = file.format in ('JPEG', 'WEBP', 'MPO')
         image = file.convert('L') if file.mode == '1' else file
@@ -67,6 +69,31 @@ def read_pixels(path: Path, as_colors: bool = False) -> Pixels:
     if not as_colors and (colors == colors[..., :1]).all():
         return Pixels(colors[..., 0], False, lossy)
     return Pixels(pack(colors), True, lossy)
+
+
+def _read_numbers(path: Path) -> np.ndarray:
+    with reading(path):
+        values = np.load(path, allow_pickle=False)
+    values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    if values.ndim != 2 or values.dtype.kind not in 'bui' or (values < 0).any():
+        raise DataError(
+            f'{path} is {values.dtype} of shape {values.shape}; a mask must be (H, W) of whole '
+            'numbers from 0 on'
+        )
+    return values.astype(np.int64)
+
+
+def mask_size(path: Path) -> tuple[int, int]:
+    """Width and height of a mask.
+
+    Raises:
+        DataError: It is broken; names it.
+    """
+    if path.suffix.lower() == '.npy':
+        height, width = _read_numbers(path).shape
+        return width, height
+    with opened(path) as file:
+        return file.size
 
 
 def pack(colors: np.ndarray) -> np.ndarray:

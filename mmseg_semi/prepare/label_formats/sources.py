@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mmseg_semi.datasets.image_files import SIDEWAYS, orientation_of
-from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.datasets.image_arrays import tiff_sizes
+from mmseg_semi.datasets.image_files import SIDEWAYS, numpy_header, orientation_of
+from mmseg_semi.errors import DataError, name_some, reading
 from mmseg_semi.prepare.label_formats.photos import Photos
 from mmseg_semi.prepare.label_formats.records import Export, Picture
 from mmseg_semi.prepare.label_maps import opened
@@ -117,6 +118,24 @@ def _refuse_alike(sources: Sequence[Source]) -> None:
             )
 
 
+def stored_sizes(file: Path) -> tuple[list[tuple[int, int]], int]:
+    """Widths and heights that an image may have as it is stored, and its EXIF orientation.
+
+    Raises:
+        DataError: It is broken; names it.
+    """
+    if file.suffix.lower() in ('.tif', '.tiff'):
+        sizes, orientation = tiff_sizes(str(file))
+        if sizes:
+            return sizes, orientation
+    if file.suffix.lower() == '.npy':
+        with reading(file), open(file, 'rb') as content:
+            shape = numpy_header(content)[0]
+            return [(shape[1], shape[0])], 1
+    with opened(file) as image:
+        return [image.size], orientation_of(image)
+
+
 def placed(source: Source) -> tuple[tuple[int, int], tuple[int, int], Callable[..., Any]]:
     """Size that the labels are drawn in, size of the image, and how what was drawn is turned.
 
@@ -129,8 +148,12 @@ def placed(source: Source) -> tuple[tuple[int, int], tuple[int, int], Callable[.
     picture = source.picture
     assert picture is not None
     if source.file is not None:
-        with opened(source.file) as image:
-            stored, orientation = image.size, orientation_of(image)
+        sizes, orientation = stored_sizes(source.file)
+        stored = sizes[0]
+        for one in sizes:  # where nobody says it the labels may
+            if picture.size in (one, one[::-1] if orientation >= SIDEWAYS else one):
+                stored = one
+                break
     else:
         assert picture.embedded is not None
         with Image.open(io.BytesIO(picture.embedded)) as image:

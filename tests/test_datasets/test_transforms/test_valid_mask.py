@@ -64,10 +64,10 @@ def test_meta_information():
 
 
 @pytest.mark.parametrize(
-    'image', [IMAGE[..., 0], IMAGE[..., :1], IMAGE.astype(np.float32), IMAGE.astype(np.uint16)]
+    'image', [IMAGE[..., 0], IMAGE[:0], IMAGE.astype(np.float64), IMAGE.astype(np.uint16), None]
 )
-def test_images_of_other_kinds_are_refused(image):
-    with pytest.raises(DataError, match=r"a.png was loaded as .*color_type='color'"):
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(DataError, match=r"a.png is .*uint8 or float32 .*color_type='color'"):
         InitValidMask()(dict(img=image, img_path='a.png'))
 
 

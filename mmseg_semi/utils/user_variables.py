@@ -1,0 +1,179 @@
+"""The variables at the top of one's own config, and all that follows from them.
+
+A base has used its own value of a variable before a child can set it. So
+``_base_/datasets/custom.py`` names its variables in ``user_variables``, and what a child says of
+them, or ``--cfg-options``, is followed here when the config is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmseg_semi.arguments import Each, Whole
+from mmseg_semi.files import read_json
+
+#: Key of a config that names its variables, with the values that its bases have used.
+KEY = 'user_variables'
+#: What mmseg-semi import-labels writes beside images and masks.
+CLASSES_FILE = 'classes.json'
+#: What mmseg-semi check writes there where ``in_channels`` is given.
+STATISTICS_FILE = 'channels.json'
+_PARTS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_FOLDERS = dict(img_path='images', seg_map_path='annotations')
+
+
+def followed(cfg: Config) -> list[str]:
+    """Variables that are set beside the values which the bases have used."""
+    return [name for name in cfg.get(KEY) or () if name in cfg]
+
+
+def follow(cfg: Config, path: str) -> None:
+    """Set all that depends on the variables of a config, and take them out of it.
+
+    Args:
+        cfg: The config, which is changed.
+        path: Its file, for messages.
+
+    Raises:
+        ValueError: A variable has a value that it cannot have.
+    """
+    declared = cfg.get(KEY) or {}
+    given = {name: cfg.pop(name) for name in followed(cfg)}
+    root = given.get('data_root', declared.get('data_root'))
+    if 'classes' not in given and 'data_root' in given and Path(str(root), CLASSES_FILE).is_file():
+        given['classes'] = CLASSES_FILE
+    for name, value in given.items():
+        try:
+            _FOLLOW[name](cfg, value, root)
+        except ValueError as error:
+            raise ValueError(f'{path}: {name}={value!r}: {error}') from error
+    cfg.pop(KEY, None)
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    """All dicts of a part of a config."""
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _nodes(child)
+
+
+def _data(cfg: Config) -> Iterator[Any]:
+    for part in _PARTS:
+        yield from _nodes(cfg.get(part))
+
+
+def _data_root(cfg: Config, value: Any, _root: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError("give the folder of the data, such as data_root='data/leaves'")
+    for node in _data(cfg):
+        if 'data_root' in node:
+            node['data_root'] = value
+
+
+def _split(cfg: Config, value: Any, root: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError("give a folder of lists in the data_root, such as split='splits/50-seed0'")
+    training = cfg.train_dataloader.dataset
+    parts = dict(labeled=training.labeled, unlabeled=training.get('unlabeled'))
+    parts |= dict(val=cfg.val_dataloader.dataset, test=cfg.test_dataloader.dataset)
+    for name, part in parts.items():
+        if part is None:
+            continue
+        if name == 'test' and not Path(root, value, 'test.txt').is_file():
+            name = 'val'
+        masks = {} if name == 'unlabeled' else dict(seg_map_path='annotations')
+        part.data_prefix = ConfigDict(img_path='images', **masks)
+        part.ann_file = f'{value}/{name}.txt'
+
+
+def _classes(cfg: Config, value: Any, root: Any) -> None:
+    found = dict(classes=value)
+    if isinstance(value, str):
+        found = read_json(Path(root, value), 'Name the classes, or a file that has them.')
+    names = found.get('classes')
+    if not isinstance(names, (list, tuple)) or len(names) < 2 or len({*names}) < len(names):
+        raise ValueError(
+            "give the names of at least two classes in the order of their numbers, as ('background'"
+            f", 'leaf'), or a file that has them in the data_root, as {CLASSES_FILE}"
+        )
+    metainfo = {key: found[key] for key in ('classes', 'palette') if found.get(key)}
+    for node in _data(cfg):
+        if 'metainfo' in node:
+            node['metainfo'] = ConfigDict(metainfo)
+    for node in _nodes(cfg.model):
+        if 'num_classes' in node:
+            node['num_classes'] = len(names)
+
+
+def _crop_size(cfg: Config, value: Any, _root: Any) -> None:
+    _SIZE.check('it (height, width)', value)
+    cfg.train_dataloader.dataset.geometry.crop.crop_size = tuple(value)
+
+
+def _scale(cfg: Config, value: Any, _root: Any) -> None:
+    geometry = cfg.train_dataloader.dataset.geometry
+    if value is None:  # images as they are
+        ratio = geometry.resize.ratio_range
+        geometry.resize = ConfigDict(type='RandomRelativeResize', ratio_range=ratio)
+    else:
+        _SIZE.check('it (the largest width and height; None for images as they are)', value)
+        geometry.resize.scale = tuple(value)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        pipeline = loader.dataset.pipeline
+        loader.dataset.pipeline = [one for one in pipeline if value or one.type != 'Resize']
+        for one in loader.dataset.pipeline:
+            if one.type == 'Resize':
+                one.scale = tuple(value)
+    for one in cfg.tta_pipeline[-1].transforms[0]:
+        ratio = one.scale[0] / cfg[KEY].scale[0]
+        if value is None:
+            one.pop('scale')
+            one.scale_factor = ratio
+        else:
+            one.scale = tuple(int(ratio * side) for side in value)
+
+
+def _in_channels(cfg: Config, value: Any, root: Any) -> None:
+    Whole(1).check('it', value)
+    channels = dict(in_channels=value, statistics=str(Path(root, STATISTICS_FILE)))
+    loading = ConfigDict(type='LoadChannels', **channels)
+    cfg.train_dataloader.dataset.loading = loading
+    heldout = (cfg[f'{name}_dataloader'].dataset for name in ('val', 'test'))
+    for pipeline in (*(one.pipeline for one in heldout), cfg.tta_pipeline):
+        pipeline[0] = loading
+    network = cfg.model.get('segmentor') or cfg.model
+    network.backbone.in_channels = value
+    network.data_preprocessor.update(channels)
+
+
+def _iterations(cfg: Config, value: Any, _root: Any) -> None:
+    Whole(1).check('it', value)
+    ratio = value / cfg.train_cfg.max_iters
+    cfg.train_cfg.max_iters = value
+    for node, key in (
+        (cfg.train_cfg, 'val_interval'),
+        (cfg.default_hooks.checkpoint, 'interval'),
+        (cfg.model, 'warmup_iters'),
+        *((one, key) for one in cfg.param_scheduler for key in ('begin', 'end')),
+    ):
+        if node.get(key):  # neither 0, the start, nor None, the last iteration
+            node[key] = max(1, round(node[key] * ratio))
+
+
+_SIZE = Each(Whole(1), length=2)
+_FOLLOW: dict[str, Callable[[Config, Any, Any], None]] = dict(
+    data_root=_data_root,
+    split=_split,
+    classes=_classes,
+    crop_size=_crop_size,
+    scale=_scale,
+    in_channels=_in_channels,
+    iterations=_iterations,
+)

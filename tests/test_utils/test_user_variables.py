@@ -1,0 +1,157 @@
+"""The variables at the top of one's own config, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from mmengine.config import Config
+from tool_runs import CONFIGS
+
+from mmseg_semi.engine.hooks import RunRecordHook
+from mmseg_semi.utils.config import load_config
+
+CUSTOM = sorted(CONFIGS.glob('*/*_custom.py'))
+UNIMATCH = CONFIGS / 'unimatch/unimatch_unet_custom.py'
+LEAVES = ('background', 'leaf', 'disease')
+
+
+def own(folder, text, base=UNIMATCH, options=None):
+    path = folder / 'mine.py'
+    path.write_text(f'_base_ = {str(base)!r}\n{text}\n')
+    return load_config(str(path), options)
+
+
+def parts(cfg):
+    training = cfg.train_dataloader.dataset
+    heldout = [cfg[f'{name}_dataloader'].dataset for name in ('val', 'test')]
+    return [training.labeled, *heldout], training.unlabeled
+
+
+def network(cfg):
+    return cfg.model.get('segmentor') or cfg.model
+
+
+@pytest.mark.parametrize('base', CUSTOM, ids=lambda path: path.stem)
+def test_all_that_depends_on_a_variable_follows(tmp_path, base):
+    text = f"""
+data_root = 'data/leaves'
+classes = {LEAVES!r}
+crop_size = (96, 128)
+scale = (640, 160)
+iterations = 4000
+"""
+    cfg = own(tmp_path, text, base)
+    masked, unlabeled = parts(cfg)
+    every = [*masked, unlabeled] if unlabeled else masked
+    assert {part.data_root for part in every} == {'data/leaves'}
+    assert {tuple(part.metainfo.classes) for part in masked} == {LEAVES}
+    assert network(cfg).decode_head.num_classes == 3
+    assert cfg.model.get('warmup_iters', 400) == 400
+    geometry = cfg.train_dataloader.dataset.geometry
+    assert tuple(geometry.crop.crop_size) == (96, 128)
+    assert tuple(geometry.resize.scale) == (640, 160)
+    for part in masked[1:]:
+        assert [one.scale for one in part.pipeline if one.type == 'Resize'] == [(640, 160)]
+    sizes = cfg.tta_pipeline[-1].transforms[0]
+    assert [tuple(one.scale) for one in sizes] == [(640, 160), (960, 240)]
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (4000, 400)
+    assert cfg.default_hooks.checkpoint.interval == 400
+    before = load_config(str(base)).param_scheduler
+    for one, old in zip(cfg.param_scheduler, before, strict=True):
+        assert (one.get('end'), old.get('end')) in [(100, 500), (None, None)]
+    assert not {'user_variables', 'data_root', 'classes', 'iterations'} & set(cfg)
+
+
+def test_what_is_left_out_stays(tmp_path):
+    cfg, before = own(tmp_path, 'iterations = 20000'), load_config(str(UNIMATCH))
+    assert cfg.to_dict() == before.to_dict()
+
+
+def test_images_as_they_are(tmp_path):
+    cfg = own(tmp_path, 'scale = None')
+    resize = cfg.train_dataloader.dataset.geometry.resize
+    assert resize == dict(type='RandomRelativeResize', ratio_range=(0.5, 2.0))
+    for part in parts(cfg)[0][1:]:
+        assert [one.type for one in part.pipeline][:2] == ['LoadImageFromFile', 'LoadAnnotations']
+    sizes = cfg.tta_pipeline[-1].transforms[0]
+    assert [one.scale_factor for one in sizes] == [1.0, 1.5]
+    assert not any('scale' in one for one in sizes)
+
+
+@pytest.mark.parametrize('base', CUSTOM, ids=lambda path: path.stem)
+def test_channels(tmp_path, base):
+    cfg = own(tmp_path, "data_root = 'data/leaves'\nin_channels = 7", base)
+    channels = dict(in_channels=7, statistics='data/leaves/channels.json')
+    pipelines = [part.pipeline for part in parts(cfg)[0][1:]]
+    pipelines += [[cfg.train_dataloader.dataset.loading], cfg.tta_pipeline]
+    assert [one[0] for one in pipelines] == [dict(channels, type='LoadChannels')] * 4
+    assert network(cfg).backbone.in_channels == 7
+    assert channels.items() <= network(cfg).data_preprocessor.to_dict().items()
+
+
+@pytest.mark.parametrize('test', [True, False])
+def test_lists_of_split(tmp_path, test):
+    lists = tmp_path / 'splits/50-seed0'
+    lists.mkdir(parents=True)
+    for name in ('labeled', 'unlabeled', 'val', *(['test'] if test else [])):
+        (lists / f'{name}.txt').write_text('a\n')
+    cfg = own(tmp_path, f"data_root = {str(tmp_path)!r}\nsplit = 'splits/50-seed0'")
+    masked, unlabeled = parts(cfg)
+    names = [part.ann_file for part in [*masked, unlabeled]]
+    last = 'test' if test else 'val'
+    assert names == [f'splits/50-seed0/{n}.txt' for n in ('labeled', 'val', last, 'unlabeled')]
+    for part in masked:
+        assert part.data_prefix == dict(img_path='images', seg_map_path='annotations')
+    assert unlabeled.data_prefix == dict(img_path='images')
+
+
+def test_classes_of_import_labels_are_taken(tmp_path):
+    content = dict(classes=['background', 'cat'], palette=[[0, 0, 0], [250, 50, 50]])
+    (tmp_path / 'classes.json').write_text(json.dumps(content))
+    text = f'data_root = {str(tmp_path)!r}'
+    assert parts(own(tmp_path, text))[0][0].metainfo == content
+    cfg = own(tmp_path, f'{text}\nclasses = {LEAVES!r}')
+    assert parts(cfg)[0][0].metainfo == dict(classes=LEAVES)
+
+
+def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
+    options = {'iterations': 100, 'train_cfg.val_interval': 7}
+    cfg = own(tmp_path, 'iterations = 4000', options=options)
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (100, 7)
+    assert cfg.default_hooks.checkpoint.interval == 10
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('data_root = 3', 'mine.py: data_root=3: give the folder of the data'),
+        ('split = 50', "give a folder of lists in the data_root, such as split='splits/50-seed0'"),
+        ("classes = ('leaf',)", 'give the names of at least two classes'),
+        ("classes = ('a', 'b', 'a')", 'give the names of at least two classes'),
+        ("classes = 'names.json'", 'there is no file data/custom/names.json'),
+        ('crop_size = 320', 'crop_size=320: it (height, width) must be a list of 2 values'),
+        ('crop_size = (0, 320)', 'must be a whole number >= 1, got 0'),
+        ('scale = (1280,)', 'must be a list of 2 values'),
+        ('in_channels = 0', 'in_channels=0: it must be a whole number >= 1'),
+        ('iterations = 1.5', 'iterations=1.5: it must be a whole number >= 1'),
+        ('iteration = 5', "nothing reads 'iteration'. Did you mean 'iterations'?"),
+    ],
+)
+def test_values_that_cannot_be(tmp_path, text, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        own(tmp_path, text)
+
+
+def test_another_tool_does_not_ignore_them(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = {str(UNIMATCH)!r}\nclasses = ('a', 'b', 'c')\niterations = 5\n")
+
+    class Runner:
+        cfg = Config.fromfile(path)
+
+    with pytest.raises(ValueError, match='classes, iterations of this config have no effect'):
+        RunRecordHook().before_run(Runner)
+    Runner.cfg = load_config(str(path))
+    RunRecordHook().before_run(Runner)
