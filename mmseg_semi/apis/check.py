@@ -31,7 +31,7 @@ from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.datasets.checks import check_heldout, check_parts_overlap, training_parts
 from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets
 from mmseg_semi.datasets.findings import SEVERITIES, Finding, Findings, finding_of
-from mmseg_semi.datasets.labeled_checks import verify_labeled
+from mmseg_semi.datasets.labeled_checks import named_twice, verify_labeled
 from mmseg_semi.datasets.listed_files import left_out, masks_of_unlabeled
 from mmseg_semi.datasets.mixed_images import check_mixed
 from mmseg_semi.datasets.object_sizes import check_objects
@@ -138,6 +138,8 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     for part in [*parts[:1], *heldout]:
         for leaf in leaf_datasets(part.dataset):
             found.warnings += left_out(leaf, part.key).warnings
+    for part in [*parts, *heldout]:
+        found.warnings += named_twice(part.dataset, part.key)
     found.join(check_parts([*parts, *heldout]))
     found.join(check_mixed([*parts, *heldout]))
     if parts:
@@ -254,6 +256,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f'    {name_some([*one.files])}')
     if steps is not None:
         print(steps.text())
+    elif not args.no_steps:
+        print('no training step was made, because of the errors')
     folder = Path(cfg.work_dir)
     content = dict(
         config=args.config,

@@ -48,7 +48,7 @@ def page(title: str, found: Findings, parts: Sequence[Part], steps: FirstSteps |
     environment.filters['picture'] = picture
     table = color_table(parts)
     masked = [part for part in parts if part.classes]
-    return environment.from_string(text).render(
+    rendered = environment.from_string(text).render(
         title=title,
         findings=[
             dict(number=number, severity=severity, kind=KINDS[one.kind], one=one)
@@ -62,6 +62,7 @@ def page(title: str, found: Findings, parts: Sequence[Part], steps: FirstSteps |
         pictures=[(part.role, list(_images(part, table))) for part in parts],
         steps=steps,
     )
+    return rendered.encode('utf-8', 'backslashreplace').decode('utf-8')  # file names may be no text
 
 
 def picture(image: np.ndarray) -> str:

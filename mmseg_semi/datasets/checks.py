@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import is_local
@@ -17,6 +20,11 @@ from .findings import Finding, Findings
 from .near_duplicates import Looks, find_similar
 from .part_checks import Part
 from .semi_dataset import SemiDataset
+
+_HARMLESS = {
+    36: 'Nothing, unless one scene is to count once.',
+    38: 'Nothing, but they teach less than as many different ones.',
+}
 
 
 def find_copies(paths: Iterable[str], others: Iterable[str]) -> dict[str, str]:
@@ -65,13 +73,14 @@ def check_overlap(
         labeled: The labeled dataset.
         unlabeled: The unlabeled one, None for none.
         heldout: Validation and test datasets.
-        looks: Whether unlabeled images are compared by their looks too, which takes longer.
+        looks: Whether unlabeled images are compared by their looks too, and labeled ones with each
+            other, which takes longer.
 
     Returns:
         Errors: images of either part that are validation or test images (the same file, links
         followed, or byte-wise copies), and such masks (the same file). Warnings: images that only
         look like them, masks with several values that are copies, and unlabeled images that are
-        labeled ones. Notes: unlabeled images that look like labeled ones.
+        labeled ones. Notes: images of either part that look like labeled ones.
     """
     out = Findings()
     images, held = local_paths([labeled], 'img_path'), local_paths(heldout, 'img_path')
@@ -82,6 +91,10 @@ def check_overlap(
     alike = {path: other for path, other in alike.items() if path not in copies}
     alike.update(_check_masks(out, labeled, heldout, bool(copies)))
     out.warnings += _alike(33, 'labeled', alike, 'validation or test')
+    if looks:
+        pairs = find_similar(labeled_looks, labeled_looks)
+        pairs = {path: other for path, other in pairs.items() if path > other}
+        out.notes += _alike(38, 'labeled', pairs, 'other labeled')
     if unlabeled is None:
         return out
     paths, known = local_paths([unlabeled], 'img_path'), {*held}
@@ -149,13 +162,9 @@ def _alike(kind: int, part: str, pairs: Mapping[str, str], others: str) -> list[
         return []
     names = name_some([f'{a} and {b}' for a, b in sorted(pairs.items())])
     what = 'images' if kind != 33 else 'images or masks'
-    effect = '' if kind == 36 else ', so scores may not be honest'
-    text = f'{part}: {len(pairs)} {what} look like {others} ones{effect}: {names}.'
-    remedy = (
-        'Nothing, unless one scene is to count once.'
-        if kind == 36
-        else 'Compare them, and take copies out of one of the parts.'
-    )
+    honest = '' if kind in _HARMLESS else ', so scores may not be honest'
+    text = f'{part}: {len(pairs)} {what} look like {others} ones{honest}: {names}.'
+    remedy = _HARMLESS.get(kind, 'Compare them, and take copies out of one of the parts.')
     return [Finding(kind, text, remedy, sorted(pairs))]
 
 
@@ -226,10 +235,17 @@ def _stat(path: str) -> os.stat_result | None:
 def _equal_groups(
     ours: list[str], theirs: list[str], key: Callable[[str], Hashable]
 ) -> list[tuple[list[str], list[str]]]:
-    groups: dict[Hashable, tuple[list[str], list[str]]] = {}
-    for path in theirs if ours else ():
-        groups.setdefault(key(path), ([], []))[1].append(path)
-    for path in ours:
-        if group := groups.get(key(path)):
-            group[0].append(path)
-    return [group for group in groups.values() if group[0]]
+    if not ours:
+        return []
+    names, others = ([_short(key(path)) for path in paths] for paths in (ours, theirs))
+    both = {*np.intersect1d(np.array(names, np.uint64), np.array(others, np.uint64)).tolist()}
+    groups: dict[int, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for i, (paths, keys) in enumerate(((ours, names), (theirs, others))):
+        for path, one in zip(paths, keys):
+            if one in both:
+                groups[one][i].append(path)
+    return list(groups.values())
+
+
+def _short(key: Hashable) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), 'little')

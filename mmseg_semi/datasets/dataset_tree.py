@@ -78,13 +78,14 @@ def resized(dataset: Any, size: tuple[int, int]) -> tuple[int, int]:
     """
     for transform in nested_transforms(pipeline_transforms(leaf_datasets(dataset)[0])):
         scale = getattr(transform, 'scale', None)
-        if not isinstance(scale, tuple) or not all(isinstance(one, int) for one in scale):
+        if not isinstance(scale, (tuple, list)) or [type(one) for one in scale] != [int, int]:
             continue
+        scale = (scale[0], scale[1])
         inner = getattr(transform, 'resize', transform)
         if getattr(inner, 'keep_ratio', False):
             size = rescale_size(size, scale)
         elif isinstance(transform, (Resize, RandomResize)):
-            size = (scale[0], scale[1])
+            size = scale
     return size
 
 

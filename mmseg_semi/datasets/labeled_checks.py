@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from mmseg.registry import DATASETS
 
 from mmseg_semi.errors import name_some
-from mmseg_semi.files import check_paths, check_split_file, is_local
+from mmseg_semi.files import check_paths, check_split_file, is_local, read_list
 
 from .dataset_tree import data_infos, leaf_datasets, pipeline_transforms
 from .findings import Finding
@@ -78,11 +80,39 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
         raise ValueError(Finding(5, text, remedy))
 
 
+def named_twice(dataset: Any, key: str) -> list[Finding]:
+    """Say which names stand in a list file more than once.
+
+    Args:
+        dataset: A built dataset, wrapped or not.
+        key: Its config key, for messages.
+    """
+    found = []
+    for leaf in leaf_datasets(dataset):
+        path = getattr(leaf, 'ann_file', '')
+        if not path or not os.path.isfile(path):
+            continue
+        lines = Counter(line for _, line in read_list(path, key))
+        twice = [name for name, count in lines.items() if count > 1]
+        if twice:
+            text = f'{key}: {path} names {len(twice)} images more than once: {name_some(twice)}.'
+            found.append(Finding(19, text, 'Take the lines out; each image is taken once.', [path]))
+    return found
+
+
 def _twins(paths: list[str]) -> str:
-    """Files that differ from the first few of those that are not there in the suffix alone."""
-    stems = [os.path.splitext(path)[0] for path in paths[:5]]
+    """Files that differ from the first of those that are not there in suffix or an end alone."""
     suffixes = [*IMG_SUFFIXES, *(suffix.upper() for suffix in IMG_SUFFIXES)]
-    found = [stem + suffix for stem in stems for suffix in suffixes if _is_file(stem + suffix)]
+    found, listed = [], dict[str, list[str]]()
+    for path in paths[:5]:
+        folder, name = os.path.split(os.path.splitext(path)[0])
+        twins = [name + suffix for suffix in suffixes if _is_file(f'{folder}/{name}{suffix}')]
+        if not twins and os.path.isdir(folder):
+            names = listed.setdefault(folder, os.listdir(folder))
+            # l1_mask.png for l1.png, and not l10.png
+            longer = re.compile(rf'{re.escape(name)}(_|\W)')
+            twins = sorted(filter(longer.match, names))
+        found += [os.path.join(folder, one) for one in twins]
     return f' (there is {name_some(found)})' if found else ''
 
 

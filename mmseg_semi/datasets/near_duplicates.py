@@ -23,7 +23,7 @@ SIDE = 12
 MOST_BITS = 7
 _LEAST_CORRELATION, _MOST_LEVELS, _LEAST_CONTRAST = 0.98, 6.0, 3.0
 _PARTS, _BITS = 4, 16  # of a hash
-_PAIRS = 1 << 20  # whose hashes are compared at once
+_PAIRS = 1 << 18  # whose hashes are compared at once
 _TRIED = 4  # of an image's pairs among those, whose pixels are compared
 _FREQUENCIES = sorted(range(SIDE * SIDE), key=lambda i: (i // SIDE + i % SIDE, i // SIDE))[1:65]
 _COSINES = cv2.dct(np.eye(SIDE, dtype=np.float32), flags=cv2.DCT_ROWS).T

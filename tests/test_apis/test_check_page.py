@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -121,6 +122,21 @@ def test_file_names_are_escaped(folder, page):
     assert any(text.endswith(STRANGE) for text in page.texts)
     assert 'b' not in page.tags
     assert any(alt.endswith(STRANGE) for alt, _ in page.images)
+
+
+def test_names_that_are_no_text(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    root = Path(shutil.copytree(folder / 'leaves', tmp_path / 'leaves'))
+    source, broken = root / 'images/unlabeled/u1.jpg', os.fsencode(root / 'images/unlabeled/')
+    source.write_bytes(source.read_bytes()[:900])
+    os.rename(source, broken + b'/caf\xe9.jpg')
+    cfg = check.load_config(str(leaves_config(tmp_path / 'leaves.py', root)))
+    with check.DefaultScope.overwrite_default_scope('mmseg'):
+        found, parts = check.check_data(cfg)
+    text = check_page.page('config', found, parts, None)
+    assert 'caf\\udce9.jpg' in text and Page(text).texts and text.encode('utf-8')
+    (one,) = found.errors
+    assert one.kind == 10 and one.files[0].endswith('caf\udce9.jpg')
 
 
 def test_images_and_the_batch_are_shown(page):

@@ -168,6 +168,12 @@ def no_mask_of_validation(root):
     return path
 
 
+@fault('E07')
+def a_mask_with_an_end(root):
+    mask(root).rename(root / 'annotations/labeled/l0_mask.png')
+    return root / 'annotations/labeled/l0.png'
+
+
 @fault('E08')
 def two_images_of_a_name(root):
     write(image(root).with_suffix('.png'), read(image(root)))
@@ -176,6 +182,20 @@ def two_images_of_a_name(root):
 @fault('W09')
 def a_mask_without_image(root):
     return write(root / 'annotations/labeled/lone.png', read(mask(root)))
+
+
+@fault('W19')
+def a_name_twice(root):
+    path = root / 'labeled.txt'
+    path.write_text('l0\nl1\nl2\nl3\nl1\n')
+    return {f'{LABELED}.ann_file': 'labeled.txt'}, [path]
+
+
+@fault('W19')
+def an_unlabeled_name_twice(root):
+    path = root / 'unlabeled.txt'
+    path.write_text('u0\r\nu1\r\nu0\r\nu2\r\nu3\r\n')
+    return {'train_dataloader.dataset.unlabeled.ann_file': 'unlabeled.txt'}, [path]
 
 
 # ------------------------------------------------------------------------------------ files
@@ -410,6 +430,11 @@ def an_unlabeled_image_looks_like_a_labeled_one(root):
     return resaved(image(root), root / 'images/unlabeled/again.jpg')
 
 
+@fault('N38')
+def a_labeled_image_twice(root):
+    return with_mask(resaved(image(root), root / 'images/labeled/l0again.jpg'))
+
+
 @fault('W37')
 def a_test_image_validates(root):
     return with_mask(Path(shutil.copy(image(root, 'val'), root / 'images/test/copy.jpg')))
@@ -512,6 +537,12 @@ def test_a_planted_fault_is_found(root, name):
         found.setdefault(key, set()).update(one.files)
     assert found.keys() == {number} | ALSO.get(name, set())
     assert {str(path) for path in wrong} <= found[number]
+
+
+def test_a_mask_of_another_name_is_hinted_at(root):
+    path = mask(root).rename(root / 'annotations/labeled/l0_mask.png')
+    (one,) = look(root, {}).errors
+    assert f'/l0.png (there is {path}). ' in one
 
 
 def test_all_kinds_but_that_of_a_step_are_planted():

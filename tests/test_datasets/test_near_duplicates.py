@@ -25,7 +25,7 @@ def flipped(rng, words: np.ndarray, count: int) -> np.ndarray:
     return np.packbits(bits, axis=1).view(np.uint16)
 
 
-@pytest.mark.parametrize('pairs', [1 << 21, 50])  # at once
+@pytest.mark.parametrize('pairs', [1 << 18, 50])  # at once
 def test_all_pairs_of_few_bits_are_found(pairs, monkeypatch):
     monkeypatch.setattr(near_duplicates, '_PAIRS', pairs)
     rng = np.random.default_rng(0)
