@@ -168,7 +168,8 @@ def first_steps(cfg: Config, table: np.ndarray) -> FirstSteps:
         except _EnoughSteps:
             pass
         finally:
-            for handler in runner.logger.handlers:
+            for handler in list(runner.logger.handlers):  # mmengine goes on writing to this logger
+                runner.logger.removeHandler(handler)
                 handler.close()
     return clock.found
 
