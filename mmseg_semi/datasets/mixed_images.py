@@ -39,7 +39,7 @@ def check_mixed(parts: Sequence[Part]) -> Findings:
             Finding(
                 40,
                 f'images have different channels: {_summary(channels)}.',
-                'Save all of them alike: the loader repeats a gray channel and leaves alpha out.',
+                'Save all of them alike: of photographs, a gray channel is repeated and alpha left out.',
                 _rarer(channels),
             )
         )
@@ -49,7 +49,7 @@ def check_mixed(parts: Sequence[Part]) -> Findings:
             Finding(
                 41,
                 f'images have different bits a channel: {_summary(bits)}.',
-                'Convert all of them to 8 bits in one way: the loader keeps the upper 8 of 16.',
+                'Convert all of them in one way: of photographs, the upper 8 of 16 bits are kept.',
                 _rarer(bits),
             )
         )
