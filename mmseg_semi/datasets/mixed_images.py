@@ -39,7 +39,7 @@ def check_mixed(parts: Sequence[Part]) -> Findings:
             Finding(
                 40,
                 f'images have different channels: {_summary(channels)}.',
-                'Save all of them alike: of photographs, a gray channel is repeated and alpha left out.',
+                'Save all of them alike: photographs lose alpha, and gray ones become RGB.',
                 _rarer(channels),
             )
         )
