@@ -70,14 +70,15 @@ def test_train_on_your_own_images(tmp_path):
     (tmp_path / re.search(r'`(configs/\w+\.py)`', text).group(1)).write_text(config)
     write_leaves(tmp_path / 'data/leaves')
     # Only the length of the run, the batch and the workers are cut down.
-    short = ['--cfg-options', 'train_cfg.max_iters=2', 'train_dataloader.batch_size=4']
+    short = ['--cfg-options', 'iterations=2', 'train_dataloader.batch_size=4']
     for part in ('train', 'val', 'test'):
         short += [f'{part}_dataloader.num_workers=0', f'{part}_dataloader.persistent_workers=False']
     log = run(train, tmp_path, *short)
     assert '3 labeled and 4 unlabeled images' in log
     assert re.search(r'mIoU: +\d', log), 'validates at the end'
-    assert 'iter_20000.pth' in test
-    log = run(test.replace('iter_20000', 'iter_2'), tmp_path, *short)
+    (best,) = tmp_path.glob('work_dirs/leaves/best_mIoU_iter_*.pth')
+    assert 'best_mIoU_iter_*.pth' in test and best.name in log
+    log = run(test.replace('best_mIoU_iter_*.pth', best.name), tmp_path, *short)
     assert all(re.search(rf'\| +{name} +\|', log) for name in ('leaf', 'disease'))
     pictures = list((tmp_path / 'work_dirs/leaves').rglob('pictures/**/*.png'))
     assert len(pictures) == 2

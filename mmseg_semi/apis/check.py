@@ -86,6 +86,8 @@ def build(cfg: Config, key: str, registry: Any, found: Findings) -> Any | None:
         if hasattr(built, 'full_init'):
             built.full_init()
         return built
+    if registry is DATASETS:
+        found.unseen.append(key)
     return None
 
 
@@ -173,12 +175,13 @@ def heldout_parts(cfg: Config, found: Findings) -> list[Part]:
         with noting(found, _MODEL):
             check_data_paths(cfg, (name,))
         dataset = build(cfg, key, DATASETS, found) if len(found.errors) == before else None
-        if dataset is None or any(_files(dataset) == _files(one.dataset) for one in parts):
-            continue
-        with quiet(), noting(found, _MODEL, f'{key}: '):
-            for leaf in leaf_datasets(dataset):
-                verify_labeled(leaf, key, masks=has_masks(leaf))
-            parts.append(Part(key, dataset, name))
+        if dataset is not None and all(_files(dataset) != _files(one.dataset) for one in parts):
+            with quiet(), noting(found, _MODEL, f'{key}: '):
+                for leaf in leaf_datasets(dataset):
+                    verify_labeled(leaf, key, masks=has_masks(leaf))
+                parts.append(Part(key, dataset, name))
+        if len(found.errors) > before and key not in found.unseen:
+            found.unseen.append(key)
     return parts
 
 
@@ -258,10 +261,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(steps.text())
     elif not args.no_steps:
         print('no training step was made, because of the errors')
+    if found.unseen:
+        print(
+            f'not looked at, because of the errors: {", ".join(found.unseen)}; correct them and '
+            'run this again'
+        )
     folder = Path(cfg.work_dir)
     content = dict(
         config=args.config,
         findings=found.as_json(),
+        not_looked_at=found.unseen,
         parts=[as_json(part) for part in parts],
         training=None if steps is None else steps.as_json(),
     )

@@ -25,7 +25,7 @@ from mmseg_semi.apis.start import StartRunner
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
 from mmseg_semi.engine.hooks.prediction_writer_hook import data_folders
-from mmseg_semi.engine.workers import explaining, prepare_workers
+from mmseg_semi.engine.workers import end_workers, explaining, prepare_workers
 from mmseg_semi.files import check_there
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
@@ -217,4 +217,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         prepare_workers(runner.test_loop.dataloader)
         with explaining('test_dataloader'):
             runner.test()
+        end_workers(runner.test_loop.dataloader)
     finish_distributed()

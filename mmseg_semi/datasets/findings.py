@@ -92,11 +92,13 @@ class Findings:
         errors: The run must not begin.
         warnings: It may not become what was meant.
         notes: Good to know.
+        unseen: Config keys of parts that could not be looked at.
     """
 
     errors: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
     def join(self, more: Findings) -> None:
         """Add those of others."""

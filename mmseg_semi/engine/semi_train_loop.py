@@ -18,7 +18,7 @@ from torch import nn
 
 from mmseg_semi.arguments import check_whole
 from mmseg_semi.engine.hooks.state_hook import StateHook
-from mmseg_semi.engine.workers import explaining, prepare_workers
+from mmseg_semi.engine.workers import end_workers, explaining, prepare_workers
 from mmseg_semi.models.segmentors.building import missing_hooks
 
 
@@ -125,6 +125,13 @@ class SemiTrainLoop(IterBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Launch training from the runner's current iteration."""
+        try:
+            return self._run()
+        finally:
+            for loop in (self, getattr(self.runner, '_val_loop', None)):
+                end_workers(getattr(loop, 'dataloader', None))
+
+    def _run(self) -> torch.nn.Module:
         self._check_schedulers()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')

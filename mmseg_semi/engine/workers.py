@@ -34,6 +34,18 @@ def prepare_workers(loader: Any) -> None:
         loader.worker_init_fn = partial(begin_worker, inner=loader.worker_init_fn)
 
 
+def end_workers(loader: Any) -> None:
+    """End persistent workers, which otherwise wait out their grace when the program ends.
+
+    Args:
+        loader: A dataloader, or None.
+    """
+    iterator = getattr(loader, '_iterator', None)
+    if iterator is not None and hasattr(iterator, '_shutdown_workers'):
+        iterator._shutdown_workers()
+        loader._iterator = None
+
+
 def begin_worker(worker_id: int, inner: Optional[Callable[[int], None]] = None) -> None:
     """Leave it to the main process to end the run; it needs no batch more when it does.
 

@@ -99,7 +99,7 @@ def draw_polygons(polygons: Sequence[Sequence[float]], image: Instances) -> np.n
 
     height, width = image.height, image.width
     # Two corners have no area, and pycocotools would take four numbers for a box.
-    polygons = [polygon for polygon in polygons if len(polygon) >= 6]
+    polygons = [polygon for polygon in polygons if len(polygon) not in (0, 2, 4)]
     if not polygons:
         return np.zeros((height, width), bool)
     check_polygons(polygons, image)
@@ -163,6 +163,11 @@ def check_polygons(polygons: Sequence[Sequence[float]], image: Instances) -> Non
     """Refuse coordinates that are no numbers or far away: pycocotools would fill the memory."""
     farthest = MOST_OUTSIDE * max(image.height, image.width)
     for polygon in polygons:
+        if isinstance(polygon, str) or len(polygon) % 2:
+            raise DataError(
+                f'{image.label}: a polygon must be pairs of x and y, got {str(polygon)[:60]!r}; '
+                'correct or remove it.'
+            )
         for one in polygon:
             if not math.isfinite(one) or abs(one) > farthest:
                 raise DataError(

@@ -108,7 +108,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     variables = tuple(cfg.get(user_variables.KEY) or ())
     check_unread_keys(path, options or (), variables)
     _merge(cfg, {key: value for key, value in (options or {}).items() if key in variables})
-    user_variables.follow(cfg, path)
+    user_variables.follow(cfg, path, options or ())
     _merge(cfg, {key: value for key, value in (options or {}).items() if key not in variables})
     for name in set(cfg) - known_keys():  # used where the file was run; a dump would be refused
         cfg.pop(name)

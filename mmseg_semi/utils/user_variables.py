@@ -7,7 +7,7 @@ them, or ``--cfg-options``, is followed here when the config is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ def followed(cfg: Config) -> list[str]:
     return [name for name in cfg.get(KEY) or () if name in cfg]
 
 
-def follow(cfg: Config, path: str) -> None:
+def follow(cfg: Config, path: str, options: Collection[str] = ()) -> None:
     """Set all that depends on the variables of a config, and take them out of it.
 
     Args:
         cfg: The config, which is changed.
         path: Its file, for messages.
+        options: Names that come from ``--cfg-options``.
 
     Raises:
         ValueError: A variable has a value that it cannot have.
@@ -50,7 +51,8 @@ def follow(cfg: Config, path: str) -> None:
         try:
             _FOLLOW[name](cfg, value, root)
         except ValueError as error:
-            raise ValueError(f'{path}: {name}={value!r}: {error}') from error
+            place = '--cfg-options' if name in options else f'{path}:'
+            raise ValueError(f'{place} {name}={value!r}: {error}') from error
     cfg.pop(KEY, None)
 
 
@@ -78,6 +80,8 @@ def _data_root(cfg: Config, value: Any, _root: Any) -> None:
 
 
 def _split(cfg: Config, value: Any, root: Any) -> None:
+    if value is None:  # parts have folders of their own
+        return
     if not isinstance(value, str) or not value:
         raise ValueError("give a folder of lists in the data_root, such as split='splits/50-seed0'")
     training = cfg.train_dataloader.dataset
@@ -95,10 +99,13 @@ def _split(cfg: Config, value: Any, root: Any) -> None:
 
 def _classes(cfg: Config, value: Any, root: Any) -> None:
     found = dict(classes=value)
-    if isinstance(value, str):
+    if isinstance(value, str) and value.endswith('.json'):
         found = read_json(Path(root, value), 'Name the classes, or a file that has them.')
     names = found.get('classes')
-    if not isinstance(names, (list, tuple)) or len(names) < 2 or len({*names}) < len(names):
+    if isinstance(names, (list, tuple)) and len({*names}) < len(names):
+        twice = [name for i, name in enumerate(names) if name in names[:i]]
+        raise ValueError(f'classes must be different, and {twice[0]!r} is there twice')
+    if not isinstance(names, (list, tuple)) or len(names) < 2:
         raise ValueError(
             "give the names of at least two classes in the order of their numbers, as ('background'"
             f", 'leaf'), or a file that has them in the data_root, as {CLASSES_FILE}"

@@ -548,3 +548,14 @@ def test_a_mask_of_another_name_is_hinted_at(root):
 def test_all_kinds_but_that_of_a_step_are_planted():
     assert {int(number[1:]) for number, _ in FAULTS.values()} == KINDS.keys() - {50}
     assert len(FAULTS) >= 40
+
+
+def test_parts_that_could_not_be_looked_at_are_named(root):
+    mask(root).unlink()
+    mask(root, 'test').unlink()
+    found = look(root, {})
+    assert found.unseen == ['train_dataloader.dataset', 'test_dataloader.dataset']
+    assert look(root, {'train_dataloader.dataset.labeled.data_root': 'nowhere'}).unseen == [
+        'train_dataloader.dataset',
+        'test_dataloader.dataset',
+    ]

@@ -296,6 +296,13 @@ def test_one_bad_image_does_not_keep_the_others(export, tmp_path):
     assert 'a.png' in not_used(out)[0]
 
 
+@pytest.mark.parametrize('wrong', [[[1, 2, 3]], [[1, 2, 3, 4, 5, 6, 7]], 'foo', [1, 2, 3], 7])
+def test_a_broken_segmentation_is_none_of_none(export, tmp_path, wrong):
+    source = write(export, lambda c: c['annotations'][0].update(segmentation=wrong))
+    with pytest.raises(DataError, match=r'annotation \d+'):
+        bring(source, tmp_path / 'out')
+
+
 def test_missing_images_are_listed(export, tmp_path):
     (export[0] / 'images/a.png').unlink()
     out = bring(export[0], tmp_path / 'out')

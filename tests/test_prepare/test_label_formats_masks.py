@@ -320,3 +320,15 @@ def test_ends_of_images_that_their_masks_do_not_have(tmp_path):
     Image.fromarray(numbers()).save(path)
     out = bring(tmp_path / 'source', tmp_path / 'out')
     np.testing.assert_array_equal(mask(out, '12_sat.png'), numbers())
+
+
+def test_an_unreadable_mask_leaves_its_image_out(source, tmp_path):
+    both(source, lambda array: array)
+    (source / 'masks/a.png').write_bytes(b'no image')
+    with pytest.raises(DataError, match='So 1 of 3 images could not be brought'):
+        bring(source, tmp_path / 'out')
+    np.testing.assert_array_equal(mask(tmp_path / 'out', 'sub/b.png'), numbers(seed=2))
+    assert not (tmp_path / 'out/annotations/a.png').exists()
+    (source / 'masks/sub/b.png').write_bytes(b'no image')
+    with pytest.raises(DataError, match='cannot be read'):
+        bring(source, tmp_path / 'none')

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +105,26 @@ default_hooks = dict(logger=dict(interval=1))
     best = sorted((tmp_path / 'work').glob('best_mIoU_iter_*.pth'))
     assert len(best) == 1
     assert re.search(rf'Best on the validation images: [\d.]+, {best[0]}', output)
+
+
+def test_data_workers_end_with_the_training(tmp_path):
+    """In a process of its own: persistent workers of the training and the validation."""
+    root = make_leaves(tmp_path / 'leaves')
+    config = tmp_path / 'config.py'
+    config.write_text(f"""_base_ = {str(CONFIGS / 'fixmatch/fixmatch_unet_custom.py')!r}
+data_root = {str(root)!r}
+classes = {CLASSES!r}
+crop_size = (32, 32)
+scale = (32, 32)
+iterations = 1
+train_dataloader = dict(batch_size=4, num_workers=1)
+val_dataloader = dict(num_workers=1)
+model = dict(warmup_iters=0)
+""")
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), 'train', str(config), '--work-dir', str(tmp_path / 'work')],
+        capture_output=True,
+        text=True,
+        timeout=55,  # a worker that is not told to end waits 60 s
+    )
+    assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr

@@ -129,7 +129,8 @@ def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
         ('data_root = 3', 'mine.py: data_root=3: give the folder of the data'),
         ('split = 50', "give a folder of lists in the data_root, such as split='splits/50-seed0'"),
         ("classes = ('leaf',)", 'give the names of at least two classes'),
-        ("classes = ('a', 'b', 'a')", 'give the names of at least two classes'),
+        ("classes = ('a', 'b', 'a')", "classes must be different, and 'a' is there twice"),
+        ("classes = 'leaf'", "mine.py: classes='leaf': give the names of at least two classes"),
         ("classes = 'names.json'", 'there is no file data/custom/names.json'),
         ('crop_size = 320', 'crop_size=320: it (height, width) must be a list of 2 values'),
         ('crop_size = (0, 320)', 'must be a whole number >= 1, got 0'),
@@ -142,6 +143,11 @@ def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
 def test_values_that_cannot_be(tmp_path, text, message):
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         own(tmp_path, text)
+
+
+def test_a_wrong_option_is_named_as_one(tmp_path):
+    with pytest.raises(ValueError, match='^--cfg-options iterations=-4: it must be a whole number'):
+        own(tmp_path, 'iterations = 10\nsplit = None', options=dict(iterations=-4))
 
 
 def test_another_tool_does_not_ignore_them(tmp_path):

@@ -73,6 +73,10 @@ def _by_id(path: Path, kind: str, entries: list[Any], key: str) -> dict[Any, str
     return found
 
 
+def _is_line(polygon: Any) -> bool:
+    return isinstance(polygon, list) and len(polygon) in (2, 4)
+
+
 def _object(label: str, entry: Mapping[str, Any], names: Mapping[Any, str]) -> Object:
     segmentation, box = entry.get('segmentation'), entry.get('bbox')
     if isinstance(segmentation, dict):
@@ -80,8 +84,8 @@ def _object(label: str, entry: Mapping[str, Any], names: Mapping[Any, str]) -> O
             raise ValueError(f'run lengths must have size and counts, not {list(segmentation)}')
     elif segmentation and not isinstance(segmentation[0], list):
         segmentation = [segmentation]  # one polygon, as some tools write it
-    if isinstance(segmentation, list):
-        segmentation = [one for one in segmentation if len(one) >= 6]
+    if isinstance(segmentation, list):  # a point and a line have no pixels; others are broken
+        segmentation = [one for one in segmentation if one != [] and not _is_line(one)]
     corners = None
     if box and len(box) == 4:
         x, y, width, height = map(float, box)

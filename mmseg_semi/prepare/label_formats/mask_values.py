@@ -190,16 +190,22 @@ def guess_table(
         DataError: They may mean several things; says what to give.
     """
     counts: Counter[int] = Counter()
-    palettes, colored, lossy = set(), False, False
+    palettes, colored, lossy, broken = set(), False, False, set()
     for path in what:
-        pixels = read_pixels(path)
+        try:
+            pixels = read_pixels(path)
+        except DataError:  # its image is left out, when it is drawn
+            broken.add(path)
+            continue
         palettes.add(pixels.palette)
         colored, lossy = colored or pixels.colored, lossy or pixels.lossy
         counts.update(_count(pixels.values))
+    if not counts:
+        read_pixels(paths[0])  # which says why
     palette = next(iter(palettes)) if len(palettes) == 1 else None
     if colored or (len(palettes) > 1 and palettes != {None}):
         counts = Counter()
-        for path in paths:
+        for path in (one for one in paths if one not in broken):
             counts.update(_count(read_pixels(path, as_colors=True).values))
         return _of_colors(paths[0], counts, wanted, lossy)
     table, names = _of_numbers(paths[0], counts, wanted, lossy, palette is not None)

@@ -180,7 +180,10 @@ def read(
             draw = partial(_by_number, several)
         else:
             draw = partial(_by_class, several)
-        size = mask_size(several[0].file)
+        try:
+            size = mask_size(several[0].file)
+        except DataError:  # its image is left out, when it is drawn
+            size = None
         export.pictures.append(Picture(str(several[0].file), (image,), size, LabelMap(draw)))
     export.folder = photos.folder
     export.own_files = {one.file for several in parts.values() for one in several}

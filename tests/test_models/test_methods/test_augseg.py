@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -212,7 +213,7 @@ def test_configs_set_the_teacher_and_the_one_strong_view(name):
     model = config.model
     short = 'digit' in name.stem or 'lite0' in name.stem  # runs of some thousand steps
     momentum = 0.99 if short else 0.999
-    momentum = 0.996 if 'cityscapes' in name.stem else momentum
+    momentum = 0.996 if re.search('cityscapes|custom', name.stem) else momentum
     threshold = 0.0 if 'cityscapes' in name.stem else 0.95
     assert model.teacher == dict(type='EMATeacher', momentum=momentum)
     joint = dict(group='joint')
