@@ -313,7 +313,8 @@ class SemiDataset(Dataset):
             text = str(error).strip() or 'no reason given'
             return (
                 f'{type(error).__name__}: {text} (whole and sound JPEG, PNG, BMP, WebP and TIFF '
-                'files of 1, 3 or 4 channels and 8 or 16 bits are allowed)'
+                'files of 1, 3 or 4 channels and 8 or 16 bits are allowed; other images need '
+                'in_channels, see docs/own_images.md)'
             )
         return None
 

@@ -303,6 +303,13 @@ def test_a_broken_segmentation_is_none_of_none(export, tmp_path, wrong):
         bring(source, tmp_path / 'out')
 
 
+def test_categories_of_one_name_are_one_class_and_said_to_be(export, tmp_path):
+    source = write(export, lambda c: c['categories'].append(dict(c['categories'][0], id=99)))
+    out = bring(source, tmp_path / 'out')
+    assert len(set(classes(out))) == len(classes(out))
+    assert any('99 are all ' in line and 'one class here' in line for line in not_used(out))
+
+
 def test_missing_images_are_listed(export, tmp_path):
     (export[0] / 'images/a.png').unlink()
     out = bring(export[0], tmp_path / 'out')

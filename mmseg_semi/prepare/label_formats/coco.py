@@ -31,6 +31,9 @@ def read(files: Mapping[Path, Any]) -> Export:
     for path, content in files.items():
         names = _by_id(path, 'category', content['categories'], 'name')
         classes.update(dict.fromkeys(names[number] for number in sorted(names)))
+        for name in sorted({one for one in names.values() if [*names.values()].count(one) > 1}):
+            numbers = ', '.join(str(one) for one in sorted(names) if names[one] == name)
+            export.notes.append(f'{path}: categories {numbers} are all {name}, one class here')
         images = _by_id(path, 'image', content['images'], 'file_name')
         found = defaultdict(list)
         for entry in content['annotations']:
