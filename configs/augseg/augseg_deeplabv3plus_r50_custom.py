@@ -1,11 +1,8 @@
-_base_ = ['../_base_/settings/deeplabv3plus_r50_custom.py', '../_base_/methods/augseg.py']
-method = _base_.method
-# With AugSeg's 0.999 the teacher would follow a short run too late.
-method.teacher.momentum = 0.996
+_base_ = ['../_base_/settings/deeplabv3plus_r50_custom.py', '../_base_/methods/custom/augseg.py']
 model = dict(
     _delete_=True,
     segmentor=_base_.model,
     warmup_iters=2000,
-    **method,
+    **_base_.method,
 )
 train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))

@@ -129,8 +129,9 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     key = 'train_dataloader.dataset' + ('.labeled' if semi else '')
     parts = [] if train is None else training_parts(train, key)
     heldout = heldout_parts(cfg, found)
-    found.join(bring_statistics(cfg, parts, heldout))  # before the model, which reads them
-    model = build(cfg, 'model', MODELS, found)
+    statistics = bring_statistics(cfg, parts, heldout)  # before the model, which reads them
+    found.join(statistics)
+    model = None if statistics.errors else build(cfg, 'model', MODELS, found)
     labeled = {part.key: part.dataset for part in [*parts[:1], *heldout]}
     if model is not None and labeled:
         with noting(found, _CLASSES):

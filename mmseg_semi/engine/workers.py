@@ -6,9 +6,10 @@ import errno
 import os
 import re
 import signal
+import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.queues import Queue
 from typing import Any, Callable, Optional
@@ -17,6 +18,7 @@ from mmseg_semi.errors import DataError
 
 TIMEOUT = 600.0  # seconds without a batch
 _GRACE = 60  # seconds that a worker outlives its first SIGTERM
+_SIGNAL = 0.5  # seconds until the signal of a worker's end is there
 
 
 def prepare_workers(loader: Any) -> None:
@@ -85,6 +87,8 @@ def explaining(key: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, EOFError) as error:  # between two batches
+        with suppress(RuntimeError):  # torch's signal handler says so too, once and a little later
+            time.sleep(_SIGNAL)
         raise DataError(
             f'{key}: a data worker has been ended; if the memory was used up, set '
             f'{key}.num_workers or batch_size lower'

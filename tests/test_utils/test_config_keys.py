@@ -26,7 +26,7 @@ def child(folder, text, base=CUSTOM, name='mine.py'):
         ('max_iters = 100', "mine.py, line 2: nothing reads 'max_iters'. Known keys: auto_scale"),
         ('a = 1\nb = a', "line 3: nothing reads 'b'"),
         ('if True:\n    a = 1', "line 3: nothing reads 'a'"),
-        ('strong: dict = dict()', 'custom.py has used its own value before (line 15): set the key'),
+        ('strong: dict = dict()', 'custom.py has used its own value before (line 9): set the key'),
         ('user_variables = dict(scale=None)', 'datasets/custom.py has used its own value before'),
         ("clases = ('a', 'b')", "nothing reads 'clases'. Did you mean 'classes'?"),
     ],

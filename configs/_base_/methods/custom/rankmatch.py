@@ -1,0 +1,8 @@
+# As in unimatch.py. The mean over the permutations, as in the program: their sum, 24 times larger,
+# is most of what a network learns from few labels (docs/results.md).
+_base_ = '../rankmatch.py'
+method = dict(
+    teacher=dict(type='EMATeacher', momentum=0.996),
+    refiners=dict(select=dict(_delete_=True, type='EMAThreshold', update='per_class', initial=0.5)),
+    heads=dict(rank=dict(reduction='mean')),
+)
