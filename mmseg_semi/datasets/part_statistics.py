@@ -91,7 +91,7 @@ def _uneven(train: Part) -> Iterator[Finding]:
             yield Finding(
                 27,
                 f'{train.key}: {name} has {100 * part:.1f} % of the pixels.',
-                f'Weigh the others with decode_head.loss_decode.class_weight={_weights(train)}.',
+                f'Weigh the others with {_weights(train)}.',
                 train.masks.single,
             )
 

@@ -559,3 +559,11 @@ def test_parts_that_could_not_be_looked_at_are_named(root):
         'train_dataloader.dataset',
         'test_dataloader.dataset',
     ]
+
+
+def test_advice_for_a_large_class_is_a_line_of_the_config(root):
+    a_class_is_nearly_everything(root)
+    (found,) = (one for one in look(root, {}).warnings if one.kind == 27)
+    weights = 'model.segmentor.decode_head.loss_decode.class_weight=[1.0, '
+    assert found.remedy.startswith(f'Weigh the others with {weights}')
+    assert found.remedy.count('class_weight') == 1
