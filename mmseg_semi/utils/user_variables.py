@@ -84,13 +84,21 @@ def _split(cfg: Config, value: Any, root: Any) -> None:
         return
     if not isinstance(value, str) or not value:
         raise ValueError("give a folder of lists in the data_root, such as split='splits/50-seed0'")
+    folder = Path(root, value)
+    if Path(root).is_dir() and not folder.is_dir():
+        lists = sorted(Path(root).glob('splits/*/labeled.txt'))
+        there = ', '.join(str(path.parent.relative_to(root)) for path in lists) or 'none'
+        raise ValueError(
+            f'there is no folder {folder}. Name one of those in {root} ({there}), or make one with '
+            f'mmseg-semi split {root}.'
+        )
     training = cfg.train_dataloader.dataset
     parts = dict(labeled=training.labeled, unlabeled=training.get('unlabeled'))
     parts |= dict(val=cfg.val_dataloader.dataset, test=cfg.test_dataloader.dataset)
     for name, part in parts.items():
         if part is None:
             continue
-        if name == 'test' and not Path(root, value, 'test.txt').is_file():
+        if name == 'test' and not (folder / 'test.txt').is_file():
             name = 'val'
         masks = {} if name == 'unlabeled' else dict(seg_map_path='annotations')
         part.data_prefix = ConfigDict(img_path='images', **masks)
@@ -120,7 +128,7 @@ def _classes(cfg: Config, value: Any, root: Any) -> None:
 
 
 def _crop_size(cfg: Config, value: Any, _root: Any) -> None:
-    _SIZE.check('it (height, width)', value)
+    _check_size('height and width', value)
     cfg.train_dataloader.dataset.geometry.crop.crop_size = tuple(value)
 
 
@@ -130,7 +138,7 @@ def _scale(cfg: Config, value: Any, _root: Any) -> None:
         ratio = geometry.resize.ratio_range
         geometry.resize = ConfigDict(type='RandomRelativeResize', ratio_range=ratio)
     else:
-        _SIZE.check('it (the largest width and height; None for images as they are)', value)
+        _check_size('the largest width and height, or None for images as they are', value)
         geometry.resize.scale = tuple(value)
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         pipeline = loader.dataset.pipeline
@@ -174,7 +182,13 @@ def _iterations(cfg: Config, value: Any, _root: Any) -> None:
             node[key] = max(1, round(node[key] * ratio))
 
 
-_SIZE = Each(Whole(1), length=2)
+def _check_size(what: str, value: Any) -> None:
+    try:
+        Each(Whole(1), length=2).check('it', value)
+    except ValueError:
+        raise ValueError(f'give {what} in pixels, such as (320, 320)') from None
+
+
 _FOLLOW: dict[str, Callable[[Config, Any, Any], None]] = dict(
     data_root=_data_root,
     split=_split,

@@ -128,13 +128,14 @@ def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
     [
         ('data_root = 3', 'mine.py: data_root=3: give the folder of the data'),
         ('split = 50', "give a folder of lists in the data_root, such as split='splits/50-seed0'"),
+        ('iterations = 1e3', 'it must be a whole number >= 1, got 1000.0 (write 1000)'),
         ("classes = ('leaf',)", 'give the names of at least two classes'),
         ("classes = ('a', 'b', 'a')", "classes must be different, and 'a' is there twice"),
         ("classes = 'leaf'", "mine.py: classes='leaf': give the names of at least two classes"),
         ("classes = 'names.json'", 'there is no file data/custom/names.json'),
-        ('crop_size = 320', 'crop_size=320: it (height, width) must be a list of 2 values'),
-        ('crop_size = (0, 320)', 'must be a whole number >= 1, got 0'),
-        ('scale = (1280,)', 'must be a list of 2 values'),
+        ('crop_size = 320', 'crop_size=320: give height and width in pixels, such as (320, 320)'),
+        ('crop_size = (0, 320)', 'give height and width in pixels'),
+        ('scale = (1280,)', 'give the largest width and height, or None for images as they are'),
         ('in_channels = 0', 'in_channels=0: it must be a whole number >= 1'),
         ('iterations = 1.5', 'iterations=1.5: it must be a whole number >= 1'),
         ('iteration = 5', "nothing reads 'iteration'. Did you mean 'iterations'?"),
@@ -143,6 +144,14 @@ def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
 def test_values_that_cannot_be(tmp_path, text, message):
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         own(tmp_path, text)
+
+
+def test_lists_that_are_not_there(tmp_path):
+    (tmp_path / 'splits/5').mkdir(parents=True)
+    (tmp_path / 'splits/5/labeled.txt').touch()
+    message = f'no folder {tmp_path}/splits/9. Name one of those in {tmp_path} (splits/5), or make'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        own(tmp_path, f"data_root = {str(tmp_path)!r}; split = 'splits/9'")
 
 
 def test_a_wrong_option_is_named_as_one(tmp_path):
