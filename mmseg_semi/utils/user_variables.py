@@ -13,7 +13,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmseg_semi.arguments import Each, Whole
+from mmseg_semi.arguments import Each, OneOf, Whole
 from mmseg_semi.files import read_json
 
 #: Key of a config that names its variables, with the values that its bases have used.
@@ -182,6 +182,11 @@ def _iterations(cfg: Config, value: Any, _root: Any) -> None:
             node[key] = max(1, round(node[key] * ratio))
 
 
+def _guard(cfg: Config, value: Any, _root: Any) -> None:
+    OneOf(True, False).check('it', value)
+    cfg.default_hooks.checkpoint.save_best = 'mIoU' if value else None
+
+
 def _check_size(what: str, value: Any) -> None:
     try:
         Each(Whole(1), length=2).check('it', value)
@@ -197,4 +202,5 @@ _FOLLOW: dict[str, Callable[[Config, Any, Any], None]] = dict(
     scale=_scale,
     in_channels=_in_channels,
     iterations=_iterations,
+    guard=_guard,
 )
