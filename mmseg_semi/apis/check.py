@@ -42,8 +42,9 @@ from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.engine.hooks.data_check_hook import check_classes, has_masks
 from mmseg_semi.errors import name_some, refusal
 from mmseg_semi.files import write_files
-from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
+from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_keys import value_at
+from mmseg_semi_cli import runs
 
 _MODEL, _CLASSES, _BATCH, _STEP = 1, 3, 4, 50  # kinds of findings
 _NOT_THERE = 2
@@ -51,22 +52,7 @@ _NOT_THERE = 2
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='training config')
-    parser.add_argument(
-        '--out',
-        help='folder of check.json and check.html (default: that of the run, '
-        'work_dirs/<name of the config>)',
-    )
-    parser.add_argument(
-        '--no-steps',
-        action='store_true',
-        help='make no training steps: no time, no memory, no pictures of a batch',
-    )
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
-    return parser.parse_args(argv)
+    return parse_tool(runs.check(), argv)
 
 
 def build(cfg: Config, key: str, registry: Any, found: Findings) -> Any | None:

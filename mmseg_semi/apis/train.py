@@ -25,7 +25,7 @@ from mmseg_semi.apis.runner_setup import (
     setup_distributed,
 )
 from mmseg_semi.apis.start import StartRunner
-from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
+from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_settings import SEED, check_together
 from mmseg_semi.utils.safe_checkpoints import (
     latest_checkpoint,
@@ -35,35 +35,12 @@ from mmseg_semi.utils.safe_checkpoints import (
 )
 from mmseg_semi.utils.weight_checks import check_pretrained, without_downloads
 from mmseg_semi.utils.work_dirs import claimed
+from mmseg_semi_cli import runs
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='continue a run: from the newest complete checkpoint in the work folder, or from '
-        'the one named here',
-    )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
-    parser.add_argument('--seed', type=int, help='seed of the run (config key randomness.seed)')
-    parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptions,
-        help='override config keys, for example train_cfg.max_iters=100',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args(argv)
+    args = parse_tool(runs.train(), argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 

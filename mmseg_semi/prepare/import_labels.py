@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
-
 from mmseg_semi.detection.coco import coco_annotations, coco_categories, coco_images
 from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import check_there
 from mmseg_semi.prepare.label_formats.classes import class_colors, number_classes, split_classes
-from mmseg_semi.prepare.label_formats.finding import FORMATS, read_export, unpacked
+from mmseg_semi.prepare.label_formats.finding import read_export, unpacked
 from mmseg_semi.prepare.label_formats.photos import Photos
 from mmseg_semi.prepare.label_formats.records import (
     BACKGROUND,
@@ -26,7 +24,7 @@ from mmseg_semi.prepare.label_formats.records import (
     Picture,
 )
 from mmseg_semi.prepare.label_formats.sources import Source, find_sources, placed
-from mmseg_semi.prepare.label_formats.volumes import PAGES, Sliced, sliced, with_real_names
+from mmseg_semi.prepare.label_formats.volumes import Sliced, sliced, with_real_names
 from mmseg_semi.prepare.label_maps import encode_png
 from mmseg_semi.prepare.own_files import OwnFiles
 from mmseg_semi.utils.progress import track
@@ -203,58 +201,3 @@ def say(
             f'(all in {out / "not_used.txt"}), the others are complete: put this right and run the '
             'same again.'
         )
-
-
-@click.command('import-labels')
-@click.argument('source', metavar='SRC', type=click.Path(path_type=Path))
-@click.option(
-    '--format',
-    'kind',
-    type=click.Choice(['auto', *FORMATS]),
-    default='auto',
-    show_default=True,
-    help='What wrote the labels.',
-)
-@click.option(
-    '--out', required=True, type=click.Path(path_type=Path), help='New folder for all of it.'
-)
-@click.option(
-    '--images',
-    type=click.Path(path_type=Path),
-    help='Folder of the images, where they are not in SRC; those that SRC does not list become '
-    'unlabeled images.',
-)
-@click.option(
-    '--classes',
-    multiple=True,
-    metavar='NAME[=#rrggbb],...',
-    help='Classes in the order of their numbers; default: all of the export.',
-)
-@click.option(
-    '--empty',
-    type=click.Choice(['background', 'unlabeled']),
-    default='background',
-    show_default=True,
-    help='What images are that SRC lists without any object.',
-)
-@click.option(
-    '--pages',
-    type=click.Choice(PAGES),
-    default='auto',
-    show_default=True,
-    help='What the pages of a TIFF file are that does not say it: slices of a volume, or channels.',
-)
-@click.option(
-    '--numbers',
-    type=click.Choice(['classes', 'objects']),
-    default='classes',
-    show_default=True,
-    help='What the numbers in masks are; objects are of one class, the one of --classes.',
-)
-def command(**options: Any) -> None:
-    """Make images and masks of the export of a labeling tool.
-
-    SRC is a file, a zip or a folder. OUT gets images/, annotations/ (PNG masks of class numbers,
-    255 for unknown), classes.json, boxes.json and not_used.txt.
-    """
-    import_labels(**options)

@@ -12,15 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
 
-import click
 import numpy as np
 
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.datasets.listed_files import files_by_name
 from mmseg_semi.datasets.splits import same_names, split_hash
-from mmseg_semi.errors import DataError, exiting, name_some
+from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import check_there, read_json, write_files
 from mmseg_semi.prepare.dividing import PARTS, Request, divide
 from mmseg_semi.prepare.make_splits import classes_in
@@ -147,41 +145,3 @@ def _said(
             f'validates or tests ({name_some(list(left_out))})'
         )
     return '\n'.join(lines)
-
-
-@click.command('split')
-@click.argument('folder', metavar='DIR', type=click.Path(path_type=Path))
-@click.option('--labeled', type=int, required=True, help='Number of labeled images.')
-@click.option(
-    '--val',
-    type=float,
-    default=0.2,
-    show_default=True,
-    help='Share that validates, of those with masks.',
-)
-@click.option('--test', type=float, default=0.2, show_default=True, help='Share that tests.')
-@click.option('--seed', type=int, default=0, show_default=True, help='Other lists with another.')
-@click.option(
-    '--group-by',
-    metavar='REGEX',
-    help='What the images of a patient, a plant or a sequence have in common in their names: they '
-    'stay in one part. Without it the slices of a volume do.',
-)
-@click.option('--overwrite', is_flag=True, help='Replace other lists of the same name.')
-def command(
-    folder: Path,
-    labeled: int,
-    val: float,
-    test: float,
-    seed: int,
-    group_by: Optional[str],
-    overwrite: bool,
-) -> None:
-    """Divide DIR/images into labeled, unlabeled, validation and test images.
-
-    Images without a mask in DIR/annotations become unlabeled; the others are divided so that each
-    class has its share in each part. The lists are DIR/splits/LABELED-seedSEED/*.txt.
-    """
-    request = Request(labeled, val, test, seed, group_by)
-    with exiting(DataError, ValueError, OSError):
-        click.echo(split_folder(folder, request, overwrite))

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -88,6 +88,25 @@ class CfgOptions(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except Exception as error:  # lists and tuples whose brackets do not fit
             parser.error(f'{option_string} {" ".join(values)}: {error}; correct the brackets')
+
+
+def parse_tool(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Read a command line whose ``--cfg-options`` are texts still.
+
+    Args:
+        parser: Of the tool.
+        arguments: The words; None for those of the process.
+
+    Returns:
+        The arguments, ``cfg_options`` a dict or None.
+    """
+    args = parser.parse_args(arguments)
+    words, args.cfg_options = args.cfg_options, None
+    if words:
+        CfgOptions(['--cfg-options'], 'cfg_options')(parser, args, words, '--cfg-options')
+    return args
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:

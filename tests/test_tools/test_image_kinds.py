@@ -18,7 +18,7 @@ from mmseg_semi.datasets import DataError, SampleKey
 from mmseg_semi.datasets.transforms import value_ranges
 from mmseg_semi.utils.config import load_config
 
-PROGRAM = REPO / 'mmseg_semi_cli.py'
+PROGRAM = REPO / 'mmseg_semi_cli/__main__.py'
 SUFFIX = {'uint8': '.png', 'uint16': '.tif', 'float32': '.npy'}
 TEXT = """_base_ = {base!r}
 data_root = {root!r}

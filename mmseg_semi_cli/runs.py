@@ -1,0 +1,115 @@
+"""The command lines of ``train``, ``test`` and ``check``, for the scripts of ``tools/`` too."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+_CHECK = """Check a config and its data before a training.
+
+Looks at all files of every part (labeled, unlabeled, validation and test), at what they hold and at
+images that are alike, and makes a few training steps. A finding has the number of its kind, see
+docs/checks.md: E for errors, which a training refuses, W for warnings, N for notes. check.json
+has all findings with all their files, check.html shows them with images and the first batch.
+The exit status is 1 with an error.
+"""
+
+
+def train() -> argparse.ArgumentParser:
+    """The options of a training."""
+    parser = _parser('Train a config, with or without unlabeled images, or a detector of mmdet.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue a run: from the newest complete checkpoint in the work folder, or from '
+        'the one named here',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument('--seed', type=int, help='seed of the run (config key randomness.seed)')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
+    )
+    _add_cfg_options(parser)
+    _add_launcher(parser)
+    return parser
+
+
+def test() -> argparse.ArgumentParser:
+    """The options of a test."""
+    parser = _parser('Test a checkpoint.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder for the log and the metrics')
+    parser.add_argument(
+        '--out',
+        help='folder for the predicted label maps (PNG); for a detector the .json file for its '
+        'boxes (otherwise test_evaluator.outfile_prefix with .bbox.json)',
+    )
+    parser.add_argument('--show-dir', help='folder for pictures of the predictions')
+    parser.add_argument(
+        '--images',
+        metavar='DIR',
+        help='predict the images of this folder and its subfolders, which need no masks, instead '
+        'of the test images; with --out or --show-dir',
+    )
+    parser.add_argument(
+        '--predict-with',
+        choices=['student', 'teacher', 'both'],
+        help='which network predicts (config key model.test_cfg.predict_with)',
+    )
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    _add_cfg_options(parser)
+    _add_launcher(parser)
+    return parser
+
+
+def check() -> argparse.ArgumentParser:
+    """The options of a check."""
+    parser = _parser(_CHECK)
+    parser.add_argument('config', help='training config')
+    parser.add_argument(
+        '--out',
+        help='folder of check.json and check.html (default: that of the run, '
+        'work_dirs/<name of the config>)',
+    )
+    parser.add_argument(
+        '--no-steps',
+        action='store_true',
+        help='make no training steps: no time, no memory, no pictures of a batch',
+    )
+    _add_cfg_options(parser)
+    return parser
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        type=_key_and_value,
+        metavar='KEY=VALUE',
+        help='override config keys, for example train_cfg.max_iters=100',
+    )
+
+
+def _add_launcher(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def _key_and_value(text: str) -> str:
+    if not re.fullmatch(r'[^=\s]+=.*', text, re.DOTALL):
+        raise argparse.ArgumentTypeError(
+            f'{text}: write KEY=VALUE, for example train_cfg.max_iters=100, without spaces around ='
+        )
+    return text
