@@ -52,6 +52,11 @@ COMMANDS = {
         'Test a checkpoint, or predict the images of a folder.',
         'mmseg-semi test runs/first/config.py runs/first/iter_2000.pth --images photos --out masks',
     ),
+    'compare': Command(
+        runs.compare,
+        'Compare trainings in a table, with differences and their standard errors.',
+        'mmseg-semi compare runs/supervised runs/unimatch --out table.md',
+    ),
 }
 
 

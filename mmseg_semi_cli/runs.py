@@ -85,6 +85,30 @@ def check() -> argparse.ArgumentParser:
     return parser
 
 
+def compare() -> argparse.ArgumentParser:
+    """The options of a comparison."""
+    parser = _parser(
+        'Compare finished trainings in a table: mean and deviation over the seeds, and the\n'
+        'difference to one row with its standard error. Runs whose configs differ in the seed\n'
+        'alone are one row. Runs of plain mmseg are read, too.'
+    )
+    parser.add_argument(
+        'runs', nargs='+', metavar='RUN', help='work folder of a training, or a folder of some'
+    )
+    parser.add_argument('--metric', default='mIoU', help='what is compared (default: mIoU)')
+    parser.add_argument(
+        '--of',
+        choices=['test', 'last', 'best'],
+        help='the newest test, the last or the best validation (default: the test where all runs '
+        'have one, else the last validation)',
+    )
+    parser.add_argument(
+        '--base', metavar='ROW', help='what the others are compared with (default: the supervised)'
+    )
+    parser.add_argument('--out', metavar='FILE', help='file to write, .md or .csv')
+    return parser
+
+
 def _parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
