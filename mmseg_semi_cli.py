@@ -46,8 +46,13 @@ COMMANDS = {
     ),
     'test': Command(
         'mmseg_semi.apis.test',
-        'Test a checkpoint, or predict the images of a folder.',
-        'mmseg-semi test runs/first/config.py runs/first/iter_2000.pth --images photos --out masks',
+        'Test a checkpoint on images with masks.',
+        'mmseg-semi test runs/first/config.py runs/first/iter_2000.pth',
+    ),
+    'predict': Command(
+        'mmseg_semi.apis.predict',
+        'Predict images of any size, without masks.',
+        'mmseg-semi predict runs/first/iter_2000.pth photos --out predicted --overlay',
     ),
 }
 
