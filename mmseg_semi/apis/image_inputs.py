@@ -39,7 +39,10 @@ def find_images(given: Sequence[str], without: str) -> dict[str, str]:
     outside = os.path.join(os.path.realpath(without), '')
     paths = [one for one in paths if not os.path.realpath(one).startswith(outside)]
     if not paths:
-        raise DataError(f'{" ".join(given)}: there is no image outside of {without}')
+        raise DataError(
+            f'{" ".join(given)}: there is no image outside of {without}: name others, or another '
+            '--out'
+        )
     return {
         path: name[: -len('.png')]
         for path, name in output_names(dict.fromkeys(paths), roots).items()

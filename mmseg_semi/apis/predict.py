@@ -26,6 +26,7 @@ from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
 from mmseg_semi.apis.image_inputs import find_images
+from mmseg_semi.apis.pre_annotations import FORMATS, write_annotations
 from mmseg_semi.apis.predicting import Band, Predictor, Sample
 from mmseg_semi.apis.prediction_files import (
     Predictions,
@@ -65,6 +66,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--overlay', action='store_true', help='also lay the labels over images')
     parser.add_argument(
         '--probabilities', action='store_true', help='also write those of all classes'
+    )
+    parser.add_argument(
+        '--polygons',
+        choices=FORMATS,
+        help='also write coco.json, or the folder cvat ("Segmentation mask 1.1"), for a labeling '
+        'tool and mmseg-semi import-labels',
     )
     parser.add_argument(
         '--predict-with',
@@ -127,6 +134,11 @@ class Job:
         """Files of an image, by kind; that of the labels first."""
         suffixes = dict(KINDS, labels='.tif') if _keeps_place(image) else KINDS
         return [f'{kind}/{self.names[image]}{suffixes[kind]}' for kind in self.kinds]
+
+    def image_name(self, image: str) -> str:
+        """Name of an image below the folder that holds all of them."""
+        name, suffix = self.names[image], Path(image).suffix
+        return name if name.endswith(suffix) else name + suffix
 
 
 def _keeps_place(image: str) -> bool:
@@ -298,6 +310,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for _ in track(predict_all(job, todo, args.batch), total=len(todo)):
             pass
         seconds = max(time.monotonic() - start, 1e-6)
+        if args.polygons:
+            maps = {job.image_name(one): files[one][0] for one in names if one not in job.failed}
+            paths = {name: predictions.folder / path for name, path in maps.items()}
+            write_annotations(predictions.folder, args.polygons, paths, saved.meta, saved.reduced)
     if any(map(has_georeference, todo)) and importlib.util.find_spec('rasterio') is None:
         print("GeoTIFF images: pip install 'mmseg_semi[geotiff]' keeps their place on the Earth")
     say(job, len(todo), len(names) - len(todo), seconds)
