@@ -1,9 +1,10 @@
 """Predict images with a checkpoint: ``mmseg-semi predict``.
 
 OUT gets labels/ (PNG of class numbers with the palette of the classes; a GeoTIFF file for a GeoTIFF
-image), classes.json and, where they are asked for, overlays/ and probabilities/ (.npy, float16
-(classes, H, W)), with the names and subfolders of the images. The same command goes on where it was
-stopped. An image that cannot be read is named and left out, and the exit status is 1 then.
+image), classes.json and, where they are asked for, overlays/, probabilities/ (.npy, float16
+(classes, H, W)), coco.json or cvat/, and ranking.csv. Names and subfolders are those of the images.
+The same command goes on where it was stopped. An image that cannot be read is named and left out,
+and the exit status is 1 then.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from mmseg_semi.apis.prediction_files import (
     write_geotiff,
     write_labels,
 )
+from mmseg_semi.apis.ranking import Tally, ranked, write_ranking
 from mmseg_semi.apis.saved_model import SavedModel, load_saved
 from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.arguments import check_whole
@@ -41,6 +43,7 @@ from mmseg_semi.datasets.file_digests import whole_digest
 from mmseg_semi.datasets.image_files import unreadable_reason
 from mmseg_semi.errors import DataError, UnreadableImage, name_some, reading
 from mmseg_semi.functional.tiles import ALIGN
+from mmseg_semi.prepare.own_files import OwnFiles
 from mmseg_semi.utils.config import CfgOptions
 from mmseg_semi.utils.drawing import as_rgb, colors, overlay
 from mmseg_semi.utils.progress import duration, track
@@ -72,6 +75,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=FORMATS,
         help='also write coco.json, or the folder cvat ("Segmentation mask 1.1"), for a labeling '
         'tool and mmseg-semi import-labels',
+    )
+    parser.add_argument(
+        '--rank-by',
+        choices=['uncertainty'],
+        help='also write ranking.csv: which images are worth a label next',
     )
     parser.add_argument(
         '--predict-with',
@@ -120,6 +128,7 @@ class Job:
         predictions: The folder.
         names: Of the files of each image, without folder and suffix.
         kinds: Keys of ``KINDS`` that are wanted.
+        scored: Whether images are ranked.
         failed: Why images could not be predicted.
     """
 
@@ -128,6 +137,7 @@ class Job:
     predictions: Predictions
     names: Mapping[str, str]
     kinds: Sequence[str]
+    scored: bool = False
     failed: dict[str, str] = field(default_factory=dict)
 
     def files_of(self, image: str) -> list[str]:
@@ -218,9 +228,10 @@ def _written(job: Job, several: Sequence[tuple[str, Sample]], tile: int = 0) -> 
 def write_image(job: Job, image: str, size: tuple[int, int], bands: Iterable[Band]) -> None:
     """Write the files of an image of (H, W) while its rows are predicted."""
     names = job.files_of(image)
-    with job.predictions.writing(image, names) as (parts, _):
-        paths = dict(zip(job.kinds, parts))
-        labels = _taken(bands, size, paths.get('probabilities'))
+    with job.predictions.writing(image, names) as (parts, entry):
+        paths, tally = dict(zip(job.kinds, parts)), Tally() if job.scored else None
+        labels = _taken(bands, size, paths.get('probabilities'), tally)
+        entry.scores = tally.scores() if tally else {}
         table = colors(job.saved.meta)
         if 'overlays' in paths:
             picture = overlay(picture_of(job.saved, image), labels % 256, table)
@@ -233,13 +244,20 @@ def write_image(job: Job, image: str, size: tuple[int, int], bands: Iterable[Ban
             write_labels(paths['labels'], numbers, table)
 
 
-def _taken(bands: Iterable[Band], size: tuple[int, int], probabilities: Path | None) -> np.ndarray:
+def _taken(
+    bands: Iterable[Band],
+    size: tuple[int, int],
+    probabilities: Path | None,
+    tally: Tally | None,
+) -> np.ndarray:
     """Labels int16 (H, W) of all bands, whose probabilities go to a file as they come."""
     labels, row = np.empty(size, np.int16), 0
     store: Any = None
     for band in bands:
         rows = slice(row, row + len(band.labels))
         labels[rows] = band.labels.cpu().numpy()
+        if tally is not None:
+            tally.add(band)
         if probabilities is not None:
             found = band.probabilities().cpu().numpy()
             if store is None:
@@ -250,6 +268,17 @@ def _taken(bands: Iterable[Band], size: tuple[int, int], probabilities: Path | N
     if store is not None:
         store.flush()
     return labels
+
+
+def write_more(job: Job, maps: Mapping[str, str], args: argparse.Namespace) -> None:
+    """Write what is made of all predictions, given the label map of each image."""
+    folder, saved = job.predictions.folder, job.saved
+    if args.polygons:
+        paths = {job.image_name(image): folder / path for image, path in maps.items()}
+        write_annotations(folder, args.polygons, paths, saved.meta, saved.reduced)
+    if args.rank_by and maps:
+        scores = {image: job.predictions.entries[path].scores for image, path in maps.items()}
+        write_ranking(OwnFiles(folder, 'ranking-files.json'), ranked(scores))
 
 
 def picture_of(saved: SavedModel, image: str) -> np.ndarray:
@@ -297,23 +326,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     saved = load_saved(
         args.checkpoint, args.config, args.cfg_options, args.predict_with, args.device
     )
-    predictor = Predictor(saved, args.tile, args.overlap, args.amp)
+    scored = args.rank_by is not None
+    predictor = Predictor(saved, args.tile, args.overlap, args.amp, compare=scored)
     wanted = dict(labels=True, overlays=args.overlay, probabilities=args.probabilities)
+    kinds = [kind for kind in KINDS if wanted[kind]]
     with claimed(args.out, option='--out'):
         predictions = Predictions(Path(args.out), settings_of(args, saved))
         predictions.write_once('classes.json', json.dumps(saved.meta, indent=1) + '\n')
-        job = Job(saved, predictor, predictions, names, [kind for kind in KINDS if wanted[kind]])
+        job = Job(saved, predictor, predictions, names, kinds, scored)
         files = {image: job.files_of(image) for image in names}
         predictions.claim(files)
-        todo = [image for image in names if not predictions.finished(image, files[image], False)]
+        todo = [image for image in names if not predictions.finished(image, files[image], scored)]
         start = time.monotonic()
         for _ in track(predict_all(job, todo, args.batch), total=len(todo)):
             pass
         seconds = max(time.monotonic() - start, 1e-6)
-        if args.polygons:
-            maps = {job.image_name(one): files[one][0] for one in names if one not in job.failed}
-            paths = {name: predictions.folder / path for name, path in maps.items()}
-            write_annotations(predictions.folder, args.polygons, paths, saved.meta, saved.reduced)
+        write_more(job, {one: files[one][0] for one in names if one not in job.failed}, args)
     if any(map(has_georeference, todo)) and importlib.util.find_spec('rasterio') is None:
         print("GeoTIFF images: pip install 'mmseg_semi[geotiff]' keeps their place on the Earth")
     say(job, len(todo), len(names) - len(todo), seconds)

@@ -28,11 +28,13 @@ class Band(NamedTuple):
         labels: int64 (n, W).
         scores: Logits (K, n, W); of a single sigmoid output its probability (1, n, W).
         other_labels: Those of the other network, student or teacher, where images are ranked.
+        features: Mean (C,) of the encoder's last map, where images are ranked.
     """
 
     labels: Tensor
     scores: Tensor
     other_labels: Optional[Tensor] = None
+    features: Optional[Tensor] = None
 
     def probabilities(self) -> Tensor:
         """Float32 (K, n, W)."""
@@ -64,7 +66,7 @@ class Predictor:
         self.model, self.tile, self.amp = saved.model, tile, amp
         self.overlap = (tile or TILE) // 4 if overlap is None else overlap
         self.device = next(self.model.parameters()).device
-        self._features: Optional[list[Tensor]] = None
+        self._features: list[Tensor] = []
         self.other = ''
         if compare:
             has_teacher = getattr(getattr(self.model, 'teacher', None), 'network', None) is not None
@@ -74,18 +76,13 @@ class Predictor:
             network.backbone.register_forward_hook(self._keep_features)
 
     def _keep_features(self, _: Any, __: Any, maps: Any) -> None:
-        if self._features is not None:
-            last = maps[-1] if isinstance(maps, (list, tuple)) else maps
-            self._features.append(last.float().mean(dim=(2, 3)).cpu())
+        last = maps[-1] if isinstance(maps, (list, tuple)) else maps
+        self._features.append(last.float().mean(dim=(2, 3)).cpu())
 
-    @contextmanager
-    def features(self) -> Iterator[list[Tensor]]:
-        """Keep the mean features (B, C) of the passes in the block."""
-        self._features = []
-        try:
-            yield self._features
-        finally:
-            self._features = None
+    def _kept_features(self) -> Optional[Tensor]:
+        """Mean features (B, C) of the passes since the last call."""
+        kept, self._features = self._features, []
+        return torch.stack(kept).mean(dim=0) if kept else None
 
     def tile_of(self, sample: Sample) -> int:
         """Side of the tiles for an image, 0 for none."""
@@ -99,6 +96,7 @@ class Predictor:
     def whole(self, samples: Sequence[Sample]) -> list[Band]:
         """Predict images of one size, as a test does."""
         results = self._step(samples)
+        features = self._kept_features()
         others: Sequence[Any] = []
         if self.other:
             with self._as_other():
@@ -107,7 +105,8 @@ class Predictor:
         for number, one in enumerate(results):
             labels = one.pred_sem_seg.data[0].long()
             other = others[number].pred_sem_seg.data[0].long() if others else None
-            bands.append(Band(labels, one.seg_logits.data, other))
+            own_features = None if features is None else features[number]
+            bands.append(Band(labels, one.seg_logits.data, other, own_features))
         return bands
 
     def _step(self, samples: Sequence[Sample]) -> Sequence[Any]:
@@ -146,7 +145,11 @@ class Predictor:
         for logits, other in zip(main, others):
             labels = self._labels(logits)
             other_labels = None if other is None else self._labels(other)
-            yield Band(labels, logits if len(logits) > 1 else logits.sigmoid(), other_labels)
+            scores, features = (
+                logits if len(logits) > 1 else logits.sigmoid(),
+                self._kept_features(),
+            )
+            yield Band(labels, scores, other_labels, None if features is None else features[0])
 
     def _labels(self, logits: Tensor) -> Tensor:
         if len(logits) > 1:

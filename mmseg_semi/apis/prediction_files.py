@@ -169,8 +169,9 @@ class Predictions:
             for name, part in zip(names, parts):
                 entry.files[name] = whole_digest(str(part)).hex()[:32]
             before = self.entries.get(names[0])
-            if before is not None and before.image == image:  # other kinds, of an earlier run
+            if before is not None and before.digest == entry.digest:  # what earlier runs have made
                 entry.files = {**before.files, **entry.files}
+                entry.scores = entry.scores or before.scores
             with open(self.list, 'a', encoding='utf-8') as file:
                 file.write(json.dumps(asdict(entry)) + '\n')
                 file.flush()
