@@ -49,12 +49,17 @@ COMMANDS = {
     ),
     'test': Command(
         runs.test,
-        'Test a checkpoint, or predict the images of a folder.',
-        'mmseg-semi test runs/first/config.py runs/first/iter_2000.pth --images photos --out masks',
+        'Test a checkpoint on images with masks.',
+        'mmseg-semi test runs/first/config.py runs/first/iter_2000.pth',
+    ),
+    'predict': Command(
+        runs.predict,
+        'Predict images of any size, without masks.',
+        'mmseg-semi predict runs/first/iter_2000.pth photos --out predicted --overlay',
     ),
     'compare': Command(
         runs.compare,
-        'Compare trainings in a table, with differences and their standard errors.',
+        'Compare trainings in a table, over their seeds.',
         'mmseg-semi compare runs/supervised runs/unimatch --out table.md',
     ),
 }

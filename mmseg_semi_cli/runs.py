@@ -15,6 +15,16 @@ The exit status is 1 with an error.
 """
 
 
+_PREDICT = """Predict images of any size, without masks.
+
+OUT gets labels/ (PNG of class numbers with the palette of the classes; a GeoTIFF file for a GeoTIFF
+image), classes.json and, where they are asked for, overlays/, probabilities/ (.npy, float16
+(classes, H, W)), coco.json or cvat/, and ranking.csv. Names and subfolders are those of the images.
+The same command goes on where it was stopped. An image that cannot be read is named and left out,
+and the exit status is 1 then.
+"""
+
+
 def train() -> argparse.ArgumentParser:
     """The options of a training."""
     parser = _parser('Train a config, with or without unlabeled images, or a detector of mmdet.')
@@ -81,6 +91,55 @@ def check() -> argparse.ArgumentParser:
         action='store_true',
         help='make no training steps: no time, no memory, no pictures of a batch',
     )
+    _add_cfg_options(parser)
+    return parser
+
+
+def predict() -> argparse.ArgumentParser:
+    """The options of a prediction."""
+    parser = _parser(_PREDICT)
+    parser.add_argument('checkpoint', help='checkpoint of a run, or of plain mmseg')
+    parser.add_argument(
+        'images',
+        nargs='+',
+        help="images, folders, patterns ('photos/**/*.jpg'), text files with an image a line, or - "
+        'for such lines on standard input',
+    )
+    parser.add_argument('--out', required=True, help='folder of the predictions')
+    parser.add_argument('--config', help='its config (default: the one beside the checkpoint)')
+    parser.add_argument('--overlay', action='store_true', help='also lay the labels over images')
+    parser.add_argument(
+        '--probabilities', action='store_true', help='also write those of all classes'
+    )
+    parser.add_argument(
+        '--polygons',
+        choices=['coco', 'cvat'],
+        help='also write coco.json, or the folder cvat ("Segmentation mask 1.1"), for a labeling '
+        'tool and mmseg-semi import-labels',
+    )
+    parser.add_argument(
+        '--rank-by',
+        choices=['uncertainty'],
+        help='also write ranking.csv: which images are worth a label next',
+    )
+    parser.add_argument(
+        '--predict-with',
+        choices=['student', 'teacher'],
+        help='which network predicts (config key model.test_cfg.predict_with)',
+    )
+    parser.add_argument(
+        '--tile',
+        type=int,
+        default=0,
+        help='predict images with a longer side, after resizing, in tiles of this one (default: '
+        '1024 for images of more than 4 million pixels)',
+    )
+    parser.add_argument(
+        '--overlap', type=int, help='pixels that tiles share (default: a quarter of their side)'
+    )
+    parser.add_argument('--batch', type=int, default=1, help='images at once, of one size')
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     _add_cfg_options(parser)
     return parser
 

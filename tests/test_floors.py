@@ -18,7 +18,8 @@ FLOORS = (
     ('utils',),
     ('detection',),
     ('engine', 'evaluation'),
-    ('apis', 'prepare'),
+    ('prepare',),
+    ('apis',),
     ('analysis', 'zoo', 'benchmarks'),
     ('__main__',),
 )

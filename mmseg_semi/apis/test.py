@@ -6,11 +6,8 @@ import argparse
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from mmseg.registry import DATASETS
 
 from mmseg_semi.apis.runner_setup import (
     add_checks,
@@ -20,6 +17,12 @@ from mmseg_semi.apis.runner_setup import (
     set_work_dir,
     setup_distributed,
     write_metrics_once,
+)
+from mmseg_semi.apis.saved_model import (
+    set_predictor,
+    tested_dataset,
+    tested_meta,
+    without_masks,
 )
 from mmseg_semi.apis.start import StartRunner
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
@@ -43,14 +46,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def choose_predictor(cfg: Config, predictor: str) -> None:
     """Let student, teacher or both predict; with both, every IoU metric gets a teacher's one."""
+    set_predictor(cfg, predictor)
     if not is_semi(cfg.model):
-        if predictor != 'student':
-            raise SystemExit(
-                f'--predict-with {predictor}: the config trains a plain {cfg.model.type}, which '
-                'has no teacher'
-            )
         return
-    cfg.model.test_cfg = {**(cfg.model.get('test_cfg') or {}), 'predict_with': predictor}
     evaluators = cfg.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     kinds = [evaluator['type'] for evaluator in evaluators]
@@ -107,33 +105,15 @@ def predict_images(cfg: Config, folder: str) -> None:
             f'--images {folder}: no image is in it, name another folder (suffixes looked for: '
             f'{", ".join(IMG_SUFFIXES)})'
         )
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
-        meta = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo
-    known = {key: meta[key] for key in ('classes', 'palette', 'reduce_zero_label') if key in meta}
     cfg.test_dataloader.dataset = dict(
         type='ImageFolder',
         data_prefix=dict(img_path=os.path.abspath(folder)),
-        metainfo=known,
-        pipeline=without_masks(dataset.pipeline),
+        metainfo=tested_meta(cfg),
+        pipeline=without_masks(tested_dataset(cfg).pipeline),
     )
     if 'tta_pipeline' in cfg:
         cfg.tta_pipeline = without_masks(cfg.tta_pipeline)
     cfg.test_evaluator = []
-
-
-def without_masks(transforms: Sequence[Any]) -> list[Any]:
-    """A test pipeline that loads no masks."""
-    kept: list[Any] = []
-    for one in transforms:
-        if isinstance(one, (list, tuple)):  # the choices of TestTimeAug
-            kept.append(without_masks(one))
-        elif one['type'] not in ('LoadAnnotations', 'CheckAnnotations'):
-            inner = {'transforms': without_masks(one['transforms'])} if 'transforms' in one else {}
-            kept.append({**one, **inner})
-    return [one for one in kept if one != []]
 
 
 def use_tta(cfg: Config) -> None:

@@ -27,11 +27,13 @@ from .neighborhood import refine_neighborhood
 from .quantile import pack_scores, quantile_threshold
 from .rank_statistics import prototype_similarity, rank_statistics_overlap, top_channels
 from .ranking import rank_consistency, rank_log_prob
+from .tiles import blended_bands, resized_bands, tile_spans, tile_weights
 
 __all__ = [
     'agent_correlation',
     'at_least_float32',
     'bilinear_at',
+    'blended_bands',
     'box_agreement',
     'class_peaks',
     'class_confidence_sums',
@@ -63,11 +65,14 @@ __all__ = [
     'rank_statistics_overlap',
     'ratio_boxes',
     'refine_neighborhood',
+    'resized_bands',
     'sample_per_class',
     'sample_shapes',
     'select_agents',
     'selected_ratio',
     'soft_consistency',
+    'tile_spans',
+    'tile_weights',
     'to_grid',
     'top_channels',
     'weighted_cross_entropy',

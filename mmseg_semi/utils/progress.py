@@ -14,7 +14,7 @@ SAY_EVERY = 60.0  # seconds
 
 
 def track(items: Iterable[T], what: str = 'images', total: Optional[int] = None) -> Iterator[T]:
-    """Go through ``items`` and show how far it is and the time left.
+    """Go through ``items`` and show how far it is, how fast and the time left.
 
     A terminal gets a bar, a log file a line a minute.
 
@@ -30,7 +30,10 @@ def track(items: Iterable[T], what: str = 'images', total: Optional[int] = None)
         with click.progressbar(
             items, total, label=what, show_pos=True, update_min_steps=steps
         ) as bar:
-            yield from bar
+            begin = time.monotonic()
+            for done, item in enumerate(bar, 1):
+                yield item
+                bar.label = f'{what}, {_rate(done, time.monotonic() - begin)}'
         return
     begin = said = time.monotonic()
     for done, item in enumerate(items, 1):
@@ -39,7 +42,12 @@ def track(items: Iterable[T], what: str = 'images', total: Optional[int] = None)
         if now - said >= SAY_EVERY and done < total:
             said = now
             left = duration((now - begin) / done * (total - done))
-            print(f'{done} of {total} {what}, about {left} left', flush=True)
+            rate = _rate(done, now - begin)
+            print(f'{done} of {total} {what}, {rate}, about {left} left', flush=True)
+
+
+def _rate(done: int, seconds: float) -> str:
+    return f'{done / max(seconds, 1e-6):.2g} a second'
 
 
 def duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 @contextmanager
-def claimed(folder: str, launcher: str = 'none') -> Iterator[None]:
+def claimed(folder: str, launcher: str = 'none', option: str = '--work-dir') -> Iterator[None]:
     """Hold a run's folder, and remove what a killed run has left half-written there.
 
     The lock ends with the process, however it ends. It is of the kind that network file systems
@@ -33,6 +33,7 @@ def claimed(folder: str, launcher: str = 'none') -> Iterator[None]:
     Args:
         folder: Made if it is not there.
         launcher: As in mmengine; unless ``'none'``, only the first rank claims the folder.
+        option: What names the folder, for the message.
 
     Raises:
         ValueError: Another process holds it; says which, where and since when.
@@ -43,7 +44,7 @@ def claimed(folder: str, launcher: str = 'none') -> Iterator[None]:
         return
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, LOCK_FILE)
-    descriptor = _lock(path)
+    descriptor = _lock(path, option)
     try:
         if descriptor is not None:
             for part in Path(folder).glob(f'*{PART_SUFFIX}'):
@@ -57,7 +58,7 @@ def claimed(folder: str, launcher: str = 'none') -> Iterator[None]:
             os.close(descriptor)
 
 
-def _lock(path: str) -> Optional[int]:
+def _lock(path: str, option: str) -> Optional[int]:
     """The open and locked file, None where the file system has no locks."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -67,8 +68,8 @@ def _lock(path: str) -> Optional[int]:
             holder = os.read(descriptor, 1000).decode(errors='replace') or 'another process'
             os.close(descriptor)
             raise ValueError(
-                f'--work-dir {os.path.dirname(path)} is in use by {holder}: wait for that run or '
-                'end it, or give another --work-dir'
+                f'{option} {os.path.dirname(path)} is in use by {holder}: wait for that run or '
+                f'end it, or give another {option}'
             ) from error
         except OSError as error:
             os.close(descriptor)

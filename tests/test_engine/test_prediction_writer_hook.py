@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tool_runs import TOOLS
 
-from mmseg_semi.apis.test import without_masks
+from mmseg_semi.apis.saved_model import without_masks
 from mmseg_semi.engine.hooks.prediction_writer_hook import (
     PredictionWriterHook,
     inside_folder,

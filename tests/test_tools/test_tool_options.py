@@ -22,7 +22,7 @@ def test_a_plain_segmentor_keeps_its_test_cfg_and_has_no_teacher():
     cfg = Config(dict(model=dict(type='EncoderDecoder', test_cfg=dict(mode='whole'))))
     choose_predictor(cfg, 'student')
     assert cfg.model.test_cfg == dict(mode='whole')
-    with pytest.raises(SystemExit, match='--predict-with teacher: .*EncoderDecoder.*no teacher'):
+    with pytest.raises(ValueError, match='--predict-with teacher: .*EncoderDecoder.*no teacher'):
         choose_predictor(cfg, 'teacher')
 
 

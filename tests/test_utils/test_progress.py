@@ -17,8 +17,8 @@ LEFT = ('5 min', '3 min', '100 s')
     ('seconds_each', 'lines'),
     [
         (1, []),
-        (25, ['3 of 4 masks, about 25 s left']),
-        (100, [f'{i + 1} of 4 masks, about {LEFT[i]} left' for i in range(3)]),
+        (25, ['3 of 4 masks, 0.04 a second, about 25 s left']),
+        (100, [f'{i + 1} of 4 masks, 0.01 a second, about {LEFT[i]} left' for i in range(3)]),
     ],
 )
 def test_a_log_file_gets_a_line_a_minute(capsys, monkeypatch, seconds_each, lines):

@@ -1,0 +1,276 @@
+"""``mmseg-semi predict``."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+import torch
+from label_exports import files
+from mmseg.apis import MMSegInferencer
+from PIL import Image
+from saved_models import PALETTE, saved_model
+
+from mmseg_semi.apis import predict
+from mmseg_semi.apis.predicting import Predictor
+from mmseg_semi.apis.saved_model import find_config, load_saved
+from mmseg_semi.errors import DataError
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A checkpoint with a student and a teacher, and a folder of images beside it."""
+    return saved_model(tmp_path_factory.mktemp('saved'))
+
+
+@pytest.fixture(scope='module')
+def images(run):
+    return run.parents[1] / 'leaves/images'
+
+
+def labels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == 'P'
+        return np.array(image)
+
+
+def test_labels_are_those_of_mmseg_with_names_palette_and_subfolders(run, images, tmp_path):
+    words = [run, images, '--out', tmp_path / 'out', '--overlay', '--probabilities', '--batch', 3]
+    predict.main([str(word) for word in words])
+    mmseg = MMSegInferencer(str(run.parent / 'config.py'), str(run), device='cpu')
+    paths = sorted(images.rglob('*.jpg'))
+    assert len(paths) == 13
+    for path in paths:
+        name = path.relative_to(images).with_suffix('')
+        result = mmseg(str(path), return_datasamples=True)
+        labels = labels_of(tmp_path / f'out/labels/{name}.png')
+        np.testing.assert_array_equal(labels, result.pred_sem_seg.data[0])
+        found = np.load(tmp_path / f'out/probabilities/{name}.npy')
+        assert found.shape == (3, 48, 64) and found.dtype == np.float16
+        wanted = result.seg_logits.data.softmax(0).numpy()
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
+        table = np.array(PALETTE, np.uint8)
+        photo = cv2.imread(str(path))[..., ::-1]
+        shown = np.array(Image.open(tmp_path / f'out/overlays/{name}.png'))
+        np.testing.assert_allclose(shown, photo / 2 + table[labels] / 2, atol=0.51)
+    assert len(np.unique(labels)) == 3
+    with Image.open(tmp_path / 'out/labels/val/v0.png') as image:
+        assert image.getpalette()[:9] == sum(PALETTE, [])
+    content = json.loads((tmp_path / 'out/classes.json').read_text())
+    assert content == dict(classes=['background', 'leaf', 'disease'], palette=PALETTE)
+
+
+def test_the_teacher_predicts_otherwise(run, images, tmp_path):
+    image = str(images / 'val/v0.jpg')
+    predict.main([str(run), image, '--out', str(tmp_path / 'a')])
+    predict.main([str(run), image, '--out', str(tmp_path / 'b'), '--predict-with', 'teacher'])
+    config = tmp_path / 'teacher.py'
+    config.write_text(
+        f'_base_ = {str(run.parent / "config.py")!r}\n'
+        "model = dict(test_cfg=dict(predict_with='teacher'))\n"
+    )
+    wanted = MMSegInferencer(str(config), str(run), device='cpu')(image)['predictions']
+    student, teacher = (labels_of(tmp_path / f'{one}/labels/v0.png') for one in 'ab')
+    np.testing.assert_array_equal(teacher, wanted)
+    assert (student != teacher).any()
+    with pytest.raises(DataError, match=r'made otherwise \(config was \w+, is \w+\)'):
+        predict.main([str(run), image, '--out', str(tmp_path / 'a'), '--predict-with', 'teacher'])
+
+
+def test_tiles_give_the_prediction_of_the_whole_image(run):
+    """The network sees 14 pixels at most; the image is made larger by its pipeline's inverse."""
+    saved = load_saved(str(run), device='cpu')
+    torch.manual_seed(1)
+    sample = saved.pipeline(dict(img_path=str(next((run.parents[1] / 'leaves').rglob('v0.jpg')))))
+    sample['inputs'] = torch.randint(0, 256, (3, 330, 200), dtype=torch.uint8)
+    sample['data_samples'].set_metainfo(dict(img_shape=(330, 200), ori_shape=(401, 243)))
+    predictor = Predictor(saved, tile=128, overlap=64, compare=True)
+    assert predictor.tile_of(sample) == 128
+    (whole,) = predictor.whole([sample])
+    bands = list(predictor.tiled(sample, 128))
+    assert len(bands) > 2
+    logits = torch.cat([band.scores for band in bands], 1)
+    torch.testing.assert_close(logits, whole.scores, rtol=0, atol=1e-3)
+    for name in ('labels', 'other_labels'):
+        found = torch.cat([getattr(band, name) for band in bands])
+        assert (found != getattr(whole, name)).float().mean() < 1e-4
+    assert (whole.labels != whole.other_labels).any()
+
+
+def test_a_small_tile_of_the_command_line_changes_the_road_not_the_result(run, images, tmp_path):
+    size = ['--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(200,150)']
+    image = str(images / 'val/v1.jpg')
+    predict.main([str(run), image, '--out', str(tmp_path / 'whole'), *size])
+    words = [str(run), image, '--out', str(tmp_path / 'tiles'), '--tile', '64', '--overlap', '32']
+    predict.main([*words, '--overlay', '--probabilities', *size])
+    whole, tiles = (labels_of(tmp_path / f'{one}/labels/v1.png') for one in ('whole', 'tiles'))
+    assert tiles.shape == (48, 64) and (whole == tiles).mean() > 0.99
+    found = np.load(tmp_path / 'tiles/probabilities/v1.npy')
+    np.testing.assert_allclose(found.astype(np.float32).sum(0), np.ones((48, 64)), atol=2e-3)
+    assert (found.argmax(0) == tiles).mean() > 0.99
+
+
+def test_a_run_goes_on_where_it_was_killed(run, images, tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'out'
+    words = [str(run), str(images / 'unlabeled'), '--out', str(out)]
+    written = []
+    real = predict.write_labels
+
+    def killed(path, *rest):
+        real(path, *rest)
+        written.append(path)
+        if len(written) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, 'write_labels', killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict.main(words)
+    before = files(out / 'labels')
+    assert len(before) == 3 and all(name.endswith('.png') for name in before)
+    # A line without its file, and half a line.
+    lines = (out / 'predictions.jsonl').read_text()
+    (out / 'labels/u1.png').unlink()
+    (out / 'predictions.jsonl').write_text(lines + '{"image": "half')
+    monkeypatch.setattr(predict, 'write_labels', real)
+    predict.main(words)
+    assert ': 4 images predicted' in (said := capsys.readouterr().out), said
+    assert '2 were finished before' in said
+    after = files(out / 'labels')
+    assert after.keys() == {f'u{i}.png' for i in range(6)}
+    assert all(after[name] == before[name] for name in ('u0.png', 'u2.png'))
+    again = files(out)
+    predict.main(words)
+    assert files(out) == again
+
+
+def test_nothing_of_others_is_replaced(run, images, tmp_path):
+    out, image = tmp_path / 'out', str(images / 'val/v0.jpg')
+    mine = out / 'labels/v0.png'
+    mine.parent.mkdir(parents=True)
+    mine.write_text('mine')
+    with pytest.raises(DataError, match='not written by this command.*labels/v0.png'):
+        predict.main([str(run), image, '--out', str(out)])
+    assert mine.read_text() == 'mine'
+    mine.unlink()
+    predict.main([str(run), image, '--out', str(out)])
+    mine.write_bytes(mine.read_bytes() + b'corrected')
+    with pytest.raises(DataError, match='changed since: labels/v0.png'):
+        predict.main([str(run), image, '--out', str(out)])
+    mine.unlink()
+    predict.main([str(run), image, '--out', str(out)])
+    other = tmp_path / 'other/v0.jpg'
+    other.parent.mkdir()
+    other.write_bytes((images / 'val/v1.jpg').read_bytes())
+    with pytest.raises(DataError, match=r'predictions of other images.*labels/v0.png of .*val/v0'):
+        predict.main([str(run), str(other), '--out', str(out)])
+    (tmp_path / 'third').mkdir()
+    (tmp_path / 'third/classes.json').write_text('{}')
+    with pytest.raises(DataError, match='classes.json was not written by this command'):
+        predict.main([str(run), image, '--out', str(tmp_path / 'third')])
+
+
+def test_broken_images_are_named_and_the_others_predicted(run, images, tmp_path, capsys):
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    data = (images / 'val/v0.jpg').read_bytes()
+    (folder / 'good.jpg').write_bytes(data)
+    (folder / 'half.jpg').write_bytes(data[: len(data) // 2])
+    (folder / 'text.png').write_text('no image')
+    (folder / 'empty.tif').write_bytes(b'')
+    with pytest.raises(DataError, match='^3 of 4 images could not be predicted.*half.jpg.*text'):
+        predict.main([str(run), str(folder), '--out', str(tmp_path / 'out')])
+    said = capsys.readouterr().out
+    assert 'half.jpg cannot be read: the file ends too early' in said
+    assert 'text.png cannot be read: it is no image' in said and 'empty.tif' in said
+    assert list(files(tmp_path / 'out/labels')) == ['good.png']
+
+
+@pytest.mark.parametrize('how', ['file', 'pattern', 'list', 'stdin'])
+def test_images_by_file_pattern_list_and_standard_input(
+    run, images, tmp_path, monkeypatch, how, capsys
+):
+    listed = tmp_path / 'list.txt'
+    listed.write_text(f'# some\n{images}/val/v0.jpg\n\n{images}/labeled/l1.jpg\n')
+    monkeypatch.chdir(images)
+    given = dict(
+        file=['val/v0.jpg', 'labeled/l1.jpg'],
+        pattern=['**/[vl][01].jpg'],
+        list=[str(listed)],
+        stdin=['-'],
+    )[how]
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(listed.read_bytes())))
+    predict.main([str(run), *given, '--out', str(tmp_path / 'out')])
+    wanted = {'val/v0.png', 'labeled/l1.png'}
+    if how == 'pattern':
+        wanted |= {'val/v1.png', 'labeled/l0.png'}
+    assert files(tmp_path / 'out/labels').keys() == wanted
+
+
+def test_images_of_two_suffixes_and_predictions_in_the_folder_of_the_images(
+    run, images, tmp_path, capsys
+):
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for name in ('a.jpg', 'a.png'):
+        Image.open(images / 'val/v0.jpg').save(folder / name)
+    for _ in range(2):
+        predict.main([str(run), str(folder), '--out', str(folder / 'predicted')])
+    assert '0 images predicted; 2 were finished before' in capsys.readouterr().out
+    assert files(folder / 'predicted/labels').keys() == {'a.jpg.png', 'a.png.png'}
+
+
+def test_a_geotiff_image_gives_a_geotiff(run, images, tmp_path):
+    pixels = np.array(Image.open(images / 'val/v0.jpg'))
+    place = rasterio.transform.from_origin(500000, 4600000, 10, 10)
+    profile = dict(driver='GTiff', width=64, height=48, count=3, dtype='uint8')
+    with rasterio.open(
+        tmp_path / 'scene.tif', 'w', crs='EPSG:32633', transform=place, **profile
+    ) as file:
+        file.write(pixels.transpose(2, 0, 1))
+    Image.fromarray(pixels).save(tmp_path / 'plain.tif')
+    out = tmp_path / 'out'
+    words = [str(run), str(tmp_path / 'scene.tif'), str(tmp_path / 'plain.tif'), '--out', str(out)]
+    predict.main(words)
+    assert files(out / 'labels').keys() == {'scene.tif', 'plain.png'}
+    with rasterio.open(out / 'labels/scene.tif') as file:
+        assert file.crs.to_epsg() == 32633 and file.transform == place and file.count == 1
+        np.testing.assert_array_equal(file.read(1), labels_of(out / 'labels/plain.png'))
+        assert file.colormap(1)[1][:3] == tuple(PALETTE[1])
+
+
+@pytest.mark.parametrize(
+    ('words', 'error'),
+    [
+        (['nowhere'], 'nowhere: there is no such file or folder'),
+        (['photos', '--tile', '100'], '--tile 100 must be a multiple of 32'),
+        (['photos', '--overlap', '600'], '--overlap 600 must be from 0 to 512'),
+        (['photos', '--batch', '0'], '--batch must be a whole number'),
+        (['photos', '--device', 'gpu'], '--device gpu: '),
+        (['photos', '--out', 'photos'], 'no image outside of photos'),
+    ],
+)
+def test_refusals(run, images, tmp_path, monkeypatch, words, error):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'photos').symlink_to(images)
+    with pytest.raises(Exception, match=error):
+        predict.main([str(run), '--out', 'out', *words])
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_config_beside_a_checkpoint(run, tmp_path):
+    assert find_config(str(run)) == str(run.parent / 'config.py')
+    (tmp_path / 'a.pth').touch()
+    with pytest.raises(FileNotFoundError, match='no config .* beside .*a.pth: name it with'):
+        find_config(str(tmp_path / 'a.pth'))
+    for name in ('b.py', 'c.py'):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match='2 configs beside'):
+        find_config(str(tmp_path / 'a.pth'))
+    (tmp_path / 'a.py').touch()
+    assert find_config(str(tmp_path / 'a.pth')) == str(tmp_path / 'a.py')
