@@ -62,6 +62,11 @@ COMMANDS = {
         'Compare trainings in a table, over their seeds.',
         'mmseg-semi compare runs/supervised runs/unimatch --out table.md',
     ),
+    'report': Command(
+        runs.report,
+        'Write one page about trainings: curves, classes, pictures.',
+        'mmseg-semi report runs/supervised runs/unimatch --out report.html',
+    ),
 }
 
 

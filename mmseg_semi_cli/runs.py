@@ -151,6 +151,28 @@ def compare() -> argparse.ArgumentParser:
         'difference to one row with its standard error. Runs whose configs differ in the seed\n'
         'alone are one row. Runs of plain mmseg are read, too.'
     )
+    _add_runs(parser)
+    parser.add_argument('--out', metavar='FILE', help='file to write, .md or .csv')
+    return parser
+
+
+def report() -> argparse.ArgumentParser:
+    """The options of a report."""
+    parser = _parser(
+        'Write one page about finished trainings, which opens from disk: the table of compare,\n'
+        'curves, IoU of each class, confusions, calibration, best and worst validation images,\n'
+        'findings of check, warnings, versions, seeds and configs. The validation images are\n'
+        'predicted with the best checkpoint of each run, the last one where none is kept.'
+    )
+    _add_runs(parser)
+    parser.add_argument('--out', metavar='FILE', default='report.html', help='default: report.html')
+    parser.add_argument(
+        '--no-predict', action='store_true', help='predict nothing: what the logs have alone'
+    )
+    return parser
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'runs', nargs='+', metavar='RUN', help='work folder of a training, or a folder of some'
     )
@@ -164,8 +186,6 @@ def compare() -> argparse.ArgumentParser:
     parser.add_argument(
         '--base', metavar='ROW', help='what the others are compared with (default: the supervised)'
     )
-    parser.add_argument('--out', metavar='FILE', help='file to write, .md or .csv')
-    return parser
 
 
 def _parser(description: str) -> argparse.ArgumentParser:

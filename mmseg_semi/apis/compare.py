@@ -17,7 +17,8 @@ from mmseg_semi.zoo.experiments import mean_and_spread
 from mmseg_semi_cli import runs as command_lines
 
 Scores = Sequence[tuple[Optional[int], float]]
-_SAID = dict(test='the newest test', last='the last validation', best='the best validation')
+#: What each choice of scores is called.
+SAID = dict(test='the newest test', last='the last validation', best='the best validation')
 
 
 def difference(row: Scores, base: Scores) -> tuple[float, Optional[float]]:
@@ -96,10 +97,10 @@ def choose_scores(rows: Sequence[Row], metric: str, of: Optional[str]) -> str:
             return one
     lacking = [row.name for row in rows if not row.scores(metric, of or 'last')]
     known = {name for row in rows for run in row.runs for name in (*run.names, *run.tested)}
-    metrics = sorted(name for name in known if re.match('[am][A-Z]', name))
+    metrics = sorted(name for name in known - {metric} if re.match('[am][A-Z]', name))
     raise SystemExit(
-        f'--metric {metric}: {lacking[0]} has no such score of {_SAID[of or "last"]}.'
-        f'{hint(metric, [one for one in metrics if one != metric])} Name one of '
+        f'--metric {metric}: {lacking[0]} has no such score of {SAID[of or "last"]}.'
+        f'{hint(metric, metrics)} Name one of '
         f'{", ".join(metrics) or "those that a validation logs"}, or test it with mmseg-semi test.'
     )
 
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = rows_of(find_runs(args.runs))
     of = choose_scores(rows, args.metric, args.of)
     cells = table(rows, args.metric, of, choose_base(rows, args.base))
-    print(f'{args.metric} of {_SAID[of]}.\n\n{markdown(cells)}')
+    print(f'{args.metric} of {SAID[of]}.\n\n{markdown(cells)}')
     missing = without_score(rows, args.metric, of)
     if missing:
         print(f'Without a score, so not in the table: {name_some(missing)}.')
