@@ -90,30 +90,37 @@ def _check_part(part: Part, out: Findings) -> None:
     masks: dict[str, MaskRecord] = {}
     mask_of: dict[str, str] = {}
     sums, coding, turning = part.masks, None, []
+    kinds: dict[ImageRecord, ImageRecord] = {}  # equal records take no room
+    shared: dict[MaskRecord, MaskRecord] = {}
     for leaf in leaf_datasets(part.dataset):
         if not is_local(getattr(leaf, 'backend_args', None)):
             continue
         paths = list(dict.fromkeys(image_paths(leaf)))
         ending = part.role == 'unlabeled' and not part.measure
         read = read_ending if ending else read_image
-        images.update(zip(paths, look_at(paths, read, ImageRecord, f'images of {part.key}')))
+        for path, image in zip(paths, look_at(paths, read, ImageRecord, f'images of {part.key}')):
+            images[path] = kinds.setdefault(image, image)
         loader = _find(leaf, LoadAnnotations)
         if part.role == 'unlabeled' or loader is None or not _reads_as_stored(loader):
             continue
         infos = data_infos(leaf)
         pairs = {i['img_path']: i['seg_map_path'] for i in infos if i.get('seg_map_path')}
         paths = list(dict.fromkeys(pairs.values()))
-        found = dict(zip(paths, look_at(paths, read_mask, MaskRecord, f'masks of {part.key}')))
         mask_of.update(pairs)
-        masks.update(found)
         if not _ignores_orientation(leaf):
             turning += [path for path in pairs if images[path].orientation > 1]
         checker = _find(leaf, CheckAnnotations)
         coding = coding_of(leaf, getattr(checker, 'ignore_index', None))
-        for path, record in found.items():
+        found: dict[str, MaskRecord] = {}
+        records = look_at(paths, read_mask, MaskRecord, f'masks of {part.key}')
+        for path, record in zip(paths, records):
             plain = record.reason is None and record.channels == record.pages == 1
             if coding and plain and not record.lossy:
                 sums.add(path, record, coding)
+            palette = tuple(map(tuple, record.palette))
+            slim = record._replace(values=(), palette=palette)
+            found[path] = shared.setdefault(slim, slim)
+        masks.update(found)
         out.errors += check_palettes(part.key, found)
     for path, one in images.items():
         if not one.reason and one.width:
