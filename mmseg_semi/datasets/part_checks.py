@@ -24,6 +24,7 @@ from .file_records import (
 )
 from .findings import Finding, Findings
 from .image_files import SIDEWAYS, TURNED_REMEDY, is_turned
+from .image_kinds import check_kinds
 from .mask_checks import MaskSum, check_palettes, check_values, coding_of
 from .transforms.check_annotations import CheckAnnotations
 
@@ -90,6 +91,7 @@ def _check_part(part: Part, out: Findings) -> None:
     masks: dict[str, MaskRecord] = {}
     mask_of: dict[str, str] = {}
     sums, coding, turning = part.masks, None, []
+    other: set[str] = set()  # images that are of other kinds than the loader's
     kinds: dict[ImageRecord, ImageRecord] = {}  # equal records take no room
     shared: dict[MaskRecord, MaskRecord] = {}
     for leaf in leaf_datasets(part.dataset):
@@ -100,6 +102,12 @@ def _check_part(part: Part, out: Findings) -> None:
         read = read_ending if ending else read_image
         for path, image in zip(paths, look_at(paths, read, ImageRecord, f'images of {part.key}')):
             images[path] = kinds.setdefault(image, image)
+        if not ending:
+            odd = check_kinds(
+                part.key, _find(leaf, LoadImageFromFile), {p: images[p] for p in paths}
+            )
+            out.errors += odd
+            other.update(path for one in odd for path in one.files)
         loader = _find(leaf, LoadAnnotations)
         if part.role == 'unlabeled' or loader is None or not _reads_as_stored(loader):
             continue
@@ -123,7 +131,7 @@ def _check_part(part: Part, out: Findings) -> None:
         masks.update(found)
         out.errors += check_palettes(part.key, found)
     for path, one in images.items():
-        if not one.reason and one.width:
+        if not one.reason and one.width and path not in other:
             part.images.setdefault(one, []).append(path)
     part.classes = coding.classes if coding else ()
     _check_images(part, images, out)
