@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -58,6 +59,28 @@ def test_help_and_wrong_options_do_not_import_torch():
     assert ended['tran'][0] == 2 and "No such command 'tran'" in ended['tran'][1]
     code, said = ended['train x.py --cfg-options lr']
     assert code == 2 and 'argument --cfg-options: lr: write KEY=VALUE' in said
+
+
+@pytest.mark.skipif(find_spec('mmdet') is None, reason='mmdet is not installed')
+def test_mmdet_is_imported_for_the_heads_of_a_config_alone():
+    code = (
+        'import sys, mmseg_semi_cli\n'
+        'mmseg_semi_cli._import_without_mmdet()\n'
+        'from mmengine.model import BaseModule\n'
+        'from mmseg import models\n'
+        'from mmseg_semi.utils.stack import complete_mmseg\n'
+        'complete_mmseg("dict(type=\'FCNHead\')")\n'
+        'print("mmdet" in sys.modules)\n'
+        'complete_mmseg("dict(type=\'Mask2FormerHead\')")\n'
+        'head = models.Mask2FormerHead\n'
+        'print(head.__bases__[0].__module__.split(".")[0])\n'
+        'print(models.builder.MODELS.get("Mask2FormerHead") is head)\n'
+        'print(models.MaskFormerHead.__bases__ == (BaseModule,))\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment(), capture_output=True, text=True
+    )
+    assert done.stdout.split()[-4:] == ['False', 'mmdet', 'True', 'True'], done.stderr
 
 
 def test_formats_are_those_that_are_read():

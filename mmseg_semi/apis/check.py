@@ -117,11 +117,6 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     heldout = heldout_parts(cfg, found)
     statistics = bring_statistics(cfg, parts, heldout)  # before the model, which reads them
     found.join(statistics)
-    model = None if statistics.errors else build(cfg, 'model', MODELS, found)
-    labeled = {part.key: part.dataset for part in [*parts[:1], *heldout]}
-    if model is not None and labeled:
-        with noting(found, _CLASSES):
-            check_classes(model, labeled)
     for part in parts:
         part.measure = True
     for part in [*parts[:1], *heldout]:
@@ -135,12 +130,34 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
         overlap = check_parts_overlap(parts, [one.dataset for one in heldout], looks=True)
         found.join(overlap.as_warnings() if overlaps_warn(cfg) else overlap)
         found.warnings += advice([*parts, *heldout], labeled_batch(cfg, train, found))
-        found.warnings += check_objects(parts[0], None if model is None else output_stride(model))
         if len(parts) > 1:
             found.notes += masks_of_unlabeled(parts[0].dataset, parts[1].dataset)
     if len(heldout) > 1:
         found.join(check_heldout(*(one.dataset for one in heldout)))
+    stride = None if statistics.errors else check_model(cfg, [*parts[:1], *heldout], found)
+    if parts:
+        found.warnings += check_objects(parts[0], stride)
     return found, [*parts, *heldout]
+
+
+def check_model(cfg: Config, labeled: Sequence[Part], found: Findings) -> float | None:
+    """Build the model, and compare its classes with those of the data.
+
+    Args:
+        cfg: The config.
+        labeled: Parts with masks, that of the labeled images first.
+        found: Gets the errors.
+
+    Returns:
+        Its ``output_stride``, None where it cannot be told.
+    """
+    model = build(cfg, 'model', MODELS, found)
+    if model is None:
+        return None
+    if labeled:
+        with noting(found, _CLASSES):
+            check_classes(model, {part.key: part.dataset for part in labeled})
+    return output_stride(model)
 
 
 def overlaps_warn(cfg: Config) -> bool:

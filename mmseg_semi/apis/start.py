@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Optional, Union
 
+import cv2
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger, print_log
@@ -42,7 +43,8 @@ _PARTS = ('refiners', 'losses', 'heads')
 
 
 def ignore_library_warnings() -> None:
-    """Leave out Python warnings that configs of mmseg and this package give always."""
+    """Leave out what configs of mmseg and this package always warn of, and OpenCV's own lines."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     for text in (
         '``build_loss`` would be deprecated',
         'The draw is False',

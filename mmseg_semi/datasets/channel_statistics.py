@@ -62,7 +62,7 @@ def channel_records(paths: Sequence[str], channels: int) -> dict[str, ChannelRec
         channels: The number that each must have; one of another number has a ``reason``.
     """
     chosen = list(paths[:: -(-len(paths) // MOST_IMAGES)]) if paths else []
-    found = look_at(chosen, _reader(channels), ChannelRecord, 'images, for their channels')
+    found = [*look_at(chosen, _reader(channels), ChannelRecord, 'images, for their channels')]
     return dict(zip(chosen, found))
 
 

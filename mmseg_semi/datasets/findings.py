@@ -58,6 +58,7 @@ KINDS = {
     48: 'most objects are specks',
     49: 'there are masks of unlabeled images',
     50: 'a training step cannot be made',
+    51: 'images are of a kind that needs in_channels',
 }
 SEVERITIES = ('error', 'warning', 'note')
 

@@ -30,6 +30,7 @@ from mmseg_semi.utils.config_keys import (
     known_keys,
 )
 from mmseg_semi.utils.config_settings import check_checkpoint_names, check_settings
+from mmseg_semi.utils.stack import complete_mmseg
 
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
@@ -131,6 +132,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     _merge(cfg, {key: value for key, value in (options or {}).items() if key not in variables})
     for name in set(cfg) - known_keys():  # used where the file was run; a dump would be refused
         cfg.pop(name)
+    complete_mmseg(str(cfg.to_dict()))
     check_config(cfg)
     check_sections(cfg)
     check_checkpoint_names(cfg)
