@@ -54,6 +54,11 @@ COMMANDS = {
         'Predict images of any size, without masks.',
         'mmseg-semi predict runs/first/iter_2000.pth photos --out predicted --overlay',
     ),
+    'extract': Command(
+        'mmseg_semi.zoo.extract_segmentor',
+        'Write the student or the teacher as a plain mmseg model.',
+        'mmseg-semi extract runs/first/iter_2000.pth --out plain.pth',
+    ),
 }
 
 
