@@ -19,11 +19,15 @@ from mmseg_semi_cli import own_images, runs
 
 
 class Command(NamedTuple):
-    """What reads the options of a command, and what is said of it."""
+    """What reads the options of a command, what is said of it, and what does it.
+
+    The latter is the module of its name in ``mmseg_semi.apis``, unless another is named.
+    """
 
     options: Union[click.Command, Callable[[], argparse.ArgumentParser]]
     help: str
     example: str
+    module: str = ''
 
 
 COMMANDS = {
@@ -57,6 +61,12 @@ COMMANDS = {
         'Predict images of any size, without masks.',
         'mmseg-semi predict runs/first/iter_2000.pth photos --out predicted --overlay',
     ),
+    'extract': Command(
+        runs.extract,
+        'Write the student or the teacher as a plain mmseg model.',
+        'mmseg-semi extract runs/first/iter_2000.pth --out plain.pth',
+        'mmseg_semi.zoo.extract_segmentor',
+    ),
     'compare': Command(
         runs.compare,
         'Compare trainings in a table, over their seeds.',
@@ -89,21 +99,22 @@ class Commands(click.Group):
         """A command with its example."""
         if cmd_name not in COMMANDS:
             return None
-        options, said, example = COMMANDS[cmd_name]
-        if isinstance(options, click.Command):
-            options.epilog = f'\b\nExample:\n  {example}'
-            return options
-        return Tool(cmd_name, options, said, example)
+        one = COMMANDS[cmd_name]
+        if isinstance(one.options, click.Command):
+            one.options.epilog = f'\b\nExample:\n  {one.example}'
+            return one.options
+        return Tool(cmd_name, one, one.options)
 
 
 class Tool(click.Command):
     """A command whose options argparse reads, and whose ``main`` gets them as they are."""
 
     def __init__(
-        self, name: str, options: Callable[[], argparse.ArgumentParser], said: str, example: str
+        self, name: str, one: Command, options: Callable[[], argparse.ArgumentParser]
     ) -> None:
-        super().__init__(name, help=said, add_help_option=False)
-        self.options, self.example = options, example
+        super().__init__(name, help=one.help, add_help_option=False)
+        self.options, self.example = options, one.example
+        self.module = one.module or f'mmseg_semi.apis.{name}'
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Print the help, or refuse what is no option."""
@@ -119,7 +130,7 @@ class Tool(click.Command):
         arguments = ctx.params['arguments']
         # What a stopped run is gone on with.
         sys.argv = [f'mmseg-semi {self.name}', *arguments]
-        return importlib.import_module(f'mmseg_semi.apis.{self.name}').main(arguments)
+        return importlib.import_module(self.module).main(arguments)
 
 
 @click.group(cls=Commands, context_settings=dict(help_option_names=['-h', '--help']))

@@ -144,6 +144,21 @@ def predict() -> argparse.ArgumentParser:
     return parser
 
 
+def extract() -> argparse.ArgumentParser:
+    """The options of an extraction."""
+    parser = _parser(
+        "Write a checkpoint's student or teacher as a plain mmseg model: OUT.pth, a checkpoint\n"
+        'with tensors and plain values only, and OUT.py, a config that mmseg tests, serves and\n'
+        'fine-tunes without mmseg_semi.'
+    )
+    parser.add_argument('checkpoint', help='checkpoint of a run')
+    parser.add_argument('--out', required=True, help='the checkpoint to write, ending in .pth')
+    parser.add_argument('--config', help='its config (default: the one beside the checkpoint)')
+    parser.add_argument('--which', choices=['student', 'teacher'], default='student')
+    _add_cfg_options(parser)
+    return parser
+
+
 def compare() -> argparse.ArgumentParser:
     """The options of a comparison."""
     parser = _parser(

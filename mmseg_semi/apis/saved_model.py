@@ -104,7 +104,7 @@ def load_saved(
     Raises:
         FileNotFoundError, ValueError: Config or checkpoint cannot be used, or do not fit.
     """
-    cfg = load_config(config or find_config(checkpoint), options)
+    cfg = load_config(config or find_config(checkpoint), options, unread=True)
     if is_detector(cfg):
         raise ValueError(f'{checkpoint} is a detector, which has no labels of pixels: name another')
     if predictor:

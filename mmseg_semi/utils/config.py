@@ -110,8 +110,14 @@ def parse_tool(
     return args
 
 
-def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+def load_config(path: str, options: dict[str, Any] | None = None, unread: bool = False) -> Config:
     """Read a config file, apply ``--cfg-options`` and check types and arguments.
+
+    Args:
+        path: The file.
+        options: Values by key.
+        unread: Whether names that nothing reads are let pass: what plain mmseg leaves in the folder
+            of a run has some. It is for what does not train.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -126,7 +132,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     cfg = _read_config(path)
     check_method(path, options)
     variables = tuple(cfg.get(user_variables.KEY) or ())
-    check_unread_keys(path, options or (), variables)
+    check_unread_keys(path, options or (), variables, options_alone=unread)
     _merge(cfg, {key: value for key, value in (options or {}).items() if key in variables})
     user_variables.follow(cfg, path, options or ())
     _merge(cfg, {key: value for key, value in (options or {}).items() if key not in variables})

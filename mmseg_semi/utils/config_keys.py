@@ -28,6 +28,8 @@ _READ_BY_NAME = (
     *('efficient_conv_bn_eval', 'runner_type', 'tta_model', 'tta_pipeline', 'method'),
     *('detection_classes', 'detection_min_area'),  # of tools/dataset_converters/masks_to_coco.py
 )
+# Where mmseg.apis.inference_model looks. A child that sets it again changes no data set.
+_READ_WITHOUT_BASES = ('test_pipeline',)
 _TEMPLATE = re.compile(r'\{\{\s*_base_\.(\w+)')
 _TAKEN_BY_RUNNER = ('dataset', 'sampler', 'num_batch_per_epoch')
 _OPTIM_WRAPPER = (
@@ -85,7 +87,10 @@ def known_keys() -> frozenset[str]:
 
 
 def check_unread_keys(
-    path: str, options: Iterable[str] = (), variables: Sequence[str] = ()
+    path: str,
+    options: Iterable[str] = (),
+    variables: Sequence[str] = (),
+    options_alone: bool = False,
 ) -> None:
     """Refuse what a config file or ``--cfg-options`` sets and nothing reads.
 
@@ -97,6 +102,7 @@ def check_unread_keys(
         path: A config file; its bases are looked at too.
         options: Keys of ``--cfg-options``.
         variables: Names that are followed when the config is read, see ``user_variables``.
+        options_alone: Whether the files are not looked at.
 
     Raises:
         ValueError: Names the file or option, the key, and the nearest known key or the place that
@@ -108,12 +114,13 @@ def check_unread_keys(
         if name not in known or (name in variables and name != key):
             raise ValueError(f'--cfg-options {key}: {_why(name, files, known)}')
     for i, file in enumerate(files):
-        if '_base_' in Path(file.path).parts:
+        if options_alone or '_base_' in Path(file.path).parts:
             continue
         below = {name for one in files[:i] if _above(one, file, files) for name in one.of_base}
         bases = [one for one in files[i + 1 :] if _above(file, one, files)]
         for name, line in file.sets.items():
             read = name in known or name in file.reads or name in below or name[0] == '_'
+            read = read or (name in _READ_WITHOUT_BASES and not file.bases)
             offered = i > 0 and not any(name in base.sets for base in bases)
             if not read and not offered:
                 raise ValueError(f'{file.path}, line {line}: {_why(name, bases, known)}')

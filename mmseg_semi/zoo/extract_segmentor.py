@@ -1,4 +1,4 @@
-"""Write a semi-supervised checkpoint's student or teacher as a plain mmseg model.
+"""Write a checkpoint's student or teacher as a plain mmseg model: ``mmseg-semi extract``.
 
 Two files come out, OUT.pth and OUT.py: a checkpoint with tensors and plain values only, and a
 config that mmseg tests, serves and fine-tunes without mmseg_semi.
@@ -16,13 +16,15 @@ import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS, TRANSFORMS
 
+from mmseg_semi.apis.saved_model import find_config, tested_dataset
 from mmseg_semi.datasets.listed_files import suffixes_there
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.structures import read_statistics
-from mmseg_semi.utils.config import CfgOptions, load_config
+from mmseg_semi.utils.config import load_config, parse_tool
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
+from mmseg_semi_cli import runs
 
 PACKAGE = __name__.split('.')[0]
 PREFIXES = dict(student='segmentor.', teacher='teacher.')
@@ -53,15 +55,11 @@ def config_path(out: str) -> str:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config of the semi-supervised run')
-    parser.add_argument('checkpoint', help='its checkpoint')
-    parser.add_argument('out', help='path of the checkpoint to write, ending in .pth')
-    parser.add_argument('--which', choices=sorted(PREFIXES), default='student')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
-    args = parser.parse_args(argv)
+    parser = runs.extract()
+    args = parse_tool(parser, argv)
+    args.config = args.config or find_config(args.checkpoint)
     if not args.out.endswith('.pth'):
-        parser.error(f'out must end in .pth, got {args.out}')
+        parser.error(f'--out must end in .pth, got {args.out}')
     for name, path in (('checkpoint', args.out), ('config', config_path(args.out))):
         given = getattr(args, name)
         if os.path.realpath(path) == os.path.realpath(given):
@@ -72,15 +70,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def plain_model(model: dict[str, Any]) -> dict[str, Any]:
-    """Take the segmentor's config out of a SemiSegmentor's."""
-    if not is_semi(model):
-        raise SystemExit(
-            f"the config's model is {model['type']!r}, not 'SemiSegmentor': give the config that "
-            'the checkpoint was trained with'
-        )
-    segmentor = copy.deepcopy(model['segmentor'])
+    """Take the segmentor's config out of a SemiSegmentor's; one that trains alone is its own."""
+    semi = is_semi(model)
+    segmentor = copy.deepcopy(model['segmentor'] if semi else model)
     inner = segmentor.pop('data_preprocessor', None)
-    preprocessor = plain_preprocessor(dict(model.get('data_preprocessor') or inner or {}))
+    given = (model.get('data_preprocessor') if semi else None) or inner
+    preprocessor = plain_preprocessor(dict(given or {}))
     # Weights come from the checkpoint, not from a file of the training machine.
     segmentor.get('backbone', {}).pop('init_cfg', None)
     segmentor.pop('pretrained', None)
@@ -100,7 +95,7 @@ def plain_preprocessor(preprocessor: dict[str, Any]) -> dict[str, Any]:
 def plain_loading(node: Any) -> Any:
     """Load photographs as mmseg does; other images are left to ``LoadChannels``."""
     if isinstance(node, (list, tuple)):
-        return [plain_loading(value) for value in node]
+        return type(node)(plain_loading(value) for value in node)
     if not isinstance(node, dict):
         return node
     if node.get('type') != 'LoadChannels':
@@ -119,11 +114,11 @@ def drop_own_checks(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: drop_own_checks(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
-        return [
+        return type(node)(
             drop_own_checks(value)
             for value in node
             if not (isinstance(value, dict) and value.get('type') in OWN_CHECKS)
-        ]
+        )
     return node
 
 
@@ -185,6 +180,8 @@ def plain_config(cfg: Config) -> Config:
         if key in kept:
             kept[key] = student_only(kept[key])
     kept['model'] = plain_model(cfg.model)
+    if 'test_dataloader' in kept:  # where mmseg's inference_model looks for it
+        kept['test_pipeline'] = tested_dataset(Config(kept)).pipeline
     hooks = cfg.get('default_hooks', {})
     if 'visualization' in hooks:
         kept['default_hooks'] = dict(visualization=hooks['visualization'])
@@ -197,12 +194,10 @@ def plain_config(cfg: Config) -> Config:
 
 def plain_checkpoint(checkpoint: dict[str, Any], which: str) -> dict[str, Any]:
     """Take the weights of the student or the teacher out of a checkpoint."""
-    prefix = PREFIXES[which]
-    state = {
-        key[len(prefix) :]: value
-        for key, value in checkpoint['state_dict'].items()
-        if key.startswith(prefix)
-    }
+    names = checkpoint['state_dict']
+    alone = which == 'student' and not any(name.startswith(PREFIXES[which]) for name in names)
+    prefix = '' if alone else PREFIXES[which]
+    state = {key[len(prefix) :]: value for key, value in names.items() if key.startswith(prefix)}
     if not state:
         raise SystemExit(
             f"the checkpoint has no '{prefix}*' weights: it was trained without a {which}, "

@@ -274,3 +274,13 @@ def test_the_config_beside_a_checkpoint(run, tmp_path):
         find_config(str(tmp_path / 'a.pth'))
     (tmp_path / 'a.py').touch()
     assert find_config(str(tmp_path / 'a.pth')) == str(tmp_path / 'a.py')
+
+
+def test_the_config_that_plain_mmseg_leaves_has_names_that_nothing_reads(run, images, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text((run.parent / 'config.py').read_text() + "\ndataset_type = 'LeafDataset'\n")
+    words = [str(run), str(images / 'val/v0.jpg'), '--out', str(tmp_path / 'out')]
+    predict.main([*words, '--config', str(config)])
+    assert list(files(tmp_path / 'out/labels')) == ['v0.png']
+    with pytest.raises(ValueError, match='--cfg-options modell.type: nothing reads'):
+        predict.main([*words, '--config', str(config), '--cfg-options', 'modell.type=a'])

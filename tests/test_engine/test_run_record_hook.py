@@ -255,7 +255,7 @@ def test_accumulation_of_several_optimizers():
 
 def test_an_extracted_model_keeps_the_record(server, unimatch_run, tmp_path):
     tool = TOOLS / 'model_converters' / 'extract_segmentor.py'
-    server.run(tool, unimatch_run.config, unimatch_run.checkpoint, tmp_path / 'out.pth')
+    server.run(tool, unimatch_run.checkpoint, '--out', tmp_path / 'out.pth')
     assert recorded(tmp_path / 'out.pth') == recorded(unimatch_run.checkpoint)
 
 

@@ -255,7 +255,7 @@ def test_both_networks_are_tested_and_extracted(stranger, server, plain_server, 
     for which, prefix in (('student', ''), ('teacher', 'teacher/')):
         out = tmp_path / f'{which}.pth'
         tool = TOOLS / 'model_converters' / 'extract_segmentor.py'
-        server.run(tool, *args, out, '--which', which, **paths)
+        server.run(tool, args[1], '--config', args[0], '--out', out, '--which', which, **paths)
         work_dir = tmp_path / which
         plain_server.run(MMSEG_TEST, out.with_suffix('.py'), out, '--work-dir', work_dir)
         for name, value in read_metrics(work_dir).items():

@@ -326,7 +326,9 @@ OTHERS = {
         code=2,
     ),
     'extract': Case(
-        'none.pth', tool='model_converters/extract_segmentor.py', args=('none.pth', '{root}/o.pth')
+        'none.pth',
+        tool='model_converters/extract_segmentor.py ',
+        args=('none.pth', '--out', '{root}/o.pth', '--config', '{root}/config.py'),
     ),
     'semi2mmseg': Case(
         'a.pth',

@@ -161,7 +161,8 @@ def test_extracted_segmentor_is_plain(server, plain_server, corrmatch_run, tmp_p
     config, work_dir, _ = corrmatch_run
     out = tmp_path / 'plain.pth'
     checkpoint = work_dir / 'iter_8.pth'
-    server.run(TOOLS / 'model_converters/extract_segmentor.py', config, checkpoint, out)
+    extract = TOOLS / 'model_converters/extract_segmentor.py'
+    server.run(extract, checkpoint, '--config', config, '--out', out)
     state = torch.load(out, weights_only=True)['state_dict']
     trained = load_checkpoint(checkpoint)['state_dict']
     assert any(key.startswith('heads.correlation') for key in trained)

@@ -149,7 +149,7 @@ def test_both_in_one_run(test_with, ours, ema_run, tmp_path):
 @pytest.mark.parametrize('who', WHO)
 def test_extracted_segmentor_needs_no_mmseg_semi(who, server, test_plain, ours, ema_run, tmp_path):
     out = tmp_path / f'{who}.pth'
-    server.run(EXTRACT, ema_run.config, ema_run.checkpoint, out, '--which', who)
+    server.run(EXTRACT, ema_run.checkpoint, '--out', out, '--which', who)
     # Tensors and plain values only: the loader needs no exception for it.
     plain = torch.load(out, weights_only=True)
     prefix = dict(student='segmentor.', teacher='teacher.')[who]
@@ -166,13 +166,7 @@ def test_extracted_segmentor_needs_no_mmseg_semi(who, server, test_plain, ours, 
 
 
 def test_extracting_a_missing_teacher_is_refused(server, unimatch_run, tmp_path):
-    args = (
-        unimatch_run.config,
-        unimatch_run.checkpoint,
-        tmp_path / 'out.pth',
-        '--which',
-        'teacher',
-    )
+    args = (unimatch_run.checkpoint, '--out', tmp_path / 'out.pth', '--which', 'teacher')
     done = server.run(EXTRACT, *args, code=1)
     assert 'without a teacher' in done.output
     assert not list(tmp_path.iterdir())

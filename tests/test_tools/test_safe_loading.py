@@ -92,7 +92,7 @@ def test_test_and_resume_refuse_it(poisoned, server, unimatch_run, tmp_path):
         [TOOLS / 'train.py', unimatch_run.config, '--resume', '--work-dir', tmp_path],
         [
             TOOLS / 'model_converters' / 'extract_segmentor.py',
-            *(unimatch_run.config, path, tmp_path / 'out.pth'),
+            *(path, '--config', unimatch_run.config, '--out', tmp_path / 'out.pth'),
         ],
     )
     for command in commands:

@@ -266,7 +266,7 @@ def test_the_tools_refuse_in_one_sentence(
         'pretrained': [*train, '--cfg-options', f'model.segmentor.pretrained={path}'],
         'extract': [
             TOOLS / 'model_converters/extract_segmentor.py',
-            *(unimatch_run.config, path, tmp_path / 'out.pth'),
+            *(path, '--config', unimatch_run.config, '--out', tmp_path / 'out.pth'),
         ],
         'resume': [*train, '--resume', path],
     }[tool]

@@ -213,7 +213,7 @@ def test_the_tools_refuse_what_does_not_fit(server, unimatch_run, tmp_path):
 
 def test_extraction_refuses_a_checkpoint_of_another_config(server, unimatch_run, tmp_path):
     tool = TOOLS / 'model_converters' / 'extract_segmentor.py'
-    args = [unimatch_run.config, unimatch_run.checkpoint, tmp_path / 'plain.pth']
+    args = [unimatch_run.checkpoint, '--out', tmp_path / 'plain.pth']
     options = ['--cfg-options', 'model.segmentor.backbone.base_channels=8']
     output = server.run(tool, *args, *options, code=1).output
     assert f'{unimatch_run.checkpoint}: the checkpoint does not fit' in output

@@ -1,13 +1,20 @@
-"""What a plain mmseg is told of images of several suffixes and of many channels."""
+"""What a plain mmseg is told, and that it runs: own data, several suffixes, many channels."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from leaves import leaves_config, make_leaves
+import torch
+from leaves import CLASSES, leaves_config, make_leaves
+from mmseg.apis import inference_model, init_model
+from PIL import Image
+from saved_models import PALETTE, saved_model, several_classes
+from tool_runs import CONFIGS
 
+from mmseg_semi.apis import predict
 from mmseg_semi.structures import ChannelStatistics, write_statistics
 from mmseg_semi.utils.config import load_config
-from mmseg_semi.zoo.extract_segmentor import plain_config
+from mmseg_semi.zoo.extract_segmentor import main, plain_config
 
 
 def test_images_of_one_suffix_need_this_package_no_more(tmp_path, capsys):
@@ -53,3 +60,59 @@ def test_photographs_are_loaded_by_mmseg(tmp_path):
     assert plain.test_dataloader.dataset.pipeline[0] == dict(type='LoadImageFromFile')
     assert plain.model.data_preprocessor.mean == pytest.approx([123.675, 116.28, 103.53])
     assert 'in_channels' not in plain.model.data_preprocessor and 'custom_imports' not in plain
+
+
+def same_labels(config, checkpoint, image, labels):
+    """mmseg's inference of an extracted model, without an import of ours in its config."""
+    model = init_model(str(config), str(checkpoint), 'cpu')
+    assert type(model).__name__ == 'EncoderDecoder'
+    found = inference_model(model, str(image)).pred_sem_seg.data[0].numpy()
+    np.testing.assert_array_equal(found, labels)
+    assert len(np.unique(labels)) > 1
+    return model
+
+
+@pytest.mark.parametrize('which', ['student', 'teacher'])
+def test_an_extracted_model_of_own_data_runs_with_mmseg_alone(tmp_path, which):
+    run = saved_model(tmp_path)
+    image, out = tmp_path / 'leaves/images/val/v0.jpg', tmp_path / f'plain_{which}.pth'
+    main([str(run), '--out', str(out), '--which', which])
+    text = out.with_suffix('.py').read_text()
+    assert 'mmseg_semi' not in text and 'Semi' not in text and 'CheckAnnotations' not in text
+    predict.main([str(run), str(image), '--out', str(tmp_path / 'a'), '--predict-with', which])
+    labels = np.array(Image.open(tmp_path / 'a/labels/v0.png'))
+    model = same_labels(out.with_suffix('.py'), out, image, labels)
+    assert tuple(model.dataset_meta['classes']) == CLASSES
+    # predict takes the plain model, too, and so does a second extraction.
+    predict.main([str(out), str(image), '--out', str(tmp_path / 'b')])
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / 'b/labels/v0.png')), labels)
+    with pytest.raises(SystemExit, match="no 'teacher..' weights: it was trained without"):
+        main([str(out), '--out', str(tmp_path / 'c.pth'), '--which', 'teacher'])
+
+
+@pytest.mark.parametrize('network', ['unet', 'deeplabv3plus_r50'])
+def test_every_custom_config_is_extracted_to_one_that_runs(tmp_path, network):
+    root = make_leaves(tmp_path / 'leaves')
+    bases = sorted(CONFIGS.glob(f'*/*_{network}_custom.py'))
+    assert len(bases) > 10
+    plain = {}
+    for base in bases:
+        path = tmp_path / f'{base.stem}.py'
+        path.write_text(
+            f'_base_ = {str(base)!r}\ndata_root = {str(root)!r}\nclasses = {CLASSES!r}\n'
+            'scale = (64, 64)\n'
+        )
+        plain[base.stem] = plain_config(load_config(str(path)))
+    first = plain[f'supervised_{network}_custom']
+    for name, cfg in plain.items():
+        assert cfg.to_dict() == first.to_dict(), name
+    config, checkpoint = tmp_path / 'plain.py', tmp_path / 'plain.pth'
+    first.dump(str(config))
+    model = init_model(str(config), device='cpu')
+    several_classes(model)
+    meta = dict(dataset_meta=dict(classes=CLASSES, palette=PALETTE))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
+    image = root / 'images/val/v0.jpg'
+    predict.main([str(checkpoint), str(image), '--out', str(tmp_path / 'out')])
+    labels = np.array(Image.open(tmp_path / 'out/labels/v0.png'))
+    same_labels(config, checkpoint, image, labels)

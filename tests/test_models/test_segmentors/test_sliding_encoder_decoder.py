@@ -294,7 +294,7 @@ def tested(server, plain_server, ema_run, tmp_path_factory):
     config.write_text(WINDOWS.format(base=str(ema_run.config)))
     extract = TOOLS / 'model_converters' / 'extract_segmentor.py'
     plain = folder / 'plain.pth'
-    server.run(extract, config, ema_run.checkpoint, plain)
+    server.run(extract, ema_run.checkpoint, '--config', config, '--out', plain)
 
     def test(name, host, tool, config, checkpoint, **allow):
         work, maps = folder / name / 'work', folder / name / 'maps'

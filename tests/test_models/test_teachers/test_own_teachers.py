@@ -244,7 +244,7 @@ def test_two_teachers_without_a_network_are_not_extracted(build, tmp_path):
     model = {**deepcopy(UNIMATCH), 'teacher': TWO}
     Config(dict(model=model, default_scope='mmseg')).dump(str(tmp_path / 'run.py'))
     torch.save(dict(state_dict=build(teacher=TWO).state_dict()), tmp_path / 'run.pth')
-    files = [str(tmp_path / name) for name in ('run.py', 'run.pth', 'out.pth')]
+    files = [str(tmp_path / 'run.pth'), '--out', str(tmp_path / 'out.pth')]
     message = r'--which teacher: .* made of others \(fast, slow\) .* use --which student$'
     with pytest.raises(SystemExit, match=message):
         extract_segmentor.main([*files, '--which', 'teacher'])
@@ -300,5 +300,5 @@ def test_what_a_teacher_holds_beside_its_network_is_saved_and_loaded(build, batc
 def test_the_sources_are_never_overwritten(out, what, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        extract_segmentor.parse_args(['my_config.py', 'run/iter_2.pth', out])
+        extract_segmentor.parse_args(['run/iter_2.pth', '--out', out, '--config', 'my_config.py'])
     assert f'would be written in the place of the {what}' in capsys.readouterr().err
