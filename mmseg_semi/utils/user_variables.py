@@ -14,12 +14,11 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmseg_semi.arguments import Each, Whole
+from mmseg_semi.datasets.part_checks import CLASSES_FILE
 from mmseg_semi.files import read_json
 
 #: Key of a config that names its variables, with the values that its bases have used.
 KEY = 'user_variables'
-#: What mmseg-semi import-labels writes beside images and masks.
-CLASSES_FILE = 'classes.json'
 #: What mmseg-semi check writes there where ``in_channels`` is given.
 STATISTICS_FILE = 'channels.json'
 _PARTS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
