@@ -171,8 +171,12 @@ def _iterations(cfg: Config, value: Any, _root: Any) -> None:
     ):
         if node.get(key):  # neither 0, the start, nor None, the last iteration
             node[key] = max(1, round(node[key] * ratio))
+            if key in ('val_interval', 'interval'):  # short runs look at themselves less often
+                node[key] = max(node[key], min(value, _LEAST_INTERVAL), -(-value // 10))
 
 
+#: Steps between two validations at least, unless the run is shorter.
+_LEAST_INTERVAL = 10
 _SIZE = Each(Whole(1), length=2)
 _FOLLOW: dict[str, Callable[[Config, Any, Any], None]] = dict(
     data_root=_data_root,
