@@ -35,7 +35,7 @@ from mmseg_semi.datasets.labeled_checks import named_twice, verify_labeled
 from mmseg_semi.datasets.listed_files import left_out, masks_of_unlabeled
 from mmseg_semi.datasets.mixed_images import check_mixed
 from mmseg_semi.datasets.object_sizes import check_objects
-from mmseg_semi.datasets.part_checks import Part, check_parts
+from mmseg_semi.datasets.part_checks import Part, check_class_names, check_parts
 from mmseg_semi.datasets.part_statistics import advice, as_json, table
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
@@ -125,6 +125,7 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     for part in [*parts, *heldout]:
         found.warnings += named_twice(part.dataset, part.key)
     found.join(check_parts([*parts, *heldout]))
+    found.join(check_class_names([*parts, *heldout]))
     found.join(check_mixed([*parts, *heldout]))
     if parts:
         overlap = check_parts_overlap(parts, [one.dataset for one in heldout], looks=True)

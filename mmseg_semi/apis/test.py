@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from mmengine.config import Config
@@ -34,6 +34,7 @@ from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_settings import check_together
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
+from mmseg_semi.utils.work_dirs import leaving_nothing
 from mmseg_semi_cli import runs
 
 
@@ -136,6 +137,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
+    set_work_dir(cfg, args.work_dir, args.config)
+    pictures = [None] if is_detector(cfg) else [args.out, args.show_dir]
+    with leaving_nothing(cfg.work_dir, *pictures) as begin:
+        test(cfg, args, begin)
+
+
+def test(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> None:
+    """Test in a work folder.
+
+    Args:
+        cfg: The config.
+        args: The command line.
+        begin: To be called before the first image.
+    """
     refuse_incomplete(args.checkpoint, 'checkpoint')
     folders = list(data_folders(cfg.to_dict()))
     if args.images:
@@ -153,7 +168,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_checkpoint_classes(cfg, args.checkpoint)
     add_checks(cfg)
     cfg.launcher = args.launcher
-    set_work_dir(cfg, args.work_dir, args.config)
     setup_distributed(cfg, args.launcher)
     cfg.load_from = args.checkpoint
     if args.predict_with:
@@ -169,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     whole = complete_results(cfg, args.out) if is_detector(cfg) else nullcontext()
     with whole, explaining_built(cfg):
         runner = StartRunner.from_cfg(cfg)
+        runner.begin = begin
         write_metrics_once(runner)
         prepare_workers(runner.test_loop.dataloader)
         with explaining('test_dataloader'):

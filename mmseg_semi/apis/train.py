@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -34,7 +34,7 @@ from mmseg_semi.utils.safe_checkpoints import (
     resumable_checkpoint,
 )
 from mmseg_semi.utils.weight_checks import check_pretrained, without_downloads
-from mmseg_semi.utils.work_dirs import claimed
+from mmseg_semi.utils.work_dirs import claimed, leaving_nothing
 from mmseg_semi_cli import runs
 
 
@@ -120,12 +120,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
-    with claimed(cfg.work_dir, args.launcher):
-        train(cfg, args)
+    folders = (cfg.work_dir, checkpoint_folder(cfg))
+    with claimed(cfg.work_dir, args.launcher), leaving_nothing(*folders) as begin:
+        train(cfg, args, begin)
 
 
-def train(cfg: Config, args: argparse.Namespace) -> None:
-    """Train in a work folder that is claimed."""
+def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> None:
+    """Train in a work folder that is claimed.
+
+    Args:
+        cfg: The config.
+        args: The command line.
+        begin: To be called before the first step.
+    """
     setup_distributed(cfg, args.launcher)
     add_checks(cfg)
     enable_tensorboard(cfg)
@@ -151,5 +158,7 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
     check_pretrained(cfg)
     with explaining_lost_ranks(), explaining_built(cfg):
-        StartRunner.from_cfg(cfg).train()
+        runner = StartRunner.from_cfg(cfg)
+        runner.begin = begin
+        runner.train()
     finish_distributed()

@@ -59,6 +59,7 @@ KINDS = {
     49: 'there are masks of unlabeled images',
     50: 'a training step cannot be made',
     51: 'images are of a kind that needs in_channels',
+    52: 'classes of the config are not those of classes.json',
 }
 SEVERITIES = ('error', 'warning', 'note')
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
@@ -28,6 +30,8 @@ from .image_kinds import check_kinds
 from .mask_checks import MaskSum, check_palettes, check_values, coding_of
 from .transforms.check_annotations import CheckAnnotations
 
+#: What mmseg-semi import-labels writes beside images and masks.
+CLASSES_FILE = 'classes.json'
 _STORED_AS_THEY_ARE = ('unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
 
 
@@ -142,6 +146,45 @@ def _check_part(part: Part, out: Findings) -> None:
         values = check_values(part.key, sums, coding, part.role)
         out.errors += values.errors
         out.warnings += values.warnings
+
+
+def check_class_names(parts: Sequence[Part]) -> Findings:
+    """Compare the classes of the config with those that masks were made with.
+
+    ``mmseg-semi import-labels`` writes the latter into ``classes.json`` in the ``data_root``.
+
+    Args:
+        parts: All parts, after ``check_parts``.
+
+    Returns:
+        An error where the values of masks do not fit either, else a warning; one for each file.
+    """
+    out = Findings()
+    for part in parts:
+        for leaf in leaf_datasets(part.dataset):
+            file = Path(getattr(leaf, 'data_root', None) or '', CLASSES_FILE)
+            ours = [str(one) for one in getattr(leaf, 'metainfo', {}).get('classes') or ()]
+            names = _names_in(file)
+            if part.role == 'unlabeled' or not ours or names in (None, ours):
+                continue
+            text = f'the classes of the config are {ours}, those of {file} are {names}.'
+            remedy = (
+                'The numbers in the masks mean those of the file, unless they were changed since: '
+                "leave classes of the config out or set classes='classes.json', with "
+                'metainfo.classes and num_classes in other configs; or correct the file.'
+            )
+            found = out.errors if part.masks.wrong else out.warnings
+            found.append(Finding(52, text, remedy, [str(file)]))
+    return Findings(out.errors, [one for one in out.warnings if one not in out.errors])
+
+
+def _names_in(file: Path) -> list[str] | None:
+    """The classes of a file, None where there is none or it has no such list."""
+    try:
+        names = json.loads(file.read_text(encoding='utf-8'))['classes']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return [str(one) for one in names] if isinstance(names, list) else None
 
 
 def _find(leaf: Any, kind: type[Any]) -> Any:

@@ -66,7 +66,7 @@ def split_folder(root: Path, request: Request, overwrite: bool = False) -> str:
     unchanged = _refuse_others(folder, parts, overwrite)
     if not unchanged:
         write_lists(folder, parts, request)
-    return _said(folder, parts, known, len(masks) - len(known), left_out, unchanged)
+    return _said(folder, parts, known, len(masks) - len(known), left_out, unchanged, request)
 
 
 def volumes_of(root: Path) -> frozenset[str]:
@@ -122,6 +122,7 @@ def _said(
     unknown: int,
     left_out: Sequence[str],
     unchanged: bool,
+    request: Request,
 ) -> str:
     """The parts with their classes, and what a user should know."""
     every = np.flatnonzero(np.any(list(presence.values()), axis=0))
@@ -137,6 +138,7 @@ def _said(
             lines.append(
                 f'WARNING: no {part} image has the class {name_some(list(map(str, lacking)))}'
             )
+    lines += _nearest(parts, request, len(presence))
     if unknown:
         lines.append(f'{unknown} masks have no known pixel; their images are unlabeled')
     if left_out:
@@ -145,3 +147,16 @@ def _said(
             f'validates or tests ({name_some(list(left_out))})'
         )
     return '\n'.join(lines)
+
+
+def _nearest(parts: Mapping[str, Sequence[str]], request: Request, total: int) -> list[str]:
+    """Which parts have other numbers of images than was asked for, since groups stay together."""
+    asked = dict(labeled=request.labeled)
+    asked.update(val=round(request.val * total), test=round(request.test * total))
+    other = [
+        f'{part} {len(parts[part])} in place of {number}'
+        for part, number in asked.items()
+        if len(parts[part]) != number
+    ]
+    text = f'groups stay together, so this is the nearest division: {", ".join(other)}'
+    return [text] if other else []

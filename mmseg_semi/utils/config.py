@@ -113,6 +113,8 @@ def parse_tool(
 def load_config(path: str, options: dict[str, Any] | None = None, unread: bool = False) -> Config:
     """Read a config file, apply ``--cfg-options`` and check types and arguments.
 
+    ``num_workers`` of a loader are as many as the machine has cores for this rank, at most.
+
     Args:
         path: The file.
         options: Values by key.
@@ -144,8 +146,12 @@ def load_config(path: str, options: dict[str, Any] | None = None, unread: bool =
     check_checkpoint_names(cfg)
     if not is_detector(cfg):
         check_settings(cfg)
+    ranks = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    most = max(1, len(os.sched_getaffinity(0)) // ranks)
     for part in ('train', 'val', 'test'):
         loader = cfg.get(f'{part}_dataloader') or {}
+        if isinstance(loader.get('num_workers'), int) and loader['num_workers'] > most:
+            loader['num_workers'] = most  # more would wait for each other, and torch warns of it
         if loader.get('num_workers') == 0:  # with which torch refuses persistent workers
             loader['persistent_workers'] = False
     return cfg

@@ -14,12 +14,11 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmseg_semi.arguments import Each, OneOf, Whole
+from mmseg_semi.datasets.part_checks import CLASSES_FILE
 from mmseg_semi.files import read_json
 
 #: Key of a config that names its variables, with the values that its bases have used.
 KEY = 'user_variables'
-#: What mmseg-semi import-labels writes beside images and masks.
-CLASSES_FILE = 'classes.json'
 #: What mmseg-semi check writes there where ``in_channels`` is given.
 STATISTICS_FILE = 'channels.json'
 _PARTS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -180,6 +179,8 @@ def _iterations(cfg: Config, value: Any, _root: Any) -> None:
     ):
         if node.get(key):  # neither 0, the start, nor None, the last iteration
             node[key] = max(1, round(node[key] * ratio))
+            if key in ('val_interval', 'interval'):  # short runs look at themselves less often
+                node[key] = max(node[key], min(value, _LEAST_INTERVAL), -(-value // 10))
 
 
 def _guard(cfg: Config, value: Any, _root: Any) -> None:
@@ -194,6 +195,8 @@ def _check_size(what: str, value: Any) -> None:
         raise ValueError(f'give {what} in pixels, such as (320, 320)') from None
 
 
+#: Steps between two validations at least, unless the run is shorter.
+_LEAST_INTERVAL = 10
 _FOLLOW: dict[str, Callable[[Config, Any, Any], None]] = dict(
     data_root=_data_root,
     split=_split,

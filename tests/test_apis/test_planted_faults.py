@@ -55,6 +55,7 @@ def test_clean_data_have_no_finding(root):
 FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {}
 #: What else such data have, as a matter of course.
 ALSO = {
+    'a_class_that_the_config_lacks': {'E20'},
     'an_image_is_turned': {'N43'},
     'no_class_at_all': {'W25'},
     'zero_and_255': {'W30'},
@@ -552,6 +553,19 @@ def images_of_32_bits(root):
 def arrays(root):
     pixels = np.random.default_rng(0).random((6, 48, 64, 2), np.float32)
     return all_images(root, '.npy', lambda path, i: np.save(path, pixels[i]))
+
+
+@fault('W52')
+def classes_that_the_file_has_in_another_order(root):
+    (root / 'classes.json').write_text(json.dumps(dict(classes=CLASSES[::-1])))
+    return root / 'classes.json'
+
+
+@fault('E52')
+def a_class_that_the_config_lacks(root):
+    change(root, lambda one: np.where(one == 1, len(CLASSES), one))
+    (root / 'classes.json').write_text(json.dumps(dict(classes=[*CLASSES, 'more'])))
+    return root / 'classes.json'
 
 
 @pytest.mark.parametrize('name', FAULTS)

@@ -69,6 +69,12 @@ def test_what_is_left_out_stays(tmp_path):
     assert cfg.to_dict() == before.to_dict()
 
 
+@pytest.mark.parametrize(('steps', 'interval'), [(5, 5), (20, 10), (300, 30), (4000, 400)])
+def test_short_runs_validate_ten_times_at_most_and_not_every_step(tmp_path, steps, interval):
+    cfg = own(tmp_path, f'iterations = {steps}')
+    assert (cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == (interval,) * 2
+
+
 def test_images_as_they_are(tmp_path):
     cfg = own(tmp_path, 'scale = None')
     resize = cfg.train_dataloader.dataset.geometry.resize
