@@ -59,6 +59,11 @@ COMMANDS = {
         'Write the student or the teacher as a plain mmseg model.',
         'mmseg-semi extract runs/first/iter_2000.pth --out plain.pth',
     ),
+    'export': Command(
+        'mmseg_semi.zoo.export',
+        'Write the network as an ONNX file, which runs without torch.',
+        'mmseg-semi export --onnx runs/first/iter_2000.pth --out leaves.onnx',
+    ),
 }
 
 
