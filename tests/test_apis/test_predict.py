@@ -8,19 +8,22 @@ import sys
 from pathlib import Path
 
 import cv2
+import nibabel
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 import torch
 from label_exports import files
 from mmseg.apis import MMSegInferencer
 from PIL import Image
-from saved_models import PALETTE, saved_model
+from saved_models import NEAR, PALETTE, saved_model
 
-from mmseg_semi.apis import predict
+from mmseg_semi.apis import predict, prediction_job
 from mmseg_semi.apis.predicting import Predictor
 from mmseg_semi.apis.saved_model import find_config, load_saved
 from mmseg_semi.errors import DataError
+from mmseg_semi.structures import ChannelStatistics, write_statistics
 
 
 @pytest.fixture(scope='module')
@@ -120,7 +123,7 @@ def test_a_run_goes_on_where_it_was_killed(run, images, tmp_path, monkeypatch, c
     out = tmp_path / 'out'
     words = [str(run), str(images / 'unlabeled'), '--out', str(out)]
     written = []
-    real = predict.write_labels
+    real = prediction_job.write_labels
 
     def killed(path, *rest):
         real(path, *rest)
@@ -128,7 +131,7 @@ def test_a_run_goes_on_where_it_was_killed(run, images, tmp_path, monkeypatch, c
         if len(written) == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, 'write_labels', killed)
+    monkeypatch.setattr(prediction_job, 'write_labels', killed)
     with pytest.raises(KeyboardInterrupt):
         predict.main(words)
     before = files(out / 'labels')
@@ -137,7 +140,7 @@ def test_a_run_goes_on_where_it_was_killed(run, images, tmp_path, monkeypatch, c
     lines = (out / 'predictions.jsonl').read_text()
     (out / 'labels/u1.png').unlink()
     (out / 'predictions.jsonl').write_text(lines + '{"image": "half')
-    monkeypatch.setattr(predict, 'write_labels', real)
+    monkeypatch.setattr(prediction_job, 'write_labels', real)
     predict.main(words)
     assert ': 4 images predicted' in (said := capsys.readouterr().out), said
     assert '2 were finished before' in said
@@ -284,3 +287,47 @@ def test_the_config_that_plain_mmseg_leaves_has_names_that_nothing_reads(run, im
     assert list(files(tmp_path / 'out/labels')) == ['v0.png']
     with pytest.raises(ValueError, match='--cfg-options modell.type: nothing reads'):
         predict.main([*words, '--config', str(config), '--cfg-options', 'modell.type=a'])
+
+
+def test_a_volume_is_predicted_slice_by_slice(run, tmp_path, capsys):
+    """Slices are images; a broken volume is named."""
+    folder, out = tmp_path / 'scans', tmp_path / 'out'
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 40, 48), np.uint8)
+    tifffile.imwrite(folder / 'a.tif', pixels, imagej=True, metadata=dict(axes='ZYX'))
+    nibabel.save(nibabel.Nifti1Image(pixels.transpose(2, 1, 0), np.eye(4)), folder / 'a.nii.gz')
+    (folder / 'c.nii').write_text('broken')
+    words = [str(run), str(folder), '--out', str(out)]
+    for _ in range(2):
+        with pytest.raises(DataError, match=r'^1 of 7 images could not .*scans/c\.nii'):
+            predict.main(words)
+    assert '0 images predicted; 6 were finished before' in capsys.readouterr().out
+    names = {f'{volume}_z000{i}.png' for volume in ('a', 'a.nii') for i in range(3)}
+    assert files(out / 'labels').keys() == names == files(out / 'slices').keys()
+    assert np.array_equal(np.array(Image.open(out / 'slices/a.nii_z0001.png')), pixels[1])
+    predict.main([str(run), str(out / 'slices'), '--out', str(tmp_path / 'again')])
+    for name in names:
+        one, other = (labels_of(folder / 'labels' / name) for folder in (out, tmp_path / 'again'))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_images_of_many_channels_and_16_bits(tmp_path):
+    columns = dict(mean=[900.0] * 4, std=[300.0] * 4, min=[0.0] * 4, max=[2000.0] * 4)
+    statistics = ChannelStatistics(4, 'uint16', images=1, files='', **columns)
+    extra = f"""{NEAR}
+in_channels = 4
+"""
+    (tmp_path / 'leaves').mkdir()
+    write_statistics(str(tmp_path / 'leaves/channels.json'), statistics)
+    run = saved_model(tmp_path, extra=extra)
+    pixels = np.random.default_rng(0).integers(0, 2000, (40, 48, 4)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / 'many.tif', pixels, photometric='minisblack', planarconfig='contig')
+    np.save(tmp_path / 'many.npy', pixels)
+    np.save(tmp_path / 'three.npy', pixels[..., :3])
+    words = [str(tmp_path / one) for one in ('many.tif', 'many.npy', 'three.npy')]
+    out = tmp_path / 'out'
+    with pytest.raises(DataError, match='^1 of 3 images could not .*three.npy'):
+        predict.main([str(run), *words, '--out', str(out), '--overlay'])
+    one, other = (labels_of(out / f'labels/many.{end}.png') for end in ('tif', 'npy'))
+    np.testing.assert_array_equal(one, other)
+    assert one.shape == (40, 48) and len(np.unique(one)) > 1
