@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help='for images of this size alone, where a network (Swin) cannot be exported for any',
+        help='for images of this size alone, where a network cannot be exported for any',
     )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
     args = parser.parse_args(argv)

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmseg.models.backbones.swin import ShiftWindowMSA
 from mmseg.models.utils import Upsample
+from mmseg.models.utils.embed import AdaptivePadding
 from torch import Tensor, nn
 
 
@@ -134,6 +136,74 @@ class Enlarged(nn.Module):
         )
 
 
+class Padded(nn.Module):
+    """mmseg's ``AdaptivePadding``, whose kernels are not smaller than their strides.
+
+    Args:
+        source: The module that it replaces.
+    """
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.strides, self.corner = source.stride, source.padding == 'corner'
+        sizes = zip(source.kernel_size, source.dilation)
+        self.reaches = [(kernel - 1) * dilation + 1 for kernel, dilation in sizes]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pad (B, C, h, w)."""
+        below, right = (
+            (size + stride - 1) // stride * stride - stride + reach - size
+            for size, stride, reach in zip(maps.shape[2:], self.strides, self.reaches)
+        )
+        if self.corner:
+            return F.pad(maps, (0, right, 0, below))
+        return F.pad(maps, (right // 2, right - right // 2, below // 2, below - below // 2))
+
+
+class Windows(nn.Module):
+    """Swin's attention in shifted windows, mmseg's ``ShiftWindowMSA``.
+
+    Args:
+        source: The module that it replaces.
+    """
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.attention, self.window, self.shift = (
+            source.w_msa,
+            source.window_size,
+            source.shift_size,
+        )
+
+    def forward(self, query: Tensor, size: tuple[Any, Any]) -> Tensor:
+        """(B, H W, C) of the same."""
+        (batch, _, channels), (height, width), window = query.shape, size, self.window
+        rows, columns = ((side + window - 1) // window for side in size)
+        tall, wide = rows * window, columns * window
+        maps = query.view(batch, height, width, channels)
+        maps = F.pad(maps, (0, 0, 0, wide - width, 0, tall - height))
+        mask = None
+        if self.shift:
+            maps = torch.roll(maps, (-self.shift, -self.shift), (1, 2))
+            parts = self._parts(tall)[:, None] * 3 + self._parts(wide)
+            apart = (
+                parts.view(rows, window, columns, window).transpose(1, 2).flatten(2).flatten(0, 1)
+            )
+            mask = (apart[:, None] != apart[:, :, None]).to(maps.dtype) * -100.0
+        maps = maps.view(batch, rows, window, columns, window, channels).transpose(2, 3)
+        found = self.attention(maps.reshape(-1, window**2, channels), mask=mask)
+        found = found.view(batch, rows, columns, window, window, channels).transpose(2, 3)
+        found = found.reshape(batch, tall, wide, channels)
+        if self.shift:
+            found = torch.roll(found, (self.shift, self.shift), (1, 2))
+        return found[:, :height, :width].reshape(batch, height * width, channels)
+
+    def _parts(self, side: Any) -> Tensor:
+        """Which of three parts of the image a row or column of the last windows belongs to."""
+        place = torch.arange(side)
+        return (place >= side - self.window).long() + (place >= side - self.shift).long()
+
+
 def made_exportable(module: nn.Module) -> nn.Module:
     """Replace, in place, parts of a network whose graph would have the sizes of one image."""
     for name, child in module.named_children():
@@ -144,6 +214,10 @@ def made_exportable(module: nn.Module) -> nn.Module:
             new = PooledBins(bins)
         elif isinstance(child, nn.MultiheadAttention) and child.in_proj_weight is not None:
             new = Attention(child)
+        elif isinstance(child, AdaptivePadding):
+            new = Padded(child)
+        elif isinstance(child, ShiftWindowMSA):
+            new = Windows(child)
         elif isinstance(child, Upsample) and child.scale_factor:
             new = Enlarged(child)
         if new is None:

@@ -331,3 +331,12 @@ in_channels = 4
     one, other = (labels_of(out / f'labels/many.{end}.png') for end in ('tif', 'npy'))
     np.testing.assert_array_equal(one, other)
     assert one.shape == (40, 48) and len(np.unique(one)) > 1
+
+
+def test_mixed_precision_gives_nearly_the_same(run, images, tmp_path):
+    image = str(images / 'val/v0.jpg')
+    predict.main([str(run), image, '--out', str(tmp_path / 'a')])
+    predict.main([str(run), image, '--out', str(tmp_path / 'b'), '--amp', '--probabilities'])
+    full, half = (labels_of(tmp_path / f'{one}/labels/v0.png') for one in 'ab')
+    assert (full == half).mean() > 0.9
+    assert np.isfinite(np.load(tmp_path / 'b/probabilities/v0.npy')).all()

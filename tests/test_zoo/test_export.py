@@ -35,7 +35,7 @@ test_dataloader = dict(dataset=dict(
     type='BaseSegDataset', metainfo=dict(classes={classes!r}),
     pipeline=[dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]))
 """
-#: Every network that a config of the repository has, small where it can be.
+#: Every network that a config of the repository has, and one of mmseg, small where they can be.
 FAMILIES = {
     'unet_small': (CONFIGS / '_base_/models/unet_small.py', ''),
     'unet_digit_scenes': (CONFIGS / '_base_/models/unet_digit_scenes.py', ''),
@@ -52,10 +52,10 @@ FAMILIES = {
     'deeplabv3plus_xception65': (CONFIGS / '_base_/models/deeplabv3plus_xception65.py', ''),
     'efficientnet-lite0': (CONFIGS / '_base_/models/efficientnet-lite0_segformer.py', ''),
     'segformer': (MODELS_OF_MMSEG / 'segformer_mit-b0.py', 'model = dict(pretrained=None)\n'),
-    'upernet': (
-        MODELS_OF_MMSEG / 'upernet_r50.py',
-        'model = dict(pretrained=None, auxiliary_head=None, backbone=dict(base_channels=8),'
-        'decode_head=dict(in_channels=[32, 64, 128, 256], channels=16))\n',
+    'upernet_swin': (
+        MODELS_OF_MMSEG / 'upernet_swin.py',
+        'model = dict(pretrained=None, auxiliary_head=None, backbone=dict(embed_dims=24),'
+        'decode_head=dict(in_channels=[24, 48, 96, 192], channels=16, num_classes=7))\n',
     ),
 }
 
