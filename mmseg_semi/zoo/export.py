@@ -209,6 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if network.test_cfg.get('mode') == 'slide':
         print("the graph takes whole images: test_cfg.mode='slide' is left to whoever runs it")
         network.test_cfg = ConfigDict(mode='whole')
+    if getattr(saved.model, 'refine_at_test', False):
+        print('the graph gives the logits of the network: model.test_cfg.refine is left out')
     sizes = Sizes(saved, args.size)
     preprocessor = saved.model.data_preprocessor
     model = export(network, preprocessor, sizes.images[0], fixed=args.size is not None)

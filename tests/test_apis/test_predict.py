@@ -275,8 +275,10 @@ def test_the_config_beside_a_checkpoint(run, tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match='2 configs beside'):
         find_config(str(tmp_path / 'a.pth'))
-    (tmp_path / 'a.py').touch()
-    assert find_config(str(tmp_path / 'a.pth')) == str(tmp_path / 'a.py')
+    for name in ('c.pth', 'a.py'):  # c.py is that of an extracted model
+        (tmp_path / name).touch()
+        own = 'b.py' if name == 'c.pth' else 'a.py'
+        assert find_config(str(tmp_path / 'a.pth')) == str(tmp_path / own)
 
 
 def test_the_config_that_plain_mmseg_leaves_has_names_that_nothing_reads(run, images, tmp_path):
@@ -340,3 +342,18 @@ def test_mixed_precision_gives_nearly_the_same(run, images, tmp_path):
     full, half = (labels_of(tmp_path / f'{one}/labels/v0.png') for one in 'ab')
     assert (full == half).mean() > 0.9
     assert np.isfinite(np.load(tmp_path / 'b/probabilities/v0.npy')).all()
+
+
+def test_a_checkpoint_without_its_teacher_predicts_with_the_student_alone(run, images, tmp_path):
+    content = torch.load(run, weights_only=True)
+    state = {k: v for k, v in content['state_dict'].items() if not k.startswith('teacher.')}
+    alone = tmp_path / 'alone.pth'
+    torch.save({**content, 'state_dict': state}, alone)
+    words = [str(alone), str(images / 'val/v0.jpg'), '--config', str(run.parent / 'config.py')]
+    with pytest.raises(
+        ValueError, match='alone.pth has no weights of a teacher .*--predict-with s'
+    ):
+        predict.main([*words, '--out', str(tmp_path / 'a'), '--predict-with', 'teacher'])
+    predict.main([*words, '--out', str(tmp_path / 'b'), '--rank-by', 'uncertainty'])
+    (_, row) = (tmp_path / 'b/ranking.csv').read_text().splitlines()
+    assert row.split(',')[4] == '0.0'
