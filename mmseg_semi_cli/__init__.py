@@ -67,6 +67,12 @@ COMMANDS = {
         'mmseg-semi extract runs/first/iter_2000.pth --out plain.pth',
         'mmseg_semi.zoo.extract_segmentor',
     ),
+    'export': Command(
+        runs.export,
+        'Write the network as an ONNX file, which runs without torch.',
+        'mmseg-semi export --onnx runs/first/iter_2000.pth --out leaves.onnx',
+        'mmseg_semi.zoo.export',
+    ),
     'compare': Command(
         runs.compare,
         'Compare trainings in a table, over their seeds.',

@@ -24,6 +24,15 @@ The same command goes on where it was stopped. An image that cannot be read is n
 and the exit status is 1 then.
 """
 
+_EXPORT = """Write a checkpoint's network as a file that runs without torch.
+
+The graph takes the numbers of images as they are in their files (RGB, 0 to 255, for photographs),
+float32 (B, C, H, W) of any size; normalization and padding are in it. It gives logits (B, K, H, W).
+The file's metadata have the classes, the palette and the size that images are resized to before.
+The command runs the file with onnxruntime on images of several sizes, and refuses to write it where
+a logit differs by more than 0.0001.
+"""
+
 
 def train() -> argparse.ArgumentParser:
     """The options of a training."""
@@ -155,6 +164,29 @@ def extract() -> argparse.ArgumentParser:
     parser.add_argument('--out', required=True, help='the checkpoint to write, ending in .pth')
     parser.add_argument('--config', help='its config (default: the one beside the checkpoint)')
     parser.add_argument('--which', choices=['student', 'teacher'], default='student')
+    _add_cfg_options(parser)
+    return parser
+
+
+def export() -> argparse.ArgumentParser:
+    """The options of an export."""
+    parser = _parser(_EXPORT)
+    parser.add_argument('checkpoint', help='checkpoint of a run, or of plain mmseg')
+    parser.add_argument('--onnx', action='store_true', required=True, help='the format')
+    parser.add_argument('--out', required=True, help='the file to write, ending in .onnx')
+    parser.add_argument('--config', help='its config (default: the one beside the checkpoint)')
+    parser.add_argument(
+        '--predict-with',
+        choices=['student', 'teacher'],
+        help='which network (config key model.test_cfg.predict_with)',
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='for images of this size alone, where a network cannot be exported for any',
+    )
     _add_cfg_options(parser)
     return parser
 

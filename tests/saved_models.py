@@ -51,6 +51,7 @@ def several_classes(model: torch.nn.Module) -> None:
     for network in filter(None, (getattr(model, 'segmentor', model), teacher)):
         classifier = network.eval().decode_head.conv_seg
         classifier.weight.normal_(std=3.0)
-        logits = network._forward(torch.randn(2, 3, 64, 64))
+        images = torch.randn(2, next(network.parameters()).shape[1], 64, 64)
+        logits = network._forward(images)
         classifier.weight /= logits.std() / 3
-        classifier.bias -= network._forward(torch.randn(2, 3, 64, 64)).mean(dim=(0, 2, 3))
+        classifier.bias -= network._forward(images).mean(dim=(0, 2, 3))

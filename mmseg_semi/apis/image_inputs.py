@@ -5,13 +5,19 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.datasets.unlabeled_dataset import ImageFolder
 from mmseg_semi.engine.hooks.prediction_writer_hook import output_names
 from mmseg_semi.errors import DataError
 from mmseg_semi.files import read_list
+from mmseg_semi.prepare.label_formats.volumes import NIFTI, bring_file, stem_of, volume_of
+from mmseg_semi.prepare.own_files import OwnFiles
+
+SUFFIXES = (*IMG_SUFFIXES, *NIFTI)
 
 
 def find_images(given: Sequence[str], without: str) -> dict[str, str]:
@@ -49,6 +55,46 @@ def find_images(given: Sequence[str], without: str) -> dict[str, str]:
     }
 
 
+def with_slices(names: Mapping[str, str], out: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Put slices in the place of volumes: NIfTI files, and TIFF files that say that they are some.
+
+    Args:
+        names: See :func:`find_images`.
+        out: Folder: gets the slices, below ``slices``.
+
+    Returns:
+        The same with slices, and why volumes cannot be read.
+
+    Raises:
+        DataError: Files would be replaced that this function has not written.
+    """
+    kept, failed = dict(names), {}
+    slices: dict[str, Path] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for path, name in names.items():
+            try:
+                stem = stem_of(name) if stem_of(name) not in names.values() else name
+                volume = volume_of(Path(path), stem) if os.path.isfile(path) else None
+                if volume is None or not volume.sure:
+                    continue
+                bring_file(Path(path), Path(folder, name), volume)
+            except DataError as error:
+                failed[path] = str(error)
+            kept.pop(path)
+        made = sorted(one for one in Path(folder).rglob('*') if one.is_file())
+        slices = {f'slices/{one.relative_to(folder).as_posix()}': one for one in made}
+        if slices:
+            own = OwnFiles(out, 'slices-files.json')
+            own.claim(slices)
+            for name, file in slices.items():
+                own.copy(name, file)
+            own.close(slices)
+    kept.update(
+        {str(out / name): name[len('slices/') : -len(Path(name).suffix)] for name in slices}
+    )
+    return kept, failed
+
+
 def _found(one: str) -> tuple[list[str], list[str]]:
     """Images, and the folders that they are in."""
     if one == '-':
@@ -58,14 +104,19 @@ def _found(one: str) -> tuple[list[str], list[str]]:
         )
     if os.path.isdir(one):
         try:
-            dataset = ImageFolder(data_prefix=dict(img_path=one), pipeline=[], serialize_data=False)
+            dataset = ImageFolder(
+                data_prefix=dict(img_path=one),
+                img_suffix=SUFFIXES,
+                pipeline=[],
+                serialize_data=False,
+            )
         except ValueError as error:
             raise DataError(
                 f'the folder {one} holds no image: name another (suffixes looked for: '
-                f'{", ".join(IMG_SUFFIXES)})'
+                f'{", ".join(SUFFIXES)})'
             ) from error
         return list(dataset.data_list), [one]
-    if os.path.lexists(one) and not one.lower().endswith(IMG_SUFFIXES):
+    if os.path.lexists(one) and not one.lower().endswith(SUFFIXES):
         listed, beside = [line for _, line in read_list(one, error=DataError)], os.path.dirname(one)
         return _files(
             [path if os.path.lexists(path) else os.path.join(beside, path) for path in listed], one
@@ -73,14 +124,14 @@ def _found(one: str) -> tuple[list[str], list[str]]:
     if os.path.lexists(one):
         return _files([one], one)
     matching = sorted(glob.glob(one, recursive=True))
-    return _files([path for path in matching if path.lower().endswith(IMG_SUFFIXES)], one)
+    return _files([path for path in matching if path.lower().endswith(SUFFIXES)], one)
 
 
 def _files(paths: list[str], what: str) -> tuple[list[str], list[str]]:
     if not paths:
         raise DataError(
             f'{what}: there is no such file or folder, and as a pattern it fits no image (suffixes '
-            f'looked for: {", ".join(IMG_SUFFIXES)}): correct it'
+            f'looked for: {", ".join(SUFFIXES)}): correct it'
         )
     return paths, _folders(paths)
 

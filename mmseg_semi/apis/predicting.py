@@ -72,8 +72,12 @@ class Predictor:
             has_teacher = getattr(getattr(self.model, 'teacher', None), 'network', None) is not None
             if has_teacher:
                 self.other = 'student' if self.model.predict_with == 'teacher' else 'teacher'
-            network = getattr(self.model, 'predictor', self.model)
-            network.backbone.register_forward_hook(self._keep_features)
+            self.network.backbone.register_forward_hook(self._keep_features)
+
+    @property
+    def network(self) -> Any:
+        """The segmentor that predicts."""
+        return getattr(self.model, 'predictor', self.model)
 
     def _keep_features(self, _: Any, __: Any, maps: Any) -> None:
         last = maps[-1] if isinstance(maps, (list, tuple)) else maps
@@ -176,19 +180,20 @@ class Predictor:
         overlap = min(self.overlap, tile // 2)
 
         def predict(rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-            return self._tile_logits(image[:, slice(*rows), slice(*columns)].contiguous())
+            return self.logits(image[:, slice(*rows), slice(*columns)].contiguous())
 
         shape = int(image.shape[1]), int(image.shape[2])
         bands = blended_bands(predict, shape, tile, overlap)
         return resized_bands(bands, shape, tuple(size), self.model.align_corners)
 
-    def _tile_logits(self, part: Tensor) -> Tensor:
+    @torch.no_grad()
+    def logits(self, part: Tensor) -> Tensor:
+        """Logits (K, h, w) float32 of an image or a tile (C, h, w), as it was loaded."""
         height, width = part.shape[1:]
         shape = dict(ori_shape=(height, width), img_shape=(height, width))
         batch = dict(inputs=[part], data_samples=[SegDataSample(metainfo=shape)])
-        network = getattr(self.model, 'predictor', self.model)
         with self._precision():
             data = self.model.data_preprocessor(batch, False)
             metas = [one.metainfo for one in data['data_samples']]
-            logits: Tensor = network.inference(data['inputs'], metas)[0, :, :height, :width]
+            logits: Tensor = self.network.inference(data['inputs'], metas)[0, :, :height, :width]
         return logits.float()

@@ -239,5 +239,9 @@ def read_labels(path: Path) -> np.ndarray:
     """Class numbers (H, W) of a file that was written here."""
     if path.suffix == '.tif':
         return load_image(str(path), 1)[..., 0].astype(np.int64)
-    with Image.open(path) as image:
-        return np.asarray(image)
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # of what others have made
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

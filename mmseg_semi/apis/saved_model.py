@@ -32,7 +32,7 @@ from mmseg_semi.utils.weight_checks import (
 
 
 def find_config(checkpoint: str) -> str:
-    """The config that lies beside a checkpoint: that of its name, or the only one.
+    """The config that lies beside a checkpoint: that of its name, or the only one of no other.
 
     Raises:
         FileNotFoundError: There is no such checkpoint, or no config beside it.
@@ -42,7 +42,8 @@ def find_config(checkpoint: str) -> str:
     path = Path(checkpoint)
     if path.with_suffix('.py').is_file():
         return str(path.with_suffix('.py'))
-    found = [str(one) for one in sorted(path.parent.glob('*.py'))]
+    configs = sorted(path.parent.glob('*.py'))
+    found = [str(one) for one in configs if not one.with_suffix('.pth').exists()]  # of an extracted
     if not found:
         raise FileNotFoundError(
             f'there is no config (*.py) beside {checkpoint}: name it with --config'
@@ -114,7 +115,7 @@ def load_saved(
         with explaining_built(cfg):
             model = MODELS.build(without_downloads(cfg.model))
         known = tested_meta(cfg)
-    _fill(model, content, checkpoint, predictor or '')
+    _fill(model, content, checkpoint)
     classes = trained_classes(content) or known.get('classes')
     meta = content.get('meta', {}).get('dataset_meta') or known
     palette = meta.get('palette') or known.get('palette')
@@ -141,26 +142,29 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _fill(model: Any, content: Mapping[str, Any], checkpoint: str, predictor: str) -> None:
+def _fill(model: Any, content: Mapping[str, Any], checkpoint: str) -> None:
     """Load the weights, but for those of components that do not predict and have another size."""
     try:
         check_checkpoint(model, content, training=False)
     except ValueError as error:
         raise CheckpointError(f'{checkpoint}: {error}') from error
     state, own = state_of(content), model.state_dict()
-    if predictor == 'teacher' and any(name.startswith('segmentor.') for name in state):
-        missing = [name for name in own if name.startswith('teacher.') and name not in state]
-        if missing:
-            raise CheckpointError(
-                f'{checkpoint} has no weights of a teacher ({name_some(missing, 2)}): use '
-                '--predict-with student'
-            )
+    missing = [name for name in own if name.startswith('teacher.') and name not in state]
+    if not any(name.startswith('segmentor.') for name in state):
+        missing = []  # a plain checkpoint is loaded into both
+    if missing and model.predict_with != 'student':
+        raise CheckpointError(
+            f'{checkpoint} has no weights of a teacher ({name_some(missing, 2)}): use '
+            '--predict-with student'
+        )
     fitting = {
         name: value
         for name, value in state.items()
         if name not in own or getattr(value, 'shape', None) == own[name].shape
     }
     load_state_dict(model, fitting, strict=False, logger='silent')
+    if missing:
+        model.teacher.reset()
 
 
 # ------------------------------------------------------------------------------------ config

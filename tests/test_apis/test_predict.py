@@ -8,19 +8,22 @@ import sys
 from pathlib import Path
 
 import cv2
+import nibabel
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 import torch
 from label_exports import files
 from mmseg.apis import MMSegInferencer
 from PIL import Image
-from saved_models import PALETTE, saved_model
+from saved_models import NEAR, PALETTE, saved_model
 
-from mmseg_semi.apis import predict
+from mmseg_semi.apis import predict, prediction_job
 from mmseg_semi.apis.predicting import Predictor
 from mmseg_semi.apis.saved_model import find_config, load_saved
 from mmseg_semi.errors import DataError
+from mmseg_semi.structures import ChannelStatistics, write_statistics
 
 
 @pytest.fixture(scope='module')
@@ -120,7 +123,7 @@ def test_a_run_goes_on_where_it_was_killed(run, images, tmp_path, monkeypatch, c
     out = tmp_path / 'out'
     words = [str(run), str(images / 'unlabeled'), '--out', str(out)]
     written = []
-    real = predict.write_labels
+    real = prediction_job.write_labels
 
     def killed(path, *rest):
         real(path, *rest)
@@ -128,7 +131,7 @@ def test_a_run_goes_on_where_it_was_killed(run, images, tmp_path, monkeypatch, c
         if len(written) == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, 'write_labels', killed)
+    monkeypatch.setattr(prediction_job, 'write_labels', killed)
     with pytest.raises(KeyboardInterrupt):
         predict.main(words)
     before = files(out / 'labels')
@@ -137,7 +140,7 @@ def test_a_run_goes_on_where_it_was_killed(run, images, tmp_path, monkeypatch, c
     lines = (out / 'predictions.jsonl').read_text()
     (out / 'labels/u1.png').unlink()
     (out / 'predictions.jsonl').write_text(lines + '{"image": "half')
-    monkeypatch.setattr(predict, 'write_labels', real)
+    monkeypatch.setattr(prediction_job, 'write_labels', real)
     predict.main(words)
     assert ': 4 images predicted' in (said := capsys.readouterr().out), said
     assert '2 were finished before' in said
@@ -272,8 +275,10 @@ def test_the_config_beside_a_checkpoint(run, tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match='2 configs beside'):
         find_config(str(tmp_path / 'a.pth'))
-    (tmp_path / 'a.py').touch()
-    assert find_config(str(tmp_path / 'a.pth')) == str(tmp_path / 'a.py')
+    for name in ('c.pth', 'a.py'):  # c.py is that of an extracted model
+        (tmp_path / name).touch()
+        own = 'b.py' if name == 'c.pth' else 'a.py'
+        assert find_config(str(tmp_path / 'a.pth')) == str(tmp_path / own)
 
 
 def test_the_config_that_plain_mmseg_leaves_has_names_that_nothing_reads(run, images, tmp_path):
@@ -284,3 +289,71 @@ def test_the_config_that_plain_mmseg_leaves_has_names_that_nothing_reads(run, im
     assert list(files(tmp_path / 'out/labels')) == ['v0.png']
     with pytest.raises(ValueError, match='--cfg-options modell.type: nothing reads'):
         predict.main([*words, '--config', str(config), '--cfg-options', 'modell.type=a'])
+
+
+def test_a_volume_is_predicted_slice_by_slice(run, tmp_path, capsys):
+    """Slices are images; a broken volume is named."""
+    folder, out = tmp_path / 'scans', tmp_path / 'out'
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 40, 48), np.uint8)
+    tifffile.imwrite(folder / 'a.tif', pixels, imagej=True, metadata=dict(axes='ZYX'))
+    nibabel.save(nibabel.Nifti1Image(pixels.transpose(2, 1, 0), np.eye(4)), folder / 'a.nii.gz')
+    (folder / 'c.nii').write_text('broken')
+    words = [str(run), str(folder), '--out', str(out)]
+    for _ in range(2):
+        with pytest.raises(DataError, match=r'^1 of 7 images could not .*scans/c\.nii'):
+            predict.main(words)
+    assert '0 images predicted; 6 were finished before' in capsys.readouterr().out
+    names = {f'{volume}_z000{i}.png' for volume in ('a', 'a.nii') for i in range(3)}
+    assert files(out / 'labels').keys() == names == files(out / 'slices').keys()
+    assert np.array_equal(np.array(Image.open(out / 'slices/a.nii_z0001.png')), pixels[1])
+    predict.main([str(run), str(out / 'slices'), '--out', str(tmp_path / 'again')])
+    for name in names:
+        one, other = (labels_of(folder / 'labels' / name) for folder in (out, tmp_path / 'again'))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_images_of_many_channels_and_16_bits(tmp_path):
+    columns = dict(mean=[900.0] * 4, std=[300.0] * 4, min=[0.0] * 4, max=[2000.0] * 4)
+    statistics = ChannelStatistics(4, 'uint16', images=1, files='', **columns)
+    extra = f"""{NEAR}
+in_channels = 4
+"""
+    (tmp_path / 'leaves').mkdir()
+    write_statistics(str(tmp_path / 'leaves/channels.json'), statistics)
+    run = saved_model(tmp_path, extra=extra)
+    pixels = np.random.default_rng(0).integers(0, 2000, (40, 48, 4)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / 'many.tif', pixels, photometric='minisblack', planarconfig='contig')
+    np.save(tmp_path / 'many.npy', pixels)
+    np.save(tmp_path / 'three.npy', pixels[..., :3])
+    words = [str(tmp_path / one) for one in ('many.tif', 'many.npy', 'three.npy')]
+    out = tmp_path / 'out'
+    with pytest.raises(DataError, match='^1 of 3 images could not .*three.npy'):
+        predict.main([str(run), *words, '--out', str(out), '--overlay'])
+    one, other = (labels_of(out / f'labels/many.{end}.png') for end in ('tif', 'npy'))
+    np.testing.assert_array_equal(one, other)
+    assert one.shape == (40, 48) and len(np.unique(one)) > 1
+
+
+def test_mixed_precision_gives_nearly_the_same(run, images, tmp_path):
+    image = str(images / 'val/v0.jpg')
+    predict.main([str(run), image, '--out', str(tmp_path / 'a')])
+    predict.main([str(run), image, '--out', str(tmp_path / 'b'), '--amp', '--probabilities'])
+    full, half = (labels_of(tmp_path / f'{one}/labels/v0.png') for one in 'ab')
+    assert (full == half).mean() > 0.9
+    assert np.isfinite(np.load(tmp_path / 'b/probabilities/v0.npy')).all()
+
+
+def test_a_checkpoint_without_its_teacher_predicts_with_the_student_alone(run, images, tmp_path):
+    content = torch.load(run, weights_only=True)
+    state = {k: v for k, v in content['state_dict'].items() if not k.startswith('teacher.')}
+    alone = tmp_path / 'alone.pth'
+    torch.save({**content, 'state_dict': state}, alone)
+    words = [str(alone), str(images / 'val/v0.jpg'), '--config', str(run.parent / 'config.py')]
+    with pytest.raises(
+        ValueError, match='alone.pth has no weights of a teacher .*--predict-with s'
+    ):
+        predict.main([*words, '--out', str(tmp_path / 'a'), '--predict-with', 'teacher'])
+    predict.main([*words, '--out', str(tmp_path / 'b'), '--rank-by', 'uncertainty'])
+    (_, row) = (tmp_path / 'b/ranking.csv').read_text().splitlines()
+    assert row.split(',')[4] == '0.0'

@@ -67,9 +67,10 @@ class SameConv2d(nn.Conv2d):
         """Convolve (B, C, h, w)."""
         stride, kernel = self.stride[0], self.kernel_size[0]
         if stride > 1:
-            rows, columns = (
-                max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-                for size in x.shape[-2:]
+            rows, columns = (  # kernels are not smaller than strides; no function of Python's, so
+                # that a traced graph has the sizes of its input
+                ((size + stride - 1) // stride - 1) * stride + kernel - size
+                for size in (x.shape[2], x.shape[3])
             )
             x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
         return super().forward(x)

@@ -89,7 +89,7 @@ def sliced(source: Path, images: Path | None, out: Path, pages: str) -> Iterator
         mine = {one.file.resolve(): one for one in volumes}
         for root, place in places.items():
             for file in track(sorted(_files(root, [out])), 'files'):
-                _bring(file, place / file.relative_to(root), mine.get(file.resolve()))
+                bring_file(file, place / file.relative_to(root), mine.get(file.resolve()))
         new_images = places.get(images) if images is not None else None
         if images is not None and inside:
             new_images = places[source] / images.resolve().relative_to(source.resolve())
@@ -160,19 +160,31 @@ def _volumes(images: Path, masks: Path, out: Path, pages: str) -> list[Volume]:
 
 def _look_at(root: Path, without: Iterable[Path]) -> Iterator[Volume]:
     for file in sorted(_files(root, without)):
-        name, stem = file.name.lower(), stem_of(file.relative_to(root).as_posix())
-        if name.endswith(NIFTI):
-            shape = _nifti(file).shape
-            if len(shape) not in (3, 4):
-                raise DataError(f'{file} has the shape {shape}; it must have 3 or 4 dimensions')
-            yield Volume(file, stem, shape[2], True)
-        elif name.endswith(TIFF):
-            with reading(file), tifffile.TiffFile(file) as tiff:
-                layout = tiff_layout(tiff) if len(tiff.pages) > 1 else None
-            if layout is None or layout.axes in ('YX', 'YXS', 'SYX', 'CYX', 'YXC'):
-                continue
-            sure = layout.axes[0] in 'ZT' or layout.axes[1:] == 'YXS'
-            yield Volume(file, stem, layout.shape[0], sure)
+        found = volume_of(file, stem_of(file.relative_to(root).as_posix()))
+        if found is not None:
+            yield found
+
+
+def volume_of(file: Path, stem: str) -> Volume | None:
+    """A file as a volume, None where it is none.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    name = file.name.lower()
+    if name.endswith(NIFTI):
+        shape = _nifti(file).shape
+        if len(shape) not in (3, 4):
+            raise DataError(f'{file} has the shape {shape}; it must have 3 or 4 dimensions')
+        return Volume(file, stem, shape[2], True)
+    if not name.endswith(TIFF):
+        return None
+    with reading(file), tifffile.TiffFile(file) as tiff:
+        layout = tiff_layout(tiff) if len(tiff.pages) > 1 else None
+    if layout is None or layout.axes in ('YX', 'YXS', 'SYX', 'CYX', 'YXC'):
+        return None
+    sure = layout.axes[0] in 'ZT' or layout.axes[1:] == 'YXS'
+    return Volume(file, stem, layout.shape[0], sure)
 
 
 def _told_apart(found: list[Volume], plain: set[str]) -> list[Volume]:
@@ -248,8 +260,8 @@ def _nifti(file: Path) -> Any:
 
 
 # -------------------------------------------------------------------------------------- slicing
-def _bring(file: Path, target: Path, volume: Volume | None) -> None:
-    """Make the slices of a file, or a link to it."""
+def bring_file(file: Path, target: Path, volume: Volume | None) -> None:
+    """Make the slices of a file beside where it would be, or a link to it there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if volume is None:
         target.symlink_to(file.resolve())
