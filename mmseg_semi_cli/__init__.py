@@ -77,11 +77,13 @@ COMMANDS = {
         runs.compare,
         'Compare trainings in a table, over their seeds.',
         'mmseg-semi compare runs/supervised runs/unimatch --out table.md',
+        'mmseg_semi.zoo.compare',
     ),
     'report': Command(
         runs.report,
         'Write one page about trainings: curves, classes, pictures.',
         'mmseg-semi report runs/supervised runs/unimatch --out report.html',
+        'mmseg_semi.zoo.report',
     ),
 }
 

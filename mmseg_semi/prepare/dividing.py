@@ -216,4 +216,4 @@ def _check_parts(
                     f'all {kind} have a place elsewhere; give smaller numbers, --val 0 or --test 0,'
                     ' or another pattern'
                 )
-            raise DataError(f'the {part} part would be empty: {why}')
+            raise DataError(f'the {part} part must not be empty: {why}')

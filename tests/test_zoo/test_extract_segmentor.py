@@ -108,6 +108,7 @@ def test_every_custom_config_is_extracted_to_one_that_runs(tmp_path, network):
         assert cfg.to_dict() == first.to_dict(), name
     config, checkpoint = tmp_path / 'plain.py', tmp_path / 'plain.pth'
     first.dump(str(config))
+    torch.manual_seed(0)
     model = init_model(str(config), device='cpu')
     several_classes(model)
     meta = dict(dataset_meta=dict(classes=CLASSES, palette=PALETTE))

@@ -17,7 +17,6 @@ from mmengine.logging import print_log
 from mmengine.runner import BaseLoop
 from mmseg.registry import HOOKS
 
-import mmseg_semi
 from mmseg_semi.datasets.file_digests import changed_files, digest_parts
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
@@ -30,6 +29,7 @@ from mmseg_semi.engine.resuming import (
 )
 from mmseg_semi.errors import name_some
 from mmseg_semi.utils.user_variables import followed
+from mmseg_semi.version import __version__
 
 RECORD_KEY, VERSIONS_KEY = 'mmseg_semi', 'versions'
 _BATCH = ('ranks', 'labeled_per_rank', 'unlabeled_per_rank', 'accumulation')
@@ -144,9 +144,9 @@ class RunRecordHook(Hook):
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a training runs on."""
-    modules = (mmseg_semi, torch, mmengine, mmcv, mmseg)
+    modules = (torch, mmengine, mmcv, mmseg)
     found = {module.__name__: str(module.__version__) for module in modules}
-    return dict(python=platform.python_version(), **found)
+    return dict(python=platform.python_version(), mmseg_semi=__version__, **found)
 
 
 def make_record(runner: Any) -> dict[str, Any]:

@@ -18,16 +18,16 @@ from PIL import Image
 from saved_models import NEAR, saved_model
 from test_apis.test_check_page import BROWSERS, Page
 
-from mmseg_semi.analysis.runs import find_runs, rows_of
-from mmseg_semi.apis import compare, report
-from mmseg_semi.apis.evaluating import (
+from mmseg_semi.apis.saved_model import load_saved
+from mmseg_semi.zoo import compare, report
+from mmseg_semi.zoo.evaluating import (
     class_iou,
     count_bins,
     count_confusion,
     evaluate,
     validation_batches,
 )
-from mmseg_semi.apis.saved_model import load_saved
+from mmseg_semi.zoo.run_logs import find_runs, rows_of
 
 NAMES = dict(supervised=(40.0, 42.0), unimatch=(45.0, 46.0))
 PLAIN = NEAR.replace('segmentor=dict(', '', 1).replace(')))\n', '))\n')

@@ -16,10 +16,7 @@ import mmcv
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmseg_semi.analysis.runs import Row, Run, find_runs, rows_of
 from mmseg_semi.apis.check_page import picture
-from mmseg_semi.apis.compare import SAID, choose_base, choose_scores, table, without_score
-from mmseg_semi.apis.evaluating import Evaluation, evaluate, validation_batches
 from mmseg_semi.apis.saved_model import load_saved
 from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY, VERSIONS_KEY
@@ -27,6 +24,9 @@ from mmseg_semi.errors import DataError
 from mmseg_semi.files import write_file
 from mmseg_semi.utils.drawing import as_rgb, colors, overlay
 from mmseg_semi.utils.safe_checkpoints import numbered, read_checkpoint
+from mmseg_semi.zoo.compare import SAID, choose_base, choose_scores, table, without_score
+from mmseg_semi.zoo.evaluating import Evaluation, evaluate, validation_batches
+from mmseg_semi.zoo.run_logs import Row, Run, find_runs, rows_of
 from mmseg_semi_cli import runs as command_lines
 
 #: Curves of one figure: what it is called, and the figures of the log that are in it.
@@ -292,7 +292,7 @@ def page(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[str, list[str]]
         predicted, meta, notes = predict_rows(rows)
     of = choose_scores(rows, args.metric, args.of)
     notes += [f'{one} has no score.' for one in without_score(rows, args.metric, of)]
-    text = files('mmseg_semi.apis').joinpath('report.html.j2').read_text(encoding='utf-8')
+    text = files('mmseg_semi.zoo').joinpath('report.html.j2').read_text(encoding='utf-8')
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

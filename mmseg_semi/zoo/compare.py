@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmseg_semi.analysis.runs import Row, find_runs, rows_of
 from mmseg_semi.errors import hint, name_some
 from mmseg_semi.files import write_file
 from mmseg_semi.zoo.experiments import mean_and_spread
+from mmseg_semi.zoo.run_logs import Row, find_runs, rows_of
 from mmseg_semi_cli import runs as command_lines
 
 Scores = Sequence[tuple[Optional[int], float]]
