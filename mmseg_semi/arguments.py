@@ -72,7 +72,10 @@ class Whole(Rule):
         if whole and self.low <= value and (self.high is None or value <= self.high):
             return
         allowed = f'>= {self.low}' if self.high is None else f'from {self.low} to {self.high}'
-        raise ValueError(f'{name} must be a whole number {allowed}, got {value!r}')
+        written = (
+            f' (write {int(value)})' if isinstance(value, float) and value.is_integer() else ''
+        )
+        raise ValueError(f'{name} must be a whole number {allowed}, got {value!r}{written}')
 
 
 class OneOf(Rule):

@@ -116,6 +116,8 @@ def refusal(error: BaseException) -> str | None:
     A refusal was raised by a ``raise`` of this package, here or in a data worker, or comes from the
     machine: a full disk, no memory. Wrappers around it are looked through.
     """
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        return None  # whoever ended it has said why
     seen: BaseException | None = error
     while seen is not None:
         text = _own_text(seen) or _machine_text(seen)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 
-import click
 import numpy as np
 import pytest
 from label_exports import mask, photo
@@ -13,7 +15,9 @@ from PIL import Image
 from tool_runs import CONFIGS, REPO, SUPERVISED, environment
 
 import mmseg_semi_cli
-from mmseg_semi_cli import COMMANDS
+from mmseg_semi.prepare.label_formats.finding import FORMATS
+from mmseg_semi.prepare.label_formats.volumes import PAGES
+from mmseg_semi_cli import COMMANDS, own_images
 
 
 def run(*words, module='mmseg_semi_cli'):
@@ -25,37 +29,72 @@ def run(*words, module='mmseg_semi_cli'):
     )
 
 
-def test_help_lists_all_commands_without_importing_torch():
+def test_help_and_wrong_options_do_not_import_torch():
+    words = [['--help'], [], ['tran'], *([name, '--help'] for name in COMMANDS)]
+    words += [[name, '--bogus'] for name in COMMANDS] + [[name] for name in COMMANDS]
+    words += [['train', 'x.py', '--cfg-options', 'lr'], ['train', '--cfg-options', 'lr=1']]
     code = (
-        'import sys, mmseg_semi_cli\n'
-        'sys.argv = ["mmseg-semi", "--help"]\n'
-        'try: mmseg_semi_cli.main()\n'
-        'except SystemExit as end: print("ended", end.code, "torch" in sys.modules)\n'
+        'import contextlib, io, json, sys, mmseg_semi_cli\n'
+        f'for words in {words}:\n'
+        '    sys.argv, said = ["mmseg-semi", *words], io.StringIO()\n'
+        '    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):\n'
+        '        try: mmseg_semi_cli.main()\n'
+        '        except SystemExit as end: code = end.code\n'
+        '    print(json.dumps([code, said.getvalue()]))\n'
+        'print("torch" in sys.modules or "numpy" in sys.modules)\n'
     )
     done = subprocess.run(
         [sys.executable, '-c', code], env=environment(), capture_output=True, text=True
     )
-    assert done.stdout.splitlines()[-1] == 'ended 0 False'
+    *lines, imported = done.stdout.splitlines()
+    assert imported == 'False', done.stderr
+    ended = {' '.join(one): json.loads(line) for one, line in zip(words, lines)}
+    assert len(ended) == len(words)
     for name, one in COMMANDS.items():
-        assert f'  {name} ' in done.stdout
-        assert one.help in done.stdout and one.example in done.stdout
+        for listed in ('--help', ''):
+            assert f'  {name} ' in ended[listed][1]
+            assert one.help in ended[listed][1] and one.example in ended[listed][1]
+        assert ended[f'{name} --help'][0] == 0 and one.example in ended[f'{name} --help'][1]
+        assert ended[f'{name} --bogus'][0] == ended[name][0] == 2
+    assert ended['tran'][0] == 2 and "No such command 'tran'" in ended['tran'][1]
+    code, said = ended['train x.py --cfg-options lr']
+    assert code == 2 and 'argument --cfg-options: lr: write KEY=VALUE' in said
+
+
+@pytest.mark.skipif(find_spec('mmdet') is None, reason='mmdet is not installed')
+def test_mmdet_is_imported_for_the_heads_of_a_config_alone():
+    code = (
+        'import sys, mmseg_semi_cli\n'
+        'mmseg_semi_cli._import_without_mmdet()\n'
+        'from mmengine.model import BaseModule\n'
+        'from mmseg import models\n'
+        'from mmseg_semi.utils.stack import complete_mmseg\n'
+        'complete_mmseg("dict(type=\'FCNHead\')")\n'
+        'print("mmdet" in sys.modules)\n'
+        'complete_mmseg("dict(type=\'Mask2FormerHead\')")\n'
+        'head = models.Mask2FormerHead\n'
+        'print(head.__bases__[0].__module__.split(".")[0])\n'
+        'print(models.builder.MODELS.get("Mask2FormerHead") is head)\n'
+        'print(models.MaskFormerHead.__bases__ == (BaseModule,))\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment(), capture_output=True, text=True
+    )
+    assert done.stdout.split()[-4:] == ['False', 'mmdet', 'True', 'True'], done.stderr
+
+
+def test_formats_are_those_that_are_read():
+    assert ('auto', *FORMATS) == own_images.FORMATS and own_images.PAGES == PAGES
 
 
 @pytest.mark.parametrize('name', list(COMMANDS))
-def test_each_command_is_there_and_has_an_example_of_itself(name):
-    command = mmseg_semi_cli.program.get_command(click.Context(mmseg_semi_cli.program), name)
-    assert isinstance(command, click.Command)
+def test_the_example_of_a_command_can_be_called(name):
     assert COMMANDS[name].example.startswith(f'mmseg-semi {name} ')
-
-
-def test_an_unknown_command_is_named_without_a_traceback():
-    done = run('tran')
-    assert done.returncode == 2
-    assert "No such command 'tran'" in done.stderr and 'Traceback' not in done.stderr
+    mmseg_semi_cli.parse(shlex.split(COMMANDS[name].example)[1:])
 
 
 def test_train_has_the_options_of_the_tool_and_a_refusal_is_one_sentence(server):
-    program = REPO / 'mmseg_semi_cli.py'
+    program = REPO / 'mmseg_semi_cli/__main__.py'
     said = server.run(program, 'train', '--help')
     assert 'usage: mmseg-semi train [-h] [--work-dir' in said.output
     assert said.output.rstrip().endswith(COMMANDS['train'].example)
@@ -71,7 +110,7 @@ def test_arguments_are_passed_on_as_they_are(monkeypatch):
     monkeypatch.setattr('mmseg_semi.apis.train.main', got.append)
     monkeypatch.setattr(sys, 'argv', ['mmseg-semi'])
     words = [str(CONFIGS / SUPERVISED), '--resume', '--cfg-options', 'a.b=1', "c=['x', 'y']"]
-    mmseg_semi_cli.run(['train', *words])
+    mmseg_semi_cli.parse(['train', *words])()
     assert got == [words] and sys.argv == ['mmseg-semi train', *words]
 
 
@@ -81,10 +120,9 @@ def test_import_labels_from_the_command_line(tmp_path, capsys):
     Image.fromarray(np.full((6, 8), 128, np.uint8)).save(tmp_path / 'masks/a.png')
     words = ['import-labels', tmp_path / 'masks', '--images', tmp_path / 'photos']
     words += ['--classes', 'background,cat', '--out', tmp_path / 'out']
-    assert not mmseg_semi_cli.run([str(word) for word in words])
+    mmseg_semi_cli.parse([str(word) for word in words])()
     assert (mask(tmp_path / 'out', 'a.png') == 1).all()
     wrong = ['import-labels', str(tmp_path), '--format', 'voc', '--out', 'x']
-    assert mmseg_semi_cli.run(wrong) == 2
+    with pytest.raises(SystemExit, match='2'):
+        mmseg_semi_cli.parse(wrong)
     assert "'voc' is not one of 'auto', 'coco'" in capsys.readouterr().err
-    assert not mmseg_semi_cli.run(['import-labels', '--help'])
-    assert capsys.readouterr().out.rstrip().endswith(COMMANDS['import-labels'].example)

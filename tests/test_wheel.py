@@ -50,10 +50,9 @@ def wheel(tmp_path_factory) -> Path:
         'README.md',
         'LICENSE',
         'model-index.yml',
-        'mmseg_semi_cli.py',
     ):
         shutil.copy(REPO / name, copy)
-    for name in ('configs', 'tools', 'mmseg_semi'):
+    for name in ('configs', 'tools', 'mmseg_semi', 'mmseg_semi_cli'):
         shutil.copytree(REPO / name, copy / name, ignore=junk)
     shutil.copytree(REPO / 'mmseg_semi/.mim', copy / 'mmseg_semi/.mim', symlinks=True)
     (copy / 'tools/__pycache__').mkdir()
@@ -80,7 +79,7 @@ def test_the_wheel_has_configs_tools_and_index(wheel):
     ) > 500
     assert {name.split('/')[0].split('-')[0] for name in names} == {
         'mmseg_semi',
-        'mmseg_semi_cli.py',
+        'mmseg_semi_cli',
     }
 
 

@@ -19,5 +19,6 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     record=dict(type='RunRecordHook'),
+    monitor=dict(type='TrainingMonitorHook'),
 )
 custom_hooks = [dict(type='DataCheckHook')]

@@ -29,8 +29,9 @@ def bring_statistics(cfg: Config, parts: Sequence[Part], heldout: Sequence[Part]
 
     Images of validation and test must be of the same kind.
 
-    8-bit RGB images need none: ``mean`` and ``std`` of the config hold. A file that is there stays
-    as it is, since networks have been trained with it.
+    They are those of the labeled images, which are the same for a semi-supervised config and that
+    of the labels alone. 8-bit RGB images need none: ``mean`` and ``std`` of the config hold. A file
+    that is there stays as it is, since networks have been trained with it.
 
     Args:
         cfg: The config.
@@ -40,22 +41,23 @@ def bring_statistics(cfg: Config, parts: Sequence[Part], heldout: Sequence[Part]
     out = Findings()
     key, preprocessor = preprocessor_of(cfg)
     path, channels = preprocessor.get('statistics'), preprocessor.get('in_channels', 3)
-    images = local_paths([part.dataset for part in parts], 'img_path')
+    images = local_paths([part.dataset for part in parts[:1]], 'img_path')
     if not path or not images:
         return out
+    every = local_paths([part.dataset for part in parts], 'img_path')
     try:
         found = read_statistics(path, channels, f'{key}.statistics')
-        if found is None and channels == 3 and _are_photographs(images):
+        if found is None and channels == 3 and _are_photographs(every):
             return out
         if found is None:
-            found = compute_statistics(images, channels, path, any(part.skip for part in parts))
+            found = compute_statistics(images, channels, path, parts[0].skip)
             write_statistics(path, found)
             print(
                 f'{path}: mean and standard deviation of {channels} channels ({found.dtype}) of '
-                f'{found.images} images'
+                f'{found.images} labeled images'
             )
         elif found.files != digest_of(images, path):
-            fact = f'{key}.statistics: {path} was computed of other training images.'
+            fact = f'{key}.statistics: {path} was computed of other labeled images.'
             remedy = (
                 'Networks that were trained with it need it as it is; before a first training, '
                 'remove it and run this again.'

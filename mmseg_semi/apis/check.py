@@ -35,15 +35,16 @@ from mmseg_semi.datasets.labeled_checks import named_twice, verify_labeled
 from mmseg_semi.datasets.listed_files import left_out, masks_of_unlabeled
 from mmseg_semi.datasets.mixed_images import check_mixed
 from mmseg_semi.datasets.object_sizes import check_objects
-from mmseg_semi.datasets.part_checks import Part, check_parts
+from mmseg_semi.datasets.part_checks import Part, check_class_names, check_parts
 from mmseg_semi.datasets.part_statistics import advice, as_json, table
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.engine.hooks.data_check_hook import check_classes, has_masks
 from mmseg_semi.errors import name_some, refusal
 from mmseg_semi.files import write_files
-from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
+from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_keys import value_at
+from mmseg_semi_cli import runs
 
 _MODEL, _CLASSES, _BATCH, _STEP = 1, 3, 4, 50  # kinds of findings
 _NOT_THERE = 2
@@ -51,22 +52,7 @@ _NOT_THERE = 2
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='training config')
-    parser.add_argument(
-        '--out',
-        help='folder of check.json and check.html (default: that of the run, '
-        'work_dirs/<name of the config>)',
-    )
-    parser.add_argument(
-        '--no-steps',
-        action='store_true',
-        help='make no training steps: no time, no memory, no pictures of a batch',
-    )
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
-    return parser.parse_args(argv)
+    return parse_tool(runs.check(), argv)
 
 
 def build(cfg: Config, key: str, registry: Any, found: Findings) -> Any | None:
@@ -131,11 +117,6 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     heldout = heldout_parts(cfg, found)
     statistics = bring_statistics(cfg, parts, heldout)  # before the model, which reads them
     found.join(statistics)
-    model = None if statistics.errors else build(cfg, 'model', MODELS, found)
-    labeled = {part.key: part.dataset for part in [*parts[:1], *heldout]}
-    if model is not None and labeled:
-        with noting(found, _CLASSES):
-            check_classes(model, labeled)
     for part in parts:
         part.measure = True
     for part in [*parts[:1], *heldout]:
@@ -144,17 +125,40 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
     for part in [*parts, *heldout]:
         found.warnings += named_twice(part.dataset, part.key)
     found.join(check_parts([*parts, *heldout]))
+    found.join(check_class_names([*parts, *heldout]))
     found.join(check_mixed([*parts, *heldout]))
     if parts:
         overlap = check_parts_overlap(parts, [one.dataset for one in heldout], looks=True)
         found.join(overlap.as_warnings() if overlaps_warn(cfg) else overlap)
         found.warnings += advice([*parts, *heldout], labeled_batch(cfg, train, found))
-        found.warnings += check_objects(parts[0], None if model is None else output_stride(model))
         if len(parts) > 1:
             found.notes += masks_of_unlabeled(parts[0].dataset, parts[1].dataset)
     if len(heldout) > 1:
         found.join(check_heldout(*(one.dataset for one in heldout)))
+    stride = None if statistics.errors else check_model(cfg, [*parts[:1], *heldout], found)
+    if parts:
+        found.warnings += check_objects(parts[0], stride)
     return found, [*parts, *heldout]
+
+
+def check_model(cfg: Config, labeled: Sequence[Part], found: Findings) -> float | None:
+    """Build the model, and compare its classes with those of the data.
+
+    Args:
+        cfg: The config.
+        labeled: Parts with masks, that of the labeled images first.
+        found: Gets the errors.
+
+    Returns:
+        Its ``output_stride``, None where it cannot be told.
+    """
+    model = build(cfg, 'model', MODELS, found)
+    if model is None:
+        return None
+    if labeled:
+        with noting(found, _CLASSES):
+            check_classes(model, {part.key: part.dataset for part in labeled})
+    return output_stride(model)
 
 
 def overlaps_warn(cfg: Config) -> bool:

@@ -1,11 +1,4 @@
-"""Predict images with a checkpoint: ``mmseg-semi predict``.
-
-OUT gets labels/ (PNG of class numbers with the palette of the classes; a GeoTIFF file for a GeoTIFF
-image), classes.json and, where they are asked for, overlays/, probabilities/ (.npy, float16
-(classes, H, W)), coco.json or cvat/, and ranking.csv. Names and subfolders are those of the images.
-The same command goes on where it was stopped. An image that cannot be read is named and left out,
-and the exit status is 1 then.
-"""
+"""Predict images with a checkpoint: ``mmseg-semi predict``."""
 
 from __future__ import annotations
 
@@ -19,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmseg_semi.apis.image_inputs import find_images, with_slices
-from mmseg_semi.apis.pre_annotations import FORMATS, write_annotations
+from mmseg_semi.apis.pre_annotations import write_annotations
 from mmseg_semi.apis.predicting import Predictor
 from mmseg_semi.apis.prediction_files import Predictions, has_georeference
 from mmseg_semi.apis.prediction_job import KINDS, Job, predict_all
@@ -31,60 +24,15 @@ from mmseg_semi.datasets.file_digests import whole_digest
 from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.functional.tiles import ALIGN
 from mmseg_semi.prepare.own_files import OwnFiles
-from mmseg_semi.utils.config import CfgOptions
+from mmseg_semi.utils.config import parse_tool
 from mmseg_semi.utils.progress import duration, track
 from mmseg_semi.utils.work_dirs import claimed
+from mmseg_semi_cli import runs as command_lines
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('checkpoint', help='checkpoint of a run, or of plain mmseg')
-    parser.add_argument(
-        'images',
-        nargs='+',
-        help="images, folders, patterns ('photos/**/*.jpg'), text files with an image a line, or - "
-        'for such lines on standard input',
-    )
-    parser.add_argument('--out', required=True, help='folder of the predictions')
-    parser.add_argument('--config', help='its config (default: the one beside the checkpoint)')
-    parser.add_argument('--overlay', action='store_true', help='also lay the labels over images')
-    parser.add_argument(
-        '--probabilities', action='store_true', help='also write those of all classes'
-    )
-    parser.add_argument(
-        '--polygons',
-        choices=FORMATS,
-        help='also write coco.json, or the folder cvat ("Segmentation mask 1.1"), for a labeling '
-        'tool and mmseg-semi import-labels',
-    )
-    parser.add_argument(
-        '--rank-by',
-        choices=['uncertainty'],
-        help='also write ranking.csv: which images are worth a label next',
-    )
-    parser.add_argument(
-        '--predict-with',
-        choices=['student', 'teacher'],
-        help='which network predicts (config key model.test_cfg.predict_with)',
-    )
-    parser.add_argument(
-        '--tile',
-        type=int,
-        default=0,
-        help='predict images with a longer side, after resizing, in tiles of this one (default: '
-        '1024 for images of more than 4 million pixels)',
-    )
-    parser.add_argument(
-        '--overlap', type=int, help='pixels that tiles share (default: a quarter of their side)'
-    )
-    parser.add_argument('--batch', type=int, default=1, help='images at once, of one size')
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
-    args = parser.parse_args(argv)
+    args = parse_tool(command_lines.predict(), argv)
     check_whole('--batch', args.batch, 1)
     check_tiles(args.tile, args.overlap)
     return args

@@ -7,6 +7,7 @@ the user's own code log, warnings, and a summary.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -14,9 +15,11 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Optional, Union
 
+import cv2
 import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger, print_log
@@ -36,13 +39,15 @@ _NOISE = (
 )
 _LIBRARIES = ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'logging')
 _MOST_CLASSES = 12
-#: A step's time is said when so much time and so many steps have passed after the first.
-_SECONDS, _STEPS = 10.0, 3
+#: A step's time is said when so much time and so many steps have passed after the first, and looked
+#: at again after so many times as long; it was wrong if it differs by this share.
+_SECONDS, _STEPS, _LATER, _WRONG = 10.0, 3, 6, 0.2
 _PARTS = ('refiners', 'losses', 'heads')
 
 
 def ignore_library_warnings() -> None:
-    """Leave out Python warnings that configs of mmseg and this package give always."""
+    """Leave out what configs of mmseg and this package always warn of, and OpenCV's own lines."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     for text in (
         '``build_loss`` would be deprecated',
         'The draw is False',
@@ -75,9 +80,15 @@ def _of_a_library() -> bool:
 
 
 class StartRunner(Runner):
-    """mmengine's runner with a quiet start."""
+    """mmengine's runner with a quiet start.
+
+    Attributes:
+        quiet: What it keeps from the console.
+        begin: Called before the first step, or the first image of a test.
+    """
 
     quiet: QuietStart
+    begin: Callable[[], None] = staticmethod(lambda: None)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger, whose console has a filter, before all that has something to say."""
@@ -97,12 +108,12 @@ class StartRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train, with a summary before the first step."""
-        self.register_hook(StartHook(self.quiet), priority='LOWEST')
+        self.register_hook(StartHook(self.quiet, self.begin), priority='LOWEST')
         return super().train()
 
     def test(self) -> dict[str, float]:
         """Test; the console has all that is logged from then on."""
-        self.register_hook(StartHook(self.quiet), priority='LOWEST')
+        self.register_hook(StartHook(self.quiet, self.begin), priority='LOWEST')
         return super().test()
 
 
@@ -111,18 +122,30 @@ class StartHook(Hook):
 
     Args:
         quiet: Ends when training or testing begins.
+        begin: Called then.
     """
 
-    def __init__(self, quiet: QuietStart) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: QuietStart, begin: Callable[[], None] = lambda: None) -> None:
+        self.quiet, self.begin = quiet, begin
         self._since: Optional[tuple[float, int]] = None
-        self._said = False
+        self._wait, self._said = _SECONDS, 0.0
+        self._stopped = 0.0
 
     def before_train(self, runner: Any) -> None:
         """Log the summary, and let everything on the console from now on."""
         for line in summary(runner):
             print_log(line, logger='current')
         self.quiet.on = False
+        self.begin()
+
+    def before_val(self, runner: Any) -> None:
+        """Note when the steps pause."""
+        self._stopped = time.monotonic()
+
+    def after_val(self, runner: Any) -> None:
+        """Leave the pause out of the time of the steps."""
+        if self._since is not None:
+            self._since = self._since[0] + time.monotonic() - self._stopped, self._since[1]
 
     def after_train(self, runner: Any) -> None:
         """Log the best checkpoint, and whether it is that of a start on labels alone."""
@@ -147,24 +170,25 @@ class StartHook(Hook):
     def before_test(self, runner: Any) -> None:
         """Say what is tested, and let everything on the console."""
         self.quiet.on = False
+        self.begin()
         print_log(f'Checkpoint: {runner._load_from}', logger='current')
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Log the time of a step, once; the first step is slower than the others."""
-        if self._said:
-            return
+        """Log the time of a step, and again where it was wrong; the first step is slower."""
         now, done = time.monotonic(), runner.iter + 1
         if self._since is None:
             self._since = now, done
             return
         seconds, steps = now - self._since[0], done - self._since[1]
         left = runner.max_iters - done
-        if seconds < _SECONDS or steps < _STEPS or left < 1:
+        if seconds < self._wait or steps < _STEPS or left < 1:
             return
-        self._said = True
-        print_log(_time_line(seconds / steps, left), logger='current')
+        step, self._wait = seconds / steps, _LATER * seconds
+        if abs(step - self._said) > _WRONG * self._said:
+            print_log(_time_line(step, left), logger='current')
+            self._said = step
 
 
 def _time_line(step: float, left: int) -> str:
@@ -206,8 +230,24 @@ def summary(runner: Any) -> Iterator[str]:
     interval = getattr(runner.train_loop, 'val_interval', None)
     checks = f', validation every {interval}' if runner._val_loop and interval else ''
     yield f'Steps: {runner.max_iters}{begin}{checks}'
+    yield _estimate(runner)
     yield f'Log: {os.path.join(runner.log_dir, f"{runner.timestamp}.log")}'
     yield f'Checkpoints: {_folder_of_checkpoints(runner)}'
+
+
+def _estimate(runner: Any) -> str:
+    """What ``mmseg-semi check`` has measured for as many steps, or when it is going to be known."""
+    try:
+        content = json.loads(Path(runner.work_dir, 'check.json').read_text())
+        found = content['training']
+        step, memory = float(found['step_seconds']), str(found['memory'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f'Time and memory: said {_SECONDS:.0f} s after the first step, when they are known'
+    left = runner.max_iters - runner.iter
+    return (
+        f'Time and memory: about {duration(step * left)}, {memory}, as the last mmseg-semi check '
+        f'has measured; again {_SECONDS:.0f} s after the first step'
+    )
 
 
 def _model_lines(model: nn.Module) -> Iterator[str]:

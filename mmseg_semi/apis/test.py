@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from mmengine.config import Config
@@ -31,39 +31,16 @@ from mmseg_semi.engine.hooks.prediction_writer_hook import data_folders
 from mmseg_semi.engine.workers import end_workers, explaining, prepare_workers
 from mmseg_semi.files import check_there
 from mmseg_semi.models.segmentors import is_semi
-from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
+from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_settings import check_together
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
+from mmseg_semi.utils.work_dirs import leaving_nothing
+from mmseg_semi_cli import runs
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='folder for the log and the metrics')
-    parser.add_argument(
-        '--out',
-        help='folder for the predicted label maps (PNG); for a detector the .json file for its '
-        'boxes (otherwise test_evaluator.outfile_prefix with .bbox.json)',
-    )
-    parser.add_argument('--show-dir', help='folder for pictures of the predictions')
-    parser.add_argument(
-        '--images',
-        metavar='DIR',
-        help='predict the images of this folder and its subfolders, which need no masks, instead '
-        'of the test images; with --out or --show-dir',
-    )
-    parser.add_argument(
-        '--predict-with',
-        choices=['student', 'teacher', 'both'],
-        help='which network predicts (config key model.test_cfg.predict_with)',
-    )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args(argv)
+    args = parse_tool(runs.test(), argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -160,6 +137,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
+    set_work_dir(cfg, args.work_dir, args.config)
+    pictures = [None] if is_detector(cfg) else [args.out, args.show_dir]
+    with leaving_nothing(cfg.work_dir, *pictures) as begin:
+        test(cfg, args, begin)
+
+
+def test(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> None:
+    """Test in a work folder.
+
+    Args:
+        cfg: The config.
+        args: The command line.
+        begin: To be called before the first image.
+    """
     refuse_incomplete(args.checkpoint, 'checkpoint')
     folders = list(data_folders(cfg.to_dict()))
     if args.images:
@@ -177,7 +168,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_checkpoint_classes(cfg, args.checkpoint)
     add_checks(cfg)
     cfg.launcher = args.launcher
-    set_work_dir(cfg, args.work_dir, args.config)
     setup_distributed(cfg, args.launcher)
     cfg.load_from = args.checkpoint
     if args.predict_with:
@@ -193,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     whole = complete_results(cfg, args.out) if is_detector(cfg) else nullcontext()
     with whole, explaining_built(cfg):
         runner = StartRunner.from_cfg(cfg)
+        runner.begin = begin
         write_metrics_once(runner)
         prepare_workers(runner.test_loop.dataloader)
         with explaining('test_dataloader'):

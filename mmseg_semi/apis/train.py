@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -25,7 +25,7 @@ from mmseg_semi.apis.runner_setup import (
     setup_distributed,
 )
 from mmseg_semi.apis.start import StartRunner
-from mmseg_semi.utils.config import CfgOptions, is_detector, load_config
+from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_settings import SEED, check_together
 from mmseg_semi.utils.safe_checkpoints import (
     latest_checkpoint,
@@ -34,36 +34,13 @@ from mmseg_semi.utils.safe_checkpoints import (
     resumable_checkpoint,
 )
 from mmseg_semi.utils.weight_checks import check_pretrained, without_downloads
-from mmseg_semi.utils.work_dirs import claimed
+from mmseg_semi.utils.work_dirs import claimed, leaving_nothing
+from mmseg_semi_cli import runs
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='continue a run: from the newest complete checkpoint in the work folder, or from '
-        'the one named here',
-    )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
-    parser.add_argument('--seed', type=int, help='seed of the run (config key randomness.seed)')
-    parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptions,
-        help='override config keys, for example train_cfg.max_iters=100',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args(argv)
+    args = parse_tool(runs.train(), argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -143,12 +120,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
-    with claimed(cfg.work_dir, args.launcher):
-        train(cfg, args)
+    folders = (cfg.work_dir, checkpoint_folder(cfg))
+    with claimed(cfg.work_dir, args.launcher), leaving_nothing(*folders) as begin:
+        train(cfg, args, begin)
 
 
-def train(cfg: Config, args: argparse.Namespace) -> None:
-    """Train in a work folder that is claimed."""
+def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> None:
+    """Train in a work folder that is claimed.
+
+    Args:
+        cfg: The config.
+        args: The command line.
+        begin: To be called before the first step.
+    """
     setup_distributed(cfg, args.launcher)
     add_checks(cfg)
     enable_tensorboard(cfg)
@@ -174,5 +158,7 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
     check_pretrained(cfg)
     with explaining_lost_ranks(), explaining_built(cfg):
-        StartRunner.from_cfg(cfg).train()
+        runner = StartRunner.from_cfg(cfg)
+        runner.begin = begin
+        runner.train()
     finish_distributed()

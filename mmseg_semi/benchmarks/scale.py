@@ -105,7 +105,7 @@ def make_data(root: Path, args: argparse.Namespace) -> None:
 
 def run_check(config: Path, work: Path, cache: Path) -> str:
     """Check in a process of its own; say how long it took and its peak memory."""
-    command = [sys.executable, '-m', 'mmseg_semi', 'check', str(config), '--no-steps']
+    command = [sys.executable, '-m', 'mmseg_semi_cli', 'check', str(config), '--no-steps']
     start = time.monotonic()
     process = subprocess.Popen(
         [*command, '--out', str(work)],

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and range of each channel of the training images, computed."""
+"""Mean, standard deviation and range of each channel of the labeled images, computed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def compute_statistics(
     broken = [record.reason for record in records.values() if record.reason]
     sound = {path: record for path, record in records.items() if not record.reason}
     if broken and not (skip and sound):
-        reason = f'{len(broken)} of {len(records)} training images cannot be used: {broken[0]}'
+        reason = f'{len(broken)} of {len(records)} labeled images cannot be used: {broken[0]}'
         raise DataError(reason)
     kinds: dict[str, list[str]] = {}
     for path, record in sound.items():
@@ -48,7 +48,7 @@ def compute_statistics(
     if len(kinds) > 1:
         several = [f'{len(some)} of {kind} ({some[0]})' for kind, some in kinds.items()]
         raise DataError(
-            f'the training images have several types of numbers: {name_some(several)}. One mean '
+            f'the labeled images have several types of numbers: {name_some(several)}. One mean '
             'does not fit them all: save them as one type.'
         )
     return _joined(list(sound.values()), channels, digest_of(paths, file))
@@ -62,7 +62,7 @@ def channel_records(paths: Sequence[str], channels: int) -> dict[str, ChannelRec
         channels: The number that each must have; one of another number has a ``reason``.
     """
     chosen = list(paths[:: -(-len(paths) // MOST_IMAGES)]) if paths else []
-    found = look_at(chosen, _reader(channels), ChannelRecord, 'images, for their channels')
+    found = [*look_at(chosen, _reader(channels), ChannelRecord, 'images, for their channels')]
     return dict(zip(chosen, found))
 
 

@@ -40,17 +40,17 @@ def find_copies(paths: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     Returns:
         ``{path: its equal among others}``.
     """
-    by_file: dict[tuple[int, int], str] = {}
+    by_file: dict[int, str] = {}
     by_size: dict[int, list[str]] = defaultdict(list)
     for path in dict.fromkeys(others):
         if stat := _stat(path):
-            by_file.setdefault((stat.st_dev, stat.st_ino), path)
+            by_file.setdefault(hash((stat.st_dev, stat.st_ino)), path)
             by_size[stat.st_size].append(path)
     found, ours = {}, []
     for path in dict.fromkeys(paths) if by_file else ():
         if stat := _stat(path):
-            same = by_file.get((stat.st_dev, stat.st_ino))
-            if same is not None:
+            same = by_file.get(hash((stat.st_dev, stat.st_ino)))
+            if same is not None and os.path.samefile(path, same):
                 found[path] = same
             elif stat.st_size in by_size:
                 ours.append(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
@@ -21,10 +22,18 @@ def leaf_datasets(dataset: Any) -> list[Any]:
 
 
 def data_infos(leaf: Any) -> Iterator[dict[str, Any]]:
-    """All data infos of an unwrapped dataset, none for a dataset that keeps no such list."""
+    """All data infos of an unwrapped dataset, none for a dataset that keeps no such list.
+
+    Their paths are the same objects whenever they are asked for: very many of them take much
+    memory.
+    """
     if hasattr(leaf, 'get_data_info'):
         for index in range(len(leaf)):
-            yield leaf.get_data_info(index)
+            info = leaf.get_data_info(index)
+            for name in ('img_path', 'seg_map_path'):
+                if type(info.get(name)) is str:
+                    info[name] = sys.intern(info[name])
+            yield info
 
 
 def image_paths(dataset: Any, limit: int | None = None) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import hashlib
 import io
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -30,6 +33,7 @@ from .image_files import (
 
 _FORMAT = 2  # of the records; those of another one are not read
 _CHUNK, _MOST_VALUES, _MOST_RECORDS = 256, 1000, 1_000_000
+_SHARED = 1000  # records that were decoded last: many are equal
 _SAY_AFTER = 20.0  # seconds between two lines of progress
 
 
@@ -215,12 +219,13 @@ def _count_values(mask: np.ndarray) -> list[Any]:
 
 def look_at(
     paths: Sequence[str], read: Callable[[str], Record], kind: type[Record], what: str
-) -> list[Record]:
+) -> Iterator[Record]:
     """Read the record of every file, those that are known already from the cache.
 
     The cache is a file of the user's cache folder (``XDG_CACHE_HOME`` or ``~/.cache``) for each
     folder of files. A cache that cannot be read or written costs time, and nothing else. Records
-    with a ``reason`` are not kept.
+    with a ``reason`` are not kept. They come one by one, since those of very many files take much
+    memory; the cache is written at the end.
 
     Args:
         paths: The files.
@@ -229,35 +234,48 @@ def look_at(
         what: The files' name in lines of progress.
     """
     if not paths:
-        return []
+        return
     store = _store(paths, read)
     known = _Known.load(store)
     keys = np.fromiter(map(_key, paths), np.uint64, len(paths))
-    records: list[Any] = known.find(keys, kind)
-    missing = [i for i, record in enumerate(records) if record is None]
-    for i, record in zip(missing, _read_all([paths[i] for i in missing], read, what)):
-        records[i] = record
-    new = [i for i in missing if keys[i] and records[i].reason is None]
-    if new:
-        once: dict[bytes, bytes] = {}  # equal texts, of which there are many, take no room
-        texts = (json.dumps(records[i][1:]).encode() for i in new)
-        known.add(keys[new], [once.setdefault(text, text) for text in texts]).save(store)
-    return records
+    places = known.find(keys).tolist()
+    decoded = functools.lru_cache(_SHARED)(functools.partial(_record, kind=kind))
+    places = [p if p >= 0 and decoded(known.text_of(p)) else -1 for p in places]
+    fresh = _read_all([path for path, place in zip(paths, places) if place < 0], read, what)
+    once: dict[bytes, bytes] = {}  # equal texts, of which there are many, take no room
+    new, texts = [], []
+    try:
+        for place, key in zip(places, keys.tolist()):
+            if place >= 0:
+                yield decoded(known.text_of(place))
+                continue
+            record = next(fresh)
+            text = json.dumps(record[1:])
+            if key and record.reason is None:
+                data = text.encode()
+                new.append(key)
+                texts.append(once.setdefault(data, data))
+            yield record
+    finally:
+        if new:
+            known.add(np.array(new, np.uint64), texts).save(store)
+        with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed
+            ctypes.CDLL(None).malloc_trim(0)
 
 
-def _read_all(paths: list[str], read: Callable[[str], Record], what: str) -> list[Record]:
+def _read_all(paths: list[str], read: Callable[[str], Record], what: str) -> Iterator[Record]:
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     said = begun = time.monotonic()
-    found: list[Record] = []
+    done = 0
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
         for records in pool.map(lambda chunk: [read(path) for path in chunk], chunks):
-            found += records
+            done += len(records)
             if time.monotonic() - said > _SAY_AFTER:
                 said = time.monotonic()
-                left = (said - begun) * (len(paths) / len(found) - 1)
-                text = f'Looking at files: {len(found)} of {len(paths)} {what}, {left:.0f} s left'
+                left = (said - begun) * (len(paths) / done - 1)
+                text = f'Looking at files: {done} of {len(paths)} {what}, {left:.0f} s left'
                 print_log(text, logger='current')
-    return found
+            yield from records
 
 
 def _key(path: str) -> int:
@@ -314,19 +332,17 @@ class _Known(NamedTuple):
         ascending = bool((np.diff(ends) > 0).all() and (self.keys[1:] > self.keys[:-1]).all())
         return ascending and len(self.keys) == len(self.ends) and ends[-1] == len(self.text)
 
-    def _text(self, place: int) -> str:
+    def text_of(self, place: int) -> str:
+        """A record as it was saved."""
         start = self.ends[place - 1] if place else 0
         return self.text[start : self.ends[place]].tobytes().decode('ascii')
 
-    def find(self, keys: np.ndarray, kind: type[Any]) -> list[Any]:
-        """The records of files, None for those that are not known."""
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Where the records of files are, -1 for those that are not known."""
         if not len(self.keys):
-            return [None] * len(keys)
+            return np.full(len(keys), -1)
         places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-        places = np.where(self.keys[places] == keys, places, -1)
-        made: dict[str, Any] = {'': None}  # equal records once
-        texts = (self._text(place) if place >= 0 else '' for place in places.tolist())
-        return [made[t] if t in made else made.setdefault(t, _record(t, kind)) for t in texts]
+        return np.where(self.keys[places] == keys, places, -1)
 
     def add(self, keys: np.ndarray, texts: list[bytes]) -> _Known:
         """These records and others, which come in place of those of the same keys."""
@@ -334,7 +350,7 @@ class _Known(NamedTuple):
             fresh = set(keys.tolist())
             old = [i for i, key in enumerate(self.keys.tolist()) if key not in fresh]
             keys = np.concatenate([keys, self.keys[old]])
-            texts = texts + [self._text(i).encode() for i in old]
+            texts = texts + [self.text_of(i).encode() for i in old]
         keys, first = np.unique(keys, return_index=True)
         data = [texts[i] for i in first]
         ends = np.cumsum([len(one) for one in data], dtype=np.int64)

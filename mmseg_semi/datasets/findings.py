@@ -58,6 +58,8 @@ KINDS = {
     48: 'most objects are specks',
     49: 'there are masks of unlabeled images',
     50: 'a training step cannot be made',
+    51: 'images are of a kind that needs in_channels',
+    52: 'classes of the config are not those of classes.json',
 }
 SEVERITIES = ('error', 'warning', 'note')
 

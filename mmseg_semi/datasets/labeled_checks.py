@@ -69,9 +69,13 @@ def verify_labeled(dataset: Any, key: str = 'labeled', masks: bool = True) -> No
                     f'{key}: {len(lacking)} of {len(leaf)} samples {where} have no {what}: '
                     f'{name_some(lacking)}{_twins(lacking)}.'
                 )
+                others = (
+                    f'take their lines out of {ann_file} (one name a line, without suffix)'
+                    if ann_file
+                    else 'take the images out of this folder'
+                )
                 remedy = (
-                    'Split files have one name a line, without suffix or further columns; '
-                    f'{config_key} say where files are.'
+                    f'Put the {what}s there, or {others}, or say with {config_key} where files are.'
                 )
                 raise ValueError(Finding(kind, text, remedy, lacking))
     if len(dataset) == 0:

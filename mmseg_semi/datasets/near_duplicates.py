@@ -23,7 +23,7 @@ SIDE = 12
 MOST_BITS = 7
 _LEAST_CORRELATION, _MOST_LEVELS, _LEAST_CONTRAST = 0.98, 6.0, 3.0
 _PARTS, _BITS = 4, 16  # of a hash
-_PAIRS = 1 << 18  # whose hashes are compared at once
+_PAIRS = 1 << 16  # whose hashes are compared at once
 _TRIED = 4  # of an image's pairs among those, whose pixels are compared
 _FREQUENCIES = sorted(range(SIDE * SIDE), key=lambda i: (i // SIDE + i % SIDE, i // SIDE))[1:65]
 _COSINES = cv2.dct(np.eye(SIDE, dtype=np.float32), flags=cv2.DCT_ROWS).T
@@ -72,11 +72,14 @@ class Looks:
     def __init__(self, paths: Sequence[str]) -> None:
         paths = list(dict.fromkeys(paths))
         records = look_at(paths, read_look, LookRecord, 'images, for copies among them')
-        known = [(path, one.hash) for path, one in zip(paths, records) if one.hash]
-        self.paths = [path for path, _ in known]
-        data = bytes.fromhex(''.join(text for _, text in known))
-        self.parts = np.frombuffer(data, np.uint16).reshape(-1, _PARTS)
-        self._vectors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.paths, data = [], bytearray()
+        for path, one in zip(paths, records):
+            if one.hash:
+                self.paths.append(path)
+                data += bytes.fromhex(one.hash)
+        self.parts = np.frombuffer(bytes(data), np.uint16).reshape(-1, _PARTS)
+        self._pixels = np.zeros((len(self.paths), SIDE * SIDE), np.uint8)
+        self._known = np.zeros(len(self.paths), bool)
 
     def pixels(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """The gray pixels of an image, float32 (144,), and those less their mean, of length 1.
@@ -84,11 +87,11 @@ class Looks:
         Raises:
             Exception: Whatever its decoder raises, when it has been changed since.
         """
-        if i not in self._vectors:
-            pixels = thumbnail(self.paths[i]).astype(np.float32)
-            vector = pixels - pixels.mean()
-            self._vectors[i] = pixels, vector / np.linalg.norm(vector)
-        return self._vectors[i]
+        if not self._known[i]:
+            self._pixels[i], self._known[i] = thumbnail(self.paths[i]), True
+        pixels = self._pixels[i].astype(np.float32)
+        vector = pixels - pixels.mean()
+        return pixels, vector / np.linalg.norm(vector)
 
 
 def find_similar(ours: Looks, theirs: Looks) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
@@ -24,9 +26,12 @@ from .file_records import (
 )
 from .findings import Finding, Findings
 from .image_files import SIDEWAYS, TURNED_REMEDY, is_turned
+from .image_kinds import check_kinds
 from .mask_checks import MaskSum, check_palettes, check_values, coding_of
 from .transforms.check_annotations import CheckAnnotations
 
+#: What mmseg-semi import-labels writes beside images and masks.
+CLASSES_FILE = 'classes.json'
 _STORED_AS_THEY_ARE = ('unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
 
 
@@ -90,33 +95,47 @@ def _check_part(part: Part, out: Findings) -> None:
     masks: dict[str, MaskRecord] = {}
     mask_of: dict[str, str] = {}
     sums, coding, turning = part.masks, None, []
+    other: set[str] = set()  # images that are of other kinds than the loader's
+    kinds: dict[ImageRecord, ImageRecord] = {}  # equal records take no room
+    shared: dict[MaskRecord, MaskRecord] = {}
     for leaf in leaf_datasets(part.dataset):
         if not is_local(getattr(leaf, 'backend_args', None)):
             continue
         paths = list(dict.fromkeys(image_paths(leaf)))
         ending = part.role == 'unlabeled' and not part.measure
         read = read_ending if ending else read_image
-        images.update(zip(paths, look_at(paths, read, ImageRecord, f'images of {part.key}')))
+        for path, image in zip(paths, look_at(paths, read, ImageRecord, f'images of {part.key}')):
+            images[path] = kinds.setdefault(image, image)
+        if not ending:
+            odd = check_kinds(
+                part.key, _find(leaf, LoadImageFromFile), {p: images[p] for p in paths}
+            )
+            out.errors += odd
+            other.update(path for one in odd for path in one.files)
         loader = _find(leaf, LoadAnnotations)
         if part.role == 'unlabeled' or loader is None or not _reads_as_stored(loader):
             continue
         infos = data_infos(leaf)
         pairs = {i['img_path']: i['seg_map_path'] for i in infos if i.get('seg_map_path')}
         paths = list(dict.fromkeys(pairs.values()))
-        found = dict(zip(paths, look_at(paths, read_mask, MaskRecord, f'masks of {part.key}')))
         mask_of.update(pairs)
-        masks.update(found)
         if not _ignores_orientation(leaf):
             turning += [path for path in pairs if images[path].orientation > 1]
         checker = _find(leaf, CheckAnnotations)
         coding = coding_of(leaf, getattr(checker, 'ignore_index', None))
-        for path, record in found.items():
+        found: dict[str, MaskRecord] = {}
+        records = look_at(paths, read_mask, MaskRecord, f'masks of {part.key}')
+        for path, record in zip(paths, records):
             plain = record.reason is None and record.channels == record.pages == 1
             if coding and plain and not record.lossy:
                 sums.add(path, record, coding)
+            palette = tuple(map(tuple, record.palette))
+            slim = record._replace(values=(), palette=palette)
+            found[path] = shared.setdefault(slim, slim)
+        masks.update(found)
         out.errors += check_palettes(part.key, found)
     for path, one in images.items():
-        if not one.reason and one.width:
+        if not one.reason and one.width and path not in other:
             part.images.setdefault(one, []).append(path)
     part.classes = coding.classes if coding else ()
     _check_images(part, images, out)
@@ -127,6 +146,45 @@ def _check_part(part: Part, out: Findings) -> None:
         values = check_values(part.key, sums, coding, part.role)
         out.errors += values.errors
         out.warnings += values.warnings
+
+
+def check_class_names(parts: Sequence[Part]) -> Findings:
+    """Compare the classes of the config with those that masks were made with.
+
+    ``mmseg-semi import-labels`` writes the latter into ``classes.json`` in the ``data_root``.
+
+    Args:
+        parts: All parts, after ``check_parts``.
+
+    Returns:
+        An error where the values of masks do not fit either, else a warning; one for each file.
+    """
+    out = Findings()
+    for part in parts:
+        for leaf in leaf_datasets(part.dataset):
+            file = Path(getattr(leaf, 'data_root', None) or '', CLASSES_FILE)
+            ours = [str(one) for one in getattr(leaf, 'metainfo', {}).get('classes') or ()]
+            names = _names_in(file)
+            if part.role == 'unlabeled' or not ours or names in (None, ours):
+                continue
+            text = f'the classes of the config are {ours}, those of {file} are {names}.'
+            remedy = (
+                'The numbers in the masks mean those of the file, unless they were changed since: '
+                "leave classes of the config out or set classes='classes.json', with "
+                'metainfo.classes and num_classes in other configs; or correct the file.'
+            )
+            found = out.errors if part.masks.wrong else out.warnings
+            found.append(Finding(52, text, remedy, [str(file)]))
+    return Findings(out.errors, [one for one in out.warnings if one not in out.errors])
+
+
+def _names_in(file: Path) -> list[str] | None:
+    """The classes of a file, None where there is none or it has no such list."""
+    try:
+        names = json.loads(file.read_text(encoding='utf-8'))['classes']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return [str(one) for one in names] if isinstance(names, list) else None
 
 
 def _find(leaf: Any, kind: type[Any]) -> Any:

@@ -127,6 +127,29 @@ def stratify(
     return found
 
 
+def fill_empty(numbers: np.ndarray, sizes: np.ndarray, wanted: Sequence[int]) -> None:
+    """Give parts that are wanted and have no group the group whose size is nearest.
+
+    It comes from the unlabeled part, or else from the part that has most groups. A part stays empty
+    only where there are fewer groups than parts.
+
+    Args:
+        numbers: (G,) parts of the groups; changed.
+        sizes: (G,), how many images a group has.
+        wanted: Number of images of each part but the last one, the unlabeled.
+    """
+    for part, number in enumerate(wanted):
+        if not number or (numbers == part).any():
+            continue
+        giver = len(wanted)
+        if not (numbers == giver).any():
+            giver = int(np.bincount(numbers, minlength=giver).argmax())
+            if (numbers == giver).sum() < 2:
+                continue
+        groups = np.flatnonzero(numbers == giver)
+        numbers[groups[np.abs(sizes[groups] - number).argmin()]] = part
+
+
 def divide(
     images: Sequence[str], presence: Mapping[str, np.ndarray], request: Request
 ) -> tuple[dict[str, list[str]], list[str]]:
@@ -165,7 +188,9 @@ def divide(
         )
     counts = np.array([sum(presence[n].astype(int) for n in one) for one in with_masks.values()])
     sizes = np.array([len(one) for one in with_masks.values()])
-    numbers = stratify(counts, sizes, [request.labeled, val, test, rest], request.seed)
+    wanted = [request.labeled, val, test, rest]
+    numbers = stratify(counts, sizes, wanted, request.seed)
+    fill_empty(numbers, sizes, wanted[:3])
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     left_out: list[str] = []
     part_of = dict(zip(with_masks, (('labeled', 'val', 'test', 'unlabeled')[n] for n in numbers)))
@@ -184,11 +209,11 @@ def _check_parts(
     """Refuse an empty part."""
     for part, number in zip(PARTS, (request.labeled, 1, *wanted)):
         if number and not parts[part]:
-            why = 'all images have a mask and a place elsewhere'
-            if request.group_by:
-                why = f'no group of --group-by {request.group_by} has so few images with masks'
-            elif request.volumes:
-                why = 'no volume has so few slices with masks'
-            raise DataError(
-                f'the {part} part would be empty: {why}; give other numbers, or add images'
-            )
+            why = 'all images have a mask and a place elsewhere; give other numbers, or add images'
+            if request.group_by or request.volumes:
+                kind = f'groups of --group-by {request.group_by}' if request.group_by else 'volumes'
+                why = (
+                    f'all {kind} have a place elsewhere; give smaller numbers, --val 0 or --test 0,'
+                    ' or another pattern'
+                )
+            raise DataError(f'the {part} part would be empty: {why}')

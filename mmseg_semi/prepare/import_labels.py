@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
-
 from mmseg_semi.detection.coco import coco_annotations, coco_categories, coco_images
 from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import check_there
 from mmseg_semi.prepare.label_formats.classes import class_colors, number_classes, split_classes
-from mmseg_semi.prepare.label_formats.finding import FORMATS, read_export, unpacked
+from mmseg_semi.prepare.label_formats.finding import read_export, unpacked
+from mmseg_semi.prepare.label_formats.mask_values import NEAR
 from mmseg_semi.prepare.label_formats.photos import Photos
 from mmseg_semi.prepare.label_formats.records import (
     BACKGROUND,
@@ -26,7 +25,7 @@ from mmseg_semi.prepare.label_formats.records import (
     Picture,
 )
 from mmseg_semi.prepare.label_formats.sources import Source, find_sources, placed
-from mmseg_semi.prepare.label_formats.volumes import PAGES, Sliced, sliced, with_real_names
+from mmseg_semi.prepare.label_formats.volumes import Sliced, sliced, with_real_names
 from mmseg_semi.prepare.label_maps import encode_png
 from mmseg_semi.prepare.own_files import OwnFiles
 from mmseg_semi.utils.progress import track
@@ -44,6 +43,7 @@ class Outcome:
     boxes: list[list[Box]] = field(default_factory=list)
     empty: int = 0
     changed: int = 0
+    far: int = 0
     pixels: int = 0
     wrong: list[str] = field(default_factory=list)
 
@@ -64,6 +64,7 @@ def bring(source: Source, own: OwnFiles, numbers: Numbers, export: Export, done:
         done.boxes.append(drawn.boxes)
         done.empty += isinstance(picture.labels, Objects) and not picture.labels.several
         done.changed += drawn.changed
+        done.far += drawn.far
         done.pixels += drawn.mask.size
     if source.file is not None:
         own.copy(source.image, source.file)
@@ -180,7 +181,8 @@ def say(
     if removed:
         print(f'removed, because they are not in the export any more: {name_some(list(removed))}')
     print(f'{len(names)} classes: {name_some(list(names), 20)}')
-    if len(names) > MANY and names[-1] == f'class_{len(names) - 1}':
+    levels = any(name.startswith('level_') for name in names)
+    if levels or len(names) > MANY and names[-1] == f'class_{len(names) - 1}':
         print('if the numbers in the masks count objects, give --numbers objects')
     print(f'{len(done.labeled)} images with labels, {sum(map(len, done.boxes))} boxes')
     without = [one.name for one in sources if one.picture is None or one.picture.labels is None]
@@ -193,7 +195,17 @@ def say(
         )
     if done.changed:
         share = 100 * done.changed / done.pixels
-        print(f'{done.changed} pixels ({share:.2g} %) had no color of a class: the nearest is used')
+        print(
+            f'{done.changed} pixels ({share:.2g} %) have not exactly the color of a class: the '
+            f'nearest is used. {done.changed - done.far} are close to it, as noise of compression '
+            'is, which does no harm'
+        )
+    if done.far:
+        share = 100 * done.far / done.pixels
+        print(
+            f'{done.far} of them ({share:.2g} % of all pixels) are far from every class, by more '
+            f'than {NEAR} levels: borders of objects in a JPEG are, in whole objects a class lacks'
+        )
     if notes:
         print(f'not used (all {len(notes)} in {out / "not_used.txt"}):')
         print('\n'.join(f'  {note}' for note in notes[:5]))
@@ -203,58 +215,3 @@ def say(
             f'(all in {out / "not_used.txt"}), the others are complete: put this right and run the '
             'same again.'
         )
-
-
-@click.command('import-labels')
-@click.argument('source', metavar='SRC', type=click.Path(path_type=Path))
-@click.option(
-    '--format',
-    'kind',
-    type=click.Choice(['auto', *FORMATS]),
-    default='auto',
-    show_default=True,
-    help='What wrote the labels.',
-)
-@click.option(
-    '--out', required=True, type=click.Path(path_type=Path), help='New folder for all of it.'
-)
-@click.option(
-    '--images',
-    type=click.Path(path_type=Path),
-    help='Folder of the images, where they are not in SRC; those that SRC does not list become '
-    'unlabeled images.',
-)
-@click.option(
-    '--classes',
-    multiple=True,
-    metavar='NAME[=#rrggbb],...',
-    help='Classes in the order of their numbers; default: all of the export.',
-)
-@click.option(
-    '--empty',
-    type=click.Choice(['background', 'unlabeled']),
-    default='background',
-    show_default=True,
-    help='What images are that SRC lists without any object.',
-)
-@click.option(
-    '--pages',
-    type=click.Choice(PAGES),
-    default='auto',
-    show_default=True,
-    help='What the pages of a TIFF file are that does not say it: slices of a volume, or channels.',
-)
-@click.option(
-    '--numbers',
-    type=click.Choice(['classes', 'objects']),
-    default='classes',
-    show_default=True,
-    help='What the numbers in masks are; objects are of one class, the one of --classes.',
-)
-def command(**options: Any) -> None:
-    """Make images and masks of the export of a labeling tool.
-
-    SRC is a file, a zip or a folder. OUT gets images/, annotations/ (PNG masks of class numbers,
-    255 for unknown), classes.json, boxes.json and not_used.txt.
-    """
-    import_labels(**options)

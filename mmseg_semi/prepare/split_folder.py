@@ -12,15 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
 
-import click
 import numpy as np
 
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.datasets.listed_files import files_by_name
 from mmseg_semi.datasets.splits import same_names, split_hash
-from mmseg_semi.errors import DataError, exiting, name_some
+from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import check_there, read_json, write_files
 from mmseg_semi.prepare.dividing import PARTS, Request, divide
 from mmseg_semi.prepare.make_splits import classes_in
@@ -68,7 +66,7 @@ def split_folder(root: Path, request: Request, overwrite: bool = False) -> str:
     unchanged = _refuse_others(folder, parts, overwrite)
     if not unchanged:
         write_lists(folder, parts, request)
-    return _said(folder, parts, known, len(masks) - len(known), left_out, unchanged)
+    return _said(folder, parts, known, len(masks) - len(known), left_out, unchanged, request)
 
 
 def volumes_of(root: Path) -> frozenset[str]:
@@ -124,6 +122,7 @@ def _said(
     unknown: int,
     left_out: Sequence[str],
     unchanged: bool,
+    request: Request,
 ) -> str:
     """The parts with their classes, and what a user should know."""
     every = np.flatnonzero(np.any(list(presence.values()), axis=0))
@@ -139,6 +138,7 @@ def _said(
             lines.append(
                 f'WARNING: no {part} image has the class {name_some(list(map(str, lacking)))}'
             )
+    lines += _nearest(parts, request, len(presence))
     if unknown:
         lines.append(f'{unknown} masks have no known pixel; their images are unlabeled')
     if left_out:
@@ -149,39 +149,14 @@ def _said(
     return '\n'.join(lines)
 
 
-@click.command('split')
-@click.argument('folder', metavar='DIR', type=click.Path(path_type=Path))
-@click.option('--labeled', type=int, required=True, help='Number of labeled images.')
-@click.option(
-    '--val',
-    type=float,
-    default=0.2,
-    show_default=True,
-    help='Share that validates, of those with masks.',
-)
-@click.option('--test', type=float, default=0.2, show_default=True, help='Share that tests.')
-@click.option('--seed', type=int, default=0, show_default=True, help='Other lists with another.')
-@click.option(
-    '--group-by',
-    metavar='REGEX',
-    help='What the images of a patient, a plant or a sequence have in common in their names: they '
-    'stay in one part. Without it the slices of a volume do.',
-)
-@click.option('--overwrite', is_flag=True, help='Replace other lists of the same name.')
-def command(
-    folder: Path,
-    labeled: int,
-    val: float,
-    test: float,
-    seed: int,
-    group_by: Optional[str],
-    overwrite: bool,
-) -> None:
-    """Divide DIR/images into labeled, unlabeled, validation and test images.
-
-    Images without a mask in DIR/annotations become unlabeled; the others are divided so that each
-    class has its share in each part. The lists are DIR/splits/LABELED-seedSEED/*.txt.
-    """
-    request = Request(labeled, val, test, seed, group_by)
-    with exiting(DataError, ValueError, OSError):
-        click.echo(split_folder(folder, request, overwrite))
+def _nearest(parts: Mapping[str, Sequence[str]], request: Request, total: int) -> list[str]:
+    """Which parts have other numbers of images than was asked for, since groups stay together."""
+    asked = dict(labeled=request.labeled)
+    asked.update(val=round(request.val * total), test=round(request.test * total))
+    other = [
+        f'{part} {len(parts[part])} in place of {number}'
+        for part, number in asked.items()
+        if len(parts[part]) != number
+    ]
+    text = f'groups stay together, so this is the nearest division: {", ".join(other)}'
+    return [text] if other else []

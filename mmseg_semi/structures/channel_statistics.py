@@ -25,7 +25,7 @@ class ChannelStatistics(NamedTuple):
         min: The smallest value of each channel.
         max: The largest value of each channel.
         images: How many images were read.
-        files: Digest of the paths of all training images.
+        files: Digest of the paths of all labeled images.
     """
 
     in_channels: int

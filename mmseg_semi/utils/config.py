@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +30,7 @@ from mmseg_semi.utils.config_keys import (
     known_keys,
 )
 from mmseg_semi.utils.config_settings import check_checkpoint_names, check_settings
+from mmseg_semi.utils.stack import complete_mmseg
 
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
@@ -90,8 +91,29 @@ class CfgOptions(DictAction):
             parser.error(f'{option_string} {" ".join(values)}: {error}; correct the brackets')
 
 
+def parse_tool(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Read a command line whose ``--cfg-options`` are texts still.
+
+    Args:
+        parser: Of the tool.
+        arguments: The words; None for those of the process.
+
+    Returns:
+        The arguments, ``cfg_options`` a dict or None.
+    """
+    args = parser.parse_args(arguments)
+    words, args.cfg_options = args.cfg_options, None
+    if words:
+        CfgOptions(['--cfg-options'], 'cfg_options')(parser, args, words, '--cfg-options')
+    return args
+
+
 def load_config(path: str, options: dict[str, Any] | None = None, unread: bool = False) -> Config:
     """Read a config file, apply ``--cfg-options`` and check types and arguments.
+
+    ``num_workers`` of a loader are as many as the machine has cores for this rank, at most.
 
     Args:
         path: The file.
@@ -118,13 +140,18 @@ def load_config(path: str, options: dict[str, Any] | None = None, unread: bool =
     _merge(cfg, {key: value for key, value in (options or {}).items() if key not in variables})
     for name in set(cfg) - known_keys():  # used where the file was run; a dump would be refused
         cfg.pop(name)
+    complete_mmseg(str(cfg.to_dict()))
     check_config(cfg)
     check_sections(cfg)
     check_checkpoint_names(cfg)
     if not is_detector(cfg):
         check_settings(cfg)
+    ranks = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    most = max(1, len(os.sched_getaffinity(0)) // ranks)
     for part in ('train', 'val', 'test'):
         loader = cfg.get(f'{part}_dataloader') or {}
+        if isinstance(loader.get('num_workers'), int) and loader['num_workers'] > most:
+            loader['num_workers'] = most  # more would wait for each other, and torch warns of it
         if loader.get('num_workers') == 0:  # with which torch refuses persistent workers
             loader['persistent_workers'] = False
     return cfg

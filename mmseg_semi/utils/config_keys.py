@@ -164,10 +164,8 @@ def value_at(cfg: Any, key: str) -> Any:
 def _check_known(section: str, found: Any, known: Iterable[str]) -> None:
     for name in found if isinstance(found, Mapping) else ():
         if name not in known and name not in ('_scope_', '_delete_'):
-            raise ValueError(
-                f'nothing reads {section}.{name}.{hint(name, list(known))} Keys of {section}: '
-                f'{", ".join(sorted(known))}.'
-            )
+            advice = hint(name, list(known)) or f' Keys of {section}: {", ".join(sorted(known))}.'
+            raise ValueError(f'nothing reads {section}.{name}.{advice}')
 
 
 def _why(name: str, others: Iterable[_File], known: Iterable[str]) -> str:
@@ -179,10 +177,8 @@ def _why(name: str, others: Iterable[_File], known: Iterable[str]) -> str:
                 f'(line {line}): set the key that is made of it there instead.'
             )
     known = sorted(known)
-    return (
-        f"nothing reads '{name}'.{hint(name, known)} Known keys: {', '.join(known)}; the name of a "
-        'helper variable may begin with an underscore.'
-    )
+    advice = hint(name, known) or f' Known keys: {", ".join(known)}.'
+    return f"nothing reads '{name}'.{advice} The name of a helper variable begins with '_'."
 
 
 def _chain(path: str) -> Iterator[_File]:

@@ -1,12 +1,16 @@
-"""Where mmengine finds the configs of packages: ours, and those of the maintained fork."""
+"""Where mmengine finds the configs of packages, and mmseg what it takes from mmdet."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.model import BaseModule
+from mmseg.registry import MODELS
 
 FORK_PACKAGES = dict(mmseg='onedl-mmsegmentation', mmdet='onedl-mmdetection')
 
@@ -47,3 +51,20 @@ def find_package_configs() -> None:
     for module, package in FORK_PACKAGES.items():
         if not _is_distribution(MODULE2PACKAGE[module]) and _is_distribution(package):
             MODULE2PACKAGE[module] = package
+
+
+def complete_mmseg(content: str) -> None:
+    """Give mmseg's heads that are classes of mmdet their base.
+
+    mmseg takes mmdet where it can import it, which the program ``mmseg-semi`` does not let it.
+
+    Args:
+        content: Of the config; heads that it does not name are left as they are.
+    """
+    for name in ('MaskFormerHead', 'Mask2FormerHead'):
+        head = MODELS.module_dict.get(name)
+        if name in content and head is not None and head.__bases__ == (BaseModule,):
+            del MODELS.module_dict[name]
+            module = importlib.reload(sys.modules[head.__module__])
+            for owner in ('mmseg.models.decode_heads', 'mmseg.models'):
+                setattr(sys.modules[owner], name, getattr(module, name))

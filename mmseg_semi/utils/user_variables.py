@@ -13,13 +13,12 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmseg_semi.arguments import Each, Whole
+from mmseg_semi.arguments import Each, OneOf, Whole
+from mmseg_semi.datasets.part_checks import CLASSES_FILE
 from mmseg_semi.files import read_json
 
 #: Key of a config that names its variables, with the values that its bases have used.
 KEY = 'user_variables'
-#: What mmseg-semi import-labels writes beside images and masks.
-CLASSES_FILE = 'classes.json'
 #: What mmseg-semi check writes there where ``in_channels`` is given.
 STATISTICS_FILE = 'channels.json'
 _PARTS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -84,13 +83,21 @@ def _split(cfg: Config, value: Any, root: Any) -> None:
         return
     if not isinstance(value, str) or not value:
         raise ValueError("give a folder of lists in the data_root, such as split='splits/50-seed0'")
+    folder = Path(root, value)
+    if Path(root).is_dir() and not folder.is_dir():
+        lists = sorted(Path(root).glob('splits/*/labeled.txt'))
+        there = ', '.join(str(path.parent.relative_to(root)) for path in lists) or 'none'
+        raise ValueError(
+            f'there is no folder {folder}. Name one of those in {root} ({there}), or make one with '
+            f'mmseg-semi split {root}.'
+        )
     training = cfg.train_dataloader.dataset
     parts = dict(labeled=training.labeled, unlabeled=training.get('unlabeled'))
     parts |= dict(val=cfg.val_dataloader.dataset, test=cfg.test_dataloader.dataset)
     for name, part in parts.items():
         if part is None:
             continue
-        if name == 'test' and not Path(root, value, 'test.txt').is_file():
+        if name == 'test' and not (folder / 'test.txt').is_file():
             name = 'val'
         masks = {} if name == 'unlabeled' else dict(seg_map_path='annotations')
         part.data_prefix = ConfigDict(img_path='images', **masks)
@@ -120,7 +127,7 @@ def _classes(cfg: Config, value: Any, root: Any) -> None:
 
 
 def _crop_size(cfg: Config, value: Any, _root: Any) -> None:
-    _SIZE.check('it (height, width)', value)
+    _check_size('height and width', value)
     cfg.train_dataloader.dataset.geometry.crop.crop_size = tuple(value)
 
 
@@ -130,7 +137,7 @@ def _scale(cfg: Config, value: Any, _root: Any) -> None:
         ratio = geometry.resize.ratio_range
         geometry.resize = ConfigDict(type='RandomRelativeResize', ratio_range=ratio)
     else:
-        _SIZE.check('it (the largest width and height; None for images as they are)', value)
+        _check_size('the largest width and height, or None for images as they are', value)
         geometry.resize.scale = tuple(value)
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         pipeline = loader.dataset.pipeline
@@ -172,9 +179,24 @@ def _iterations(cfg: Config, value: Any, _root: Any) -> None:
     ):
         if node.get(key):  # neither 0, the start, nor None, the last iteration
             node[key] = max(1, round(node[key] * ratio))
+            if key in ('val_interval', 'interval'):  # short runs look at themselves less often
+                node[key] = max(node[key], min(value, _LEAST_INTERVAL), -(-value // 10))
 
 
-_SIZE = Each(Whole(1), length=2)
+def _guard(cfg: Config, value: Any, _root: Any) -> None:
+    OneOf(True, False).check('it', value)
+    cfg.default_hooks.checkpoint.save_best = 'mIoU' if value else None
+
+
+def _check_size(what: str, value: Any) -> None:
+    try:
+        Each(Whole(1), length=2).check('it', value)
+    except ValueError:
+        raise ValueError(f'give {what} in pixels, such as (320, 320)') from None
+
+
+#: Steps between two validations at least, unless the run is shorter.
+_LEAST_INTERVAL = 10
 _FOLLOW: dict[str, Callable[[Config, Any, Any], None]] = dict(
     data_root=_data_root,
     split=_split,
@@ -183,4 +205,5 @@ _FOLLOW: dict[str, Callable[[Config, Any, Any], None]] = dict(
     scale=_scale,
     in_channels=_in_channels,
     iterations=_iterations,
+    guard=_guard,
 )

@@ -1,17 +1,20 @@
-"""One run at a time in a folder."""
+"""One run at a time in a folder, and nothing left of one that was refused."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional
 
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
+from mmseg_semi.errors import refusal
 from mmseg_semi.files import PART_SUFFIX
 
 try:
@@ -24,6 +27,44 @@ _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 @contextmanager
+def leaving_nothing(*folders: str | None) -> Iterator[Callable[[], None]]:
+    """Remove what a run has written where it is refused, or interrupted, before it has begun.
+
+    Args:
+        folders: Where it writes; those that it makes are removed, of others only what is new.
+
+    Yields:
+        To be called when it begins: from then on all stays.
+    """
+    before = {Path(one): _names(Path(one)) for one in folders if one}
+    made = {one for path in before for one in (path, *path.parents) if not one.exists()}
+    begun: list[bool] = []
+    try:
+        yield lambda: begun.append(True)
+    except BaseException as error:
+        refused = isinstance(error, KeyboardInterrupt) or refusal(error) is not None
+        if refused and not begun and is_main_process():
+            for folder, names in before.items():
+                for name in _names(folder) - names - {LOCK_FILE}:
+                    _remove(folder / name)
+            for path in sorted(made, reverse=True):  # those within others first
+                with suppress(OSError):  # somebody else has written there
+                    path.rmdir()
+        raise
+
+
+def _names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
 def claimed(folder: str, launcher: str = 'none', option: str = '--work-dir') -> Iterator[None]:
     """Hold a run's folder, and remove what a killed run has left half-written there.
 
@@ -31,7 +72,7 @@ def claimed(folder: str, launcher: str = 'none', option: str = '--work-dir') -> 
     know and that forked data workers do not hold. Where there are no locks nothing is checked.
 
     Args:
-        folder: Made if it is not there.
+        folder: Made if it is not there, and removed if nothing was written there.
         launcher: As in mmengine; unless ``'none'``, only the first rank claims the folder.
         option: What names the folder, for the message.
 
@@ -42,6 +83,7 @@ def claimed(folder: str, launcher: str = 'none', option: str = '--work-dir') -> 
     if fcntl is None or ranks[:1] not in ([], ['0']):
         yield
         return
+    made = [one for one in (Path(folder), *Path(folder).parents) if not one.exists()]
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, LOCK_FILE)
     descriptor = _lock(path, option)
@@ -56,6 +98,9 @@ def claimed(folder: str, launcher: str = 'none', option: str = '--work-dir') -> 
             with suppress(OSError):
                 os.unlink(path)
             os.close(descriptor)
+        for one in made:
+            with suppress(OSError):  # it is not empty
+                one.rmdir()
 
 
 def _lock(path: str, option: str) -> Optional[int]:

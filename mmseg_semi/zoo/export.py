@@ -1,11 +1,4 @@
-"""Write a checkpoint's network as a file that runs without torch: ``mmseg-semi export --onnx``.
-
-The graph takes the numbers of images as they are in their files (RGB, 0 to 255, for photographs),
-float32 (B, C, H, W) of any size; normalization and padding are in it. It gives logits (B, K, H, W).
-The file's metadata have the classes, the palette and the size that images are resized to before.
-The command runs the file with onnxruntime on images of several sizes, and refuses to write it where
-a logit differs by more than 0.0001.
-"""
+"""Write the network of a checkpoint as an ONNX file: ``mmseg-semi export --onnx``."""
 
 from __future__ import annotations
 
@@ -28,8 +21,9 @@ from mmseg_semi.apis.saved_model import SavedModel, load_saved
 from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.errors import DataError
 from mmseg_semi.files import write_file
-from mmseg_semi.utils.config import CfgOptions
+from mmseg_semi.utils.config import parse_tool
 from mmseg_semi.zoo.onnx_graph import Graph, made_exportable
+from mmseg_semi_cli import runs
 
 INPUT, OUTPUT = 'images', 'logits'
 OPSET = 17
@@ -40,27 +34,8 @@ _EVEN = ((128, 160), (192, 96), (64, 256))  # for networks that refuse others
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('checkpoint', help='checkpoint of a run, or of plain mmseg')
-    parser.add_argument('--onnx', action='store_true', required=True, help='the format')
-    parser.add_argument('--out', required=True, help='the file to write, ending in .onnx')
-    parser.add_argument('--config', help='its config (default: the one beside the checkpoint)')
-    parser.add_argument(
-        '--predict-with',
-        choices=['student', 'teacher'],
-        help='which network (config key model.test_cfg.predict_with)',
-    )
-    parser.add_argument(
-        '--size',
-        type=int,
-        nargs=2,
-        metavar=('HEIGHT', 'WIDTH'),
-        help='for images of this size alone, where a network cannot be exported for any',
-    )
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
-    args = parser.parse_args(argv)
+    parser = runs.export()
+    args = parse_tool(parser, argv)
     if not args.out.endswith('.onnx'):
         parser.error(f'--out must end in .onnx, got {args.out}')
     return args

@@ -21,9 +21,10 @@ from mmseg_semi.datasets.listed_files import suffixes_there
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.structures import read_statistics
-from mmseg_semi.utils.config import CfgOptions, load_config
+from mmseg_semi.utils.config import load_config, parse_tool
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 from mmseg_semi.utils.weight_checks import build_shapes, check_checkpoint
+from mmseg_semi_cli import runs
 
 PACKAGE = __name__.split('.')[0]
 PREFIXES = dict(student='segmentor.', teacher='teacher.')
@@ -54,13 +55,8 @@ def config_path(out: str) -> str:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('checkpoint', help='checkpoint of a run')
-    parser.add_argument('--out', required=True, help='the checkpoint to write, ending in .pth')
-    parser.add_argument('--config', help='its config (default: the one beside the checkpoint)')
-    parser.add_argument('--which', choices=sorted(PREFIXES), default='student')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override config keys')
-    args = parser.parse_args(argv)
+    parser = runs.extract()
+    args = parse_tool(parser, argv)
     args.config = args.config or find_config(args.checkpoint)
     if not args.out.endswith('.pth'):
         parser.error(f'--out must end in .pth, got {args.out}')

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from leaves import CLASSES, leaves_config, make_leaves
 from mmengine.registry import DefaultScope
 from PIL import Image
@@ -54,6 +55,7 @@ def test_clean_data_have_no_finding(root):
 FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {}
 #: What else such data have, as a matter of course.
 ALSO = {
+    'a_class_that_the_config_lacks': {'E20'},
     'an_image_is_turned': {'N43'},
     'no_class_at_all': {'W25'},
     'zero_and_255': {'W30'},
@@ -525,6 +527,47 @@ def masks_of_unlabeled_images(root):
     return write(folder / 'u3.png', read(mask(root)))
 
 
+def all_images(root: Path, suffix: str, save: Callable[[Path, int], None]) -> list[Path]:
+    """Save all labeled images anew, as another kind."""
+    paths = []
+    for i, path in enumerate(files(root, 'images', 'labeled')):
+        path.unlink()
+        paths.append(path.with_suffix(suffix))
+        save(paths[-1], i)
+    return paths
+
+
+@fault('E51')
+def images_of_seven_channels(root):
+    pixels = np.random.default_rng(0).integers(0, 4000, (6, 48, 64, 7)).astype(np.uint16)
+    return all_images(root, '.tif', lambda path, i: tifffile.imwrite(path, pixels[i]))
+
+
+@fault('E51')
+def images_of_32_bits(root):
+    pixels = np.random.default_rng(0).random((6, 48, 64), np.float32)
+    return all_images(root, '.tif', lambda path, i: tifffile.imwrite(path, pixels[i]))
+
+
+@fault('E51')
+def arrays(root):
+    pixels = np.random.default_rng(0).random((6, 48, 64, 2), np.float32)
+    return all_images(root, '.npy', lambda path, i: np.save(path, pixels[i]))
+
+
+@fault('W52')
+def classes_that_the_file_has_in_another_order(root):
+    (root / 'classes.json').write_text(json.dumps(dict(classes=CLASSES[::-1])))
+    return root / 'classes.json'
+
+
+@fault('E52')
+def a_class_that_the_config_lacks(root):
+    change(root, lambda one: np.where(one == 1, len(CLASSES), one))
+    (root / 'classes.json').write_text(json.dumps(dict(classes=[*CLASSES, 'more'])))
+    return root / 'classes.json'
+
+
 @pytest.mark.parametrize('name', FAULTS)
 def test_a_planted_fault_is_found(root, name):
     number, plant = FAULTS[name]
@@ -537,6 +580,14 @@ def test_a_planted_fault_is_found(root, name):
         found.setdefault(key, set()).update(one.files)
     assert found.keys() == {number} | ALSO.get(name, set())
     assert {str(path) for path in wrong} <= found[number]
+
+
+def test_the_channels_of_images_of_other_kinds_are_named(root):
+    images_of_seven_channels(root)
+    (one,) = look(root, {}).errors
+    assert ': 6 of 6 images are not photographs of 8 or 16 bits' in one
+    assert '/l0.tif (7 of uint16), ' in one and ' and 1 more. ' in one
+    assert 'Set in_channels = 7 at the top' in one and "type='LoadChannels', in_channels=7" in one
 
 
 def test_a_mask_of_another_name_is_hinted_at(root):

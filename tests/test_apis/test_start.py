@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from types import SimpleNamespace
@@ -44,14 +45,38 @@ def test_time_and_memory_of_a_step():
     assert re.search(r'Memory so far: \d+\.\d GiB', line)
 
 
-def test_the_time_is_said_once_when_steps_are_known(monkeypatch):
+def test_the_time_is_said_when_steps_are_known(monkeypatch):
     said, hook = [], StartHook(QuietStart())
     monkeypatch.setattr(start, 'print_log', lambda text, logger: said.append(text))
-    for iteration in range(12):  # the first step took a minute, the others take 3 s
+    for iteration in range(90):  # the first step took a minute, the others take 3 s
         monkeypatch.setattr(start.time, 'monotonic', lambda: 60 + 3 * iteration)  # noqa: B023
         hook.after_train_iter(SimpleNamespace(iter=iteration, max_iters=100), iteration)
         assert len(said) == (iteration >= 4)
     assert said[0].startswith('Time: 3.00 s a step, 5 min for the 95 that are left')
+
+
+def test_the_time_is_corrected_and_validation_left_out(monkeypatch):
+    said, hook, clock = [], StartHook(QuietStart()), [0.0]
+    monkeypatch.setattr(start, 'print_log', lambda text, logger: said.append(text))
+    monkeypatch.setattr(start.time, 'monotonic', lambda: clock[0])
+    for iteration in range(100):
+        clock[0] += 5 if iteration < 4 else 1  # others used the machine at first
+        hook.after_train_iter(SimpleNamespace(iter=iteration, max_iters=200), iteration)
+        hook.before_val(None)
+        clock[0] += 100
+        hook.after_val(None)
+    first, second = said
+    assert first.startswith('Time: 5.00 s a step, ') and ' for the 196 that are left' in first
+    assert second.startswith('Time: 1.15 s a step, ')
+
+
+def test_the_estimate_of_a_check_is_said_at_the_start(tmp_path):
+    runner = SimpleNamespace(work_dir=str(tmp_path), max_iters=1000, iter=0)
+    assert start._estimate(runner).startswith('Time and memory: said 10 s after')
+    text = json.dumps(dict(training=dict(step_seconds=0.5, memory='1.5 GiB')))
+    (tmp_path / 'check.json').write_text(text)
+    wanted = 'Time and memory: about 8 min, 1.5 GiB, as the last mmseg-semi check has measured; '
+    assert start._estimate(runner).startswith(wanted)
 
 
 def test_checkpoints_are_where_their_hook_writes_them(tmp_path):
@@ -69,6 +94,7 @@ def test_a_start_has_few_lines(unimatch_run):
         'Classes: ',
         'Checkpoints: ',
         'Steps: ',
+        'Time and memory: ',
     ):
         assert words in text
 

@@ -43,7 +43,7 @@ def looked(paths, read=read_mask, kind=MaskRecord):
         return read(path)
 
     counted.__name__ = read.__name__
-    return look_at(paths, counted, kind, 'masks'), seen
+    return list(look_at(paths, counted, kind, 'masks')), seen
 
 
 def test_a_file_is_read_once_for_a_size_and_time(masks):

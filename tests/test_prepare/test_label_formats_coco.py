@@ -316,6 +316,15 @@ def test_missing_images_are_listed(export, tmp_path):
     assert 'image a.png: there is no such image' in not_used(out)[0]
 
 
+@pytest.mark.parametrize('key', ['images', 'annotations', 'categories'])
+@pytest.mark.parametrize('kind', ['auto', 'coco'])
+def test_a_list_that_is_missing_is_named(tmp_path, key, kind):
+    lists = {one: [] for one in ('images', 'annotations', 'categories') if one != key}
+    (tmp_path / 'a.json').write_text(json.dumps(lists))
+    with pytest.raises(DataError, match=f"a.json is a COCO json without the list '{key}': export"):
+        bring(tmp_path, tmp_path / 'out', kind=kind)
+
+
 def test_what_is_no_export_is_refused(tmp_path):
     photo(tmp_path / 'x/a.txt.png')
     (tmp_path / 'x/a.json').write_text('{"a": 1}')

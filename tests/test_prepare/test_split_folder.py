@@ -12,8 +12,9 @@ from PIL import Image
 
 from mmseg_semi.datasets.splits import split_hash
 from mmseg_semi.errors import DataError
-from mmseg_semi.prepare.dividing import Request, divide, stratify
-from mmseg_semi.prepare.split_folder import command, split_folder
+from mmseg_semi.prepare.dividing import Request, divide, fill_empty, stratify
+from mmseg_semi.prepare.split_folder import split_folder
+from mmseg_semi_cli.own_images import split
 
 
 def write(root: Path, name: str, classes: tuple[int, ...] = ()) -> None:
@@ -88,6 +89,23 @@ def test_a_group_stays_in_one_part(leaves, seed):
     )
 
 
+def test_the_nearest_division_is_taken_and_said(leaves):
+    request = Request(3, val=0.1, test=0.3, group_by=r'^(tree\d+)/')
+    said = split_folder(leaves, request)
+    parts = {part: read(leaves / 'splits/3-seed0', part) for part in ('labeled', 'val', 'test')}
+    assert {part: len(names) for part, names in parts.items()} == dict(labeled=4, val=4, test=4)
+    assert 'nearest division: labeled 4 in place of 3, val 4 in place of 2, test 4 in pl' in said
+
+
+def test_empty_parts_take_the_nearest_group():
+    numbers, sizes = np.array([3, 3, 3, 2]), np.array([9, 5, 2, 7])
+    fill_empty(numbers, sizes, [4, 0, 1])
+    assert numbers.tolist() == [3, 0, 3, 2]
+    numbers = np.array([2, 2])  # none is unlabeled
+    fill_empty(numbers, np.array([5, 9]), [4, 4, 4])
+    assert numbers.tolist() == [0, 2]
+
+
 def test_stratify_by_hand():
     # Class 1 is in two groups, and each part wants one of them.
     presence = np.array([[1, 1], [1, 0], [1, 1], [1, 0]])
@@ -114,7 +132,10 @@ def test_labeled_images_differ_with_the_seed_and_not_without():
         (Request(5, seed=-1), '--seed -1'),
         (Request(5, group_by='('), r'--group-by \(: no regular expression'),
         (Request(5, group_by='plant'), "--group-by plant: it does not occur in the name 'tree0"),
-        (Request(3, group_by=r'tree\d'), 'the labeled part would be empty: no group of --group-by'),
+        (
+            Request(3, group_by='tree'),
+            'the val part would be empty: there are fewer groups of --gr',
+        ),
     ],
 )
 def test_refusals(leaves, request_, said):
@@ -143,9 +164,9 @@ def test_files_that_do_not_fit(tmp_path):
 def test_the_command(leaves):
     runner = CliRunner()
     arguments = [str(leaves), '--labeled', '8', '--seed', '2', '--group-by', r'^(tree\d+)/']
-    done = runner.invoke(command, arguments)
+    done = runner.invoke(split, arguments)
     assert done.exit_code == 0 and '8-seed2: written' in done.output
-    refused = runner.invoke(command, [str(leaves), '--labeled', '99'])
+    refused = runner.invoke(split, [str(leaves), '--labeled', '99'])
     assert refused.exit_code == 1 and '--labeled 99: of 20 images with masks' in refused.output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mmseg_semi.datasets import DataError, SampleKey
 from mmseg_semi.datasets.transforms import value_ranges
 from mmseg_semi.utils.config import load_config
 
-PROGRAM = REPO / 'mmseg_semi_cli.py'
+PROGRAM = REPO / 'mmseg_semi_cli/__main__.py'
 SUFFIX = {'uint8': '.png', 'uint16': '.tif', 'float32': '.npy'}
 TEXT = """_base_ = {base!r}
 data_root = {root!r}
@@ -37,14 +38,14 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 
 
 def make(root: Path, channels: int, dtype: str, suffix: str = '') -> np.ndarray:
-    """Own images (half of them with masks); the pixels of the training images (N, C)."""
+    """Own images (half of them with masks); the pixels of the labeled images (N, C)."""
     rng, found = np.random.default_rng(channels), []
     for part, count in (('labeled', 4), ('unlabeled', 4), ('val', 2)):
         for i in range(count):
             image = pixels(rng, channels, dtype, (36, 52))
             name = f'images/{part}/{part[0]}{i}{suffix or SUFFIX[dtype]}'
             write(root / name, image)
-            if part != 'val':
+            if part == 'labeled':
                 found.append(image.reshape(-1, channels))
             if part != 'unlabeled':
                 bright = image[..., 0] > np.median(image[..., 0])
@@ -74,7 +75,7 @@ def test_they_are_checked_and_trained(server, tmp_path, channels, dtype):
     checked = server.run(PROGRAM, 'check', file, '--out', tmp_path / 'checked')
     assert f'channels.json: mean and standard deviation of {channels} channels' in checked.output
     found = json.loads((tmp_path / 'own/channels.json').read_text())
-    assert (found['in_channels'], found['dtype'], found['images']) == (channels, dtype, 8)
+    assert (found['in_channels'], found['dtype'], found['images']) == (channels, dtype, 4)
     assert np.allclose(found['mean'], values.mean(0)) and np.allclose(found['std'], values.std(0))
     trained = server.run(PROGRAM, 'train', file, '--work-dir', tmp_path / 'work')
     assert 'RandomColorJitter: saturation and hue are left out for images of' in trained.output
@@ -174,11 +175,21 @@ def test_what_does_not_fit_is_named(server, tmp_path):
     server.run(PROGRAM, 'check', file, '--out', tmp_path / 'a')
     refused = server.run(PROGRAM, 'check', config(root, 5), '--out', tmp_path / 'a', code=1)
     assert 'channels.json is of images of 4 channels, but in_channels is 5' in refused.output
-    # One more image: the file stays, with a warning.
+    # It is that of the labeled images, whichever config is checked.
     before = (root / 'channels.json').read_bytes()
-    write(root / 'images/unlabeled/new.tif', pixels(np.random.default_rng(0), 4, 'uint16'))
+    (root / 'channels.json').unlink()
+    labels = config(root, 4, 'supervised')
+    text = labels.read_text().replace('warmup_iters=0, segmentor=dict(', '')
+    text = text.replace('channels=4)))', 'channels=4))')
+    labels.write_text(text.replace(", dict(type='PseudoLabelVisHook', interval=2)", ''))
+    server.run(PROGRAM, 'check', labels, '--no-steps', '--out', tmp_path / 'a')
+    assert (root / 'channels.json').read_bytes() == before
+    # One more of them: the file stays, with a warning.
+    more = pixels(np.random.default_rng(0), 4, 'uint16', (36, 52))
+    write(root / 'images/labeled/new.tif', more)
+    shutil.copy(root / 'annotations/labeled/l0.png', root / 'annotations/labeled/new.png')
     checked = server.run(PROGRAM, 'check', config(root, 4), '--out', tmp_path / 'a')
-    assert 'channels.json was computed of other training images' in checked.output
+    assert 'channels.json was computed of other labeled images' in checked.output
     assert (root / 'channels.json').read_bytes() == before
     image = pixels(np.random.default_rng(0), 5, 'uint16')
     val = (root / 'images/val/v0.tif').read_bytes()

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from tool_runs import CONFIGS, REPO, TOOLS
 
-PROGRAM = REPO / 'mmseg_semi_cli.py'
+PROGRAM = REPO / 'mmseg_semi_cli/__main__.py'
 CONFIG = """_base_ = {base!r}
 data_root = {root!r}
 split = 'splits/6-seed0'
@@ -59,7 +59,7 @@ def write_export(folder: Path, labeled: int = 12, rest: int = 5) -> dict[str, np
 
 def test_the_whole_way(server, tmp_path):
     masks = write_export(tmp_path)
-    program, root = REPO / 'mmseg_semi_cli.py', tmp_path / 'mine'
+    program, root = REPO / 'mmseg_semi_cli/__main__.py', tmp_path / 'mine'
     export = [tmp_path / 'export.json', '--images', tmp_path / 'photos', '--out', root]
     server.run(program, 'import-labels', *export)
     for name, mask in masks.items():

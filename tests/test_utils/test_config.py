@@ -107,9 +107,15 @@ def test_hook_priorities_and_scopes_are_no_arguments():
     assert load_config(str(CONFIGS / UNIMATCH), dict(custom_hooks=hooks)).custom_hooks
 
 
-def test_workers_and_persistence_fit():
+def test_workers_and_persistence_fit(monkeypatch):
     path = str(CONFIGS / 'unimatch/unimatch_unet_custom.py')
     assert load_config(path).train_dataloader.persistent_workers is True
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 1, 2, 3})
+    cfg = load_config(path, {'train_dataloader.num_workers': 9})
+    assert cfg.train_dataloader.num_workers == 4
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    cfg = load_config(path, {'train_dataloader.num_workers': 4})
+    assert cfg.train_dataloader.num_workers == 2
     cfg = load_config(path, {'train_dataloader.num_workers': 0})
     assert cfg.train_dataloader.persistent_workers is False
 

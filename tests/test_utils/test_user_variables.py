@@ -69,6 +69,12 @@ def test_what_is_left_out_stays(tmp_path):
     assert cfg.to_dict() == before.to_dict()
 
 
+@pytest.mark.parametrize(('steps', 'interval'), [(5, 5), (20, 10), (300, 30), (4000, 400)])
+def test_short_runs_validate_ten_times_at_most_and_not_every_step(tmp_path, steps, interval):
+    cfg = own(tmp_path, f'iterations = {steps}')
+    assert (cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == (interval,) * 2
+
+
 def test_images_as_they_are(tmp_path):
     cfg = own(tmp_path, 'scale = None')
     resize = cfg.train_dataloader.dataset.geometry.resize
@@ -128,13 +134,15 @@ def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
     [
         ('data_root = 3', 'mine.py: data_root=3: give the folder of the data'),
         ('split = 50', "give a folder of lists in the data_root, such as split='splits/50-seed0'"),
+        ('guard = 1', 'guard=1: it must be one of (True, False), got 1'),
+        ('iterations = 1e3', 'it must be a whole number >= 1, got 1000.0 (write 1000)'),
         ("classes = ('leaf',)", 'give the names of at least two classes'),
         ("classes = ('a', 'b', 'a')", "classes must be different, and 'a' is there twice"),
         ("classes = 'leaf'", "mine.py: classes='leaf': give the names of at least two classes"),
         ("classes = 'names.json'", 'there is no file data/custom/names.json'),
-        ('crop_size = 320', 'crop_size=320: it (height, width) must be a list of 2 values'),
-        ('crop_size = (0, 320)', 'must be a whole number >= 1, got 0'),
-        ('scale = (1280,)', 'must be a list of 2 values'),
+        ('crop_size = 320', 'crop_size=320: give height and width in pixels, such as (320, 320)'),
+        ('crop_size = (0, 320)', 'give height and width in pixels'),
+        ('scale = (1280,)', 'give the largest width and height, or None for images as they are'),
         ('in_channels = 0', 'in_channels=0: it must be a whole number >= 1'),
         ('iterations = 1.5', 'iterations=1.5: it must be a whole number >= 1'),
         ('iteration = 5', "nothing reads 'iteration'. Did you mean 'iterations'?"),
@@ -143,6 +151,20 @@ def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
 def test_values_that_cannot_be(tmp_path, text, message):
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         own(tmp_path, text)
+
+
+@pytest.mark.parametrize(('guard', 'wanted'), [(True, 'mIoU'), (False, None)])
+def test_the_best_validation_is_kept(tmp_path, guard, wanted):
+    cfg = own(tmp_path, f'guard = {guard}')
+    assert cfg.default_hooks.checkpoint.save_best == wanted
+
+
+def test_lists_that_are_not_there(tmp_path):
+    (tmp_path / 'splits/5').mkdir(parents=True)
+    (tmp_path / 'splits/5/labeled.txt').touch()
+    message = f'no folder {tmp_path}/splits/9. Name one of those in {tmp_path} (splits/5), or make'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        own(tmp_path, f"data_root = {str(tmp_path)!r}; split = 'splits/9'")
 
 
 def test_a_wrong_option_is_named_as_one(tmp_path):

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from tool_runs import environment
 
-from mmseg_semi.utils.work_dirs import LOCK_FILE, claimed
+from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.work_dirs import LOCK_FILE, claimed, leaving_nothing
 
 HOLD = """
 import os, sys, time
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.work_dirs import claimed
 with claimed(sys.argv[1]):
     if os.fork() == 0:  # as data workers do, which outlive a killed process for seconds
@@ -69,7 +71,25 @@ def test_the_folder_is_free_afterwards(tmp_path):
     for _ in range(2):
         with claimed(str(folder)):
             assert os.listdir(folder) == [LOCK_FILE]
-    assert os.listdir(folder) == []
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('begun', [False, True])
+def test_a_refused_run_leaves_nothing(tmp_path, begun):
+    old, new = tmp_path / 'old', tmp_path / 'a' / 'b'
+    old.mkdir()
+    (old / 'kept.txt').touch()
+    folders = leaving_nothing(str(new), str(old), None)
+    with pytest.raises(FileNotFoundError), claimed(str(new)), folders as begin:
+        (new / 'logs').mkdir()
+        for path in (new / 'logs/a.log', old / 'config.py'):
+            path.touch()
+        if begun:
+            begin()
+        load_config(str(tmp_path / 'nowhere.py'))
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.*'))
+    assert left == [*(['a/b/logs/a.log', 'old/config.py'] if begun else []), 'old/kept.txt']
+    assert begun or os.listdir(tmp_path) == ['old']
 
 
 def test_only_the_first_rank_claims(tmp_path, monkeypatch):

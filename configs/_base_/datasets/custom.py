@@ -20,6 +20,9 @@ user_variables = dict(
     # mean and deviation are those that mmseg-semi check has written to data_root/channels.json.
     in_channels=3,
     iterations=20000,
+    # Keeps the checkpoint of the best validation beside the last: that of the start on labels alone
+    # where nothing later is better. The last lines of the training name it.
+    guard=True,
 )
 _data_root = user_variables['data_root']
 _metainfo = dict(classes=user_variables['classes'])

@@ -28,7 +28,7 @@ class LoadChannels(LoadImageFromFile):
 
     Required Keys: ``img_path``. Added Keys: ``img``, ``img_shape``, ``ori_shape``, and with
     ``statistics`` ``value_range`` (2, C) float32, the smallest and the largest value of each
-    channel in the training images.
+    channel in the labeled images.
 
     Args:
         in_channels: C, of the file and of the network.

@@ -41,7 +41,7 @@ def check_kind(image: Any, name: str, path: Any) -> None:
 def value_range(results: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Smallest and largest value of each channel, float32 (C,).
 
-    0 and 255 in images of 8 bits; else those of the training images (``value_range``), or without
+    0 and 255 in images of 8 bits; else those of the labeled images (``value_range``), or without
     them those of the image, before its first photometric operation.
 
     Args:

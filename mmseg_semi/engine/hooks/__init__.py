@@ -13,6 +13,7 @@ from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .pseudo_label_vis_hook import PseudoLabelVisHook
 from .run_record_hook import RunRecordHook
 from .state_hook import StateHook
+from .training_monitor_hook import TrainingMonitorHook
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -28,4 +29,5 @@ __all__ = [
     'PseudoLabelVisHook',
     'RunRecordHook',
     'StateHook',
+    'TrainingMonitorHook',
 ]

@@ -21,7 +21,7 @@ from mmseg_semi.datasets.dataset_tree import leaf_datasets, pipeline_transforms
 from mmseg_semi.datasets.findings import Findings
 from mmseg_semi.datasets.labeled_checks import fill_num_classes, verify_labeled
 from mmseg_semi.datasets.mixed_images import check_mixed
-from mmseg_semi.datasets.part_checks import Part, check_parts
+from mmseg_semi.datasets.part_checks import Part, check_class_names, check_parts
 from mmseg_semi.datasets.part_statistics import advice
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
@@ -107,7 +107,9 @@ class DataCheckHook(Hook):
         parts = training_parts(dataset, train_key)
         val = heldout['val']
         looked = parts + ([Part('val_dataloader.dataset', val, 'val')] if val else [])
-        _report(check_parts(looked))
+        found = check_parts(looked)
+        found.join(check_class_names(looked))
+        _report(found)
         _report(Findings(warnings=[*advice(looked, batch), *check_mixed(looked).warnings]))
         found = check_parts_overlap(parts, [one for one in heldout.values() if one])
         if self.on_overlap == 'warn':

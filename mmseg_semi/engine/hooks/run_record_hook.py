@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import mmcv
+import mmengine
+import mmseg
+import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop
 from mmseg.registry import HOOKS
 
+import mmseg_semi
 from mmseg_semi.datasets.file_digests import changed_files, digest_parts
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
@@ -25,7 +31,7 @@ from mmseg_semi.engine.resuming import (
 from mmseg_semi.errors import name_some
 from mmseg_semi.utils.user_variables import followed
 
-RECORD_KEY = 'mmseg_semi'
+RECORD_KEY, VERSIONS_KEY = 'mmseg_semi', 'versions'
 _BATCH = ('ranks', 'labeled_per_rank', 'unlabeled_per_rank', 'accumulation')
 
 
@@ -46,6 +52,8 @@ class RunRecordHook(Hook):
     - ``seed``.
     - ``files``: digests of the labeled images and masks and of the unlabeled images, see
       ``digest_parts``; empty on ranks but the main one and without lists of images.
+
+    ``checkpoint['meta']['versions']`` has those of the packages.
 
     A run that is resumed must have the split of its checkpoint's record, and its model, see
     ``check_resumed``. Another batch, seed, content of the files or setting is a warning.
@@ -104,6 +112,7 @@ class RunRecordHook(Hook):
         if self.record is not None:
             checkpoint['meta'][RECORD_KEY] = dict(self.record)
             checkpoint['meta'][SETTINGS_KEY] = dict(self.settings)
+            checkpoint['meta'][VERSIONS_KEY] = versions()
 
     def _compare(self, dataset: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
         hashes = old.get('split'), new['split']
@@ -131,6 +140,13 @@ class RunRecordHook(Hook):
                 f'the run to be resumed has seed {old["seed"]}, the config says {seed}; it goes on '
                 f'with seed {new["seed"]}'
             )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a training runs on."""
+    modules = (mmseg_semi, torch, mmengine, mmcv, mmseg)
+    found = {module.__name__: str(module.__version__) for module in modules}
+    return dict(python=platform.python_version(), **found)
 
 
 def make_record(runner: Any) -> dict[str, Any]:

@@ -11,11 +11,25 @@ from mmseg_semi.errors import DataError
 from mmseg_semi.prepare.label_formats.records import Export, Object, Objects, Picture, broken
 
 PARTS = ('images', 'annotations', 'categories')
+#: An entry of each of them.
+EXAMPLES = dict(
+    images='{"id": 1, "file_name": "a.jpg", "width": 640, "height": 480}',
+    annotations='{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[...]]}',
+    categories='{"id": 1, "name": "cat"}',
+)
 
 
 def is_coco(content: Any) -> bool:
     """Whether the content of a json file is in this format."""
     return isinstance(content, dict) and all(isinstance(content.get(one), list) for one in PARTS)
+
+
+def missing_key(content: Any) -> str | None:
+    """The key that a json file lacks to be in this format, if it has the two others."""
+    if not isinstance(content, dict):
+        return None
+    lacking = [one for one in PARTS if not isinstance(content.get(one), list)]
+    return lacking[0] if len(lacking) == 1 else None
 
 
 def read(files: Mapping[Path, Any]) -> Export:

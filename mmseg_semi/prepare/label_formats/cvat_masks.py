@@ -92,4 +92,4 @@ def _draw(path: Path, objects: Path | None, table: Table, numbers: Numbers) -> D
             number = int(np.bincount(mask[inside]).argmax())
             if number in numbers.of_name.values() and number != numbers.other:
                 boxes.append(box_around(inside, number))
-    return Drawn(mask, boxes, notes, changed)
+    return Drawn(mask, boxes, notes, *changed)

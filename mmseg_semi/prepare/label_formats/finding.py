@@ -88,6 +88,13 @@ def read_export(
         )
     for read in found.values():
         return read()
+    for path in _json_files(source, out) if kind in ('auto', 'coco') else ():
+        key = coco.missing_key(load_json(path))
+        if key is not None:
+            raise DataError(
+                f'{path} is a COCO json without the list {key!r}: export it anew with '
+                f'{", ".join(coco.PARTS)}, or add it ({coco.EXAMPLES[key]}).'
+            )
     what = 'labels in a known format' if kind == 'auto' else f'labels in the format {kind}'
     raise DataError(
         f'{source} has no {what}: name the file or folder that the labeling tool wrote, for masks '
@@ -99,10 +106,7 @@ def _tools(source: Path, out: Path, kind: str) -> dict[str, Callable[[], Export]
     """Readers of all formats of labeling tools that are there, or of the one that is asked for."""
     found: dict[str, Callable[[], Export]] = {}
     contents: dict[str, dict[Path, Any]] = {}
-    single = source.is_file() and source.suffix.lower() == '.json'
-    for path in [source] if single else sorted(source.rglob('*.json')):
-        if out.resolve() in path.resolve().parents:
-            continue
+    for path in _json_files(source, out):
         content = load_json(path)
         for name, (fits, _) in JSON_FORMATS.items():
             if fits(content):
@@ -116,6 +120,13 @@ def _tools(source: Path, out: Path, kind: str) -> dict[str, Callable[[], Export]
         elif files:
             found['cvat'] = partial(cvat_xml.read, files)
     return {name: read for name, read in found.items() if kind in ('auto', name)}
+
+
+def _json_files(source: Path, out: Path) -> list[Path]:
+    """The json files of an export, without those that were made of it."""
+    single = source.is_file() and source.suffix.lower() == '.json'
+    files = [source] if single else sorted(source.rglob('*.json'))
+    return [path for path in files if out.resolve() not in path.resolve().parents]
 
 
 def _read_masks(

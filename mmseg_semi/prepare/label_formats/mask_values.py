@@ -121,8 +121,11 @@ class Table:
     colored: bool
     nearest: bool = False
 
-    def decode(self, path: Path, numbers: Numbers) -> tuple[np.ndarray, int, list[str]]:
+    def decode(self, path: Path, numbers: Numbers) -> tuple[np.ndarray, tuple[int, int], list[str]]:
         """Class numbers (H, W) uint8 of a mask, changed pixels, and what could not be used.
+
+        Changed are those that get the class of the nearest value; the second number is of those
+        that are farther from it than ``NEAR``.
 
         Raises:
             DataError: It is broken; names it.
@@ -145,7 +148,8 @@ class Table:
         left = {name for name, use in zip(names, taken) if use and name} - numbers.of_name.keys()
         notes += [f'{path}: {name} is none of the classes' for name in sorted(left)]
         mask = lookup[places.reshape(pixels.values.shape)]
-        return mask, int(counts[taken & ~exact].sum()), notes
+        changed = [int(counts[taken & (distance > least)].sum()) for least in (0, NEAR)]
+        return mask, (changed[0], changed[1]), notes
 
     def say(self, value: int) -> str:
         """A value in words."""
@@ -271,7 +275,8 @@ def _of_numbers(
     number = f', which are not those of {len(wanted)} classes' if wanted else ''
     raise DataError(
         f'{path} and the other masks have the numbers {some}{number}: give the gray of each class '
-        'with --classes, such as background=#000000,cat=#808080'
+        'with --classes, such as background=#000000,cat=#808080; if the numbers count objects, '
+        'give --numbers objects'
     )
 
 

@@ -287,7 +287,7 @@ def _owner(
 # ---------------------------------------------------------------------------------------- drawing
 def _by_value(path: Path, table: Table, numbers: Numbers) -> Drawn:
     mask, changed, notes = table.decode(path, numbers)
-    return Drawn(mask, [], notes, changed)
+    return Drawn(mask, [], notes, *changed)
 
 
 def _by_number(parts: Sequence[Part], numbers: Numbers) -> Drawn:

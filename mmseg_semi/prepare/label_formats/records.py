@@ -56,12 +56,14 @@ class Drawn(NamedTuple):
         boxes: Of the objects.
         notes: What could not be used, and why.
         changed: Pixels whose color or number was none of the classes' and became the nearest.
+        far: Those of them that are far from it.
     """
 
     mask: np.ndarray
     boxes: list[Box]
     notes: list[str]
     changed: int = 0
+    far: int = 0
 
 
 class Object(NamedTuple):
