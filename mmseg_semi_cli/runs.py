@@ -24,13 +24,13 @@ The same command goes on where it was stopped. An image that cannot be read is n
 and the exit status is 1 then.
 """
 
-_EXPORT = """Write the network of a checkpoint as an ONNX file, which runs without torch.
+_EXPORT = """Write a checkpoint's network as a file that runs without torch.
 
 The graph takes the numbers of images as they are in their files (RGB, 0 to 255, for photographs),
 float32 (B, C, H, W) of any size; normalization and padding are in it. It gives logits (B, K, H, W).
-The metadata of the file have the classes, the palette and the size that images are resized to. The
-file is run with onnxruntime on images of several sizes, and not written where a logit differs by
-more than 0.0001.
+The file's metadata have the classes, the palette and the size that images are resized to before.
+The command runs the file with onnxruntime on images of several sizes, and refuses to write it where
+a logit differs by more than 0.0001.
 """
 
 
