@@ -1,11 +1,4 @@
-"""Predict images with a checkpoint: ``mmseg-semi predict``.
-
-OUT gets labels/ (PNG of class numbers with the palette of the classes; a GeoTIFF file for a GeoTIFF
-image), classes.json and, where they are asked for, overlays/, probabilities/ (.npy, float16
-(classes, H, W)), coco.json or cvat/, and ranking.csv. Names and subfolders are those of the images.
-The same command goes on where it was stopped. An image that cannot be read is named and left out,
-and the exit status is 1 then.
-"""
+"""Predict images with a checkpoint: ``mmseg-semi predict``."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""Write a checkpoint's network as a file that runs without torch: ``mmseg-semi export --onnx``.
-
-The graph takes the numbers of images as they are in their files (RGB, 0 to 255, for photographs),
-float32 (B, C, H, W) of any size; normalization and padding are in it. It gives logits (B, K, H, W).
-The file's metadata have the classes, the palette and the size that images are resized to before.
-The command runs the file with onnxruntime on images of several sizes, and refuses to write it where
-a logit differs by more than 0.0001.
-"""
+"""Write the network of a checkpoint as an ONNX file: ``mmseg-semi export --onnx``."""
 
 from __future__ import annotations
 
