@@ -237,11 +237,14 @@ def summary(runner: Any) -> Iterator[str]:
 
 def _estimate(runner: Any) -> str:
     """What ``mmseg-semi check`` has measured for as many steps, or when it is going to be known."""
+    name = os.path.splitext(os.path.basename(getattr(runner.cfg, 'filename', None) or ''))[0]
+    folders = [runner.work_dir, os.path.join('work_dirs', name)]  # the latter is that of a check
+    files = [Path(folder, 'check.json') for folder in folders]
     try:
-        content = json.loads(Path(runner.work_dir, 'check.json').read_text())
+        content = json.loads(next(file for file in files if file.is_file()).read_text())
         found = content['training']
         step, memory = float(found['step_seconds']), str(found['memory'])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return f'Time and memory: said {_SECONDS:.0f} s after the first step, when they are known'
     left = runner.max_iters - runner.iter
     return (

@@ -209,11 +209,11 @@ def _check_parts(
     """Refuse an empty part."""
     for part, number in zip(PARTS, (request.labeled, 1, *wanted)):
         if number and not parts[part]:
-            why = 'all images have a mask and a place elsewhere; give other numbers, or add images'
+            what = 'images have a mask and'
             if request.group_by or request.volumes:
                 kind = f'groups of --group-by {request.group_by}' if request.group_by else 'volumes'
-                why = (
-                    f'all {kind} have a place elsewhere; give smaller numbers, --val 0 or --test 0,'
-                    ' or another pattern'
-                )
-            raise DataError(f'the {part} part must not be empty: {why}')
+                what = f'{kind} have'
+            raise DataError(
+                f'the {part} part would be empty: all {what} a place elsewhere; give other numbers '
+                '(--val 0, --test 0), another pattern, or add images'
+            )

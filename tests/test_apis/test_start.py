@@ -8,6 +8,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub, print_log
 
@@ -70,8 +71,9 @@ def test_the_time_is_corrected_and_validation_left_out(monkeypatch):
     assert second.startswith('Time: 1.15 s a step, ')
 
 
-def test_the_estimate_of_a_check_is_said_at_the_start(tmp_path):
-    runner = SimpleNamespace(work_dir=str(tmp_path), max_iters=1000, iter=0)
+def test_the_estimate_of_a_check_is_said_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runner = SimpleNamespace(work_dir=str(tmp_path), max_iters=1000, iter=0, cfg=Config())
     assert start._estimate(runner).startswith('Time and memory: said 10 s after')
     text = json.dumps(dict(training=dict(step_seconds=0.5, memory='1.5 GiB')))
     (tmp_path / 'check.json').write_text(text)

@@ -132,10 +132,7 @@ def test_labeled_images_differ_with_the_seed_and_not_without():
         (Request(5, seed=-1), '--seed -1'),
         (Request(5, group_by='('), r'--group-by \(: no regular expression'),
         (Request(5, group_by='plant'), "--group-by plant: it does not occur in the name 'tree0"),
-        (
-            Request(3, group_by='tree'),
-            'the val part would be empty: there are fewer groups of --gr',
-        ),
+        (Request(3, group_by='tree'), 'part would be empty: all groups of --group-by tree have'),
     ],
 )
 def test_refusals(leaves, request_, said):
