@@ -134,7 +134,9 @@ model = dict(
 default_hooks = dict(logger=dict(interval=1), monitor=dict(interval=1, patience=3))
 """)
     work_dir = tmp_path / 'work'
-    output = server.run(REPO / 'mmseg_semi_cli.py', 'train', config, '--work-dir', work_dir).output
+    output = server.run(
+        REPO / 'mmseg_semi_cli/__main__.py', 'train', config, '--work-dir', work_dir
+    ).output
     assert "100.0% of the pseudo-labels that are trained with are 'background'" in output
     assert 'That is from the first 2 steps, which trained on the labels alone' in output
     (path,) = work_dir.glob('*/warnings.jsonl')
