@@ -47,7 +47,7 @@ _PARTS = ('refiners', 'losses', 'heads')
 
 def ignore_library_warnings() -> None:
     """Leave out what configs of mmseg and this package always warn of, and OpenCV's own lines."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     for text in (
         '``build_loss`` would be deprecated',
         'The draw is False',

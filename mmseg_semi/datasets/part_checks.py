@@ -157,7 +157,8 @@ def check_class_names(parts: Sequence[Part]) -> Findings:
         parts: All parts, after ``check_parts``.
 
     Returns:
-        An error where the values of masks do not fit either, else a warning; one for each file.
+        An error where the values of masks do not fit either or the same names stand in another
+        order, else a warning; one for each file.
     """
     out = Findings()
     for part in parts:
@@ -173,7 +174,8 @@ def check_class_names(parts: Sequence[Part]) -> Findings:
                 "leave classes of the config out or set classes='classes.json', with "
                 'metainfo.classes and num_classes in other configs; or correct the file.'
             )
-            found = out.errors if part.masks.wrong else out.warnings
+            exchanged = names is not None and sorted(names) == sorted(ours)
+            found = out.errors if part.masks.wrong or exchanged else out.warnings
             found.append(Finding(52, text, remedy, [str(file)]))
     return Findings(out.errors, [one for one in out.warnings if one not in out.errors])
 

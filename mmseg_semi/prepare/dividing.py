@@ -199,12 +199,12 @@ def divide(
         for name in names:
             used = part == 'unlabeled' or name in presence
             (parts[part] if used else left_out).append(name)
-    _check_parts(parts, request, (val, test))
+    _check_parts(parts, request, (val, test), len(groups))
     return {part: sorted(names) for part, names in parts.items()}, left_out
 
 
 def _check_parts(
-    parts: Mapping[str, Sequence[str]], request: Request, wanted: tuple[int, int]
+    parts: Mapping[str, Sequence[str]], request: Request, wanted: tuple[int, int], groups: int
 ) -> None:
     """Refuse an empty part."""
     for part, number in zip(PARTS, (request.labeled, 1, *wanted)):
@@ -212,7 +212,7 @@ def _check_parts(
             what = 'images have a mask and'
             if request.group_by or request.volumes:
                 kind = f'groups of --group-by {request.group_by}' if request.group_by else 'volumes'
-                what = f'{kind} have'
+                what = f'{kind} ({groups}) have'
             raise DataError(
                 f'the {part} part would be empty: all {what} a place elsewhere; give other numbers '
                 '(--val 0, --test 0), another pattern, or add images'

@@ -72,6 +72,28 @@ def bring(source: Source, own: OwnFiles, numbers: Numbers, export: Export, done:
         own.write(source.image, picture.embedded)
 
 
+def refuse_results(source: Path, images: Path | None, out: Path) -> None:
+    """Refuse to bring what an import has written, as if it were an export or photographs.
+
+    Raises:
+        DataError: ``out`` is a folder that is read, or one with another result is in them.
+    """
+    for name, folder in (('SRC', source), ('--images', images)):
+        if folder is None or not folder.is_dir():
+            continue
+        if folder.resolve() == out.resolve():
+            raise DataError(
+                f'--out {out} is {name}, too, so that its copies would be read the next time: name '
+                'a new folder'
+            )
+        for listed in sorted(folder.rglob(LISTED)):
+            if listed.parent.resolve() != out.resolve():
+                raise DataError(
+                    f'{name} {folder} holds {listed.parent}, which an import has written and which '
+                    'would be read as labels: move it elsewhere, or name what is beside it'
+                )
+
+
 def boxes_file(done: Outcome, names: Sequence[str]) -> dict[str, Any]:
     """COCO's json of the boxes of all labeled images."""
     annotations = coco_annotations([[box[:5] for box in boxes] for boxes in done.boxes])
@@ -119,6 +141,7 @@ def import_labels(
         check_there(source, 'Name what the labeling tool wrote.', 'SRC', 'file or folder')
     if images is not None:
         check_there(images, 'Name the folder of the images.', '--images', 'folder')
+    refuse_results(source, images, out)
     with unpacked(source) as folder, _slices(folder, kind, images, out, pages) as given:
         export = read_export(given.source, kind, given.images, wanted, out, numbers == 'objects')
         if empty == 'unlabeled':

@@ -556,6 +556,12 @@ def arrays(root):
 
 
 @fault('W52')
+def classes_that_the_file_calls_otherwise(root):
+    (root / 'classes.json').write_text(json.dumps(dict(classes=[*CLASSES[:-1], 'spots'])))
+    return root / 'classes.json'
+
+
+@fault('E52')
 def classes_that_the_file_has_in_another_order(root):
     (root / 'classes.json').write_text(json.dumps(dict(classes=CLASSES[::-1])))
     return root / 'classes.json'

@@ -103,6 +103,27 @@ def test_gray_levels(source, tmp_path, capsys):
         bring(source, tmp_path / 'wrong', classes=['cat,dog'])
 
 
+def test_what_an_import_has_written_is_no_export(source, tmp_path):
+    both(source, lambda array: array)
+    with pytest.raises(DataError, match='--out .*source is SRC, too'):
+        bring(source, source)
+    with pytest.raises(DataError, match='--out .*images is --images, too'):
+        bring(source / 'masks', source / 'images', images=source / 'images')
+    first = bring(source, source / 'brought')
+    assert bring(source, first) == first  # its own result is not read
+    with pytest.raises(DataError, match='SRC .*source holds .*brought, which an import has'):
+        bring(source, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_mask_of_several_pages_is_not_its_first_one(source, tmp_path):
+    pages = [Image.fromarray(numbers(seed=seed)) for seed in range(3)]
+    put(source, 'a.tif', pages[0], save_all=True, append_images=pages[1:])
+    put(source, 'sub/b.tif', numbers())
+    with pytest.raises(DataError, match='masks/a.tif has 3 pages, and the mask of one image must'):
+        bring(source, tmp_path / 'out', pages='channels')
+
+
 def test_numbers_of_many_objects_are_no_binary_masks(source, tmp_path):
     array = np.zeros((H, W), np.uint8)
     array[0, :20] = np.arange(70, 250, 9)  # most is background

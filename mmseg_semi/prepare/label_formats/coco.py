@@ -54,9 +54,14 @@ def read(files: Mapping[Path, Any]) -> Export:
             label = f'annotation {entry.get("id")}' if isinstance(entry, dict) else str(entry)
             try:
                 if entry['image_id'] not in images or entry['category_id'] not in names:
+                    lacking = [
+                        f'{key} {entry[f"{key}_id"]}'
+                        for key, listed in (('image', images), ('category', names))
+                        if entry[f'{key}_id'] not in listed
+                    ]
                     raise DataError(
-                        f'{path}, {label} is of image {entry["image_id"]} and category '
-                        f'{entry["category_id"]}; the file does not list both. Write it anew.'
+                        f'{path}, {label} is of {" and ".join(lacking)}, which the file does not '
+                        'list: add it, or take the annotation out'
                     )
                 found[entry['image_id']].append(_object(label, entry, names))
             except (KeyError, TypeError, ValueError) as error:

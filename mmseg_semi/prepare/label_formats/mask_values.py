@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from mmseg_semi.errors import DataError, name_some, reading
 from mmseg_semi.prepare.instances import IGNORED
@@ -52,7 +54,7 @@ def read_pixels(path: Path, as_colors: bool = False) -> Pixels:
     """
     if path.suffix.lower() == '.npy':
         return Pixels(_read_numbers(path) * (0x010101 if as_colors else 1), as_colors, False)
-    with opened(path) as file:
+    with _opened(path) as file:
         lossy = file.format in ('JPEG', 'WEBP', 'MPO')
         image = file.convert('L') if file.mode == '1' else file
         image.load()
@@ -92,8 +94,20 @@ def mask_size(path: Path) -> tuple[int, int]:
     if path.suffix.lower() == '.npy':
         height, width = _read_numbers(path).shape
         return width, height
-    with opened(path) as file:
+    with _opened(path) as file:
         return file.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    with opened(path) as file:
+        pages = getattr(file, 'n_frames', 1)
+        if pages > 1 and file.format != 'MPO':  # a photograph with its preview
+            raise DataError(
+                f'{path} has {pages} pages, and the mask of one image must have one: import '
+                'volumes with --pages slices, or write a mask of one page'
+            )
+        yield file
 
 
 def pack(colors: np.ndarray) -> np.ndarray:
