@@ -25,6 +25,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmseg_semi.datasets.dataset_tree import crop_size, leaf_datasets
@@ -42,6 +43,8 @@ _MOST_CLASSES = 12
 #: A step's time is said when so much time and so many steps have passed after the first, and looked
 #: at again after so many times as long; it was wrong if it differs by this share.
 _SECONDS, _STEPS, _LATER, _WRONG = 10.0, 3, 6, 0.2
+#: Visualizers whose logs are open.
+_OPEN: list[Visualizer] = []
 _PARTS = ('refiners', 'losses', 'heads')
 
 
@@ -99,6 +102,12 @@ class StartRunner(Runner):
                 handler.addFilter(self.quiet)
         return logger
 
+    def build_visualizer(self, *args: Any, **kwargs: Any) -> Visualizer:
+        """Build the visualizer, and keep it for :func:`close_logs`."""
+        built = super().build_visualizer(*args, **kwargs)
+        _OPEN.append(built)
+        return built
+
     def build_model(self, model: Union[nn.Module, dict[str, Any]]) -> nn.Module:
         """Build the model, whose first layer may take weights of RGB images."""
         built = super().build_model(model)
@@ -115,6 +124,12 @@ class StartRunner(Runner):
         """Test; the console has all that is logged from then on."""
         self.register_hook(StartHook(self.quiet, self.begin), priority='LOWEST')
         return super().test()
+
+
+def close_logs() -> None:
+    """End the writers of the runs of this process, such as TensorBoard's thread."""
+    while _OPEN:
+        _OPEN.pop().close()
 
 
 class StartHook(Hook):

@@ -27,11 +27,14 @@ _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 @contextmanager
-def leaving_nothing(*folders: str | None) -> Iterator[Callable[[], None]]:
+def leaving_nothing(
+    *folders: str | None, close: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[], None]]:
     """Remove what a run has written where it is refused, or interrupted, before it has begun.
 
     Args:
         folders: Where it writes; those that it makes are removed, of others only what is new.
+        close: Ends what writes there in threads of its own.
 
     Yields:
         To be called when it begins: from then on all stays.
@@ -43,6 +46,8 @@ def leaving_nothing(*folders: str | None) -> Iterator[Callable[[], None]]:
         yield lambda: begun.append(True)
     except BaseException as error:
         refused = isinstance(error, KeyboardInterrupt) or refusal(error) is not None
+        if refused and not begun:
+            close()
         if refused and not begun and is_main_process():
             for folder, names in before.items():
                 for name in _names(folder) - names - {LOCK_FILE}:

@@ -132,7 +132,10 @@ def test_labeled_images_differ_with_the_seed_and_not_without():
         (Request(5, seed=-1), '--seed -1'),
         (Request(5, group_by='('), r'--group-by \(: no regular expression'),
         (Request(5, group_by='plant'), "--group-by plant: it does not occur in the name 'tree0"),
-        (Request(3, group_by='tree'), r'part would be empty: all groups of --group-by tree \(1\) have'),
+        (
+            Request(3, group_by='tree'),
+            r'part would be empty: all groups of --group-by tree \(1\) have',
+        ),
     ],
 )
 def test_refusals(leaves, request_, said):
