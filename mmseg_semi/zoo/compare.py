@@ -13,6 +13,7 @@ from typing import Optional
 from mmseg_semi.errors import hint, name_some
 from mmseg_semi.files import write_file
 from mmseg_semi.zoo.experiments import mean_and_spread
+from mmseg_semi.zoo.result_table import difference_text, markdown, paired
 from mmseg_semi.zoo.run_logs import Row, find_runs, rows_of
 from mmseg_semi_cli import runs as command_lines
 
@@ -34,12 +35,11 @@ def difference(row: Scores, base: Scores) -> tuple[float, Optional[float]]:
     Returns:
         The difference, and its standard error; None with less than two runs of a row.
     """
-    ours, theirs = dict(row), dict(base)
+    ours = {seed: score for seed, score in row if seed is not None}
+    theirs = {seed: score for seed, score in base if seed is not None}
+    if ours.keys() == theirs.keys() and len(ours) == len(row) and len(theirs) == len(base):
+        return paired(ours, theirs)
     means = [statistics.mean(score for _, score in one) for one in (row, base)]
-    if ours.keys() == theirs.keys() and None not in ours and len(ours) == len(row):
-        each = [ours[seed] - theirs[seed] for seed in ours]
-        error = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else None
-        return statistics.mean(each), error
     if min(len(row), len(base)) < 2:
         return means[0] - means[1], None
     squares = [statistics.variance(score for _, score in one) / len(one) for one in (row, base)]
@@ -76,14 +76,7 @@ def table(rows: Sequence[Row], metric: str, of: str, base: Optional[Row]) -> lis
 def _above(scores: Scores, base: Scores) -> str:
     if not scores or not base:
         return ''
-    mean, error = difference(scores, base)
-    return f'{mean:+.2f}' + ('' if error is None else f' ± {error:.2f}')
-
-
-def markdown(cells: Sequence[Sequence[str]]) -> str:
-    """The table as Markdown."""
-    head, *rest = (f'| {" | ".join(line)} |' for line in cells)
-    return '\n'.join([head, '| --- ' * len(cells[0]) + '|', *rest]) + '\n'
+    return difference_text(*difference(scores, base))
 
 
 def choose_scores(rows: Sequence[Row], metric: str, of: Optional[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -60,6 +61,13 @@ class Evaluation:
         """Expected calibration error in percent points (Guo et al., ICML 2017, equation 3)."""
         count, confidence, right = self.bins.T
         return float(100 * np.abs(confidence - right).sum() / max(count.sum(), 1))
+
+
+def same_images(one: Evaluation, other: Evaluation) -> bool:
+    """Whether images have the same names, wherever they lie, and masks with as many pixels."""
+    names = [[Path(path).name for path in each.paths] for each in (one, other)]
+    truth = [each.confusion.sum(axis=1) for each in (one, other)]
+    return names[0] == names[1] and np.array_equal(*truth)
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:

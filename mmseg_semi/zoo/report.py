@@ -20,12 +20,12 @@ from mmseg_semi.apis.check_page import picture
 from mmseg_semi.apis.saved_model import load_saved
 from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY, VERSIONS_KEY
-from mmseg_semi.errors import DataError
+from mmseg_semi.errors import DataError, refusal
 from mmseg_semi.files import write_file
 from mmseg_semi.utils.drawing import as_rgb, colors, overlay
 from mmseg_semi.utils.safe_checkpoints import numbered, read_checkpoint
 from mmseg_semi.zoo.compare import SAID, choose_base, choose_scores, table, without_score
-from mmseg_semi.zoo.evaluating import Evaluation, evaluate, validation_batches
+from mmseg_semi.zoo.evaluating import Evaluation, evaluate, same_images, validation_batches
 from mmseg_semi.zoo.run_logs import Row, Run, find_runs, rows_of
 from mmseg_semi_cli import runs as command_lines
 
@@ -98,8 +98,17 @@ def predict_rows(rows: Sequence[Row]) -> tuple[list[Predicted], dict[str, Any], 
                 if meta and list(meta['classes']) != saved.classes:
                     raise DataError(f'its classes are {saved.classes}, not {meta["classes"]}')
                 result = evaluate(saved, validation_batches(saved), keep=not one.each)
-            except (DataError, FileNotFoundError, ValueError) as error:
-                notes.append(f'{checkpoint} is not predicted with: {error}')
+                first = next((run for other in [*found, one] for run in other.each), result)
+                if not same_images(result, first):
+                    raise DataError(
+                        'its validation images are others than those of the runs before: report '
+                        'it alone, or all with --no-predict'
+                    )
+            except Exception as error:
+                reason = refusal(error)
+                if reason is None:
+                    raise
+                notes.append(f'{checkpoint} is not predicted with: {reason}')
                 continue
             meta = meta or saved.meta
             one.each.append(result)

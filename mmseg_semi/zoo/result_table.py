@@ -71,9 +71,25 @@ def gain(
         The difference of mIoU, and the standard error of the paired differences; None with one
         seed.
     """
-    each = [row[seed]['mIoU'] - base[seed]['mIoU'] for seed in row.keys() & base.keys()]
+    return paired(*({seed: one[seed]['mIoU'] for seed in one} for one in (row, base)))
+
+
+def paired(row: Mapping[int, float], base: Mapping[int, float]) -> tuple[float, Optional[float]]:
+    """Mean difference of the seeds that both have, and its standard error; None with one seed."""
+    each = [row[seed] - base[seed] for seed in row.keys() & base.keys()]
     error = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else None
     return statistics.mean(each), error
+
+
+def difference_text(mean: float, error: Optional[float]) -> str:
+    """A difference with its standard error, where there is one."""
+    return f'{mean:+.2f}' + ('' if error is None else f' ± {error:.2f}')
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """A table, whose first line are the heads, as Markdown."""
+    head, *rest = (f'| {" | ".join(line)} |' for line in cells)
+    return '\n'.join([head, '| --- ' * len(cells[0]) + '|', *rest]) + '\n'
 
 
 def table(results: Results, base: Optional[str] = None) -> str:
@@ -86,7 +102,7 @@ def table(results: Results, base: Optional[str] = None) -> str:
     heads = ['row', 'mIoU (mean ± std)', 'per seed', 'minutes a run']
     if base:
         heads.insert(2, f'above {base} (± standard error)')
-    lines = [f'| {" | ".join(heads)} |', '| --- ' * len(heads) + '|']
+    lines = [heads]
     for name, row in results.items():
         each = ', '.join(f'{seed}: {metrics["mIoU"]:.2f}' for seed, metrics in row.items())
         minutes = statistics.mean(metrics['train_minutes'] for metrics in row.values())
@@ -97,16 +113,9 @@ def table(results: Results, base: Optional[str] = None) -> str:
             f'{minutes:.1f}',
         ]
         if base:
-            cells.insert(2, '' if name == base else _gain_text(row, results[base]))
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines) + '\n'
-
-
-def _gain_text(
-    row: Mapping[int, Mapping[str, float]], base: Mapping[int, Mapping[str, float]]
-) -> str:
-    mean, error = gain(row, base)
-    return f'{mean:+.2f}' + ('' if error is None else f' ± {error:.2f}')
+            cells.insert(2, '' if name == base else difference_text(*gain(row, results[base])))
+        lines.append(cells)
+    return markdown(lines)
 
 
 def run_rows(runs: Mapping[tuple[str, int], Experiment], jobs: int) -> Results:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,14 @@ from mmseg_semi.files import read_json
 _SCALARS = 'vis_data/scalars.json'
 #: What differs between the runs of one row.
 _OF_A_RUN = ('work_dir', 'randomness', 'resume', 'load_from', 'launcher', 'log_level')
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for text in path.read_text(encoding='utf-8').splitlines():
+        try:
+            yield json.loads(text)
+        except ValueError:  # the last line of a run that was killed
+            continue
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,7 @@ class Run:
         """Logged figures in the order of their steps; of a step that was run twice, the later."""
         found: dict[tuple[int, bool], dict[str, Any]] = {}
         for path in sorted(self.folder.glob(f'*/{_SCALARS}')):
-            for text in path.read_text(encoding='utf-8').splitlines():
-                try:
-                    line = json.loads(text)
-                except ValueError:  # the last line of a run that was killed
-                    continue
+            for line in _json_lines(path):
                 if 'step' in line:
                     found[line['step'], 'loss' in line] = line
         return [found[key] for key in sorted(found)]
@@ -80,7 +84,7 @@ class Run:
     def warnings(self) -> list[dict[str, Any]]:
         """What ``TrainingMonitorHook`` has warned of."""
         files = sorted(self.folder.glob(f'*/{WARNINGS_FILE}'))
-        return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+        return [line for path in files for line in _json_lines(path)]
 
     @property
     def check(self) -> dict[str, Any]:

@@ -62,10 +62,8 @@ def config(root: Path, channels: int, base: str = 'unimatch', **changes) -> Path
     return path
 
 
-# Each number of channels and each type of numbers; what reads them knows nothing of pairs.
-@pytest.mark.parametrize(
-    ('channels', 'dtype'), [(1, 'uint16'), (4, 'uint8'), (7, 'uint8'), (7, 'float32')]
-)
+@pytest.mark.parametrize('dtype', SUFFIX)
+@pytest.mark.parametrize('channels', [1, 4, 7])
 def test_they_are_checked_and_trained(server, tmp_path, channels, dtype):
     suffix = '.tif' if dtype == 'uint8' and channels == 7 else ''
     values = make(tmp_path / 'own', channels, dtype, suffix)

@@ -205,6 +205,20 @@ def test_the_page_without_predictions_or_checkpoints(runs, tmp_path, capsys):
         report.main([str(copy), '--out', str(tmp_path / 'b.pdf')])
 
 
+def test_other_validation_images_are_not_mixed(runs, tmp_path, capsys):
+    copy = shutil.copytree(runs / 'unimatch/seed0', tmp_path / 'other')
+    cfg = Config.fromfile(copy / 'unimatch.py')
+    cfg.val_dataloader.dataset.data_prefix = dict(
+        img_path='images/labeled', seg_map_path='annotations/labeled'
+    )
+    cfg.dump(str(copy / 'unimatch.py'))
+    (copy / '20260101_000000/warnings.jsonl').write_text('{"cut off')
+    report.main([str(runs / 'supervised'), str(copy), '--out', str(tmp_path / 'a.html')])
+    said = capsys.readouterr().out
+    assert f'{copy}/iter_12.pth is not predicted with: its validation images are others' in said
+    assert 'IoU of each class' in (tmp_path / 'a.html').read_text()
+
+
 def test_the_page_in_a_browser(page, tmp_path):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
