@@ -43,8 +43,9 @@ _MOST_CLASSES = 12
 #: A step's time is said when so much time and so many steps have passed after the first, and looked
 #: at again after so many times as long; it was wrong if it differs by this share.
 _SECONDS, _STEPS, _LATER, _WRONG = 10.0, 3, 6, 0.2
-#: Visualizers whose logs are open.
+#: Visualizers whose logs are open, and what runs have made before they began.
 _OPEN: list[Visualizer] = []
+_WRITTEN: list[Path] = []
 _PARTS = ('refiners', 'losses', 'heads')
 
 
@@ -96,6 +97,7 @@ class StartRunner(Runner):
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger, whose console has a filter, before all that has something to say."""
         ignore_library_warnings()
+        _WRITTEN.append(Path(self._log_dir))
         logger, self.quiet = super().build_logger(*args, **kwargs), QuietStart()
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -103,10 +105,17 @@ class StartRunner(Runner):
         return logger
 
     def build_visualizer(self, *args: Any, **kwargs: Any) -> Visualizer:
-        """Build the visualizer, and keep it for :func:`close_logs`."""
+        """Build the visualizer, and keep it for :func:`end_logs`."""
         built = super().build_visualizer(*args, **kwargs)
         _OPEN.append(built)
         return built
+
+    def dump_config(self) -> None:
+        """Write the config beside the logs."""
+        name = os.path.basename(self.cfg.filename or f'{self.timestamp}.py')
+        path = Path(self.work_dir, name)
+        _WRITTEN.extend([] if path.exists() else [path])
+        super().dump_config()
 
     def build_model(self, model: Union[nn.Module, dict[str, Any]]) -> nn.Module:
         """Build the model, whose first layer may take weights of RGB images."""
@@ -126,10 +135,15 @@ class StartRunner(Runner):
         return super().test()
 
 
-def close_logs() -> None:
-    """End the writers of the runs of this process, such as TensorBoard's thread."""
+def end_logs() -> list[Path]:
+    """End the writers of the runs of this process, such as TensorBoard's thread.
+
+    Returns:
+        The folders of logs and the configs that they have made.
+    """
     while _OPEN:
         _OPEN.pop().close()
+    return _WRITTEN
 
 
 class StartHook(Hook):

@@ -24,7 +24,7 @@ from mmseg_semi.apis.saved_model import (
     tested_meta,
     without_masks,
 )
-from mmseg_semi.apis.start import StartRunner, close_logs
+from mmseg_semi.apis.start import StartRunner, end_logs
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.detection.runs import check_checkpoint_classes, complete_results
 from mmseg_semi.engine.hooks.prediction_writer_hook import data_folders
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     set_work_dir(cfg, args.work_dir, args.config)
     pictures = [None] if is_detector(cfg) else [args.out, args.show_dir]
-    with leaving_nothing(cfg.work_dir, *pictures, close=close_logs) as begin:
+    with leaving_nothing(cfg.work_dir, *pictures, written=end_logs) as begin:
         test(cfg, args, begin)
 
 

@@ -24,7 +24,7 @@ from mmseg_semi.apis.runner_setup import (
     set_work_dir,
     setup_distributed,
 )
-from mmseg_semi.apis.start import StartRunner, close_logs
+from mmseg_semi.apis.start import StartRunner, end_logs
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_settings import SEED, check_together
 from mmseg_semi.utils.safe_checkpoints import (
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir, args.config)
     folders = (cfg.work_dir, checkpoint_folder(cfg))
-    with claimed(cfg.work_dir, args.launcher), leaving_nothing(*folders, close=close_logs) as begin:
+    with claimed(cfg.work_dir, args.launcher), leaving_nothing(*folders, written=end_logs) as begin:
         train(cfg, args, begin)
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional
@@ -28,38 +28,36 @@ _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 @contextmanager
 def leaving_nothing(
-    *folders: str | None, close: Callable[[], None] = lambda: None
+    *folders: str | None, written: Callable[[], Iterable[Path]] = tuple
 ) -> Iterator[Callable[[], None]]:
     """Remove what a run has written where it is refused, or interrupted, before it has begun.
 
+    What others write into the same folders meanwhile, such as a training that is being tested,
+    stays.
+
     Args:
-        folders: Where it writes; those that it makes are removed, of others only what is new.
-        close: Ends what writes there in threads of its own.
+        folders: Where it writes; those that it makes are removed if nothing else is in them.
+        written: Ends the run's logs, and gives the files and folders that it has made.
 
     Yields:
         To be called when it begins: from then on all stays.
     """
-    before = {Path(one): _names(Path(one)) for one in folders if one}
-    made = {one for path in before for one in (path, *path.parents) if not one.exists()}
+    above = [one for name in folders if name for one in (Path(name), *Path(name).parents)]
+    made = {one for one in above if not one.exists()}
     begun: list[bool] = []
     try:
         yield lambda: begun.append(True)
     except BaseException as error:
         refused = isinstance(error, KeyboardInterrupt) or refusal(error) is not None
         if refused and not begun:
-            close()
-        if refused and not begun and is_main_process():
-            for folder, names in before.items():
-                for name in _names(folder) - names - {LOCK_FILE}:
-                    _remove(folder / name)
-            for path in sorted(made, reverse=True):  # those within others first
-                with suppress(OSError):  # somebody else has written there
-                    path.rmdir()
+            own = list(written())
+            if is_main_process():
+                for path in own:
+                    _remove(path)
+                for path in sorted(made, reverse=True):  # those within others first
+                    with suppress(OSError):  # somebody else has written there
+                        path.rmdir()
         raise
-
-
-def _names(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
 def _remove(path: Path) -> None:

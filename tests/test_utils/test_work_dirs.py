@@ -75,20 +75,23 @@ def test_the_folder_is_free_afterwards(tmp_path):
 
 
 @pytest.mark.parametrize('begun', [False, True])
-def test_a_refused_run_leaves_nothing(tmp_path, begun):
+def test_a_refused_run_leaves_nothing_and_all_that_is_of_others(tmp_path, begun):
     old, new = tmp_path / 'old', tmp_path / 'a' / 'b'
     old.mkdir()
     (old / 'kept.txt').touch()
-    folders = leaving_nothing(str(new), str(old), None)
+    own = [new / 'logs', old / 'config.py']
+    folders = leaving_nothing(str(new), str(old), None, written=lambda: own)
     with pytest.raises(FileNotFoundError), claimed(str(new)), folders as begin:
         (new / 'logs').mkdir()
-        for path in (new / 'logs/a.log', old / 'config.py'):
+        # A training in the same folder saves while the run is refused.
+        for path in (new / 'logs/a.log', old / 'config.py', old / 'iter_9.pth'):
             path.touch()
         if begun:
             begin()
         load_config(str(tmp_path / 'nowhere.py'))
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.*'))
-    assert left == [*(['a/b/logs/a.log', 'old/config.py'] if begun else []), 'old/kept.txt']
+    ours = ['a/b/logs/a.log', 'old/config.py'] if begun else []
+    assert left == [*ours, 'old/iter_9.pth', 'old/kept.txt']
     assert begun or os.listdir(tmp_path) == ['old']
 
 
