@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Union
 
 import click
 
 from mmseg_semi_cli import own_images, runs
+
+_TOKENIZER = 'mmseg.utils.tokenizer'
 
 
 class Command(NamedTuple):
@@ -176,24 +179,33 @@ def parse(arguments: Sequence[str]) -> Callable[[], Any]:
     return lambda: command.invoke(context)
 
 
-def _import_without_mmdet() -> None:
-    """Import the package, and not mmdet (85 MiB, a second), which mmseg takes for two heads.
+def _import_package() -> None:
+    """Import the package, and not what mmseg brings for a few of its networks alone.
 
-    ``load_config`` brings it for a config that has one.
+    These are mmdet (85 MiB, a second), which ``load_config`` brings for a config that has one, and
+    the vocabulary of CLIP (25 MiB), which the first text brings.
     """
-    if 'mmdet' in sys.modules:
+    if 'mmseg' in sys.modules:
         return
-    sys.modules['mmdet'] = None  # type: ignore[assignment]
+    tokenizer = types.ModuleType(_TOKENIZER)
+    tokenizer.tokenize = _tokenize  # type: ignore[attr-defined]
+    sys.modules.update({'mmdet': None, _TOKENIZER: tokenizer})  # type: ignore[dict-item]
     try:
         importlib.import_module('mmseg_semi')
     finally:
         del sys.modules['mmdet']
 
 
+def _tokenize(*args: Any, **kwargs: Any) -> Any:
+    if getattr(sys.modules[_TOKENIZER], 'tokenize', None) is _tokenize:
+        del sys.modules[_TOKENIZER]
+    return importlib.import_module(_TOKENIZER).tokenize(*args, **kwargs)
+
+
 def main() -> None:
     """Run the program; a refusal is one sentence and exit status 1."""
     work = parse([one for one in sys.argv[1:] if one != '--traceback'])
-    _import_without_mmdet()
+    _import_package()
     from mmseg_semi.errors import run_tool
 
     run_tool(lambda _: work())

@@ -65,7 +65,7 @@ def test_help_and_wrong_options_do_not_import_torch():
 def test_mmdet_is_imported_for_the_heads_of_a_config_alone():
     code = (
         'import sys, mmseg_semi_cli\n'
-        'mmseg_semi_cli._import_without_mmdet()\n'
+        'mmseg_semi_cli._import_package()\n'
         'from mmengine.model import BaseModule\n'
         'from mmseg import models\n'
         'from mmseg_semi.utils.stack import complete_mmseg\n'
@@ -81,6 +81,25 @@ def test_mmdet_is_imported_for_the_heads_of_a_config_alone():
         [sys.executable, '-c', code], env=environment(), capture_output=True, text=True
     )
     assert done.stdout.split()[-4:] == ['False', 'mmdet', 'True', 'True'], done.stderr
+
+
+def test_the_vocabulary_of_clip_is_imported_for_the_first_text_alone():
+    code = (
+        'import sys, mmseg_semi_cli\n'
+        'mmseg_semi_cli._import_package()\n'
+        'from mmseg.utils import tokenize, tokenizer\n'
+        'print("ftfy" in sys.modules or hasattr(tokenizer, "_tokenizer"))\n'
+        'tokens = tokenizer.tokenize(["a leaf", "a spot of disease"])\n'
+        'import mmseg.utils.tokenizer as whole\n'
+        'print(bool((tokenize("a leaf") == tokens[0]).all()))\n'
+        'print(whole._tokenizer.decode([one for one in tokens[1].tolist() if one]).strip())\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment(), capture_output=True, text=True
+    )
+    said = done.stdout.splitlines()[-3:]
+    assert said[:2] == ['False', 'True'], done.stderr
+    assert said[2] == '<start_of_text>a spot of disease <end_of_text>'
 
 
 def test_formats_are_those_that_are_read():

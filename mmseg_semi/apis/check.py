@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
@@ -30,6 +31,7 @@ from mmseg_semi.apis.runner_setup import check_data_paths, explaining_built, set
 from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.datasets.checks import check_heldout, check_parts_overlap, training_parts
 from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets
+from mmseg_semi.datasets.file_records import release_memory
 from mmseg_semi.datasets.findings import SEVERITIES, Finding, Findings, finding_of
 from mmseg_semi.datasets.labeled_checks import named_twice, verify_labeled
 from mmseg_semi.datasets.listed_files import left_out, masks_of_unlabeled
@@ -135,6 +137,7 @@ def check_data(cfg: Config) -> tuple[Findings, list[Part]]:
             found.notes += masks_of_unlabeled(parts[0].dataset, parts[1].dataset)
     if len(heldout) > 1:
         found.join(check_heldout(*(one.dataset for one in heldout)))
+    release_memory()  # of the comparisons, before the model takes its own
     stride = None if statistics.errors else check_model(cfg, [*parts[:1], *heldout], found)
     if parts:
         found.warnings += check_objects(parts[0], stride)
@@ -152,13 +155,17 @@ def check_model(cfg: Config, labeled: Sequence[Part], found: Findings) -> float 
     Returns:
         Its ``output_stride``, None where it cannot be told.
     """
-    model = build(cfg, 'model', MODELS, found)
-    if model is None:
-        return None
-    if labeled:
+    model = stride = None
+    with contextlib.suppress(Exception), quiet(), torch.device('meta'):  # without memory
+        model = MODELS.build(copy.deepcopy(cfg.model))
+        stride = output_stride(model)
+    if stride is None:  # one whose parts compute with weights, or a faulty one
+        model = build(cfg, 'model', MODELS, found)
+        stride = None if model is None else output_stride(model)
+    if model is not None and labeled:
         with noting(found, _CLASSES):
             check_classes(model, {part.key: part.dataset for part in labeled})
-    return output_stride(model)
+    return stride
 
 
 def overlaps_warn(cfg: Config) -> bool:

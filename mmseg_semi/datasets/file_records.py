@@ -259,8 +259,13 @@ def look_at(
     finally:
         if new:
             known.add(np.array(new, np.uint64), texts).save(store)
-        with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed
-            ctypes.CDLL(None).malloc_trim(0)
+        release_memory()
+
+
+def release_memory() -> None:
+    """Give what was freed back to the system, which glibc keeps else."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _read_all(paths: list[str], read: Callable[[str], Record], what: str) -> Iterator[Record]:
