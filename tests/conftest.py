@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import gc
+import importlib
 import importlib.util
 import inspect
 import os
@@ -33,7 +35,8 @@ from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # no
 HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine']
 if importlib.util.find_spec('tensorboard') is not None:
     HEAVY.append('torch.utils.tensorboard')
-
+# Formatting a config takes longer than a few steps of training; see also fork_server.py.
+importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
 
 #: Files that take half a minute or more.
 LONG = {
@@ -66,6 +69,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (not ranks(item), item.path.stem not in LONG))
     for item in items:
         item.add_marker(pytest.mark.xdist_group('two_ranks' if ranks(item) else item.path.stem))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported and collected out of each later search for garbage.
+
+    There are millions of such objects, and mmengine searches with each data set that it builds.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from miniature_data import make_cityscapes, make_coco, make_lucchi, make_sbd, make_voc
-from mmengine.config import Config
 from mmengine.runner import Runner
 from tool_runs import CONFIGS, TOOLS
 
@@ -176,12 +175,6 @@ def watch(runner: Runner) -> dict[str, float]:
 
     runner.model.train_step = train_step
     return values
-
-
-@pytest.fixture(autouse=True)
-def plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Formatting a config takes longer than the step, and is done three times in a run."""
-    monkeypatch.setattr(Config, 'pretty_text', property(lambda cfg: repr(cfg.to_dict())))
 
 
 @pytest.fixture(autouse=True)
