@@ -27,6 +27,7 @@ os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='mmseg_semi_tests_')
 atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
 
 import torch  # noqa: E402
+from config_cache import remember_configs  # noqa: E402
 from tool_runs import EMA, SUPERVISED, TOOLS, UNIMATCH, ForkServer, write_config  # noqa: E402
 
 from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # noqa: E402
@@ -35,6 +36,7 @@ from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # no
 HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine']
 if importlib.util.find_spec('tensorboard') is not None:
     HEAVY.append('torch.utils.tensorboard')
+remember_configs()
 # Formatting a config takes longer than a few steps of training; see also fork_server.py.
 importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
 
