@@ -32,8 +32,9 @@ from tool_runs import EMA, SUPERVISED, TOOLS, UNIMATCH, ForkServer, write_config
 
 from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # noqa: E402
 
-# torch._dynamo is imported by the first optimizer that is built.
-HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine']
+# torch._dynamo is imported by the first optimizer that is built, setuptools by the first run.
+HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine', 'setuptools']
+HEAVY += ['matplotlib.backends.backend_agg']
 if importlib.util.find_spec('tensorboard') is not None:
     HEAVY.append('torch.utils.tensorboard')
 remember_configs()
@@ -73,11 +74,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group('two_ranks' if ranks(item) else item.path.stem))
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what is imported and collected out of each later search for garbage.
 
     There are millions of such objects, and mmengine searches with each data set that it builds.
     """
+    if hasattr(session.config, 'workerinput'):  # a worker of pytest-xdist, which gets all to do
+        importlib.import_module('torch._dynamo')
     gc.collect()
     gc.freeze()
 
@@ -95,7 +98,7 @@ def digit_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """Runs scripts where everything is installed and imported already."""
     folder = tmp_path_factory.mktemp('server')
-    server = ForkServer(folder, [*HEAVY, 'mmseg_semi'])
+    server = ForkServer(folder, [*HEAVY, 'mmseg_semi', 'mmseg_semi.apis.train'])
     yield server
     server.close()
 
