@@ -241,6 +241,7 @@ def _parameters(owner: type) -> Iterator[list[inspect.Parameter]]:
             return
 
 
+@functools.cache
 def passes_on_to_bases(kind: type[Any]) -> bool:
     """Whether all ``**kwargs`` of an ``__init__`` are those of its base classes.
 

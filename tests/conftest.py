@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import gc
+import importlib
 import importlib.util
 import inspect
 import os
@@ -25,15 +27,19 @@ os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='mmseg_semi_tests_')
 atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
 
 import torch  # noqa: E402
+from config_cache import remember_configs  # noqa: E402
 from tool_runs import EMA, SUPERVISED, TOOLS, UNIMATCH, ForkServer, write_config  # noqa: E402
 
 from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # noqa: E402
 
-# torch._dynamo is imported by the first optimizer that is built.
-HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine']
+# torch._dynamo is imported by the first optimizer that is built, setuptools by the first run.
+HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine', 'setuptools']
+HEAVY += ['matplotlib.backends.backend_agg']
 if importlib.util.find_spec('tensorboard') is not None:
     HEAVY.append('torch.utils.tensorboard')
-
+remember_configs()
+# Formatting a config takes longer than a few steps of training; see also fork_server.py.
+importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
 
 #: Files that take half a minute or more.
 LONG = {
@@ -68,6 +74,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group('two_ranks' if ranks(item) else item.path.stem))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what is imported and collected out of each later search for garbage.
+
+    There are millions of such objects, and mmengine searches with each data set that it builds.
+    """
+    if hasattr(session.config, 'workerinput'):  # a worker of pytest-xdist, which gets all to do
+        importlib.import_module('torch._dynamo')
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope='session')
 def digit_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny digit scenes data set: 8 labeled, 13 unlabeled, 3 validation and 5 test images."""
@@ -81,7 +98,7 @@ def digit_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """Runs scripts where everything is installed and imported already."""
     folder = tmp_path_factory.mktemp('server')
-    server = ForkServer(folder, [*HEAVY, 'mmseg_semi'])
+    server = ForkServer(folder, [*HEAVY, 'mmseg_semi', 'mmseg_semi.apis.train'])
     yield server
     server.close()
 

@@ -51,6 +51,14 @@ def run_script(request: dict[str, Any], blocker: ImportBlocker) -> None:
     sys.exit(0)
 
 
+def read_configs() -> None:
+    """Read what most tests make their configs of, so that children need not."""
+    cache = importlib.import_module('config_cache')
+    cache.remember_configs()
+    for path in cache.CONFIGS.glob('*/*_unet_digit-scenes-60.py'):
+        cache.Config.fromfile(path, import_custom_modules=False)
+
+
 def wait_for(pid: int, timeout: float) -> Optional[int]:
     """Exit code of a child (negative: the signal that ended it), None when it was too slow."""
     end = time.monotonic() + timeout
@@ -74,6 +82,7 @@ def main() -> None:
     for name in settings['preload']:
         importlib.import_module(name)
     importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
+    read_configs()
     gc.collect()
     gc.freeze()  # children collect garbage often; none of it is from here
     for line in sys.stdin:

@@ -16,6 +16,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}
 export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
 
+# Compiled modules are kept: the tests start many processes, and pytest rewrites 250 files.
+unset PYTHONDONTWRITEBYTECODE
+
 targets=(tests)
 for argument in ${REST_ARGS[@]+"${REST_ARGS[@]}"}; do
   case "$argument" in -*) continue ;; esac

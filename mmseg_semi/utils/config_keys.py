@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,6 +216,12 @@ def _statements(node: ast.AST) -> Iterator[ast.stmt]:
 
 
 def _read(path: str) -> _File:
+    """Parse a file once, for all checks, as long as it does not change."""
+    return _parse(path, os.stat(path).st_mtime_ns)
+
+
+@cache
+def _parse(path: str, _: int) -> _File:
     text = Path(path).read_text(encoding='utf-8')
     tree = ast.parse(text)
     sets: dict[str, int] = {}

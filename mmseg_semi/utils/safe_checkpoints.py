@@ -166,7 +166,12 @@ def _content_problem(content: Mapping[str, Any]) -> Optional[str]:
 def not_finite(node: Any, name: str = '') -> list[str]:
     """Names of the tensors in dicts and lists that hold an infinite number or NaN."""
     if isinstance(node, torch.Tensor):
-        return [] if not node.is_floating_point() or bool(node.isfinite().all()) else [name]
+        if not node.is_floating_point():
+            return []
+        # A sum shows it six times as fast; one that overflows says nothing. Torch sums no float8.
+        if node.element_size() > 1 and bool(node.detach().sum().isfinite()):
+            return []
+        return [] if bool(node.isfinite().all()) else [name]
     if isinstance(node, Mapping):
         items = list(node.items())
     elif isinstance(node, (list, tuple)):

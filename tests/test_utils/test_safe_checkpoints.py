@@ -18,6 +18,7 @@ from mmseg_semi.utils.safe_checkpoints import (
     CheckpointError,
     is_complete,
     latest_checkpoint,
+    not_finite,
     read_checkpoint,
     refuse_incomplete,
     resumable_checkpoint,
@@ -142,6 +143,15 @@ def test_weights_that_are_not_finite_are_refused(part, value, tmp_path):
     assert f'not finite, in 1 of its tensors ({part})' in refusal(path)
     torch.save(state, tmp_path / 'plain.pth')
     assert f'({part})' in refusal(tmp_path / 'plain.pth')
+
+
+def test_what_is_not_finite_is_told_from_what_is_large():
+    """The sum of large numbers is infinite, that of both infinities is NaN."""
+    large = torch.full((3,), 3e38)
+    assert not_finite(dict(large=large, half=large.new_full((3,), 6e4).half())) == []
+    assert not_finite([torch.tensor([math.inf, -math.inf]), large, torch.zeros(0)]) == ['0']
+    eighth = torch.tensor([1.0, math.inf]).to(torch.float8_e5m2)  # torch has no sum of these
+    assert not_finite(dict(a=eighth, b=eighth[:1])) == ['a']
 
 
 def test_a_state_of_the_optimizer_that_is_not_finite_is_refused(tmp_path):
