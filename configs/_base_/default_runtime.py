@@ -20,5 +20,6 @@ default_hooks = dict(
     visualization=dict(type='SegVisualizationHook'),
     record=dict(type='RunRecordHook'),
     monitor=dict(type='TrainingMonitorHook'),
+    pseudo_labels=dict(type='PseudoLabelProgressHook'),
 )
 custom_hooks = [dict(type='DataCheckHook')]

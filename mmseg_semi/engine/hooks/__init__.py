@@ -9,6 +9,7 @@ from .labeled_source_hook import LabeledSourceHook
 from .mean_teacher_hook import MeanTeacherHook
 from .memory_bank_hook import MemoryBankHook
 from .prediction_writer_hook import PredictionWriterHook
+from .pseudo_label_progress_hook import PseudoLabelProgressHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .pseudo_label_vis_hook import PseudoLabelVisHook
 from .run_record_hook import RunRecordHook
@@ -25,6 +26,7 @@ __all__ = [
     'MeanTeacherHook',
     'MemoryBankHook',
     'PredictionWriterHook',
+    'PseudoLabelProgressHook',
     'PseudoLabelStatsHook',
     'PseudoLabelVisHook',
     'RunRecordHook',
