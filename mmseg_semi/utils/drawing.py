@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
@@ -59,6 +60,11 @@ def colors(metainfo: Mapping[str, Any]) -> np.ndarray:
     table = palette(metainfo)
     table[(table == 0).all(axis=1)] = _DARK
     return table
+
+
+def paint(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Color labels (H, W) of any whole type by a table, see :func:`colors`; uint8 (H, W, 3)."""
+    return table[labels.astype(np.int64) % 256]
 
 
 def legend(metainfo: Mapping[str, Any], *labels: np.ndarray) -> list[Entry]:
@@ -125,6 +131,13 @@ def fit(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
 
 
+def png_of(image: np.ndarray) -> bytes:
+    """An image uint8 RGB (H, W, 3) as the content of a PNG file."""
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, 'PNG')
+    return data.getvalue()
+
+
 # ------------------------------------------------------------------------------------ sheets
 def sheet(rows: Sequence[Sequence[Tile]], entries: Iterable[Entry] = ()) -> np.ndarray:
     """Put pictures together, with their titles above and a legend below.
@@ -144,9 +157,7 @@ def sheet(rows: Sequence[Sequence[Tile]], entries: Iterable[Entry] = ()) -> np.n
     factor = max(1, -(-_LEAST // longest))
     lines = [[Image.fromarray(_sized(tile.image, factor)) for tile in row] for row in rows]
     titles = [[tile.title for tile in row] for row in rows]
-    widths = [
-        max(one.width for one in column if one is not None) for column in zip_longest(*lines)
-    ]
+    widths = [max(one.width for one in column if one is not None) for column in zip_longest(*lines)]
     needed = max(_needed(one, widths) for one in titles)
     entries = list(entries)
     longest = max((_LINE + _length(name) for name, _ in entries), default=0)

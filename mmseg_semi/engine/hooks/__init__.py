@@ -8,6 +8,7 @@ from .image_bank_hook import ImageBankHook
 from .labeled_source_hook import LabeledSourceHook
 from .mean_teacher_hook import MeanTeacherHook
 from .memory_bank_hook import MemoryBankHook
+from .prediction_picture_hook import PredictionPictureHook
 from .prediction_writer_hook import PredictionWriterHook
 from .pseudo_label_progress_hook import PseudoLabelProgressHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
@@ -25,6 +26,7 @@ __all__ = [
     'LabeledSourceHook',
     'MeanTeacherHook',
     'MemoryBankHook',
+    'PredictionPictureHook',
     'PredictionWriterHook',
     'PseudoLabelProgressHook',
     'PseudoLabelStatsHook',

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Mapping, Optional
+from typing import Annotated, Any, Optional
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from mmseg_semi.datasets.collate import semi_collate
 from mmseg_semi.datasets.seeding import seeded
 from mmseg_semi.datasets.semi_dataset import SampleKey, SemiDataset
 from mmseg_semi.files import write_file
-from mmseg_semi.structures import PseudoLabel
+from mmseg_semi.structures import PseudoLabel, SemiStep
 from mmseg_semi.utils.drawing import as_rgb, colors
 
 from .pseudo_label_vis_hook import draw_pseudo_labels, light_of
@@ -76,7 +77,13 @@ class PseudoLabelProgressHook(Hook):
         first = self._batch is None
         if first:
             self._batch = self._load(dataset)
-        seen = label_batch(_model(runner), self._batch)
+        seen = label_batch(
+            _model(runner),
+            self._batch,
+            iteration=runner.iter,
+            max_iters=runner.max_iters,
+            iters_per_epoch=getattr(runner.train_loop, 'iters_per_epoch', 0),
+        )
         if not is_main_process():
             return
         folder, weak = Path(runner.log_dir, FOLDER), self._batch['unlabeled']['weak']
@@ -105,12 +112,13 @@ def _model(runner: Any) -> Any:
 
 
 @torch.no_grad()
-def label_batch(model: Any, batch: dict[str, Any]) -> dict[str, PseudoLabel]:
+def label_batch(model: Any, batch: dict[str, Any], **progress: int) -> dict[str, PseudoLabel]:
     """Label unlabeled images as a step would, leaving the model and all generators as they are.
 
     Args:
         model: A ``SemiSegmentor``.
         batch: As ``semi_collate`` makes it.
+        progress: ``iteration``, ``max_iters`` and ``iters_per_epoch`` of the step.
 
     Returns:
         The unrefined pseudo-label as ``'raw'``, and those after each refiner before mixing.
@@ -122,7 +130,7 @@ def label_batch(model: Any, batch: dict[str, Any]) -> dict[str, PseudoLabel]:
         with torch.random.fork_rng(devices), seeded(0):
             torch.manual_seed(0)
             data = model.data_preprocessor(copy.deepcopy(batch), True)
-            step = model.begin_step(data['inputs'], data['data_samples'])
+            step = SemiStep.of_batch(data['inputs'], data['data_samples'], **progress)
             network = model.teacher.label if model.teacher is not None else model.run
             step.teacher = network(step.weak_images)
             step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid, step.maps)
