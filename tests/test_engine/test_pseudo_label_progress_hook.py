@@ -61,7 +61,9 @@ def test_the_labels_are_those_of_the_saved_teacher(ema_run):
         assert np.array_equal(arrays(ema_run, 'images')[f'image{i}'], shown)
         pixels = model.data_preprocessor.prepare_images([image], (64, 64))
         with torch.no_grad():
-            prob = model.teacher.network.encode_decode(pixels, [{}]).softmax(dim=1)[0]
+            prob = model.teacher.network.encode_decode(pixels, [dict(img_shape=(64, 64))]).softmax(
+                dim=1
+            )[0]
         assert np.array_equal(found['label'][i], prob.argmax(0).numpy())
         assert np.array_equal(found['light'][i] > 0, (prob.amax(0) >= 0.6).numpy())
 
