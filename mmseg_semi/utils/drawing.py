@@ -19,8 +19,7 @@ from mmseg_semi.datasets.coco81_dataset import bit_color
 _PERCENTILES = (1, 99)  # that become black and white
 _DARK = (96, 96, 96)  # in place of black, which is what is not selected
 _MARGIN, _GAP, _TEXT, _LINE = 8, 8, 14, 22  # pixels
-#: Tiles of a sheet are enlarged to the first, by a whole factor, and shrunk to the second.
-_LEAST, _MOST = 192, 1280
+_LEAST = 192  # longest side that the tiles of a sheet are enlarged to, by a whole factor
 NOT_SELECTED = ('not selected', (0, 0, 0))
 Entry = tuple[str, Sequence[int]]
 
@@ -139,7 +138,9 @@ def png_of(image: np.ndarray) -> bytes:
 
 
 # ------------------------------------------------------------------------------------ sheets
-def sheet(rows: Sequence[Sequence[Tile]], entries: Iterable[Entry] = ()) -> np.ndarray:
+def sheet(
+    rows: Sequence[Sequence[Tile]], entries: Iterable[Entry] = (), most: int = 1280
+) -> np.ndarray:
     """Put pictures together, with their titles above and a legend below.
 
     A title that stands above in its column already is not repeated; one whose neighbors to the
@@ -149,13 +150,14 @@ def sheet(rows: Sequence[Sequence[Tile]], entries: Iterable[Entry] = ()) -> np.n
         rows: Tiles side by side, one row below the other. Small ones are enlarged by a whole
             factor, the same for all.
         entries: Name and color of what the legend explains, see :func:`legend`.
+        most: Longer sides of tiles are shrunk to it.
 
     Returns:
         uint8 RGB (H, W, 3).
     """
     longest = max(max(tile.image.shape[:2]) for row in rows for tile in row)
     factor = max(1, -(-_LEAST // longest))
-    lines = [[Image.fromarray(_sized(tile.image, factor)) for tile in row] for row in rows]
+    lines = [[Image.fromarray(_sized(one.image, factor, most)) for one in row] for row in rows]
     titles = [[tile.title for tile in row] for row in rows]
     widths = [max(one.width for one in column if one is not None) for column in zip_longest(*lines)]
     needed = max(_needed(one, widths) for one in titles)
@@ -187,8 +189,8 @@ def drawn_legend(metainfo: Mapping[str, Any]) -> np.ndarray:
     return np.pad(np.asarray(key), ((0, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), constant_values=255)
 
 
-def _sized(image: np.ndarray, factor: int) -> np.ndarray:
-    return fit(image, _MOST).repeat(factor, axis=0).repeat(factor, axis=1)
+def _sized(image: np.ndarray, factor: int, most: int) -> np.ndarray:
+    return fit(image, most).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 @cache

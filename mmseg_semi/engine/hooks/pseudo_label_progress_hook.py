@@ -29,6 +29,7 @@ from .pseudo_label_vis_hook import draw_pseudo_labels, light_of
 
 #: Folder in the log folder of a run; ``images.npz`` and a file for each step.
 FOLDER = 'pseudo_labels'
+_SIDE = 320  # pixels of a tile: there are as many pictures as validations
 
 
 @HOOKS.register_module()
@@ -97,7 +98,7 @@ class PseudoLabelProgressHook(Hook):
                 colors=colors(dataset.metainfo),
             )
         write_arrays(folder / f'step_{runner.iter}.npz', **arrays_of(seen))
-        picture = draw_pseudo_labels(weak, seen, dataset.metainfo)
+        picture = draw_pseudo_labels(weak, seen, dataset.metainfo, most=_SIDE)
         runner.visualizer.add_image('fixed_images', picture, step=runner.iter)
 
     def _load(self, dataset: SemiDataset) -> dict[str, Any]:

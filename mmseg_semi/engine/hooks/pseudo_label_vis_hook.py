@@ -75,6 +75,7 @@ def draw_pseudo_labels(
     seen: Mapping[str, PseudoLabel],
     meta: Mapping[str, Any],
     truth: Optional[Tensor] = None,
+    **size: int,
 ) -> np.ndarray:
     """Draw images and their pseudo-labels, RGB uint8 (H, W, 3); one row an image.
 
@@ -83,6 +84,7 @@ def draw_pseudo_labels(
         seen: Pseudo-labels by the refiners' names, the unrefined one first.
         meta: ``classes``, and ``palette`` where there is one.
         truth: True classes (B, H, W).
+        size: ``most`` of :func:`mmseg_semi.utils.drawing.sheet`.
     """
     height, width = seen['raw'].label.shape[-2:]
     table, shown, rows = colors(meta), [], []
@@ -101,7 +103,7 @@ def draw_pseudo_labels(
             shown.append(truth[i].cpu().numpy())
             tiles.append(Tile('truth', table[shown[-1]]))
         rows.append(tiles)
-    return sheet(rows, [*legend(meta, *shown), NOT_SELECTED])
+    return sheet(rows, [*legend(meta, *shown), NOT_SELECTED], **size)
 
 
 def darkened(picture: np.ndarray, light: np.ndarray) -> np.ndarray:
