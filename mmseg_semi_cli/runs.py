@@ -18,8 +18,9 @@ The exit status is 1 with an error.
 _PREDICT = """Predict images of any size, without masks.
 
 OUT gets labels/ (PNG of class numbers with the palette of the classes; a GeoTIFF file for a GeoTIFF
-image), classes.json and, where they are asked for, overlays/, probabilities/ (.npy, float16
-(classes, H, W)), coco.json or cvat/, and ranking.csv. Names and subfolders are those of the images.
+image), classes.json and, where they are asked for, overlays/ with legend.png, probabilities/ (.npy,
+float16 (classes, H, W)), coco.json or cvat/, and ranking.csv. Names and subfolders are those of the
+images.
 The same command goes on where it was stopped. An image that cannot be read is named and left out,
 and the exit status is 1 then.
 """

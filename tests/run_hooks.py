@@ -20,10 +20,11 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import FUNCTIONS
 from mmengine.structures import BaseDataElement, PixelData
-from mmseg.registry import HOOKS
+from mmseg.registry import HOOKS, MODELS
 from torch import nn
 
 from mmseg_semi.errors import DataError
+from mmseg_semi.models.refiners import BaseRefiner
 
 HALF_WRITTEN = 77
 
@@ -211,3 +212,15 @@ class ChangingSizesHook(Hook):
 def slow_worker(worker_id: int) -> None:
     """A data worker that waits before its first image, as on a stalled drive."""
     time.sleep(30)
+
+
+@MODELS.register_module()
+class TrainingRefiner(BaseRefiner):
+    """Fails where the network is not in training mode."""
+
+    stage = 'selection'
+
+    def forward(self, pseudo: Any, outputs: Any, step: Any) -> Any:
+        if not self.training:
+            raise RuntimeError('this refiner works in training alone')
+        return pseudo

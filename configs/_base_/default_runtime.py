@@ -17,8 +17,9 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=2000, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    visualization=dict(type='PredictionPictureHook'),
     record=dict(type='RunRecordHook'),
     monitor=dict(type='TrainingMonitorHook'),
+    pseudo_labels=dict(type='PseudoLabelProgressHook'),
 )
 custom_hooks = [dict(type='DataCheckHook')]

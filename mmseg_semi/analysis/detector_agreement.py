@@ -11,9 +11,7 @@ class, and, with a config of configs/weighting, the weight (bright: low).
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Optional
 
 import cv2
@@ -23,13 +21,15 @@ from mmcv.transforms import Compose
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, TRANSFORMS
 
-from mmseg_semi.analysis.draw_method import colors, heat, load_model, stack
+from mmseg_semi.analysis.draw_method import heat, load_model
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.datasets.dataset_tree import image_paths
 from mmseg_semi.detection.cached_detections import CachedDetections
+from mmseg_semi.files import write_file
 from mmseg_semi.functional import box_agreement, masks_to_boxes, pack_boxes
 from mmseg_semi.models.refiners import RankStatisticsWeight
 from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.drawing import Tile, colors, legend, png_of, sheet
 from mmseg_semi.utils.progress import track
 
 
@@ -51,7 +51,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', help='file for the tables (Markdown)')
     parser.add_argument('--picture', help='picture of boxes, agreement and weights, .png')
     parser.add_argument('--num', type=int, default=6, help='images in the picture')
-    parser.add_argument('--scale', type=int, default=2, help='factor of enlargement')
     args = parser.parse_args(argv)
     if not 0 < args.iou <= 1:
         parser.error(f'--iou must be above 0 and at most 1, got {args.iou}')
@@ -181,14 +180,19 @@ def draw_row(
     boxes: tuple[np.ndarray, np.ndarray],
     truth: np.ndarray,
     table: np.ndarray,
-) -> list[np.ndarray]:
+) -> list[Tile]:
     """Draw image with boxes, truth, pseudo-label, its agreeing pixels, weights (bright: low)."""
     image = np.ascontiguousarray(batch['inputs'][0].permute(1, 2, 0).numpy()[..., ::-1])
     for box, one in zip(boxes[0].round().astype(int).tolist(), boxes[1]):
         corners = (box[0], box[1]), (box[2] - 1, box[3] - 1)
         cv2.rectangle(image, *corners, table[one].tolist(), 1)
     pseudo = table[label.numpy()]
-    tiles = [image, table[truth], pseudo, pseudo * inside[..., None].astype(np.uint8)]
+    tiles = [
+        Tile('boxes', image),
+        Tile('truth', table[truth]),
+        Tile('pseudo-labels', pseudo),
+        Tile('in a box of the class', pseudo * inside[..., None].astype(np.uint8)),
+    ]
     refiner = find_weights(model)
     if refiner is not None:
         inputs = model.data_preprocessor(batch, False)['inputs']
@@ -196,7 +200,7 @@ def draw_row(
         padded = torch.zeros((1, *inputs.shape[-2:]), dtype=torch.int64)
         padded[0, : label.shape[0], : label.shape[1]] = label
         weight = refiner.weigh(features, padded)[0, : label.shape[0], : label.shape[1]]
-        tiles.append(heat(weight / (1 + refiner.base_weight)))
+        tiles.append(Tile('weight (bright: low)', heat(weight / (1 + refiner.base_weight))))
     return tiles
 
 
@@ -216,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     steps = [t for t in cfg.test_dataloader.dataset.pipeline if t['type'] != 'LoadAnnotations']
     pipeline = Compose([TRANSFORMS.build(step) for step in steps])
     audit = Audit(classes, set(numbers.values()), args.min_confidence, args.iou)
-    rows: list[list[np.ndarray]] = []
+    rows, shown = list[list[Tile]](), list[np.ndarray]()
     for path in track(image_paths(dataset.unlabeled)):
         truth, row = masks.read(path), detections.find(path)
         boxes = np.zeros((0, 4)), np.zeros(0, np.int64)
@@ -238,15 +242,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.picture and len(rows) < args.num and len(boxes[0]):
                 table = colors(dataset.metainfo)
                 rows.append(draw_row(model, batch, label, inside, boxes, truth, table))
+                shown += [truth, label.numpy()]
     report = audit.report()
     print(f'\n{report}')
     if args.out:
-        part = Path(f'{args.out}.part')
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(report)
-        os.replace(part, args.out)
+        write_file(args.out, report)
     if rows:
-        picture = stack(rows)[..., ::-1]
-        size = (picture.shape[1] * args.scale, picture.shape[0] * args.scale)
-        os.makedirs(os.path.dirname(os.path.abspath(args.picture)), exist_ok=True)
-        cv2.imwrite(args.picture, cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST))
+        entries = [*legend(dataset.metainfo, *shown), ('outside', (0, 0, 0))]
+        write_file(args.picture, png_of(sheet(rows, entries)))

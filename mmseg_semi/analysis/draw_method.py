@@ -9,7 +9,6 @@ where refining changed it.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,15 +21,14 @@ from mmseg.registry import DATASETS, MODELS
 from torch import Tensor
 
 from mmseg_semi.apis.runner_setup import check_data_paths
+from mmseg_semi.files import write_file
 from mmseg_semi.functional import confidence_score, select_agents
 from mmseg_semi.models.heads import AgentRankHead
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.structures import SegOutputs
 from mmseg_semi.utils.config import load_config
-from mmseg_semi.utils.drawing import as_rgb, colors
+from mmseg_semi.utils.drawing import Entry, Tile, as_rgb, colors, legend, png_of, sheet
 from mmseg_semi.utils.safe_checkpoints import refuse_incomplete
-
-GAP = 4
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,14 +41,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint')
     parser.add_argument('out', help='picture to write, .png')
     parser.add_argument('--num', type=int, default=6, help='test images')
-    parser.add_argument('--scale', type=int, default=2, help='factor of enlargement')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args(argv)
     if not args.out.endswith('.png'):
         parser.error(f'out must end in .png, got {args.out}')
-    for name in ('num', 'scale'):
-        if getattr(args, name) < 1:
-            parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
+    if args.num < 1:
+        parser.error(f'--num must be at least 1, got {args.num}')
     return args
 
 
@@ -110,6 +106,8 @@ def load_model(cfg: Any, checkpoint: str) -> Any:
 class AgentTiles:
     """Pictures of agents, and how many classes they reach."""
 
+    entries: tuple[Entry, ...] = ()
+
     def __init__(self, model: Any) -> None:
         heads = [head for head in model.heads.values() if isinstance(head, AgentRankHead)]
         if not heads:
@@ -121,7 +119,7 @@ class AgentTiles:
 
     def draw(
         self, outputs: SegOutputs, image: np.ndarray, truth: np.ndarray, table: np.ndarray
-    ) -> list:
+    ) -> list[Tile]:
         """Return the tiles of one image."""
         features = outputs.features[self.head.tap]
         grid = (features.shape[-2], features.shape[-1])
@@ -129,7 +127,10 @@ class AgentTiles:
         drawn = select_agents(features, len(chosen), strategy='random')[0]
         found = [classes_with_agent(index, grid, truth) for index in (chosen, drawn)]
         self.counts += (found[0][0], found[1][0], found[0][1])
-        return [dots(image, index, grid, table[truth]) for index in (chosen, drawn)]
+        titled = {'chosen agents': chosen, 'agents at random': drawn}
+        return [
+            Tile(title, dots(image, index, grid, table[truth])) for title, index in titled.items()
+        ]
 
     def summary(self) -> str:
         """Return what was counted, in words."""
@@ -142,6 +143,8 @@ class AgentTiles:
 class RefinementTiles:
     """Pictures of the margin before and after refinement."""
 
+    entries: tuple[Entry, ...] = (('not changed', (0, 0, 0)),)
+
     def __init__(self, model: Any) -> None:
         self.refiners = [one for one in model.refiners.values() if hasattr(one, 'refine')]
         if not self.refiners:
@@ -153,7 +156,7 @@ class RefinementTiles:
 
     def draw(
         self, outputs: SegOutputs, image: np.ndarray, truth: np.ndarray, table: np.ndarray
-    ) -> list:
+    ) -> list[Tile]:
         """Return the tiles of one image."""
         height, width = truth.shape
         prob = outputs.logits[..., :height, :width].softmax(dim=1)
@@ -165,28 +168,17 @@ class RefinementTiles:
         moved = label != other
         self.unsure += [float((margin < 0.5).sum()) for margin in margins]
         self.changed, self.pixels = self.changed + int(moved.sum()), self.pixels + label.size
-        return [*map(heat, margins), table[other] * moved[..., None].astype(np.uint8)]
+        return [
+            Tile('margin before', heat(margins[0])),
+            Tile('margin after', heat(margins[1])),
+            Tile('changed labels', table[other] * moved[..., None].astype(np.uint8)),
+        ]
 
     def summary(self) -> str:
         """Return what was counted, in words."""
         before, after = self.unsure / self.pixels
         changed = self.changed / self.pixels
         return f'margin under 0.5: {before:.2%}, refined {after:.2%}; labels changed: {changed:.3%}'
-
-
-def stack(rows: list[list[np.ndarray]]) -> np.ndarray:
-    """Put rows of tiles together on white."""
-    lines = []
-    for tiles in rows:
-        gap = np.full((tiles[0].shape[0], GAP, 3), 255, np.uint8)
-        lines.append(np.hstack([part for tile in tiles for part in (tile, gap)][:-1]))
-    width = max(line.shape[1] for line in lines)
-    return np.vstack(
-        [
-            np.pad(line, ((0, GAP), (0, width - line.shape[1]), (0, 0)), constant_values=255)
-            for line in lines
-        ]
-    )[:-GAP]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -200,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawer = (AgentTiles if args.what == 'agents' else RefinementTiles)(model)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     table = colors(dataset.metainfo)
-    rows = []
+    rows, shown = [], []
     for i in range(min(args.num, len(dataset))):
         item = dataset[i]
         batch = dict(inputs=[item['inputs']], data_samples=[item['data_samples']])
@@ -209,10 +201,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             outputs = model.run(images)
             image = as_rgb(item['inputs'].permute(1, 2, 0).numpy())
             truth = item['data_samples'].gt_sem_seg.data[0].numpy().astype(np.uint8)
-            rows.append([image, table[truth], *drawer.draw(outputs, image, truth, table)])
-    picture = stack(rows)[..., ::-1]
-    size = (picture.shape[1] * args.scale, picture.shape[0] * args.scale)
-    os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
-    if not cv2.imwrite(args.out, cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST)):
-        raise SystemExit(f'{args.out} can not be written: give a path ending in .png')
+            drawn = drawer.draw(outputs, image, truth, table)
+            rows.append([Tile('image', image), Tile('truth', table[truth]), *drawn])
+            shown.append(truth)
+    picture = sheet(rows, [*legend(dataset.metainfo, *shown), *drawer.entries])
+    write_file(args.out, png_of(picture))
     print(f'{args.out}: {drawer.summary()}')

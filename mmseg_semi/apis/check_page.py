@@ -13,12 +13,12 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 
-from mmseg_semi.apis.first_steps import FirstSteps, Tile
+from mmseg_semi.apis.first_steps import FirstSteps
 from mmseg_semi.datasets.dataset_tree import crop_size, leaf_datasets, pipeline_transforms
 from mmseg_semi.datasets.findings import KINDS, Findings
 from mmseg_semi.datasets.part_checks import Part
 from mmseg_semi.datasets.part_statistics import share, unknown_share
-from mmseg_semi.utils.drawing import as_rgb, colors, fit, overlay
+from mmseg_semi.utils.drawing import Tile, as_rgb, colors, fit, overlay, png_of
 
 _SIDE, _SHOWN, _FILES = 320, 4, 5  # pixels of a picture, images of a part, files of a finding
 _BARS = 300  # pixels of the longest bar
@@ -66,9 +66,11 @@ def page(title: str, found: Findings, parts: Sequence[Part], steps: FirstSteps |
 
 
 def picture(image: np.ndarray) -> str:
-    """An image uint8 RGB (H, W, 3) as the address of a JPEG that holds all of it."""
-    data = cv2.imencode('.jpg', fit(image, _SIDE)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return f'data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode("ascii")}'
+    """An image uint8 RGB (H, W, 3) as the address of a PNG or JPEG, the smaller, that holds it."""
+    shown = fit(image, _SIDE)
+    data = cv2.imencode('.jpg', shown[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    kind, data = min(('jpeg', data), ('png', png_of(shown)), key=lambda one: len(one[1]))
+    return f'data:image/{kind};base64,{base64.b64encode(data).decode("ascii")}'
 
 
 def _part(part: Part) -> dict[str, Any]:

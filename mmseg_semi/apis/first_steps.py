@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mmseg_semi.apis.start import memory_text
 from mmseg_semi.models.segmentors.network import decode_heads
 from mmseg_semi.structures import SemiStep, View
-from mmseg_semi.utils.drawing import as_rgb, overlay
+from mmseg_semi.utils.drawing import Tile, as_rgb, overlay
 from mmseg_semi.utils.progress import duration
 from mmseg_semi.utils.weight_checks import without_downloads
 
@@ -32,18 +32,6 @@ from mmseg_semi.utils.weight_checks import without_downloads
 STEPS, SECONDS = 3, 20.0
 _SHOWN = 2  # images of each kind
 _LEFT_OUT = ('checkpoint', 'logger', 'timer')
-
-
-class Tile(NamedTuple):
-    """A picture, and what it shows.
-
-    Attributes:
-        title: A few words.
-        image: uint8 RGB (H, W, 3).
-    """
-
-    title: str
-    image: np.ndarray
 
 
 @dataclass

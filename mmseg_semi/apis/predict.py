@@ -25,6 +25,7 @@ from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.functional.tiles import ALIGN
 from mmseg_semi.prepare.own_files import OwnFiles
 from mmseg_semi.utils.config import parse_tool
+from mmseg_semi.utils.drawing import drawn_legend, png_of
 from mmseg_semi.utils.progress import duration, track
 from mmseg_semi.utils.work_dirs import claimed
 from mmseg_semi_cli import runs as command_lines
@@ -110,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         names, failed = with_slices(names, Path(args.out))
         predictions = Predictions(Path(args.out), settings_of(args, saved))
         predictions.write_once('classes.json', json.dumps(saved.meta, indent=1) + '\n')
+        if args.overlay:
+            predictions.write_once('legend.png', png_of(drawn_legend(saved.meta)))
         job = Job(saved, predictor, predictions, names, kinds, scored, failed)
         files = {image: job.files_of(image) for image in names}
         predictions.claim(files)

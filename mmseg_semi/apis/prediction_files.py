@@ -120,16 +120,17 @@ class Predictions:
                 f'{name_some(taken)}. Name another --out.'
             )
 
-    def write_once(self, name: str, text: str) -> None:
+    def write_once(self, name: str, content: str | bytes) -> None:
         """Write a file of the whole folder, which another run would write alike.
 
         Raises:
             DataError: There is another one.
         """
         path = self.folder / name
+        data = content.encode() if isinstance(content, str) else content
         if not path.exists():
-            write_file(path, text)
-        elif path.read_bytes() != text.encode():
+            write_file(path, data)
+        elif path.read_bytes() != data:
             raise DataError(
                 f'{path} was not written by this command, or was changed since. Move it away, or '
                 'name another --out.'

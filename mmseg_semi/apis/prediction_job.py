@@ -26,7 +26,7 @@ from mmseg_semi.apis.ranking import Tally
 from mmseg_semi.apis.saved_model import SavedModel
 from mmseg_semi.datasets.image_files import unreadable_reason
 from mmseg_semi.errors import DataError, UnreadableImage, reading
-from mmseg_semi.utils.drawing import as_rgb, colors, overlay
+from mmseg_semi.utils.drawing import as_rgb, colors, overlay, palette
 
 KINDS = dict(labels='.png', overlays='.png', probabilities='.npy')
 
@@ -145,12 +145,12 @@ def write_image(job: Job, image: str, size: tuple[int, int], bands: Iterable[Ban
         paths, tally = dict(zip(job.kinds, parts)), Tally() if job.scored else None
         labels = _taken(bands, size, paths.get('probabilities'), tally)
         entry.scores = tally.scores() if tally else {}
-        table = colors(job.saved.meta)
         if 'overlays' in paths:
+            table = colors(job.saved.meta)
             picture = overlay(picture_of(job.saved, image), labels % 256, table)
             Image.fromarray(picture).save(paths['overlays'], 'PNG')
         numbers = job.saved.numbers(labels)
-        table = np.roll(table, int(job.saved.reduced), axis=0)
+        table = np.roll(palette(job.saved.meta), int(job.saved.reduced), axis=0)
         if names[0].endswith('.tif'):
             write_geotiff(paths['labels'], numbers, table, image)
         else:

@@ -43,6 +43,15 @@ _MOST_CLASSES = 12
 #: A step's time is said when so much time and so many steps have passed after the first, and looked
 #: at again after so many times as long; it was wrong if it differs by this share.
 _SECONDS, _STEPS, _LATER, _WRONG = 10.0, 3, 6, 0.2
+#: Names of ``default_hooks`` that mmengine has by itself, and leaves out where they are None.
+_MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
 #: Visualizers whose logs are open, and what runs have made before they began.
 _OPEN: list[Visualizer] = []
 _WRITTEN: list[Path] = []
@@ -109,6 +118,11 @@ class StartRunner(Runner):
         built = super().build_visualizer(*args, **kwargs)
         _OPEN.append(built)
         return built
+
+    def register_default_hooks(self, hooks: Optional[dict[str, Any]] = None) -> None:
+        """Register ``default_hooks``, of which mmengine refuses None for names of others."""
+        kept = {k: v for k, v in (hooks or {}).items() if v is not None or k in _MMENGINE_HOOKS}
+        super().register_default_hooks(kept)
 
     def dump_config(self) -> None:
         """Write the config beside the logs."""

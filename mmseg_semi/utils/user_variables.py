@@ -14,6 +14,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmseg_semi.arguments import Each, OneOf, Whole
+from mmseg_semi.datasets.coco81_dataset import bit_color
 from mmseg_semi.datasets.part_checks import CLASSES_FILE
 from mmseg_semi.files import read_json
 
@@ -117,7 +118,8 @@ def _classes(cfg: Config, value: Any, root: Any) -> None:
             "give the names of at least two classes in the order of their numbers, as ('background'"
             f", 'leaf'), or a file that has them in the data_root, as {CLASSES_FILE}"
         )
-    metainfo = {key: found[key] for key in ('classes', 'palette') if found.get(key)}
+    made = [bit_color(number) for number in range(len(names))]  # as all pictures without one
+    metainfo = dict(classes=names, palette=found.get('palette') or made)
     for node in _data(cfg):
         if 'metainfo' in node:
             node['metainfo'] = ConfigDict(metainfo)

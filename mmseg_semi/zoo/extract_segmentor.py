@@ -182,12 +182,13 @@ def plain_config(cfg: Config) -> Config:
     kept['model'] = plain_model(cfg.model)
     if 'test_dataloader' in kept:  # where mmseg's inference_model looks for it
         kept['test_pipeline'] = tested_dataset(Config(kept)).pipeline
-    hooks = cfg.get('default_hooks', {})
-    if 'visualization' in hooks:
-        kept['default_hooks'] = dict(visualization=hooks['visualization'])
-    own = own_types(kept)
-    if own:
-        print(f'the config keeps components of mmseg_semi and imports it: {", ".join(own)}')
+    pictures = (cfg.get('default_hooks') or {}).get('visualization')
+    if pictures:
+        own = dict(type='SegVisualizationHook') if pictures.type == 'PredictionPictureHook' else {}
+        kept['default_hooks'] = dict(visualization={**pictures, **own})
+    ours = own_types(kept)
+    if ours:
+        print(f'the config keeps components of mmseg_semi and imports it: {", ".join(ours)}')
         kept['custom_imports'] = dict(imports=[PACKAGE])
     return Config(kept)
 

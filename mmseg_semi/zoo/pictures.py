@@ -13,10 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mmseg_semi.files import write_file
+from mmseg_semi.utils.drawing import Tile, as_rgb, colors, legend, paint, png_of, sheet
 
-TILE, GAP = 128, 4
-#: What has no class.
-DARK_GRAY = 64
+TILE = 192
 
 
 def draw_tests(path: Path, data: Any, runs: Mapping[str, Path], count: int, every: int = 1) -> None:
@@ -29,16 +28,17 @@ def draw_tests(path: Path, data: Any, runs: Mapping[str, Path], count: int, ever
         count: How many images.
         every: Each so-many-th image is taken.
     """
-    palette = np.full((256, 3), DARK_GRAY, np.uint8)
-    palette[: len(data.metainfo.palette)] = data.metainfo.palette
+    meta, table = data.metainfo, colors(data.metainfo)
     images, truth = (Path(data.data_root, folder) for folder in data.data_prefix.values())
     names = sorted(one.name for one in images.glob('*.png'))[::every][:count]
     folders = {'truth': truth, **{name: run / 'predictions' for name, run in runs.items()}}
-    rows = [_row('image', [_read(images / name, cv2.IMREAD_COLOR) for name in names])]
+    pictures = [as_rgb(_read(images / name, cv2.IMREAD_COLOR)) for name in names]
+    rows, shown = [_row('image', pictures)], []
     for title, folder in folders.items():
-        maps = (_read(folder / name, cv2.IMREAD_UNCHANGED) for name in names)
-        rows.append(_row(title, [palette[one][..., ::-1] for one in maps]))
-    write_file(path, cv2.imencode('.png', np.concatenate(rows))[1].tobytes())
+        maps = [_read(folder / name, cv2.IMREAD_UNCHANGED) for name in names]
+        rows.append(_row(title, [paint(one, table) for one in maps]))
+        shown += maps
+    write_file(path, png_of(sheet(rows, legend(meta, *shown))))
 
 
 def _read(path: Path, flag: int) -> np.ndarray:
@@ -50,14 +50,10 @@ def _read(path: Path, flag: int) -> np.ndarray:
     return image
 
 
-def _row(title: str, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Images (H, W, 3) of any size side by side, in squares, under one line of text."""
-    height, width = TILE, len(images) * (TILE + GAP)
-    strip = np.full((28, width, 3), 255, np.uint8)
-    cv2.putText(strip, title, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    gap = np.full((height, GAP, 3), 255, np.uint8)
-    tiles = [cv2.resize(one, (TILE, height), interpolation=cv2.INTER_NEAREST) for one in images]
-    return np.concatenate([strip, np.hstack([part for tile in tiles for part in (tile, gap)])])
+def _row(title: str, images: Sequence[np.ndarray]) -> list[Tile]:
+    """Images (H, W, 3) of any size in squares, under one line of text."""
+    squares = [cv2.resize(one, (TILE, TILE), interpolation=cv2.INTER_NEAREST) for one in images]
+    return [Tile('' if i else title, one) for i, one in enumerate(squares)]
 
 
 def draw_curve(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 import jinja2
-import mmcv
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -26,6 +25,7 @@ from mmseg_semi.utils.drawing import as_rgb, colors, overlay
 from mmseg_semi.utils.safe_checkpoints import numbered, read_checkpoint
 from mmseg_semi.zoo.compare import SAID, choose_base, choose_scores, table, without_score
 from mmseg_semi.zoo.evaluating import Evaluation, evaluate, same_images, validation_batches
+from mmseg_semi.zoo.report_progress import html_color, through_training
 from mmseg_semi.zoo.run_logs import Row, Run, find_runs, rows_of
 from mmseg_semi_cli import runs as command_lines
 
@@ -41,7 +41,7 @@ _FIGURES = {
 #: Figures whose curves are of single batches.
 _SMOOTHED = ('Losses', 'Selected share of the unlabeled pixels')
 _SMOOTH, _POINTS = 0.9, 400
-_SHOWN, _STEPS_SHOWN, _MOST_CLASSES = 4, 6, 40
+_SHOWN, _MOST_CLASSES = 4, 40
 _PALETTE = [f'C{i}' for i in range(10)]
 
 
@@ -217,7 +217,7 @@ def _classes(predicted: Sequence[Predicted], meta: Mapping[str, Any]) -> Iterato
     table = colors(meta)
     for number, name in enumerate(meta['classes']):
         each = [_spread([float(run.iou[number]) for run in one.each]) for one in predicted]
-        yield dict(name=name, color='#{:02x}{:02x}{:02x}'.format(*table[number]), each=each)
+        yield dict(name=name, color=html_color(table[number % 256]), each=each)
 
 
 def _facts(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -266,24 +266,6 @@ def _pictures(predicted: Sequence[Predicted], table: np.ndarray) -> Iterator[dic
         yield dict(kind=kind, path=first.paths[i], tiles=tiles)
 
 
-def _through_training(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """The pictures of ``PseudoLabelVisHook``, some steps of the first run of each row."""
-    for row in rows:
-        found = {}
-        for path in row.runs[0].folder.glob('*/vis_data/vis_image/pseudo_labels_*.png'):
-            found[int(path.stem.rpartition('_')[2])] = path
-        steps = sorted(found)
-        if steps:
-            kept = {
-                steps[i] for i in np.linspace(0, len(steps) - 1, _STEPS_SHOWN).round().astype(int)
-            }
-            tiles = [
-                (f'step {one}', mmcv.imread(str(found[one]), channel_order='rgb'))
-                for one in sorted(kept)
-            ]
-            yield dict(name=row.name, tiles=tiles)
-
-
 def page(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[str, list[str]]:
     """Write the page.
 
@@ -322,7 +304,7 @@ def page(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[str, list[str]]
             for one in predicted
         ],
         pictures=list(_pictures(predicted, colors(meta))) if predicted else [],
-        training=list(_through_training(rows)),
+        training=list(through_training(rows)),
         checks=[(row.name, row.runs[0].check.get('findings', [])) for row in rows],
         facts=list(_facts(rows)),
     )

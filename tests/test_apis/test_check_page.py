@@ -100,7 +100,8 @@ def test_time_and_memory_of_the_training(folder):
 def test_the_page_holds_all_it_needs(folder, page):
     assert (folder / 'out/check.html').stat().st_size < 5e6
     assert 'script' not in page.tags
-    assert page.links and all(one.startswith('data:image/jpeg;base64,') for one in page.links)
+    kinds = ('data:image/jpeg;base64,', 'data:image/png;base64,')
+    assert page.links and all(one.startswith(kinds) for one in page.links)
     style = re.search('<style>(.*?)</style>', (folder / 'out/check.html').read_text(), re.S)[1]
     assert 'url(' not in style and '@import' not in style
     for _, source in page.images:

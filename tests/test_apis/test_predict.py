@@ -58,13 +58,15 @@ def test_labels_are_those_of_mmseg_with_names_palette_and_subfolders(run, images
         assert found.shape == (3, 48, 64) and found.dtype == np.float16
         wanted = result.seg_logits.data.softmax(0).numpy()
         np.testing.assert_allclose(found, wanted, atol=1e-3)
-        table = np.array(PALETTE, np.uint8)
+        table = np.array([[96, 96, 96], *PALETTE[1:]], np.uint8)  # black in dark gray
         photo = cv2.imread(str(path))[..., ::-1]
         shown = np.array(Image.open(tmp_path / f'out/overlays/{name}.png'))
         np.testing.assert_allclose(shown, photo / 2 + table[labels] / 2, atol=0.51)
     assert len(np.unique(labels)) == 3
     with Image.open(tmp_path / 'out/labels/val/v0.png') as image:
         assert image.getpalette()[:9] == sum(PALETTE, [])
+    shown = np.array(Image.open(tmp_path / 'out/legend.png')).reshape(-1, 3)
+    assert {tuple(color) for color in table.tolist()} <= {tuple(one) for one in shown.tolist()}
     content = json.loads((tmp_path / 'out/classes.json').read_text())
     assert content == dict(classes=['background', 'leaf', 'disease'], palette=PALETTE)
 

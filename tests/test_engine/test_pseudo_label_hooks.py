@@ -504,27 +504,22 @@ def test_wrong_uses_are_refused(root, hook):
     trainer.model = trainer.model.segmentor
     with pytest.raises(ValueError, match=f'{hook.__name__} .* plain EncoderDecoder'):
         hook(1).before_train(trainer)
-    for name in ('num_images', 'scale'):
-        with pytest.raises(ValueError, match=f'PseudoLabelVisHook.{name}'):
-            PseudoLabelVisHook(**{name: 0})
+    with pytest.raises(ValueError, match='PseudoLabelVisHook.num_images'):
+        PseudoLabelVisHook(num_images=0)
 
 
 def test_picture_shows_image_labels_and_truth(root):
     trainer = Trainer(root)
-    trainer.train(PseudoLabelVisHook(1, num_images=3, scale=2, audit_root=str(root / 'audit')))
+    trainer.train(PseudoLabelVisHook(1, num_images=3, audit_root=str(root / 'audit')))
     ((name, picture, number),) = trainer.pictures
     assert (name, number, picture.dtype) == ('pseudo_labels', 1, np.uint8)
-    height, width = 3 * 32 + 2 * 4, 5 * 32 + 4 * 4
-    assert picture.shape == (2 * height, 2 * width, 3)
-    np.testing.assert_array_equal(picture, picture[::2, ::2].repeat(2, 0).repeat(2, 1))
-    picture = picture[::2, ::2]
+    assert picture.shape[1] == 2 * 8 + 5 * 192 + 4 * 8
+    assert (picture[8:30, 208:400] < 100).any(), 'a title'
     (step,) = trainer.steps
     # The palette, its black in gray.
     colors = np.array([[96, 96, 96], *PALETTE[1:], *[[255] * 3] * 252], np.uint8)
     for row in range(3):
-        tiles = [
-            picture[36 * row : 36 * row + 32, 36 * column : 36 * column + 32] for column in range(5)
-        ]
+        tiles = [tile_of(picture, row, column) for column in range(5)]
         weak = pixels_of(trainer.batch['unlabeled']['weak'][row])[..., ::-1]
         np.testing.assert_array_equal(tiles[0][: weak.shape[0], : weak.shape[1]], weak)
         stages = (step.raw_pseudo, step.refined['select'], step.refined['regions'])
@@ -534,8 +529,17 @@ def test_picture_shows_image_labels_and_truth(root):
             np.testing.assert_array_equal((tile == 0).all(-1), ~used)
             np.testing.assert_array_equal(tile[used], colors[pseudo.label[row].numpy()][used])
         np.testing.assert_array_equal(tiles[4], colors[trainer.truth()[row]])
-    for start in range(32, width, 36):
-        assert (picture[:, start : start + 4] == 255).all()
+    bottom = picture[30 + 3 * 200 :]
+    shown = {tuple(color) for color in bottom.reshape(-1, 3).tolist()}
+    assert {(96, 96, 96), (0, 0, 0), *map(tuple, PALETTE[1:])} <= shown, 'a legend'
+
+
+def tile_of(picture: np.ndarray, row: int, column: int) -> np.ndarray:
+    """A tile of 32 pixels, which is six times as large under a margin and a line of titles."""
+    top, left = 30 + 200 * row, 8 + 200 * column
+    tile = picture[top : top + 192, left : left + 192]
+    np.testing.assert_array_equal(tile, tile[::6, ::6].repeat(6, 0).repeat(6, 1))
+    return tile[::6, ::6]
 
 
 def test_picture_without_masks_palette_and_with_fewer_images(root):
@@ -543,9 +547,9 @@ def test_picture_without_masks_palette_and_with_fewer_images(root):
     trainer.dataset.labeled._metainfo.pop('palette')
     trainer.train(PseudoLabelVisHook(1, num_images=9))
     picture = trainer.pictures[0][1]
-    assert picture.shape == (5 * 32 + 4 * 4, 4 * 32 + 3 * 4, 3)
+    assert picture.shape[0] > 30 + 5 * 200 and picture.shape[1] == 2 * 8 + 4 * 192 + 3 * 8
     label = trainer.steps[0].raw_pseudo.label[0].numpy()
-    tile = picture[:32, 36:68]
+    tile = tile_of(picture, 0, 1)
     valid = trainer.steps[0].raw_pseudo.valid[0].numpy()
     shown = {k: {tuple(c) for c in tile[valid & (label == k)]} for k in np.unique(label[valid])}
     assert all(len(one) == 1 for one in shown.values())
@@ -645,8 +649,9 @@ def test_pictures_are_written(observed_run):
     assert [path.name for path in pictures] == ['pseudo_labels_4.png', 'pseudo_labels_8.png']
     for path in pictures:
         picture = cv2.imread(str(path))
-        assert picture.shape == (2 * 64 + 4, 4 * 64 + 3 * 4, 3)
-        black = [(picture[:64, 68 * i : 68 * i + 64] == 0).all(-1) for i in range(4)]
+        assert picture.shape == (30 + 2 * 192 + 8 + 8 + 22 + 8, 2 * 8 + 4 * 192 + 3 * 8, 3)
+        tiles = [picture[30:222, 8 + 200 * i : 200 + 200 * i] for i in range(4)]
+        black = [(tile == 0).all(-1) for tile in tiles]
         assert not black[1].all() and black[2].any() and not black[2].all() and not black[3].any()
 
 

@@ -145,6 +145,9 @@ def test_no_file_is_written_by_two_ranks(server, digit_root, tmp_path):
     written = [set(Path(f'{work_dir}.rank{r}').read_text().split()) for r in (0, 1)]
     assert {'iter_4.pth.part', 'last_checkpoint.part'} <= {Path(one).name for one in written[0]}
     assert any('/out/' in one for one in written[1]), 'each rank writes its own predictions'
+    kept = sorted(path.name for path in work_dir.glob('*/pseudo_labels/*'))
+    assert kept == ['images.npz', 'step_2.npz', 'step_4.npz']
+    assert len(list((work_dir / 'shown').glob('*.png'))) == 5, 'each rank draws its own'
     assert written[0] & written[1] == set()
 
 

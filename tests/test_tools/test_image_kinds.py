@@ -85,7 +85,9 @@ def test_they_are_checked_and_trained(server, tmp_path, channels, dtype):
     pictures = ('--show-dir', tmp_path / 'pictures')
     tested = server.run(TOOLS / 'test.py', file, weights, *out, *pictures)
     assert 'mIoU' in tested.output
-    assert Image.open(tmp_path / 'pictures/v1.png').size == (104, 36)  # truth and prediction
+    width, height = Image.open(tmp_path / 'pictures/v1.png').size
+    assert width == 2 * 8 + 3 * 208 + 2 * 8, 'image, truth and prediction, four times as large'
+    assert height >= 30 + 4 * 36 + 22 + 8, 'titles and a legend'
     images = ('--images', tmp_path / 'own/images/unlabeled')
     server.run(TOOLS / 'test.py', file, weights, *images, '--out', tmp_path / 'more')
     assert len(list((tmp_path / 'more').rglob('u*.png'))) == 4

@@ -119,7 +119,8 @@ def test_classes_of_import_labels_are_taken(tmp_path):
     text = f'data_root = {str(tmp_path)!r}'
     assert parts(own(tmp_path, text))[0][0].metainfo == content
     cfg = own(tmp_path, f'{text}\nclasses = {LEAVES!r}')
-    assert parts(cfg)[0][0].metainfo == dict(classes=LEAVES)
+    made = [[0, 0, 0], [128, 0, 0], [0, 128, 0]]  # VOC's color map
+    assert parts(cfg)[0][0].metainfo == dict(classes=LEAVES, palette=made[: len(LEAVES)])
 
 
 def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):

@@ -41,16 +41,18 @@ def test_picture_shows_image_truth_and_both_predictions(digit_root, tmp_path):
     shown = {name: Path(run.work_dir) for name, run in runs.items()}
     draw_tests(tmp_path / 'picture.png', data, shown, 2, 2)
     picture = cv2.imread(str(tmp_path / 'picture.png'))
-    assert picture.shape == (4 * (28 + 128), 2 * 132, 3)
-    rows = [picture[28 + i * 156 : (i + 1) * 156] for i in range(4)]
-    for place, scene in ((0, '000000'), (132, '000002')):
-        tiles = [row[:, place : place + 128] for row in rows]
+    palette[0] = 96  # black is what is not selected
+    assert picture.shape[1] == 3 * 8 + 2 * 192
+    rows = [picture[top : top + 192] for top in range(30, 30 + 4 * 222, 222)]
+    for place, scene in ((8, '000000'), (208, '000002')):
+        tiles = [row[:, place : place + 192] for row in rows]
         image = cv2.imread(str(digit_root / f'images/test/{scene}.png'))
-        assert np.array_equal(tiles[0][::2, ::2], image)
+        assert np.array_equal(tiles[0][::3, ::3], image)
         truth = cv2.imread(str(digit_root / f'annotations/test/{scene}.png'), 0)
-        assert np.array_equal(tiles[1][::2, ::2, ::-1], palette[truth])
-    assert (rows[2][:128, :128, ::-1] == palette[1]).all()
-    assert (rows[3][:128, :128] == 64).all(), 'what has no class is dark gray'
+        assert np.array_equal(tiles[1][::3, ::3, ::-1], palette[truth])
+    assert (rows[2][:, 8:200, ::-1] == palette[1]).all()
+    assert (rows[3][:, 8:200] == 255).all(), 'what has no class is white'
+    assert len(np.unique(picture[30 + 4 * 222 - 22 :].reshape(-1, 3), axis=0)) > 4, 'a legend'
 
 
 def test_table_has_the_measured_numbers(tmp_path):

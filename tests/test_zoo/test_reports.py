@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +22,8 @@ from saved_models import NEAR, saved_model
 from test_apis.test_check_page import BROWSERS, Page
 
 from mmseg_semi.apis.saved_model import load_saved
+from mmseg_semi.engine.hooks.pseudo_label_progress_hook import write_arrays
+from mmseg_semi.utils.drawing import colors
 from mmseg_semi.zoo import compare, report
 from mmseg_semi.zoo.evaluating import (
     class_iou,
@@ -35,7 +40,7 @@ PLAIN = NEAR.replace('segmentor=dict(', '', 1).replace(')))\n', '))\n')
 
 def write_logs(folder: Path, score: float, method: bool) -> None:
     logs = folder / '20260101_000000'
-    (logs / 'vis_data/vis_image').mkdir(parents=True)
+    (logs / 'vis_data').mkdir(parents=True)
     lines = []
     for step in range(1, 13):
         line = dict(base_lr=0.1, loss=1.0 / step, time=30.0, step=step)
@@ -45,11 +50,23 @@ def write_logs(folder: Path, score: float, method: bool) -> None:
     texts = [json.dumps(line) for line in lines]
     (logs / 'vis_data/scalars.json').write_text('\n'.join([*texts, '{"cut off']))
     if method:
-        picture = Image.fromarray(np.full((20, 30, 3), 99, np.uint8))
-        for step in (6, 12):
-            picture.save(logs / f'vis_data/vis_image/pseudo_labels_{step}.png')
+        write_progress(logs)
         entry = dict(iter=5, kind='all', text='99.9% <of> the unlabeled pixels')
         (logs / 'warnings.jsonl').write_text(json.dumps(entry) + '\n')
+
+
+def write_progress(logs: Path) -> None:
+    """What the hook keeps of two images, at two validations."""
+    images = {f'image{i}': np.full((20, 30, 3), 99, np.uint8) for i in (0, 1)}
+    table = colors(dict(classes=CLASSES))
+    paths = np.array(['a/0.png', 'a/1.png'])
+    named = dict(classes=np.array(CLASSES), colors=table, paths=paths)
+    write_arrays(logs / 'pseudo_labels/images.npz', **images, **named)
+    for step in (6, 12):
+        label = np.full((2, 20, 30), int(step == 12), np.uint8)
+        light = np.full((2, 20, 30), 255 * (step == 12), np.uint8)
+        arrays = dict(label=label, refined=label, light=light)
+        write_arrays(logs / f'pseudo_labels/step_{step}.npz', **arrays)
 
 
 @pytest.fixture(scope='module')
@@ -189,8 +206,27 @@ def test_the_page(page):
     alts = [alt for alt, _ in found.images]
     # Three images: the two worst and the best one, as image, truth and two predictions each.
     assert len([alt for alt in alts if '/images/val/' in alt]) == 3 * 4
-    assert 'pseudo-labels of unimatch, step 12' in alts
-    assert all(source.startswith('data:image/jpeg;base64,') for _, source in found.images)
+    assert all(re.match('data:image/(png|jpeg);base64,', source) for _, source in found.images)
+    assert 'not selected' in ' '.join(found.texts)
+
+
+def test_pseudo_labels_of_the_same_images(page):
+    shown = dict(Page(page.read_text()).images)
+    table = colors(dict(classes=CLASSES))
+    for path in ('a/0.png', 'a/1.png'):
+        assert color_of(shown[path]) == (99, 99, 99)
+        for step, number in ((6, 0), (12, 1)):
+            end = f'{path}, unimatch, step {step}'
+            assert color_of(shown[f'pseudo-labels of {end}']) == tuple(table[number].tolist())
+            used = tuple(table[number].tolist()) if step == 12 else (0, 0, 0)
+            assert color_of(shown[f'trained with of {end}']) == used
+
+
+def color_of(source: str) -> tuple[int, ...]:
+    """The only color of a picture of a page."""
+    image = Image.open(io.BytesIO(base64.b64decode(source.partition(',')[2])))
+    ((_, color),) = image.convert('RGB').getcolors()
+    return color
 
 
 def test_the_page_without_predictions_or_checkpoints(runs, tmp_path, capsys):

@@ -8,7 +8,9 @@ from .image_bank_hook import ImageBankHook
 from .labeled_source_hook import LabeledSourceHook
 from .mean_teacher_hook import MeanTeacherHook
 from .memory_bank_hook import MemoryBankHook
+from .prediction_picture_hook import PredictionPictureHook
 from .prediction_writer_hook import PredictionWriterHook
+from .pseudo_label_progress_hook import PseudoLabelProgressHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .pseudo_label_vis_hook import PseudoLabelVisHook
 from .run_record_hook import RunRecordHook
@@ -24,7 +26,9 @@ __all__ = [
     'LabeledSourceHook',
     'MeanTeacherHook',
     'MemoryBankHook',
+    'PredictionPictureHook',
     'PredictionWriterHook',
+    'PseudoLabelProgressHook',
     'PseudoLabelStatsHook',
     'PseudoLabelVisHook',
     'RunRecordHook',

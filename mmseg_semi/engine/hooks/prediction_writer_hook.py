@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import mmcv
 import numpy as np
-from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmseg.registry import HOOKS
 from PIL import Image
 
-from mmseg_semi.datasets.dataset_tree import image_loaders, image_paths, leaf_datasets
-from mmseg_semi.datasets.transforms import LoadChannels
-from mmseg_semi.utils.drawing import as_rgb
+from mmseg_semi.datasets.dataset_tree import image_paths, leaf_datasets
+
+from .prediction_picture_hook import draw_prediction
 
 PREDICTIONS = {'pred_sem_seg': '', 'teacher_pred_sem_seg': 'teacher'}
 
@@ -37,8 +33,8 @@ class PredictionWriterHook(Hook):
 
     Args:
         out_dir: Folder of the label maps, None for none.
-        show_dir: Folder of the pictures, which show prediction and, where there is one, truth. Of
-            several ranks only the first draws, since mmengine's visualizer works there alone.
+        show_dir: Folder of the pictures: image, truth where there is one, and prediction, with
+            titles and a legend.
         data_folders: Folders of images and masks, whose files are never replaced; nor are the
             images that are predicted.
 
@@ -64,13 +60,6 @@ class PredictionWriterHook(Hook):
         prefixes = [getattr(leaf, 'data_prefix', None) or {} for leaf in leaf_datasets(dataset)]
         roots = [prefix.get('img_path', '') for prefix in prefixes]
         self.names = output_names(image_paths(dataset), roots)
-        if self.show_dir is not None and get_world_size() > 1:
-            print_log(
-                f'--show-dir: only the first of {get_world_size()} ranks draws its images; test in '
-                'one process to draw all',
-                logger='current',
-                level=logging.WARNING,
-            )
         self._reduced = bool(getattr(dataset, 'metainfo', {}).get('reduce_zero_label'))
         inside = [name for name in self.names.values() if name.startswith('teacher/')]
         if inside and (getattr(runner.model, 'test_cfg', None) or {}).get('predict_with') == 'both':
@@ -120,23 +109,10 @@ class PredictionWriterHook(Hook):
                     labels = getattr(sample, key).data.squeeze(0).cpu().numpy()
                     path = inside_folder(os.path.join(self.out_dir, folder), name)
                     write_label_map(path, labels + 1 if self._reduced else labels)
-            if self.show_dir is not None and is_main_process():
-                self._draw(runner, sample, inside_folder(self.show_dir, name))
-
-    def _draw(self, runner: Any, sample: Any, path: Path) -> None:
-        image = _picture_of(sample.img_path, runner.test_dataloader.dataset)
-        with tempfile.TemporaryDirectory(prefix='.part', dir=path.parent) as folder:
-            part = os.path.join(folder, path.name)
-            runner.visualizer.add_datasample('', image, data_sample=sample, out_file=part)
-            os.replace(part, path)
-
-
-def _picture_of(path: str, dataset: Any) -> np.ndarray:
-    """RGB of an image of a dataset, uint8 (H, W, 3)."""
-    loader = next(iter(image_loaders(dataset)), None)
-    if isinstance(loader, LoadChannels):
-        return as_rgb(loader.transform(dict(img_path=path))['img'])
-    return mmcv.imread(path, channel_order='rgb')
+            if self.show_dir is not None:
+                picture = draw_prediction(sample, runner.test_dataloader.dataset)
+                path = inside_folder(self.show_dir, name)
+                write_png(path, picture)
 
 
 def data_folders(node: Any) -> Iterator[str]:
@@ -230,10 +206,14 @@ def inside_folder(folder: str, name: str) -> Path:
 
 def write_label_map(path: Path, labels: np.ndarray) -> None:
     """Write class numbers (H, W) as a PNG of 8 or, where they need them, 16 bits."""
+    write_png(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write a PNG, whole or not at all; two ranks may write the same one."""
     part = path.with_name(f'{path.name}.part{get_rank()}')
     try:
-        kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
-        Image.fromarray(labels.astype(kind)).save(part, 'PNG')
+        Image.fromarray(image).save(part, 'PNG')
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

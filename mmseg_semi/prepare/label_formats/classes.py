@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from mmseg_semi.datasets.coco81_dataset import bit_color
 from mmseg_semi.errors import DataError
 from mmseg_semi.prepare.instances import IGNORED
 from mmseg_semi.prepare.label_formats.records import (
@@ -56,9 +57,4 @@ def number_classes(export: Export, wanted: Sequence[str]) -> tuple[list[str], Nu
 
 def class_colors(names: Sequence[str], known: dict[str, Color]) -> list[list[int]]:
     """A color for each class: the known one, or one of VOC's color map."""
-    colors = []
-    for number, name in enumerate(names):
-        bits = [[(number >> (3 * place + part)) & 1 for place in range(3)] for part in range(3)]
-        made = [sum(bit << (7 - place) for place, bit in enumerate(one)) for one in bits]
-        colors.append(list(known.get(name, made)))
-    return colors
+    return [list(known.get(name, bit_color(number))) for number, name in enumerate(names)]
