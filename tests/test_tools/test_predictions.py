@@ -11,11 +11,13 @@ import mmseg
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmseg.apis import MMSegInferencer
 from mmseg.structures import SegDataSample
 from tool_runs import TOOLS, UNIMATCH, load_checkpoint, read_metrics, with_hooks, write_config
 
 import mmseg_semi  # noqa: F401  (registers the components, allows mmengine's checkpoints)
+from mmseg_semi.utils.drawing import colors, paint
 
 TEST = TOOLS / 'test.py'
 EXTRACT = TOOLS / 'model_converters' / 'extract_segmentor.py'
@@ -104,9 +106,14 @@ def test_our_tool_writes_metrics_maps_and_pictures(ours, ema_run, digit_root):
     assert student.metrics['aAcc'] == pytest.approx(100 * hits / total, abs=0.006)
     shown = {path.name: path for path in (ema_run.work_dir / 'shown').rglob('*.png')}
     assert len(shown) == 5, 'not one picture for each image'
-    for name in student.maps:
-        # Image and truth, side by side with the prediction.
-        assert cv2.imread(str(shown[f'{name}.png'])).shape == (64, 128, 3)
+    table = colors(Config.fromfile(ema_run.config).test_dataloader.dataset.metainfo)
+    for name, label in student.maps.items():  # image, truth and prediction, three times as large
+        picture = cv2.imread(str(shown[f'{name}.png']))[..., ::-1]
+        panels = [picture[30:222:3, left : left + 192 : 3] for left in (8, 208, 408)]
+        truth = cv2.imread(str(digit_root / f'annotations/test/{name}.png'), cv2.IMREAD_UNCHANGED)
+        image = cv2.imread(str(digit_root / f'images/test/{name}.png'))[..., ::-1]
+        wanted = (image, paint(truth, table), paint(label, table))
+        assert all((one == other).all() for one, other in zip(panels, wanted, strict=True))
 
 
 def test_mmsegs_own_tool_gives_the_same(test_plain, ours, ema_run):
