@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -196,6 +195,8 @@ def _sized(image: np.ndarray, factor: int, most: int) -> np.ndarray:
 @cache
 def _font() -> ImageFont.FreeTypeFont:
     """A font that has more than Latin letters, which comes with matplotlib."""
+    import matplotlib  # 10 MiB, which only what draws needs
+
     path = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')
     return ImageFont.truetype(str(path), _TEXT)
 
