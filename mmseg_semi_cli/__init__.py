@@ -185,7 +185,7 @@ def _import_package() -> None:
     These are mmdet (85 MiB, a second), which ``load_config`` brings for a config that has one, and
     the vocabulary of CLIP (25 MiB), which the first text brings.
     """
-    if 'mmseg' in sys.modules:
+    if 'mmseg' in sys.modules or 'mmdet' in sys.modules:
         return
     tokenizer = types.ModuleType(_TOKENIZER)
     tokenizer.tokenize = _tokenize  # type: ignore[attr-defined]

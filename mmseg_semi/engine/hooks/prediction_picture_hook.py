@@ -42,39 +42,22 @@ class PredictionPictureHook(Hook):
     ) -> None:
         self.draw, self.interval = draw, interval
 
-    def after_val_iter(
+    def _after_iter(
         self,
         runner: Any,
         batch_idx: int,
         data_batch: Any = None,
         outputs: Sequence[Any] | None = None,
+        mode: str = 'train',
     ) -> None:
-        """Draw a batch of a validation."""
-        self._draw(runner, batch_idx, outputs, 'val', runner.val_dataloader)
-
-    def after_test_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[Any] | None = None,
-    ) -> None:
-        """Draw a batch of a test."""
-        self._draw(runner, batch_idx, outputs, 'test', runner.test_dataloader)
-
-    def _draw(
-        self,
-        runner: Any,
-        batch_idx: int,
-        outputs: Sequence[Any] | None,
-        part: str,
-        dataloader: Any,
-    ) -> None:
-        if not self.draw or (batch_idx + 1) % self.interval or not is_main_process():
+        """Draw a batch of a validation or a test; mmengine calls this after every iteration."""
+        skipped = mode == 'train' or (batch_idx + 1) % self.interval
+        if not self.draw or skipped or not is_main_process():
             return
+        dataset = getattr(runner, f'{mode}_dataloader').dataset
         for sample in outputs or ():
-            picture = draw_prediction(sample, dataloader.dataset)
-            name = f'{part}_{os.path.basename(sample.img_path)}'
+            name = f'{mode}_{os.path.basename(sample.img_path)}'
+            picture = draw_prediction(sample, dataset)
             runner.visualizer.add_image(name, picture, step=runner.iter)
 
 
