@@ -24,6 +24,12 @@ def share(part: Part, number: int) -> float:
     return part.masks.pixels[number] / max(sum(part.masks.pixels.values()), 1)
 
 
+def class_weights(part: Part) -> list[float]:
+    """Weights of the classes for the loss: one by the root of the share, 10 at most."""
+    found = [share(part, number) for number in range(len(part.classes))]
+    return [round(min(10.0, (max(found) / one) ** 0.5), 1) if one else 1.0 for one in found]
+
+
 def unknown_share(part: Part) -> float:
     """Share of the pixels without a class, from 0 to 1."""
     masks = part.masks
@@ -97,11 +103,9 @@ def _uneven(train: Part) -> Iterator[Finding]:
 
 
 def _weights(train: Part) -> str:
-    """Weights of the classes for the loss: one by the root of the share, 10 at most."""
-    found = [share(train, number) for number in range(len(train.classes))]
-    weights = [round(min(10.0, (max(found) / one) ** 0.5), 1) if one else 1.0 for one in found]
+    """The key of the loss's class weights with their values."""
     model = 'model.segmentor' if train.key.endswith('.labeled') else 'model'
-    return f'{model}.decode_head.loss_decode.class_weight={weights}'
+    return f'{model}.decode_head.loss_decode.class_weight={class_weights(train)}'
 
 
 def _against_crop(one: Part) -> Iterator[Finding]:

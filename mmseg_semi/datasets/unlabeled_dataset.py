@@ -20,6 +20,7 @@ from .dataset_tree import nested_transforms, pipeline_transforms
 from .findings import Finding
 from .image_files import IMG_SUFFIXES
 from .pipelines import unlabeled_pipeline
+from .transforms.class_balanced_crop import ClassBalancedCrop
 from .transforms.named_transforms import Named, Transform, list_transforms
 
 
@@ -116,11 +117,13 @@ class UnlabeledDataset(BaseDataset):
             max_refetch=max_refetch,
         )
         for transform in nested_transforms(pipeline_transforms(self)):
-            if getattr(transform, 'cat_max_ratio', 1) < 1:
+            looks = dict(cat_max_ratio=getattr(transform, 'cat_max_ratio', 1) < 1)
+            looks['prob'] = isinstance(transform, ClassBalancedCrop) and transform.prob > 0
+            for key in (key for key, value in looks.items() if value):
                 raise ValueError(
-                    f'unlabeled: {type(transform).__name__}.cat_max_ratio is '
-                    f'{transform.cat_max_ratio}, but unlabeled images have no classes to look at: '
-                    'give the unlabeled part a geometry of its own, with cat_max_ratio=1.0'
+                    f'unlabeled: {type(transform).__name__}.{key} is {getattr(transform, key)}, '
+                    'but unlabeled images have no classes to look at: give the unlabeled part a '
+                    "geometry of its own, with type='RandomCrop' and cat_max_ratio=1.0"
                 )
 
     def load_data_list(self) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmseg_semi.arguments import Each, OneOf, Whole
+from mmseg_semi.arguments import Each, Number, OneOf, Whole
 from mmseg_semi.datasets.coco81_dataset import bit_color
 from mmseg_semi.datasets.part_checks import CLASSES_FILE
 from mmseg_semi.files import read_json
@@ -47,7 +47,8 @@ def follow(cfg: Config, path: str, options: Collection[str] = ()) -> None:
     root = given.get('data_root', declared.get('data_root'))
     if 'classes' not in given and 'data_root' in given and Path(str(root), CLASSES_FILE).is_file():
         given['classes'] = CLASSES_FILE
-    for name, value in given.items():
+    for name in (one for one in _FOLLOW if one in given):  # start is a share of iterations
+        value = given[name]
         try:
             _FOLLOW[name](cfg, value, root)
         except ValueError as error:
@@ -185,6 +186,47 @@ def _iterations(cfg: Config, value: Any, _root: Any) -> None:
                 node[key] = max(node[key], min(value, _LEAST_INTERVAL), -(-value // 10))
 
 
+def _start(cfg: Config, value: Any, _root: Any) -> None:
+    Number(0, 1).check('it', value)
+    if 'segmentor' in cfg.model:  # the others train on labels alone anyway
+        cfg.model.warmup_iters = round(value * cfg.train_cfg.max_iters)
+
+
+def _batch_size(cfg: Config, value: Any, _root: Any) -> None:
+    Whole(1).check('it', value)
+    loader = cfg.train_dataloader
+    labeled, unlabeled = loader.sampler.get('ratio', (1, 0))
+    if value % labeled:
+        raise ValueError(f'give a multiple of {labeled}, as train_dataloader.sampler.ratio says')
+    loader.batch_size = value // labeled * (labeled + unlabeled)
+
+
+def _workers(cfg: Config, value: Any, _root: Any) -> None:
+    Whole(0).check('it', value)
+    for part in _PARTS:
+        cfg[part].update(num_workers=value, persistent_workers=value > 0)
+
+
+def _learning_rate(cfg: Config, value: Any, _root: Any) -> None:
+    if value is None:  # the network's own
+        return
+    Number(0, above=True).check('it', value)
+    cfg.optim_wrapper.optimizer.lr = value
+
+
+def _balance(cfg: Config, value: Any, _root: Any) -> None:
+    OneOf(True, False).check('it', value)
+    if not value:
+        return
+    cfg.custom_hooks.append(ConfigDict(type='ClassWeightHook'))
+    dataset = cfg.train_dataloader.dataset
+    crop = dict(type='ClassBalancedCrop', crop_size=dataset.geometry.crop.crop_size, prob=0.5)
+    if dataset.unlabeled is None:
+        dataset.geometry.crop = ConfigDict(crop)
+    else:  # unlabeled images have no classes
+        dataset.labeled.geometry = ConfigDict(dataset.geometry, crop=crop)
+
+
 def _guard(cfg: Config, value: Any, _root: Any) -> None:
     OneOf(True, False).check('it', value)
     cfg.default_hooks.checkpoint.save_best = 'mIoU' if value else None
@@ -207,5 +249,10 @@ _FOLLOW: dict[str, Callable[[Config, Any, Any], None]] = dict(
     scale=_scale,
     in_channels=_in_channels,
     iterations=_iterations,
+    start=_start,
+    batch_size=_batch_size,
+    workers=_workers,
+    learning_rate=_learning_rate,
+    balance=_balance,
     guard=_guard,
 )

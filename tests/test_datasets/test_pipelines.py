@@ -176,16 +176,25 @@ def test_what_would_have_no_effect_is_refused(scenes):
         build(scenes, unlabeled=plain(scenes, strong=dict(transforms=color)))
 
 
+@pytest.mark.parametrize(
+    ('looks', 'named'),
+    [
+        (dict(type='RandomCrop', cat_max_ratio=0.75), r'RandomCrop\.cat_max_ratio is 0\.75'),
+        (dict(type='ClassBalancedCrop', prob=0.5), r'ClassBalancedCrop\.prob is 0\.5'),
+    ],
+)
 @pytest.mark.parametrize('written', [True, False])
-def test_a_crop_that_looks_at_classes_is_refused_for_unlabeled_images(scenes, written):
-    looks = dict(type='RandomCrop', crop_size=(24, 24), cat_max_ratio=0.75)
+def test_a_crop_that_looks_at_classes_is_refused_for_unlabeled_images(
+    scenes, written, looks, named
+):
+    looks = dict(looks, crop_size=(24, 24))
     if written:
         part = scenes.unlabeled()
         part['pipeline'][3] = looks
         arguments = dict(unlabeled=part)
     else:
         arguments = dict(geometry=dict(GEOMETRY, crop=looks))
-    with pytest.raises(ValueError, match=r'unlabeled: RandomCrop\.cat_max_ratio is 0\.75'):
+    with pytest.raises(ValueError, match=f'unlabeled: {named}'):
         build(scenes, **arguments)
     build(
         scenes,

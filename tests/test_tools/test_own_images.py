@@ -57,6 +57,14 @@ def write_export(folder: Path, labeled: int = 12, rest: int = 5) -> dict[str, np
     return masks
 
 
+UNETS = sorted(CONFIGS.glob('*/*_unet_custom.py'))
+# Methods that change something for this network, and the two that they are compared with.
+OTHERS = [
+    CONFIGS / f'{method}/{method}_efficientnet-lite0_custom.py'
+    for method in ('supervised', 'unimatch', 'corrmatch', 'rankmatch', 'u2pl')
+]
+
+
 def test_the_whole_way(server, tmp_path):
     masks = write_export(tmp_path)
     program, root = REPO / 'mmseg_semi_cli/__main__.py', tmp_path / 'mine'
@@ -80,9 +88,7 @@ def test_the_whole_way(server, tmp_path):
     assert 'mIoU' in tested.output
 
 
-@pytest.mark.parametrize(
-    'base', sorted(CONFIGS.glob('*/*_unet_custom.py')), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize('base', [*UNETS, *OTHERS], ids=lambda path: path.stem)
 def test_every_method_trains(server, tmp_path, base):
     """A start of one step on labels alone, and two steps of the method; the best is named."""
     root = make_leaves(tmp_path / 'leaves')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 
 import pytest
 from mmengine.config import Config
@@ -13,7 +14,9 @@ from mmseg_semi.engine.hooks import RunRecordHook
 from mmseg_semi.utils.config import load_config
 
 CUSTOM = sorted(CONFIGS.glob('*/*_custom.py'))
+PRESETS = sorted(CONFIGS.glob('custom/*.py'))
 UNIMATCH = CONFIGS / 'unimatch/unimatch_unet_custom.py'
+SUPERVISED = CONFIGS / 'supervised/supervised_unet_custom.py'
 LEAVES = ('background', 'leaf', 'disease')
 
 
@@ -62,6 +65,53 @@ iterations = 4000
     for one, old in zip(cfg.param_scheduler, before, strict=True):
         assert (one.get('end'), old.get('end')) in [(100, 500), (None, None)]
     assert not {'user_variables', 'data_root', 'classes', 'iterations'} & set(cfg)
+
+
+@pytest.mark.parametrize('preset', PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('base', CUSTOM, ids=lambda path: path.stem)
+def test_presets_go_on_all_and_ones_own_values_come_last(tmp_path, base, preset):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        f"_base_ = {[str(base), str(preset)]}\ndata_root = 'data/leaves'\nworkers = 1\n"
+    )
+    values = runpy.run_path(str(preset))
+    cfg, plain = load_config(str(path)), load_config(str(base))
+    assert cfg.train_cfg.max_iters == values['iterations'] != plain.train_cfg.max_iters
+    assert cfg.train_dataloader.num_workers == 1 == cfg.val_dataloader.num_workers
+    assert tuple(cfg.train_dataloader.dataset.geometry.crop.crop_size) == values['crop_size']
+    parts_of_a_step = 1 if base.stem.startswith('supervised') else 2
+    assert cfg.train_dataloader.batch_size == values['batch_size'] * parts_of_a_step
+    rate = values.get('learning_rate', plain.optim_wrapper.optimizer.lr)
+    assert cfg.optim_wrapper.optimizer.lr == rate
+    if parts_of_a_step == 2:
+        assert cfg.model.warmup_iters == values['start'] * values['iterations']
+    assert not {'start', 'batch_size', 'workers', 'learning_rate'} & set(cfg)
+
+
+def test_a_step_and_its_start(tmp_path):
+    cfg = own(tmp_path, 'start = 0.4\niterations = 30\nbatch_size = 3\nworkers = 0')
+    assert (cfg.model.warmup_iters, cfg.train_dataloader.batch_size) == (12, 6)
+    for part in ('train', 'val', 'test'):
+        loader = cfg[f'{part}_dataloader']
+        assert (loader.num_workers, loader.persistent_workers) == (0, False)
+    text = 'train_dataloader = dict(sampler=dict(ratio=(2, 3)), batch_size=5)\nbatch_size = 4'
+    assert own(tmp_path, text).train_dataloader.batch_size == 10
+
+
+def test_labeled_crops_are_balanced_and_unlabeled_ones_are_not(tmp_path):
+    text = 'balance = True\ncrop_size = (64, 96)\nscale = None'
+    balanced = dict(type='ClassBalancedCrop', crop_size=(64, 96), prob=0.5)
+    cfg = own(tmp_path, text)
+    assert cfg.custom_hooks[-1] == dict(type='ClassWeightHook')
+    training = cfg.train_dataloader.dataset
+    assert training.labeled.geometry == dict(training.geometry, crop=balanced)
+    assert training.geometry.crop == dict(type='RandomCrop', crop_size=(64, 96))
+    assert 'geometry' not in training.unlabeled
+    supervised = own(tmp_path, text, SUPERVISED).train_dataloader.dataset
+    assert supervised.geometry == training.labeled.geometry
+    for base in (UNIMATCH, SUPERVISED):
+        plain = own(tmp_path, 'balance = False', base).train_dataloader.dataset
+        assert 'geometry' not in plain.labeled and plain.geometry.crop.type == 'RandomCrop'
 
 
 def test_what_is_left_out_stays(tmp_path):
@@ -146,6 +196,15 @@ def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
         ('scale = (1280,)', 'give the largest width and height, or None for images as they are'),
         ('in_channels = 0', 'in_channels=0: it must be a whole number >= 1'),
         ('iterations = 1.5', 'iterations=1.5: it must be a whole number >= 1'),
+        ('start = 500', 'start=500: it must be a number in [0, 1], got 500'),
+        ('batch_size = 0', 'batch_size=0: it must be a whole number >= 1'),
+        (
+            'train_dataloader = dict(sampler=dict(ratio=(2, 2)))\nbatch_size = 3',
+            'give a multiple of 2',
+        ),
+        ('balance = 0.5', 'balance=0.5: it must be one of (True, False), got 0.5'),
+        ('workers = -1', 'workers=-1: it must be a whole number >= 0'),
+        ('learning_rate = 0', 'learning_rate=0: it must be a number > 0, got 0'),
         ('iteration = 5', "nothing reads 'iteration'. Did you mean 'iterations'?"),
     ],
 )

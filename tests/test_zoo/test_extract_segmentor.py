@@ -90,7 +90,7 @@ def test_an_extracted_model_of_own_data_runs_with_mmseg_alone(tmp_path, which):
         main([str(out), '--out', str(tmp_path / 'c.pth'), '--which', 'teacher'])
 
 
-@pytest.mark.parametrize('network', ['unet', 'deeplabv3plus_r50'])
+@pytest.mark.parametrize('network', ['unet', 'deeplabv3plus_r50', 'efficientnet-lite0'])
 def test_every_custom_config_is_extracted_to_one_that_runs(tmp_path, network):
     root = make_leaves(tmp_path / 'leaves')
     bases = sorted(CONFIGS.glob(f'*/*_{network}_custom.py'))

@@ -20,6 +20,13 @@ user_variables = dict(
     # mean and deviation are those that mmseg-semi check has written to data_root/channels.json.
     in_channels=3,
     iterations=20000,
+    start=0.1,  # share of the iterations that train on labels alone
+    batch_size=4,  # labeled images of a step on each GPU; as many unlabeled ones beside them
+    workers=4,  # processes that load images, at most one a core; 0: the training does
+    # Rare classes: half of the labeled crops lie around a pixel of a class drawn at random, all
+    # classes alike, and the loss of the labeled images has class weights.
+    balance=False,
+    learning_rate=None,  # None: the network's own
     # Keeps the checkpoint of the best validation beside the last: that of the start on labels alone
     # where nothing later is better. The last lines of the training name it.
     guard=True,

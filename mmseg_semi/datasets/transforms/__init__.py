@@ -1,5 +1,6 @@
 from .carry_maps import CarryMaps
 from .check_annotations import CheckAnnotations
+from .class_balanced_crop import ClassBalancedCrop
 from .init_valid_mask import InitValidMask
 from .load_channels import LoadChannels
 from .pack_semi_inputs import PackSemiInputs
@@ -14,6 +15,7 @@ from .strong_views import StrongViews
 __all__ = [
     'CarryMaps',
     'CheckAnnotations',
+    'ClassBalancedCrop',
     'InitValidMask',
     'LoadChannels',
     'PackSemiInputs',

@@ -2,6 +2,7 @@
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .class_confidence_hook import ClassConfidenceHook
+from .class_weight_hook import ClassWeightHook
 from .data_check_hook import DataCheckHook
 from .ema_threshold_hook import EMAThresholdHook
 from .image_bank_hook import ImageBankHook
@@ -20,6 +21,7 @@ from .training_monitor_hook import TrainingMonitorHook
 __all__ = [
     'AtomicCheckpointHook',
     'ClassConfidenceHook',
+    'ClassWeightHook',
     'DataCheckHook',
     'EMAThresholdHook',
     'ImageBankHook',

@@ -101,7 +101,7 @@ class TrainingMonitorHook(PseudoLabelObserver):
         if not self._due:
             return
         if outputs and 'loss' in outputs:
-            self._losses.append(float(outputs['loss']))
+            self._losses.append(torch.as_tensor(outputs['loss']).item())
         self._say(runner, self._judge_optimizer(runner))
         if self._counts is None:  # in the start
             return

@@ -1,0 +1,7 @@
+_base_ = ['../_base_/settings/efficientnet-lite0_custom.py', '../_base_/methods/custom/ael.py']
+model = dict(
+    _delete_=True,
+    segmentor=_base_.model,
+    warmup_iters=2000,
+    **_base_.method,
+)
