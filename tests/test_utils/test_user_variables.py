@@ -80,11 +80,11 @@ def test_presets_go_on_all_and_ones_own_values_come_last(tmp_path, base, preset)
     assert cfg.train_dataloader.num_workers == 1 == cfg.val_dataloader.num_workers
     assert tuple(cfg.train_dataloader.dataset.geometry.crop.crop_size) == values['crop_size']
     parts_of_a_step = 1 if base.stem.startswith('supervised') else 2
-    assert cfg.train_dataloader.batch_size == values['batch_size'] * parts_of_a_step
+    assert cfg.train_dataloader.batch_size == values.get('batch_size', 4) * parts_of_a_step
     rate = values.get('learning_rate', plain.optim_wrapper.optimizer.lr)
     assert cfg.optim_wrapper.optimizer.lr == rate
     if parts_of_a_step == 2:
-        assert cfg.model.warmup_iters == values['start'] * values['iterations']
+        assert cfg.model.warmup_iters == values.get('start', 0.1) * values['iterations']
     assert not {'start', 'batch_size', 'workers', 'learning_rate'} & set(cfg)
 
 
