@@ -46,10 +46,10 @@ from mmseg_semi.errors import name_some, refusal
 from mmseg_semi.files import write_files
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_keys import value_at
+from mmseg_semi.utils.weight_checks import check_pretrained
 from mmseg_semi_cli import runs
 
-_MODEL, _CLASSES, _BATCH, _STEP = 1, 3, 4, 50  # kinds of findings
-_NOT_THERE = 2
+_MODEL, _NOT_THERE, _CLASSES, _BATCH, _STEP, _WEIGHTS = 1, 2, 3, 4, 50, 53  # kinds of findings
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -96,7 +96,7 @@ def noting(found: Findings, kind: int, key: str = '') -> Iterator[None]:
             raise
         one = finding_of(error)
         if one is None:
-            missing = isinstance(error, FileNotFoundError)
+            missing = isinstance(error, FileNotFoundError) and kind == _MODEL
             text = text if key.removesuffix(': ') in text else f'{key}{text}'
             one = Finding(_NOT_THERE if missing else kind, text)
         found.errors.append(one)
@@ -162,7 +162,9 @@ def check_model(cfg: Config, labeled: Sequence[Part], found: Findings) -> float 
     if stride is None:  # one whose parts compute with weights, or a faulty one
         model = build(cfg, 'model', MODELS, found)
         stride = None if model is None else output_stride(model)
-    if model is not None and labeled:
+    if model is not None:
+        with noting(found, _WEIGHTS):
+            check_pretrained(cfg)
         with noting(found, _CLASSES):
             check_classes(model, {part.key: part.dataset for part in labeled})
     return stride

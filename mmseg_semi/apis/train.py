@@ -33,7 +33,7 @@ from mmseg_semi.utils.safe_checkpoints import (
     refuse_incomplete,
     resumable_checkpoint,
 )
-from mmseg_semi.utils.weight_checks import check_pretrained, without_downloads
+from mmseg_semi.utils.weight_checks import check_pretrained, fetch, without_downloads
 from mmseg_semi.utils.work_dirs import claimed, leaving_nothing
 from mmseg_semi_cli import runs
 
@@ -152,6 +152,8 @@ def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> N
         check_writable(checkpoint_folder(cfg))
     if cfg.get('load_from') and not cfg.get('resume'):
         refuse_incomplete(cfg.load_from, 'load_from')
+        if '://' in cfg.load_from:
+            fetch(f'load_from={cfg.load_from!r}', cfg.load_from, 'set it to a local file')
     check_together(cfg)
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
     if cfg.get('resume'):

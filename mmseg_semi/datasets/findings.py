@@ -60,6 +60,7 @@ KINDS = {
     50: 'a training step cannot be made',
     51: 'images are of a kind that needs in_channels',
     52: 'classes of the config are not those of classes.json',
+    53: 'weights that the encoder starts from cannot be had, or do not fit',
 }
 SEVERITIES = ('error', 'warning', 'note')
 

@@ -92,7 +92,10 @@ def load_address(
             raise CheckpointError(
                 f'{url} cannot be downloaded ({reason}): download it elsewhere and put it at {path}'
             ) from error
-    return read_checkpoint(path, f'the copy of {url} in')
+    try:
+        return read_checkpoint(path, f'the copy of {url} in')
+    except CheckpointError as error:
+        raise CheckpointError(f'{error} Remove {path} to download it anew.') from error
 
 
 def downloaded_path(url: str, model_dir: str | None = None) -> Path:

@@ -17,6 +17,7 @@ from mmseg_semi.arguments import Each, Number, OneOf, Whole
 from mmseg_semi.datasets.coco81_dataset import bit_color
 from mmseg_semi.datasets.part_checks import CLASSES_FILE
 from mmseg_semi.files import read_json
+from mmseg_semi.utils import encoder_weights
 
 #: Key of a config that names its variables, with the values that its bases have used.
 KEY = 'user_variables'
@@ -47,6 +48,8 @@ def follow(cfg: Config, path: str, options: Collection[str] = ()) -> None:
     root = given.get('data_root', declared.get('data_root'))
     if 'classes' not in given and 'data_root' in given and Path(str(root), CLASSES_FILE).is_file():
         given['classes'] = CLASSES_FILE
+    if 'weights' in declared:  # so that messages name it
+        given.setdefault('weights', declared['weights'])
     for name in (one for one in _FOLLOW if one in given):  # start is a share of iterations
         value = given[name]
         try:
@@ -170,6 +173,10 @@ def _in_channels(cfg: Config, value: Any, root: Any) -> None:
     network.data_preprocessor.update(channels)
 
 
+def _weights(cfg: Config, value: Any, _root: Any) -> None:
+    encoder_weights.set_weights(cfg.model.get('segmentor') or cfg.model, value)
+
+
 def _iterations(cfg: Config, value: Any, _root: Any) -> None:
     Whole(1).check('it', value)
     ratio = value / cfg.train_cfg.max_iters
@@ -248,6 +255,7 @@ _FOLLOW: dict[str, Callable[[Config, Any, Any], None]] = dict(
     crop_size=_crop_size,
     scale=_scale,
     in_channels=_in_channels,
+    weights=_weights,
     iterations=_iterations,
     start=_start,
     batch_size=_batch_size,

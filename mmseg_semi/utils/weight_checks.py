@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
+from mmseg.models.backbones import MixVisionTransformer, SwinTransformer
 from mmseg.registry import MODELS
 from torch import nn
 
@@ -26,6 +28,10 @@ from mmseg_semi.models.backbones.package_files import SCHEME, package_file
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 
 COUNTER = 'num_batches_tracked'
+# Before the names of a backbone in the weights of a whole network.
+_WHOLE = 'backbone.'
+# They have an ``init_weights`` of their own, which makes positions fit and nothing else.
+_KNOWN_INIT = (MixVisionTransformer, SwinTransformer)
 STEM_HINT = (
     ' Weights of the UniMatch family have a wider stem: set model.segmentor.backbone.stem_channels='
     '128 (model.backbone.stem_channels for a plain segmentor).'
@@ -121,7 +127,9 @@ def other_class(first: Sequence[str], second: Sequence[str]) -> str | None:
 
 
 def check_pretrained(cfg: Config) -> None:
-    """Refuse a backbone's weights that cannot be had or, in a local file, do not fit.
+    """Refuse a backbone's weights that cannot be had or do not fit.
+
+    Weights of a whole network are those of its backbone: ``init_cfg`` gets the prefix.
 
     Args:
         cfg: The config; ``pretrained`` and ``backbone.init_cfg`` are looked at, and what they
@@ -130,46 +138,70 @@ def check_pretrained(cfg: Config) -> None:
     Raises:
         FileNotFoundError, ValueError: Name the config key and the file.
     """
-    for key, path, start, backbone in _pretrained_files(cfg.model):
-        if path.startswith(SCHEME):
-            path = str(package_file(path, key))
-        if '://' in path:
-            _fetch(key, path)
-            continue
-        check_there(path, 'Correct it, or set it to None to start from scratch.', key)
-        state = state_of(read_checkpoint(path, f'{key}:'))
-        state = {n[len(start) :]: value for n, value in state.items() if n.startswith(start)}
+    for key, path, init, backbone in _pretrained_files(cfg.model):
+        said = getattr(path, 'said', f'{key}={path!r}')
+        key = getattr(path, 'said', key)
+        file = str(package_file(path, key)) if path.startswith(SCHEME) else os.path.expanduser(path)
+        if '://' in file:
+            remedy = 'set the key to a local file, or to None to start from scratch'
+            state = state_of(fetch(said, file, remedy))
+        else:
+            remedy = 'Correct it, or set it to None to start from scratch.'
+            check_there(file, f'{remedy}{getattr(path, "hint", "")}', key)
+            state = state_of(read_checkpoint(file, f'{key}:'))
         network = build_shapes(backbone, cfg.get('default_scope', 'mmseg'))
-        if getattr(type(network), 'init_weights', None) is not BaseModule.init_weights:
-            continue  # it has ways of its own to make weights fit, of positions for example
-        wanted = network.state_dict()
-        wrong = wrong_shapes(state, wanted, averaged=True)
-        if not wrong and not set(state) & set(wanted):
-            wrong = ['none of the weights has a name of the backbone']
+        wrong = _misfits(network, state, init)
         if wrong:
             hint = STEM_HINT if any(text.startswith('stem.') for text in wrong) else ''
             raise ValueError(
-                f'{key}: {path} does not fit the backbone {backbone["type"]}: '
+                f'{key}: {file} does not fit the backbone {backbone["type"]}: '
                 f'{name_some(wrong, 3)}. Correct the backbone or give other weights.{hint}'
             )
 
 
-def _fetch(key: str, address: str) -> None:
+def _misfits(
+    network: nn.Module, state: Mapping[str, Any], init: MutableMapping[str, Any]
+) -> list[str]:
+    """What of the weights does not fit a backbone; ``init`` gets the prefix of a whole network."""
+    plain = getattr(type(network), 'init_weights', None) is BaseModule.init_weights
+    if not plain and not isinstance(network, _KNOWN_INIT):
+        return []  # it has ways of its own to make weights fit
+    wanted, start = network.state_dict(), init.get('prefix') or ''
+    whole = any(name.startswith(_WHOLE) and name[len(_WHOLE) :] in wanted for name in state)
+    if init and not start and whole:
+        start = init['prefix'] = _WHOLE
+    start = f'{start}.' if start and not start.endswith('.') else start
+    state = {name[len(start) :]: value for name, value in state.items() if name.startswith(start)}
+    if not set(state) & set(wanted):
+        return ['none of the weights has a name of the backbone']
+    wrong = wrong_shapes(state, wanted, averaged=True)
+    return [text for text in wrong if plain or 'pos' not in text.split()[0]]
+
+
+def fetch(said: str, address: str, remedy: str) -> dict[str, Any]:
+    """Read weights from an address, or the copy of it from before.
+
+    Args:
+        said: Config key and value, for the message.
+        address: Of any kind that mmengine knows.
+        remedy: What else can be done.
+
+    Raises:
+        FileNotFoundError: They cannot be had.
+    """
     try:
-        CheckpointLoader.load_checkpoint(address, map_location='cpu')
+        return dict(CheckpointLoader.load_checkpoint(address, map_location='cpu'))
     except Exception as error:  # of the network, of the address, of a package that it needs
         reason = f'no model has the name {error}' if isinstance(error, KeyError) else error
-        raise FileNotFoundError(
-            f'{key}={address!r}: {str(reason).rstrip(".")}; or set the key to a local file, or to '
-            'None to start from scratch.'
-        ) from error
+        raise FileNotFoundError(f'{said}: {str(reason).rstrip(".")}; or {remedy}.') from error
 
 
 def without_downloads(node: Any) -> Any:
     """A copy of a model's config without the weights that it would download."""
     if isinstance(node, Mapping):
         kept = {key: without_downloads(value) for key, value in node.items() if key != 'pretrained'}
-        if (kept.get('init_cfg') or {}) and kept['init_cfg'].get('type') == 'Pretrained':
+        init = kept.get('init_cfg')
+        if isinstance(init, Mapping) and init.get('type') == 'Pretrained':
             kept['init_cfg'] = None
         return ConfigDict(kept)
     if isinstance(node, (list, tuple)):
@@ -177,7 +209,10 @@ def without_downloads(node: Any) -> Any:
     return node
 
 
-def _pretrained_files(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+def _pretrained_files(
+    model: Mapping[str, Any],
+) -> Iterator[tuple[str, str, MutableMapping[str, Any], dict[str, Any]]]:
+    """Key, address, ``init_cfg`` and the backbone without it, of all that is named."""
     prefix, inner = 'model', model
     if 'segmentor' in model:
         prefix, inner = 'model.segmentor', model['segmentor']
@@ -186,13 +221,12 @@ def _pretrained_files(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str,
         return
     init = backbone.get('init_cfg')
     init = init if isinstance(init, Mapping) and init.get('type') == 'Pretrained' else {}
-    for key, path, start in (
-        (f'{prefix}.pretrained', inner.get('pretrained'), ''),
-        (f'{prefix}.backbone.init_cfg.checkpoint', init.get('checkpoint'), init.get('prefix')),
+    for key, path, node in (
+        (f'{prefix}.pretrained', inner.get('pretrained'), {}),
+        (f'{prefix}.backbone.init_cfg.checkpoint', init.get('checkpoint'), init),
     ):
         if isinstance(path, str):
-            start = f'{start}.' if start and not start.endswith('.') else start or ''
-            yield key, path, start, {**copy.deepcopy(dict(backbone)), 'init_cfg': None}
+            yield key, path, node, {**copy.deepcopy(dict(backbone)), 'init_cfg': None}
 
 
 def build_shapes(cfg: Mapping[str, Any], scope: str = 'mmseg') -> nn.Module:

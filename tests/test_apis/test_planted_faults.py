@@ -571,6 +571,11 @@ def a_class_that_the_config_lacks(root):
     return root / 'classes.json'
 
 
+@fault('E53')
+def weights_that_are_not_there(root):
+    return {'weights': str(root / 'nothing.pth')}
+
+
 @pytest.mark.parametrize('name', FAULTS)
 def test_a_planted_fault_is_found(root, name):
     number, plant = FAULTS[name]

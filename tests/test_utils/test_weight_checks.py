@@ -174,7 +174,7 @@ def test_weights_that_cannot_be_downloaded_are_named_with_what_to_do(offline):
         'start from scratch.'
     )
     offline.mkdir(exist_ok=True)
-    torch.save(dict(a=torch.zeros(1)), offline / COPY)
+    torch.save(MODELS.build(RESNET).state_dict(), offline / COPY)
     check_pretrained(config(RESNET, pretrained='open-mmlab://resnet50_v1c'))
     init = dict(type='Pretrained', checkpoint='open-mmlab://resnet50_v1x')
     with pytest.raises(FileNotFoundError, match="checkpoint='open-mm.*has the name 'resnet50_v1x'"):

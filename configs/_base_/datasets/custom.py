@@ -19,6 +19,9 @@ user_variables = dict(
     # Given, even as 3, images of 8, 16 and 32 bits with this number of channels are read, and their
     # mean and deviation are those that mmseg-semi check has written to data_root/channels.json.
     in_channels=3,
+    # What the encoder starts from: a file, an address, or a name such as 'mit_b0' (utils/
+    # encoder_weights.py); None: from scratch; 'default': what the base of the network says.
+    weights='default',
     iterations=20000,
     start=0.1,  # share of the iterations that train on labels alone
     batch_size=4,  # labeled images of a step on each GPU; as many unlabeled ones beside them

@@ -240,7 +240,7 @@ def check_classes(model: Any, datasets: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Names the keys.
     """
-    first = next(iter(datasets))
+    first = next(iter(datasets), '')
     for key, dataset in datasets.items():
         fill_num_classes(dataset, key)
         _check_classes(model, dataset, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Optional
 
@@ -133,7 +134,8 @@ def refuse_plain_batch() -> NoReturn:
 
 def build_networks(model: Any, segmentor: dict[str, Any], teacher: Any) -> None:
     """Build the student and its teacher."""
-    model.segmentor_cfg, model.segmentor = segmentor, MODELS.build(segmentor)
+    # mmseg changes what it builds: where ``pretrained`` is given, it cannot be built of that again.
+    model.segmentor_cfg, model.segmentor = segmentor, MODELS.build(copy.deepcopy(segmentor))
     check_segmentor(model.segmentor)
     model.teacher = build_teacher(model, teacher)
     for network in (model.segmentor, getattr(model.teacher, 'network', None)):
