@@ -14,5 +14,7 @@ model = dict(
     decode_head=dict(init_cfg=dict(type='Normal', std=0.125, override=dict(name='conv_seg')))
 )
 # The encoder, which is trained already, learns slower than the decoder.
-optim_wrapper = dict(optimizer=dict(lr=3e-3), paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.3))))
+optim_wrapper = dict(
+    optimizer=dict(lr=3e-3), paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.3)))
+)
 default_hooks = dict(checkpoint=dict(save_best='mIoU'))
