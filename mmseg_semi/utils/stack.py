@@ -94,17 +94,19 @@ def registered(key: str, kind: str, registry: Registry) -> Any:
     Raises:
         ModuleNotFoundError: That package cannot be imported.
     """
-    package = kind.partition('.')[0]
+    package, reason = kind.partition('.')[0], 'is not installed'
     try:
-        return registry.get(kind)
+        found = registry.get(kind)
+        if found is not None or '.' not in kind or is_there(package):
+            return found
     except Exception as error:  # of that package, or of what it imports
         if '.' not in kind:
             raise
-        missing = not is_there(package)
-        if not missing and isinstance(error, RuntimeError):  # of mmengine: it has no such class
-            return None
-        reason = 'is not installed' if missing else f'cannot be imported ({error})'
-        raise ModuleNotFoundError(
-            f"{key}: '{kind}' needs {package}, which {reason}. "
-            f'Install {_BROUGHT_BY.get(package, package)}.'
-        ) from error
+        if is_there(package):
+            if isinstance(error, RuntimeError):  # of mmengine: it has no such class
+                return None
+            reason = f'cannot be imported ({error})'
+    raise ModuleNotFoundError(
+        f"{key}: '{kind}' needs {package}, which {reason}. "
+        f'Install {_BROUGHT_BY.get(package, package)}.'
+    )

@@ -153,7 +153,7 @@ def test_a_backbone_of_another_package(kind, error, message):
     ('missing', 'reason'),
     [
         ('mmpretrain', 'is not installed'),
-        ('torchvision', 'cannot be imported (import of torchvision halted; None in sys.modules)'),
+        ('torchvision', r'cannot be imported \([^()]*torchvision[^()]*\)'),
     ],
 )
 def test_packages_that_a_backbone_needs_are_named(missing, reason):
@@ -175,9 +175,10 @@ run_tool(check.main)
         env=environment(),
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
+    assert re.fullmatch(
         f"error: model.backbone.type: 'mmpretrain.ConvNeXt' needs mmpretrain, which {reason}. "
-        "Install it and torchvision: pip install 'mmseg_semi[convnext]'."
+        r"Install it and torchvision: pip install 'mmseg_semi\[convnext\]'.",
+        done.stderr.splitlines()[-1],
     )
     assert 'Traceback' not in done.stderr
 
