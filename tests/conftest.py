@@ -58,6 +58,7 @@ LONG = {
     'test_reports',
     'test_run_table',
     'test_semi2mmseg',
+    'test_walk',
     'test_wheel',
 }
 
