@@ -58,6 +58,11 @@ class ClassWeightHook(Hook):
         print_log(f'Class weights: {said}', logger='current', level=logging.INFO)
 
 
+def _several(modules: Any) -> list[Any]:
+    """What mmseg has as None, one module or a list of them."""
+    return list(modules) if hasattr(modules, '__iter__') else [modules] if modules else []
+
+
 def _losses(segmentor: Any) -> list[CrossEntropyLoss]:
     """The losses of all heads, which must take weights.
 
@@ -66,10 +71,8 @@ def _losses(segmentor: Any) -> list[CrossEntropyLoss]:
     """
     found = []
     for key in ('decode_head', 'auxiliary_head'):
-        heads = getattr(segmentor, key, None) or []
-        for head in heads if hasattr(heads, '__iter__') else [heads]:
-            losses = head.loss_decode
-            found += list(losses) if hasattr(losses, '__iter__') else [losses]
+        for head in _several(getattr(segmentor, key, None)):
+            found += _several(head.loss_decode)
             if head.sampler is not None:
                 raise ValueError(
                     f'{key}.sampler chooses pixels by their loss, which ClassWeightHook would '
