@@ -28,6 +28,7 @@ atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
 
 import torch  # noqa: E402
 from config_cache import remember_configs  # noqa: E402
+from mmpretrain_package import bring_mmpretrain  # noqa: E402
 from tool_runs import EMA, SUPERVISED, TOOLS, UNIMATCH, ForkServer, write_config  # noqa: E402
 
 from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # noqa: E402
@@ -57,8 +58,16 @@ LONG = {
     'test_reports',
     'test_run_table',
     'test_semi2mmseg',
+    'test_walk',
     'test_wheel',
 }
+
+
+@pytest.fixture(autouse=True)
+def convnext(request: pytest.FixtureRequest) -> None:
+    """Tests with ConvNeXt in their name have mmpretrain, or are skipped."""
+    if 'convnext' in request.node.name:
+        bring_mmpretrain()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -178,7 +178,7 @@ def test_snippets_build(code: str, tmp_path: Path) -> None:
     """Each config of the documents; one without a base is a part of a child config."""
     if '_base_ =' not in code:
         code = "_base_ = '../unimatch/unimatch_unet_custom.py'\n" + code
-    code = code.replace("_base_ = 'unimatch", f"_base_ = '{CONFIGS}/unimatch")
+    code = re.sub(r"'(?=\w+/[\w-]+\.py')", f"'{CONFIGS}/", code)
     code = code.replace("'./", "'../unimatch/").replace("'../", f"'{CONFIGS}/")
     path = tmp_path / 'snippet.py'
     path.write_text(code)
@@ -197,7 +197,7 @@ def test_snippets_build(code: str, tmp_path: Path) -> None:
 
 
 def test_there_are_snippets_of_every_kind() -> None:
-    assert len(SNIPPETS) == 12
+    assert len(SNIPPETS) == 13
 
 
 # ------------------------------------------------------------------------------------- figures

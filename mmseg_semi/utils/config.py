@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import inspect
 import os
 import re
@@ -30,7 +29,7 @@ from mmseg_semi.utils.config_keys import (
     known_keys,
 )
 from mmseg_semi.utils.config_settings import check_checkpoint_names, check_settings
-from mmseg_semi.utils.stack import complete_mmseg
+from mmseg_semi.utils.stack import complete_mmseg, is_there, registered
 
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
@@ -57,11 +56,7 @@ def require_mmdet(what: str) -> None:
     Raises:
         ModuleNotFoundError: Says how to install it.
     """
-    try:
-        missing = importlib.util.find_spec('mmdet') is None
-    except ModuleNotFoundError:
-        missing = True
-    if missing:
+    if not is_there('mmdet'):
         raise ModuleNotFoundError(
             f'{what} needs mmdet, which is not installed. Install '
             "'mmdet>=3.3.0,<4.0.0' (with the onedl stack 'onedl-mmdetection>=3.5.1,<4.0.0')."
@@ -210,7 +205,7 @@ def check_config(cfg: Config) -> None:
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
         for key, node, registry, arguments in _components(cfg, registries):
             kind = node['type']
-            entry = registry.get(kind) if isinstance(kind, str) else kind
+            entry = registered(f'{key}.type', kind, registry) if isinstance(kind, str) else kind
             if entry is None:
                 known = sorted(_names(registry))
                 raise KeyError(

@@ -107,8 +107,6 @@ def set_weights(network: MutableMapping[str, Any], value: Any) -> None:
 
 def _say_default(network: MutableMapping[str, Any], backbone: Mapping[str, Any]) -> None:
     """Let messages about the weights of the base name the variable."""
-    init = backbone.get('init_cfg')
-    for node, key in ((network, 'pretrained'), (init, 'checkpoint')):
-        place = node.get(key) if isinstance(node, MutableMapping) else None
-        if isinstance(place, str):
-            node[key] = Address.of(place, f'weights (left out, and so {place!r})')
+    for node, key in ((network, 'pretrained'), (backbone.get('init_cfg'), 'checkpoint')):
+        if isinstance(node, MutableMapping) and isinstance(node.get(key), str):
+            node[key] = Address.of(node[key], f'weights (left out, and so {node[key]!r})')

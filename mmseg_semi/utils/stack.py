@@ -1,17 +1,22 @@
-"""Where mmengine finds the configs of packages, and mmseg what it takes from mmdet."""
+"""Where mmengine finds configs and classes of packages, and mmseg what it takes from mmdet."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.model import BaseModule
+from mmengine.registry import Registry
 from mmseg.registry import MODELS
 
+# What brings a package, and what it imports without saying so.
+_BROUGHT_BY = dict(mmpretrain="it and torchvision: pip install 'mmseg_semi[convnext]'")
 FORK_PACKAGES = dict(mmseg='onedl-mmsegmentation', mmdet='onedl-mmdetection')
 
 
@@ -68,3 +73,40 @@ def complete_mmseg(content: str) -> None:
             module = importlib.reload(sys.modules[head.__module__])
             for owner in ('mmseg.models.decode_heads', 'mmseg.models'):
                 setattr(sys.modules[owner], name, getattr(module, name))
+
+
+def is_there(package: str) -> bool:
+    """Whether a package can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def registered(key: str, kind: str, registry: Registry) -> Any:
+    """The class of a type, None where there is none.
+
+    Args:
+        key: Config key of the type, for messages.
+        kind: The type; one of another package, such as ``mmpretrain.ConvNeXt``, imports it.
+        registry: Where it is looked up.
+
+    Raises:
+        ModuleNotFoundError: That package cannot be imported.
+    """
+    package, reason = kind.partition('.')[0], 'is not installed'
+    try:
+        found = registry.get(kind)
+        if found is not None or '.' not in kind or is_there(package):
+            return found
+    except Exception as error:  # of that package, or of what it imports
+        if '.' not in kind:
+            raise
+        if is_there(package):
+            if isinstance(error, RuntimeError):  # of mmengine: it has no such class
+                return None
+            reason = f'cannot be imported ({error})'
+    raise ModuleNotFoundError(
+        f"{key}: '{kind}' needs {package}, which {reason}. "
+        f'Install {_BROUGHT_BY.get(package, package)}.'
+    )

@@ -220,7 +220,7 @@ def _pretrained_files(
     if not isinstance(backbone, Mapping):
         return
     init = backbone.get('init_cfg')
-    init = init if isinstance(init, Mapping) and init.get('type') == 'Pretrained' else {}
+    init = init if isinstance(init, MutableMapping) and init.get('type') == 'Pretrained' else {}
     for key, path, node in (
         (f'{prefix}.pretrained', inner.get('pretrained'), {}),
         (f'{prefix}.backbone.init_cfg.checkpoint', init.get('checkpoint'), init),

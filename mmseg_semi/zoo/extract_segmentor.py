@@ -159,8 +159,10 @@ def own_types(node: Any) -> list[str]:
     if isinstance(node, dict):
         found += ['several values of img_suffix'] if _has_several_suffixes(node) else []
         kind: Any = node.get('type')
+        # A type of another package is none of ours, and looking it up would import the package.
+        known = isinstance(kind, str) and kind.rpartition('.')[0] in ('', 'mmseg')
         for registry in (MODELS, TRANSFORMS):
-            entry = registry.get(kind) if isinstance(kind, str) else None
+            entry = registry.get(kind) if known else None
             if entry is not None and entry.__module__.split('.')[0] == PACKAGE:
                 found.append(kind)
         node = list(node.values())

@@ -1,8 +1,12 @@
+import importlib.util
 import os
+import re
+import subprocess
+import sys
 
 import mmseg
 import pytest
-from tool_runs import CONFIGS, UNIMATCH
+from tool_runs import CONFIGS, UNIMATCH, environment
 
 from mmseg_semi.apis.runner_setup import check_data_paths
 from mmseg_semi.utils.config import load_config
@@ -126,6 +130,57 @@ def test_paths_of_validation_data_are_checked(digit_root):
     wrong = {**root, 'val_dataloader.dataset.ann_file': 'splits/nope.txt'}
     with pytest.raises(FileNotFoundError, match=r'val_dataloader\.dataset\.ann_file.*nope\.txt'):
         check_data_paths(load_config(str(CONFIGS / UNIMATCH), wrong), ('val',))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'error', 'message'),
+    [
+        (
+            'mmnosuch.ResNet',
+            ModuleNotFoundError,
+            "model.segmentor.backbone.type: 'mmnosuch.ResNet' needs mmnosuch, which is not "
+            'installed. Install mmnosuch.',
+        ),
+        ('mmseg.NoSuch', KeyError, "backbone.type: 'mmseg.NoSuch' is not registered"),
+    ],
+)
+def test_a_backbone_of_another_package(kind, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        load_config(str(CONFIGS / UNIMATCH), {'model.segmentor.backbone.type': kind})
+
+
+@pytest.mark.parametrize(
+    ('missing', 'reason'),
+    [
+        ('mmpretrain', 'is not installed'),
+        ('torchvision', r'cannot be imported \([^()]*torchvision[^()]*\)'),
+    ],
+)
+def test_packages_that_a_backbone_needs_are_named(missing, reason):
+    """In a process that has not imported them."""
+    if missing == 'torchvision' and importlib.util.find_spec('mmpretrain') is None:
+        pytest.skip('mmpretrain is not installed')
+    config = CONFIGS / 'supervised/supervised_upernet_convnext-t_custom.py'
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from mmseg_semi.errors import run_tool
+from mmseg_semi.apis import check
+run_tool(check.main)
+"""
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code, str(config)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(
+        f"error: model.backbone.type: 'mmpretrain.ConvNeXt' needs mmpretrain, which {reason}. "
+        r"Install it and torchvision: pip install 'mmseg_semi\[convnext\]'.",
+        done.stderr.splitlines()[-1],
+    )
+    assert 'Traceback' not in done.stderr
 
 
 def test_transforms_of_albumentations_are_not_looked_up():

@@ -57,6 +57,11 @@ FAMILIES = {
         'model = dict(pretrained=None, auxiliary_head=None, backbone=dict(embed_dims=24),'
         'decode_head=dict(in_channels=[24, 48, 96, 192], channels=16, num_classes=7))\n',
     ),
+    'upernet_convnext': (
+        CONFIGS / '_base_/settings/upernet_convnext-t_custom.py',
+        "model = dict(auxiliary_head=None, backbone=dict(arch='atto'),"
+        'decode_head=dict(in_channels=[40, 80, 160, 320], channels=16))\n',
+    ),
 }
 
 
