@@ -1,8 +1,8 @@
 """Segmentors, refiners, mixers, perturbations, heads and losses of semi-supervised training."""
 
-from .backbones import EfficientNetLite, Xception65
+from .backbones import DINOv2, EfficientNetLite, Xception65
 from .data_preprocessors import SemiDataPreprocessor
-from .decode_heads import DeepLabV3PlusHead
+from .decode_heads import DeepLabV3PlusHead, UniMatchDPTHead
 from .heads import AgentRankHead, BaseSemiHead, ClassConfidence, ContrastHead, CorrelationHead
 from .losses import BaseSemiLoss, PseudoLabelCrossEntropy, SoftConsistencyLoss
 from .memories import BaseMemory, FeatureMemoryBank, NegativeQueues
@@ -19,7 +19,7 @@ from .refiners import (
     RegionPropagation,
 )
 from .samplers import MeanOHEMPixelSampler
-from .segmentors import SemiSegmentor, SlidingEncoderDecoder
+from .segmentors import PatchEncoderDecoder, SemiSegmentor, SlidingEncoderDecoder
 from .teachers import BaseTeacher, EMATeacher
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     'CopyPaste',
     'CorrelationHead',
     'CutMix',
+    'DINOv2',
     'DeepLabV3PlusHead',
     'DetectionAgreement',
     'EMATeacher',
@@ -50,6 +51,7 @@ __all__ = [
     'MeanOHEMPixelSampler',
     'NegativeQueues',
     'NeighborhoodRefiner',
+    'PatchEncoderDecoder',
     'PseudoLabelCrossEntropy',
     'QuantileThreshold',
     'RankStatisticsWeight',
@@ -58,5 +60,6 @@ __all__ = [
     'SemiSegmentor',
     'SlidingEncoderDecoder',
     'SoftConsistencyLoss',
+    'UniMatchDPTHead',
     'Xception65',
 ]

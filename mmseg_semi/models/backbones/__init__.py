@@ -1,7 +1,8 @@
 """Backbones."""
 
 from . import package_files  # noqa: F401  (mmengine reads package:// with it)
+from .dinov2 import DINOv2
 from .efficientnet_lite import EfficientNetLite
 from .xception65 import Xception65
 
-__all__ = ['EfficientNetLite', 'Xception65']
+__all__ = ['DINOv2', 'EfficientNetLite', 'Xception65']
