@@ -41,21 +41,24 @@ class FirstSteps:
     Attributes:
         seconds: Of a step.
         iterations: Of the whole training.
+        start: Of these, on labels alone, which take less; the steps that were made are others.
         memory: The most that was taken, in words.
         rows: Images of the first batch, as the network gets them.
     """
 
     seconds: float = 0.0
     iterations: int = 0
+    start: int = 0
     memory: str = ''
     rows: list[list[Tile]] = field(default_factory=list)
 
     def text(self) -> str:
         """A line about the whole training."""
+        faster = f' ({self.start} of them on labels alone take less)' if self.start else ''
         return (
-            f'training: about {duration(self.seconds * self.iterations)} for '
-            f'{self.iterations} steps of {self.seconds:.2f} s, without validation; '
-            f'{self.memory} of memory'
+            f'training: {"at most" if self.start else "about"} '
+            f'{duration(self.seconds * self.iterations)} for {self.iterations} steps of '
+            f'{self.seconds:.2f} s{faster}, without validation; {self.memory} of memory'
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -133,7 +136,8 @@ def first_steps(cfg: Config, table: np.ndarray) -> FirstSteps:
     cfg, loader = copy.deepcopy(cfg), cfg.train_dataloader
     clock = _Clock(int(loader.get('num_workers') or 0), table)
     cfg.model = without_downloads(cfg.model)
-    if cfg.model.get('warmup_iters') or cfg.model.get('warmup_epochs'):
+    clock.found.start = cfg.model.get('warmup_iters') or 0
+    if clock.found.start or cfg.model.get('warmup_epochs'):
         cfg.model.update(warmup_iters=0, warmup_epochs=0)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     for name in ('prefetch_factor', 'timeout'):

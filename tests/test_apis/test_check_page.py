@@ -224,6 +224,18 @@ def test_a_plain_config_shows_its_labeled_images(folder, tmp_path):
     ] * 2
 
 
+def test_the_time_is_a_bound_where_a_start_takes_less():
+    found = first_steps.FirstSteps(seconds=2, iterations=90, memory='1.0 GiB')
+    assert found.text() == (
+        'training: about 3 min for 90 steps of 2.00 s, without validation; 1.0 GiB of memory'
+    )
+    found.start = 30
+    assert found.text() == (
+        'training: at most 3 min for 90 steps of 2.00 s (30 of them on labels alone take less), '
+        'without validation; 1.0 GiB of memory'
+    )
+
+
 @pytest.mark.parametrize('refused', [True, False])
 def test_a_step_that_fails_is_an_error(folder, tmp_path, refused, monkeypatch):
     def multiply(*_):
