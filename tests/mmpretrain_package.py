@@ -10,6 +10,8 @@ import types
 
 import pytest
 
+from mmseg_semi.utils.stack import leave_multimodal_out
+
 #: What mmpretrain imports of torchvision, for other parts than its networks.
 OF_TORCHVISION = ('ops', 'ops.boxes', 'transforms', 'transforms.functional')
 OF_TORCHVISION += ('transforms.transforms',)
@@ -44,4 +46,5 @@ def bring_mmpretrain() -> None:
             for name in OF_TORCHVISION:
                 owner, _, last = f'torchvision.{name}'.rpartition('.')
                 setattr(sys.modules[owner], last, sys.modules[f'torchvision.{name}'])
+        leave_multimodal_out()
         importlib.import_module('mmpretrain.models')

@@ -27,7 +27,9 @@ OF_PAPERS = {
     *(p for p in CONFIGS.glob('*/ablations/*.py') if 'digit-scenes' not in p.name),
 }
 SHIPPED = sorted(
-    path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts and path not in OF_PAPERS
+    path
+    for path in CONFIGS.rglob('*.py')
+    if '_base_' not in path.parts and path.parent.name != 'custom' and path not in OF_PAPERS
 )
 NAMES = [str(path.relative_to(CONFIGS)) for path in SHIPPED]
 DETECTORS = [name for name in NAMES if Path(name).parts[0] == 'detection']

@@ -83,6 +83,15 @@ def is_there(package: str) -> bool:
         return False
 
 
+def leave_multimodal_out() -> None:
+    """Let mmpretrain import its networks alone.
+
+    It imports its multimodal models wherever transformers is installed, and fails with version 5.
+    """
+    dependency: Any = importlib.import_module('mmpretrain.utils.dependency')
+    dependency.WITH_MULTIMODAL = False
+
+
 def registered(key: str, kind: str, registry: Registry) -> Any:
     """The class of a type, None where there is none.
 
@@ -96,6 +105,8 @@ def registered(key: str, kind: str, registry: Registry) -> Any:
     """
     package, reason = kind.partition('.')[0], 'is not installed'
     try:
+        if package == 'mmpretrain' and is_there(package):
+            leave_multimodal_out()
         found = registry.get(kind)
         if found is not None or '.' not in kind or is_there(package):
             return found
