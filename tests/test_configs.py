@@ -33,7 +33,7 @@ SHIPPED = sorted(
 )
 NAMES = [str(path.relative_to(CONFIGS)) for path in SHIPPED]
 DETECTORS = [name for name in NAMES if Path(name).parts[0] == 'detection']
-METHODS = {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != '_base_'}
+METHODS = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {'_base_', 'custom'}
 
 
 @pytest.fixture(autouse=True)
