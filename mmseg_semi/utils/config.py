@@ -159,6 +159,13 @@ def _read_config(path: str) -> Config:
         if 'mmdet' in str(error):
             require_mmdet(f'config file {path}')
         line = _line_in_config(error)
+        if 'Duplicate key is not allowed' in str(error):
+            keys = str(error).partition('Duplicate keys: ')[2].strip('{}"')
+            raise ValueError(
+                f'config file {path}: two of its bases, or of theirs, set the same keys ({keys}), '
+                'and none comes first: name one method and one preset in _base_, and set the rest '
+                'in the file itself'
+            ) from error
         raise ValueError(
             f'config file {path} cannot be read: {type(error).__name__}: '
             f'{" ".join(str(error).split())}{line}. Correct it, or the base that it names.'

@@ -87,6 +87,10 @@ def known_keys() -> frozenset[str]:
     return frozenset({*inspect.signature(Runner.__init__).parameters, *_READ_BY_NAME} - {'self'})
 
 
+#: Folder of configs that set variables and nothing else.
+PRESETS = 'custom'
+
+
 def check_unread_keys(
     path: str,
     options: Iterable[str] = (),
@@ -110,6 +114,13 @@ def check_unread_keys(
             has used an earlier value.
     """
     files, known = list(_chain(path)), {*known_keys(), *variables}
+    presets = [] if variables else [one for one in files if Path(one.path).parent.name == PRESETS]
+    if presets:
+        raise ValueError(
+            f'{path}: {presets[0].path} is a preset for configs of own images, and no base is one: '
+            "name one beside it, as _base_ = ['unimatch/unimatch_efficientnet-lite0_custom.py', "
+            f"'{PRESETS}/{Path(presets[0].path).name}'], or leave the preset out"
+        )
     for key in options:
         name = key.split('.')[0]
         if name not in known or (name in variables and name != key):

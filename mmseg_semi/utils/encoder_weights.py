@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import ConfigDict
@@ -101,7 +102,9 @@ def set_weights(network: MutableMapping[str, Any], value: Any) -> None:
             f'these weights are of {kind}, and the backbone is {backbone["type"]}; give '
             f'{", ".join(fitting) or "an address or a file"}, or None to start from scratch'
         )
-    address = Address.of(place, f'weights={value!r}', hint(value, [*KNOWN]))
+    advice = hint(value, [*KNOWN]) or f' Known names are {", ".join(KNOWN)}.'
+    plain = Path(value).name == value and not Path(value).suffix
+    address = Address.of(place, f'weights={value!r}', advice if plain else '')
     backbone['init_cfg'] = ConfigDict(type='Pretrained', checkpoint=address)
 
 

@@ -147,7 +147,10 @@ def test_files_names_and_packages_that_are_not_there(tmp_path, monkeypatch):
     assert found.endswith(
         "Correct it, or set it to None to start from scratch. Did you mean 'resnet50'?"
     )
+    found = refused(own(tmp_path, "weights = 'nonsense'", RESNET))
+    assert 'Known names are efficientnet-lite0, resnet18, ' in found and found.endswith('_base.')
     found = refused(own(tmp_path, "weights = '~/nothing.pth'", RESNET))
+    assert 'Known names' not in found
     assert f"'~/nothing.pth': there is no file {Path.home()}/nothing.pth" in found
     found = refused(own(tmp_path, "weights = 'package://no_such/a.pth'", RESNET))
     assert found == (

@@ -89,6 +89,36 @@ def test_presets_go_on_all_and_ones_own_values_come_last(tmp_path, base, preset)
     assert not {'start', 'batch_size', 'workers', 'learning_rate'} & set(cfg)
 
 
+@pytest.mark.parametrize(
+    ('bases', 'message'),
+    [
+        (['custom/laptop.py'], r'mine.py: \S+/custom/laptop.py is a preset for configs of own'),
+        (
+            ['unimatch/unimatch_unet_digit-scenes-60.py', 'custom/laptop.py'],
+            r'is a preset for configs of own images, and no base is one: name one beside it',
+        ),
+        (
+            ['unimatch/unimatch_unet_custom.py', 'custom/laptop.py', 'custom/gpu24.py'],
+            r"set the same keys \(.*'iterations'.*\), and none comes first: name one method",
+        ),
+    ],
+)
+def test_presets_that_do_not_fit(tmp_path, bases, message):
+    path = tmp_path / 'mine.py'
+    path.write_text(f'_base_ = {[str(CONFIGS / base) for base in bases]}\n')
+    with pytest.raises(ValueError, match=message):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize('swapped', [False, True])
+def test_the_order_of_the_bases_does_not_matter(tmp_path, swapped):
+    bases = [str(UNIMATCH), str(CONFIGS / 'custom/laptop.py')]
+    path = tmp_path / 'mine.py'
+    path.write_text(f'_base_ = {bases[::-1] if swapped else bases}\n')
+    cfg = load_config(str(path))
+    assert (cfg.train_cfg.max_iters, cfg.model.warmup_iters) == (600, 300)
+
+
 def test_a_step_and_its_start(tmp_path):
     cfg = own(tmp_path, 'start = 0.4\niterations = 30\nbatch_size = 3\nworkers = 0')
     assert (cfg.model.warmup_iters, cfg.train_dataloader.batch_size) == (12, 6)
