@@ -128,7 +128,7 @@ optim_wrapper = dict(optimizer=dict(lr=0.0))
 model = dict(
     warmup_iters=2,
     segmentor=dict(decode_head=dict(init_cfg=dict(
-        type='Constant', val=0.0, override=dict(name='conv_seg')))),
+        _delete_=True, type='Constant', val=0.0, override=dict(name='conv_seg')))),
     refiners=dict(select=dict(_delete_=True, type='ConfidenceThreshold', threshold=0.2)),
 )
 default_hooks = dict(logger=dict(interval=1), monitor=dict(interval=1, patience=3))
