@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -165,6 +166,13 @@ def _read_config(path: str) -> Config:
                 f'config file {path}: two of its bases, or of theirs, set the same keys ({keys}), '
                 'and none comes first: name one method and one preset in _base_, and set the rest '
                 'in the file itself'
+            ) from error
+        if isinstance(error, FileNotFoundError) and str(error.filename).endswith('.py'):
+            base = Path(os.path.normpath(error.filename))
+            near = [one.name for one in sorted(base.parent.glob('*.py'))]
+            raise ValueError(
+                f'config file {path} cannot be read: there is no base {base}.'
+                f'{hint(base.name, near)} Correct _base_.'
             ) from error
         raise ValueError(
             f'config file {path} cannot be read: {type(error).__name__}: '

@@ -129,6 +129,9 @@ def test_a_config_that_cannot_be_run_is_named(tmp_path, text, message):
 def test_a_missing_base_is_named(tmp_path):
     with pytest.raises(ValueError, match=r'mine\.py cannot be read: .*no_such_base\.py'):
         load_config(child(tmp_path, '', './no_such_base.py'))
+    near = r'there is no base \S+/custom/laptpo\.py\. Did you mean .laptop\.py.\? Correct _base_'
+    with pytest.raises(ValueError, match=near):
+        load_config(child(tmp_path, '', str(CONFIGS / 'custom/laptpo.py')))
 
 
 @pytest.mark.parametrize('option', ['param_scheduler.9.end', 'train_cfg.max_iters.more'])
