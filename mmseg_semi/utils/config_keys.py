@@ -114,8 +114,8 @@ def check_unread_keys(
             has used an earlier value.
     """
     files, known = list(_chain(path)), {*known_keys(), *variables}
-    presets = [] if variables else [one for one in files if Path(one.path).parent.name == PRESETS]
-    if presets:
+    presets = [one for one in files if _is_preset(one)]
+    if presets and not variables:
         raise ValueError(
             f'{path}: {presets[0].path} is a preset for configs of own images, and no base is one: '
             "name one beside it, as _base_ = ['unimatch/unimatch_efficientnet-lite0_custom.py', "
@@ -136,6 +136,12 @@ def check_unread_keys(
             offered = i > 0 and not any(name in base.sets for base in bases)
             if not read and not offered:
                 raise ValueError(f'{file.path}, line {line}: {_why(name, bases, known)}')
+
+
+def _is_preset(file: Any) -> bool:
+    """Whether a config file sets variables and nothing else."""
+    alone = not file.bases and not set(file.sets) & known_keys()
+    return alone and Path(file.path).parent.name == PRESETS
 
 
 def check_sections(cfg: Config) -> None:

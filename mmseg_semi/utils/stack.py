@@ -16,7 +16,10 @@ from mmengine.registry import Registry
 from mmseg.registry import MODELS
 
 # What brings a package, and what it imports without saying so.
-_BROUGHT_BY = dict(mmpretrain="it and torchvision: pip install 'mmseg_semi[convnext]'")
+_BROUGHT_BY = dict(
+    mmpretrain='the torchvision that belongs to your torch, then it: '
+    "pip install 'mmseg_semi[convnext]'"
+)
 FORK_PACKAGES = dict(mmseg='onedl-mmsegmentation', mmdet='onedl-mmdetection')
 
 

@@ -101,6 +101,12 @@ def test_the_best_checkpoint_is_named_and_reported(walk: dict[str, Any]) -> None
     assert f'{float(score):.2f}' in page and all(name in page for name in CLASSES)
 
 
+def test_the_method_is_said_and_the_test_images_are_scored(walk: dict[str, Any]) -> None:
+    assert 'Method: EMATeacher labels' in walk['output']
+    (score,) = re.findall(r'Iter\(test\) \[8/8\].* mIoU: ([\d.]+)', walk['output'])
+    assert float(score) > FLOOR
+
+
 def test_predictions_are_right_where_there_was_no_label(walk: dict[str, Any]) -> None:
     counts = np.zeros((3, 3))
     for name in lists()['unlabeled']:

@@ -177,7 +177,8 @@ run_tool(check.main)
     assert done.returncode == 1
     assert re.fullmatch(
         f"error: model.backbone.type: 'mmpretrain.ConvNeXt' needs mmpretrain, which {reason}. "
-        r"Install it and torchvision: pip install 'mmseg_semi\[convnext\]'.",
+        r'Install the torchvision that belongs to your torch, then it: '
+        r"pip install 'mmseg_semi\[convnext\]'.",
         done.stderr.splitlines()[-1],
     )
     assert 'Traceback' not in done.stderr

@@ -117,6 +117,13 @@ def test_presets_that_do_not_fit(tmp_path, bases, message):
         load_config(str(path))
 
 
+def test_ones_own_folder_may_have_the_name_of_the_presets(tmp_path):
+    (tmp_path / 'custom').mkdir()
+    base = str(CONFIGS / 'unimatch/unimatch_unet_digit-scenes-60.py')
+    (tmp_path / 'custom/mine.py').write_text(f'_base_ = {base!r}\ntrain_cfg = dict(max_iters=7)\n')
+    assert load_config(str(tmp_path / 'custom/mine.py')).train_cfg.max_iters == 7
+
+
 @pytest.mark.parametrize('swapped', [False, True])
 def test_the_order_of_the_bases_does_not_matter(tmp_path, swapped):
     bases = [str(UNIMATCH), str(CONFIGS / 'custom/laptop.py')]

@@ -66,7 +66,7 @@ def test_every_weight_is_trained_and_none_is_normalized():
     assert all(one.grad is not None for one in head.parameters())
     kinds = {type(one).__name__ for one in head.modules()}
     assert not any('Norm' in kind for kind in kinds)
-    assert isinstance(head.dropout, torch.nn.Dropout2d) is False
+    assert head.dropout is None
 
 
 def test_convolutions_start_as_torchs_do():
