@@ -55,7 +55,7 @@ def test_the_peak_of_a_step_is_a_line_over_the_pixels(tmp_path):
     narrow.write_text(
         f"""_base_ = {UNIMATCH!r}
 backbone = dict(base_channels=16, stem_channels=16)
-decode_head = dict(in_channels=(64, 512))
+decode_head = dict(in_channels=(64, 512), channels=64)
 model = dict(segmentor=dict(backbone=backbone, decode_head=decode_head))
 """
     )
