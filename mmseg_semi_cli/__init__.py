@@ -180,26 +180,42 @@ def parse(arguments: Sequence[str]) -> Callable[[], Any]:
 
 
 def _import_package() -> None:
-    """Import the package, and not what mmseg brings for a few of its networks alone.
+    """Import the package, and not what mmseg and mmengine bring for a few configs alone.
 
-    These are mmdet (85 MiB, a second), which ``load_config`` brings for a config that has one, and
-    the vocabulary of CLIP (25 MiB), which the first text brings.
+    These are mmdet (85 MiB, seconds) and transformers (a second, for its optimizer Adafactor),
+    which ``load_config`` brings for a config that has one, and the vocabulary of CLIP (25 MiB),
+    which the first text brings.
     """
     if 'mmseg' in sys.modules or 'mmdet' in sys.modules:
         return
     tokenizer = types.ModuleType(_TOKENIZER)
     tokenizer.tokenize = _tokenize  # type: ignore[attr-defined]
-    sys.modules.update({'mmdet': None, _TOKENIZER: tokenizer})  # type: ignore[dict-item]
+    sys.modules[_TOKENIZER] = tokenizer
+    left_out = {'mmdet', 'transformers'} - set(sys.modules)
+    sys.modules.update(dict.fromkeys(left_out))  # type: ignore[arg-type]
     try:
         importlib.import_module('mmseg_semi')
     finally:
-        del sys.modules['mmdet']
+        for name in left_out:
+            del sys.modules[name]
 
 
 def _tokenize(*args: Any, **kwargs: Any) -> Any:
     if getattr(sys.modules[_TOKENIZER], 'tokenize', None) is _tokenize:
         del sys.modules[_TOKENIZER]
     return importlib.import_module(_TOKENIZER).tokenize(*args, **kwargs)
+
+
+def run_tool(module: str) -> None:
+    """Run the ``main`` of a module as a script does; a refusal is one sentence and exit status 1.
+
+    Args:
+        module: Its name.
+    """
+    _import_package()
+    from mmseg_semi.errors import run_tool
+
+    run_tool(importlib.import_module(module).main)
 
 
 def main() -> None:

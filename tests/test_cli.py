@@ -61,45 +61,62 @@ def test_help_and_wrong_options_do_not_import_torch():
     assert code == 2 and 'argument --cfg-options: lr: write KEY=VALUE' in said
 
 
+# What a process says that has imported the package as the program does.
+BROUGHT = """
+import json, sys
+from importlib.util import find_spec
+import mmseg_semi_cli
+mmseg_semi_cli._import_package()
+from mmengine.model import BaseModule
+from mmengine.registry import OPTIMIZERS
+from mmseg import models
+from mmseg.utils import tokenize, tokenizer
+from mmseg_semi.utils.stack import complete_mmseg, complete_optimizers
+said = dict(clip=['ftfy' in sys.modules or hasattr(tokenizer, '_tokenizer')])
+tokens = tokenizer.tokenize(['a leaf', 'a spot of disease'])
+import mmseg.utils.tokenizer as whole
+said['clip'].append(bool((tokenize('a leaf') == tokens[0]).all()))
+said['clip'].append(whole._tokenizer.decode([one for one in tokens[1].tolist() if one]).strip())
+complete_optimizers("dict(type='SGD')")
+said['transformers'] = ['transformers' in sys.modules or 'Adafactor' in OPTIMIZERS.module_dict]
+complete_mmseg("dict(type='FCNHead')")
+said['mmdet'] = ['mmdet' in sys.modules]
+if find_spec('transformers') is not None:
+    complete_optimizers("dict(type='Adafactor')")
+    complete_optimizers("dict(type='Adafactor')")
+    said['transformers'].append(OPTIMIZERS.get('Adafactor').__module__.split('.')[0])
+if find_spec('mmdet') is not None:
+    complete_mmseg("dict(type='Mask2FormerHead')")
+    head = models.Mask2FormerHead
+    said['mmdet'].append(head.__bases__[0].__module__.split('.')[0])
+    said['mmdet'].append(models.builder.MODELS.get('Mask2FormerHead') is head)
+    said['mmdet'].append(models.MaskFormerHead.__bases__ == (BaseModule,))
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope='module')
+def brought():
+    """By package, whether it came with the import, and what came when it was asked for."""
+    done = subprocess.run(
+        [sys.executable, '-c', BROUGHT], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.skipif(find_spec('mmdet') is None, reason='mmdet is not installed')
-def test_mmdet_is_imported_for_the_heads_of_a_config_alone():
-    code = (
-        'import sys, mmseg_semi_cli\n'
-        'mmseg_semi_cli._import_package()\n'
-        'from mmengine.model import BaseModule\n'
-        'from mmseg import models\n'
-        'from mmseg_semi.utils.stack import complete_mmseg\n'
-        'complete_mmseg("dict(type=\'FCNHead\')")\n'
-        'print("mmdet" in sys.modules)\n'
-        'complete_mmseg("dict(type=\'Mask2FormerHead\')")\n'
-        'head = models.Mask2FormerHead\n'
-        'print(head.__bases__[0].__module__.split(".")[0])\n'
-        'print(models.builder.MODELS.get("Mask2FormerHead") is head)\n'
-        'print(models.MaskFormerHead.__bases__ == (BaseModule,))\n'
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', code], env=environment(), capture_output=True, text=True
-    )
-    assert done.stdout.split()[-4:] == ['False', 'mmdet', 'True', 'True'], done.stderr
+def test_mmdet_is_imported_for_the_heads_of_a_config_alone(brought):
+    assert brought['mmdet'] == [False, 'mmdet', True, True]
 
 
-def test_the_vocabulary_of_clip_is_imported_for_the_first_text_alone():
-    code = (
-        'import sys, mmseg_semi_cli\n'
-        'mmseg_semi_cli._import_package()\n'
-        'from mmseg.utils import tokenize, tokenizer\n'
-        'print("ftfy" in sys.modules or hasattr(tokenizer, "_tokenizer"))\n'
-        'tokens = tokenizer.tokenize(["a leaf", "a spot of disease"])\n'
-        'import mmseg.utils.tokenizer as whole\n'
-        'print(bool((tokenize("a leaf") == tokens[0]).all()))\n'
-        'print(whole._tokenizer.decode([one for one in tokens[1].tolist() if one]).strip())\n'
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', code], env=environment(), capture_output=True, text=True
-    )
-    said = done.stdout.splitlines()[-3:]
-    assert said[:2] == ['False', 'True'], done.stderr
-    assert said[2] == '<start_of_text>a spot of disease <end_of_text>'
+@pytest.mark.skipif(find_spec('transformers') is None, reason='transformers is not installed')
+def test_transformers_is_imported_for_its_optimizer_alone(brought):
+    assert brought['transformers'] == [False, 'transformers']
+
+
+def test_the_vocabulary_of_clip_is_imported_for_the_first_text_alone(brought):
+    assert brought['clip'] == [False, True, '<start_of_text>a spot of disease <end_of_text>']
 
 
 def test_formats_are_those_that_are_read():

@@ -102,7 +102,7 @@ def test_an_installed_wheel_trains_a_config_from_elsewhere(wheel, digit_root, tm
     (site,) = (tmp_path / 'env/lib').glob('python*/site-packages')
     packages = sysconfig.get_paths()['purelib']  # its own .pth files, of checkouts, are not read
     (site / 'packages.pth').write_text(f'{packages}\n')
-    code = 'import mmseg_semi; print(mmseg_semi.__file__)'
+    code = 'from importlib.util import find_spec; print(find_spec("mmseg_semi").origin)'
     installed = Path(run(python, '-c', code, cwd=tmp_path).splitlines()[-1]).parent
     assert installed == site / 'mmseg_semi'
 

@@ -30,7 +30,7 @@ from mmseg_semi.utils.config_keys import (
     known_keys,
 )
 from mmseg_semi.utils.config_settings import check_checkpoint_names, check_settings
-from mmseg_semi.utils.stack import complete_mmseg, is_there, registered
+from mmseg_semi.utils.stack import complete_mmseg, complete_optimizers, is_there, registered
 
 Found = Iterator[tuple[str, Mapping[str, Any], Registry, bool]]
 # Keys that mmengine takes out of a component's config before it builds it.
@@ -136,7 +136,9 @@ def load_config(path: str, options: dict[str, Any] | None = None, unread: bool =
     _merge(cfg, {key: value for key, value in (options or {}).items() if key not in variables})
     for name in set(cfg) - known_keys():  # used where the file was run; a dump would be refused
         cfg.pop(name)
-    complete_mmseg(str(cfg.to_dict()))
+    content = str(cfg.to_dict())
+    complete_mmseg(content)
+    complete_optimizers(content)
     check_config(cfg)
     check_sections(cfg)
     check_checkpoint_names(cfg)

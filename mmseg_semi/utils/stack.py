@@ -12,7 +12,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.model import BaseModule
-from mmengine.registry import Registry
+from mmengine.optim.optimizer.builder import register_transformers_optimizers
+from mmengine.registry import OPTIMIZERS, Registry
 from mmseg.registry import MODELS
 
 # What brings a package, and what it imports without saying so.
@@ -76,6 +77,16 @@ def complete_mmseg(content: str) -> None:
             module = importlib.reload(sys.modules[head.__module__])
             for owner in ('mmseg.models.decode_heads', 'mmseg.models'):
                 setattr(sys.modules[owner], name, getattr(module, name))
+
+
+def complete_optimizers(content: str) -> None:
+    """Register the optimizer of transformers, which the programs import for who names it alone.
+
+    Args:
+        content: Of the config.
+    """
+    if 'Adafactor' in content and 'Adafactor' not in OPTIMIZERS.module_dict:
+        register_transformers_optimizers()
 
 
 def is_there(package: str) -> bool:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -403,20 +402,21 @@ def test_an_interrupted_run_leaves_nothing_and_can_be_repeated(made, tmp_path, m
     assert checksums(folder) == checksums(made)
 
 
-def test_a_killed_run_leaves_no_half_data_set_and_is_cleaned_up(made, tmp_path):
+def test_a_killed_run_leaves_no_half_data_set_and_is_cleaned_up(made, server, tmp_path):
     """A real process that dies without any clean-up in the middle of writing."""
-    folder = tmp_path / 'scenes'
-    code = (
+    script, folder = tmp_path / 'script.py', tmp_path / 'new/scenes'
+    folder.parent.mkdir()
+    script.write_text(
         'import os\n'
         'from mmseg_semi.prepare import digit_scenes as module\n'
         'module.write_meta = lambda *args: os._exit(9)\n'
         f'module.main([{str(folder)!r}, *{SMALL_ARGS!r}])\n'
     )
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 9
-    assert not folder.exists() and len(list(tmp_path.iterdir())) == 1
+    server.run(script, code=9)
+    assert not folder.exists() and len(list(folder.parent.iterdir())) == 1
     assert run(folder) == 0
     assert checksums(folder) == checksums(made)
-    assert list(tmp_path.iterdir()) == [folder]
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 @pytest.mark.skipif(digit_scenes.fcntl is None, reason='needs file locks')
@@ -471,9 +471,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     assert 'cannot write' in capsys.readouterr().err
 
 
-def test_the_script_runs_as_a_program(made):
-    command = [sys.executable, str(SCRIPT), str(made), *SMALL_ARGS]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and 'complete already' in done.stdout, done.stderr
-    done = subprocess.run([*command, '--seed', '5'], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith('error: ')
+def test_the_script_runs_as_a_program(made, server):
+    command = (SCRIPT, made, *SMALL_ARGS)
+    assert 'complete already' in server.run(*command).output
+    assert server.run(*command, '--seed', '5', code=2).output.startswith('error: ')

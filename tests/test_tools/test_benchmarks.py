@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tool_runs import load_tool
@@ -46,6 +49,18 @@ def thin(monkeypatch):
     monkeypatch.setattr(measuring, 'load_segmentor', load_thin)
 
 
+@pytest.fixture
+def forked_peaks(server, monkeypatch):
+    """Let the tools measure peaks in forks of a process that has imported them."""
+
+    def check_output(command, text, cwd):
+        python, *script_and_options = command
+        assert python == sys.executable and text
+        return server.run(*script_and_options, cwd=cwd).output
+
+    monkeypatch.setattr(measuring, 'subprocess', SimpleNamespace(check_output=check_output))
+
+
 def table_of(tool, tmp_path, capsys, *sizes):
     """Run all benchmarks of a tool once; return the cells of the table, row by row."""
     out = tmp_path / 'table.md'
@@ -68,7 +83,7 @@ def names_and_targets(rows):
 # ----------------------------------------------------------------------------------- CorrMatch
 
 
-def test_the_table_of_corrmatch(thin, tmp_path, capsys):
+def test_the_table_of_corrmatch(thin, forked_peaks, tmp_path, capsys):
     rows = table_of(tool, tmp_path, capsys, '--size', 40, '--shapes', 6, '--grid', 24)
     assert names_and_targets(rows) == [
         ('regions', '>= 5x'),
@@ -93,6 +108,18 @@ def test_wrong_options_are_refused(capsys, options, message):
         tool.main(options)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_peak_is_what_a_fresh_process_prints_last(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'import sys\n'
+        f'wanted = "--peak-of ours --size=5 --device=cpu --threads={torch.get_num_threads()}"\n'
+        'assert "torch" not in sys.modules and sys.argv[1:] == wanted.split(), sys.argv\n'
+        'print("a line before")\n'
+        'print(7)\n'
+    )
+    assert measuring.peak_in_own_process(str(script), 'ours', 'cpu', size=5) == 7
 
 
 def test_results_follow_from_the_numbers():
@@ -141,7 +168,7 @@ def test_a_difference_stops_the_tool(monkeypatch):
 # ----------------------------------------------------------------------------------- RankMatch
 
 
-def test_the_table_of_rankmatch(thin, tmp_path, capsys):
+def test_the_table_of_rankmatch(thin, forked_peaks, tmp_path, capsys):
     sizes = ['--grid', 40, '--channels', 6, '--agents', 24]
     rows = table_of(rankmatch, tmp_path, capsys, *sizes)
     assert names_and_targets(rows) == [
@@ -243,7 +270,7 @@ def test_a_difference_stops_the_tool_of_rankmatch(monkeypatch):
 # ---------------------------------------------------------------------------------------- S4MC
 
 
-def test_the_table_of_s4mc(thin, tmp_path, capsys):
+def test_the_table_of_s4mc(thin, forked_peaks, tmp_path, capsys):
     rows = table_of(s4mc, tmp_path, capsys, '--size', 16, '--values', 500)
     names = ['refine', 'refine', 'quantile', 'step', 'step']
     assert names_and_targets(rows) == list(zip(names, ['-', '-', '-', '<= 10 %', '-']))

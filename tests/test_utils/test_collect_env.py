@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from importlib import metadata
 
@@ -68,14 +67,14 @@ def test_a_missing_optional_package_is_said_and_not_imported(monkeypatch):
     assert 'not installed' in (rows.get('mmdet'), rows.get('onedl-mmdetection'))
 
 
-def test_runs_as_a_module_without_mmdet():
-    code = (
+def test_runs_as_a_module_without_mmdet(plain_server, tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(
         'import runpy, sys\n'
         "sys.modules['mmdet'] = None\n"  # an import of it would fail
         "runpy.run_module('mmseg_semi.utils.collect_env', run_name='__main__')"
     )
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
     # The fork prints lines of its own when it is imported.
-    rows = [line.split() for line in run.stdout.splitlines()]
+    output = plain_server.run(script, unblock=['mmseg_semi']).output
+    rows = [line.split() for line in output.splitlines()]
     assert rows.count(['mmseg_semi', __version__]) == 1

@@ -1,12 +1,10 @@
 import importlib.util
 import os
 import re
-import subprocess
-import sys
 
 import mmseg
 import pytest
-from tool_runs import CONFIGS, UNIMATCH, environment
+from tool_runs import CONFIGS, UNIMATCH
 
 from mmseg_semi.apis.runner_setup import check_data_paths
 from mmseg_semi.utils.config import load_config
@@ -156,32 +154,28 @@ def test_a_backbone_of_another_package(kind, error, message):
         ('torchvision', r'cannot be imported \([^()]*torchvision[^()]*\)'),
     ],
 )
-def test_packages_that_a_backbone_needs_are_named(missing, reason):
+def test_packages_that_a_backbone_needs_are_named(missing, reason, plain_server, tmp_path):
     """In a process that has not imported them."""
     if missing == 'torchvision' and importlib.util.find_spec('mmpretrain') is None:
         pytest.skip('mmpretrain is not installed')
     config = CONFIGS / 'supervised/supervised_upernet_convnext-t_custom.py'
-    code = f"""
+    script = tmp_path / 'script.py'
+    script.write_text(f"""
 import sys
+assert not {{'mmpretrain', {missing!r}}} & set(sys.modules)
 sys.modules[{missing!r}] = None
 from mmseg_semi.errors import run_tool
 from mmseg_semi.apis import check
 run_tool(check.main)
-"""
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code, str(config)],
-        capture_output=True,
-        text=True,
-        env=environment(),
-    )
-    assert done.returncode == 1
+""")
+    output = plain_server.run(script, config, code=1, unblock=['mmseg_semi']).output
     assert re.fullmatch(
         f"error: model.backbone.type: 'mmpretrain.ConvNeXt' needs mmpretrain, which {reason}. "
         r'Install the torchvision that belongs to your torch, then it: '
         r"pip install 'mmseg_semi\[convnext\]'.",
-        done.stderr.splitlines()[-1],
+        output.splitlines()[-1],
     )
-    assert 'Traceback' not in done.stderr
+    assert 'Traceback' not in output
 
 
 def test_transforms_of_albumentations_are_not_looked_up():

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
-from tool_runs import environment
 
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.work_dirs import LOCK_FILE, claimed, leaving_nothing
@@ -29,19 +27,22 @@ with claimed(sys.argv[1]):
 
 
 @pytest.fixture
-def holder(tmp_path):
+def holder(server, tmp_path, tmp_path_factory):
     """Another process that holds a folder, with a child of its own."""
-    process = subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(tmp_path)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout.readline() == 'held\n'
+    script = tmp_path_factory.mktemp('holder') / 'script.py'
+    script.write_text(HOLD)
+    process = server.start(script, tmp_path)
+    wait_for(lambda: process.log.exists() and process.log.read_text() == 'held\n')
     yield process
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    server.finish(process, code=-signal.SIGKILL)
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, 'it took too long'
+        time.sleep(0.02)
 
 
 def test_a_second_run_is_told_who_holds_the_folder(holder, tmp_path):
@@ -53,8 +54,9 @@ def test_a_second_run_is_told_who_holds_the_folder(holder, tmp_path):
 
 
 def test_the_lock_of_a_killed_run_is_taken_over(holder, tmp_path, capsys):
-    holder.kill()
-    holder.wait()
+    os.kill(holder.pid, signal.SIGKILL)
+    # It has ended, and its server has not asked how.
+    wait_for(lambda: ') Z ' in Path(f'/proc/{holder.pid}/stat').read_text())
     (tmp_path / 'iter_2.pth.part').touch()
     (tmp_path / 'iter_2.pth').touch()
     assert (tmp_path / LOCK_FILE).exists()

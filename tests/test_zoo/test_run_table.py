@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tool_runs import CONFIGS, REPO, TOOLS, run_command
+from tool_runs import CONFIGS, REPO, TOOLS
 
 from mmseg_semi.detection.coco import coco_images, write_coco_files
 from mmseg_semi.zoo import run_table as tool
@@ -342,7 +341,7 @@ def test_every_weighting_row_has_a_detector_and_every_row_a_remedy():
         assert (TOOLS / 'dataset_converters' / named).is_file()
 
 
-def test_a_wheel_needs_no_repository(tmp_path):
+def test_a_wheel_needs_no_repository(plain_server, tmp_path):
     """Its configs and tools lie in the package; paths are not those of a repository."""
     site = tmp_path / 'site'
     shutil.copytree(REPO / 'mmseg_semi', site / 'mmseg_semi', ignore=shutil.ignore_patterns('.mim'))
@@ -350,7 +349,12 @@ def test_a_wheel_needs_no_repository(tmp_path):
     shipped.mkdir()
     for name in ('configs', 'tools', 'model-index.yml'):
         (shipped / name).symlink_to(REPO / name)
-    run_table = (sys.executable, shipped / 'tools' / 'benchmarks' / 'run_table.py')
+    run_table = shipped / 'tools' / 'benchmarks' / 'run_table.py'
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'from mmseg_semi.zoo.experiments import checkout_commit; print(checkout_commit())'
+    )
+    installed = dict(cwd=tmp_path, unblock=['mmseg_semi'], paths=[site])
     args = (
         'supervised/voc12-classic',
         '--only',
@@ -361,9 +365,7 @@ def test_a_wheel_needs_no_repository(tmp_path):
         1,
         '--dry-run',
     )
-    output = run_command([*run_table, *args], tmp_path, PYTHONPATH=str(site)).output
+    output = plain_server.run(run_table, *args, **installed).output
     config = shipped / 'configs/supervised/supervised_deeplabv3plus_r50_voc12-92.py'
     assert f'python {shipped}/tools/train.py {config} --work-dir' in output
-    script = 'from mmseg_semi.zoo.experiments import checkout_commit; print(checkout_commit())'
-    command = [sys.executable, '-c', script]
-    assert 'of version' in run_command(command, tmp_path, PYTHONPATH=str(site)).output
+    assert 'of version' in plain_server.run(script, **installed).output
