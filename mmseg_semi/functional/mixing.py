@@ -13,7 +13,7 @@ from torch import Tensor
 _MAX_ELEMENTS = 2**24
 BOX_DRAWS = ('fitting', 'rejection', 'width')
 COINS = ('image', 'batch')
-PARTNERS = ('random', 'next')
+PARTNERS = ('random', 'next', 'reversed')
 PLACINGS = ('inside', 'clipped')
 
 
