@@ -15,7 +15,7 @@ from .losses import at_least_float32
 _MAX_ELEMENTS = {'cpu': 2**20, 'cuda': 2**24}
 BOX_DRAWS = ('fitting', 'rejection', 'width')
 COINS = ('image', 'batch')
-PARTNERS = ('random', 'next')
+PARTNERS = ('random', 'next', 'reversed')
 PLACINGS = ('inside', 'clipped')
 
 
