@@ -35,7 +35,7 @@ from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # no
 
 # torch._dynamo is imported by the first optimizer that is built, setuptools by the first run.
 HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine', 'setuptools']
-HEAVY += ['matplotlib.backends.backend_agg']
+HEAVY += ['matplotlib.backends.backend_agg', 'torch.utils.serialization.config']
 if importlib.util.find_spec('tensorboard') is not None:
     HEAVY.append('torch.utils.tensorboard')
 remember_configs()
@@ -107,7 +107,8 @@ def digit_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """Runs scripts where everything is installed and imported already."""
     folder = tmp_path_factory.mktemp('server')
-    server = ForkServer(folder, [*HEAVY, 'mmseg_semi', 'mmseg_semi.apis.train'])
+    tools = [f'mmseg_semi.apis.{name}' for name in ('check', 'predict', 'test', 'train')]
+    server = ForkServer(folder, [*HEAVY, 'mmseg_semi', *tools])
     yield server
     server.close()
 
