@@ -83,6 +83,9 @@ def read_configs() -> None:
     for name in ('digit-scenes-60', 'custom'):
         for path in cache.CONFIGS.glob(f'*/*_unet_{name}.py'):
             cache.Config.fromfile(path, import_custom_modules=False)
+        if 'mmseg_semi' in sys.modules:  # it remembers what it has looked up of files and classes
+            path = cache.CONFIGS / f'unimatch/unimatch_unet_{name}.py'
+            importlib.import_module('mmseg_semi.utils.config').load_config(str(path))
 
 
 def wait_for(pid: int, timeout: float) -> Optional[int]:
