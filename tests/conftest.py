@@ -44,21 +44,21 @@ importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_:
 # A data worker whose loader is gone without a word looks for it twice a second, not each 5 seconds.
 importlib.import_module('torch.utils.data._utils.worker').MP_STATUS_CHECK_INTERVAL = 0.5
 
-#: Files that take half a minute or more.
+#: Files that take more than about twenty seconds.
 LONG = {
     'test_ablation_configs',
     'test_bad_inputs',
     'test_benchmark_configs',
     'test_benchmark_runs',
+    'test_benchmarks',
+    'test_compatibility',
     'test_configs',
-    'test_detection_runs',
-    'test_export',
+    'test_extract_segmentor',
     'test_faults',
     'test_image_kinds',
     'test_own_images',
     'test_planted_faults',
-    'test_reports',
-    'test_run_table',
+    'test_scale_benchmark',
     'test_semi2mmseg',
     'test_walk',
     'test_wheel',
