@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,47 +26,58 @@ if str(TESTS) not in sys.path:
 os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='mmseg_semi_tests_')
 atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
 
-import torch  # noqa: E402
-from config_cache import remember_configs  # noqa: E402
-from mmpretrain_package import bring_mmpretrain  # noqa: E402
-from tool_runs import EMA, SUPERVISED, TOOLS, UNIMATCH, ForkServer, write_config  # noqa: E402
-
-from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes  # noqa: E402
+# Packages are imported where they are needed: the process that only hands the tests to those of
+# pytest-xdist reads this file, too, and would keep them waiting for seconds.
+if TYPE_CHECKING:
+    from tool_runs import ForkServer
 
 # torch._dynamo is imported by the first optimizer that is built, setuptools by the first run.
 HEAVY = ['torch._dynamo', 'mmengine.runner', 'mmseg.apis', 'mmseg.engine', 'setuptools']
-HEAVY += ['matplotlib.backends.backend_agg']
+HEAVY += ['matplotlib.backends.backend_agg', 'torch.utils.serialization.config']
 if importlib.util.find_spec('tensorboard') is not None:
     HEAVY.append('torch.utils.tensorboard')
-remember_configs()
-# Formatting a config takes longer than a few steps of training; see also fork_server.py.
-importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
 
-#: Files that take half a minute or more.
+#: Files that take more than about twenty seconds.
 LONG = {
     'test_ablation_configs',
     'test_bad_inputs',
     'test_benchmark_configs',
     'test_benchmark_runs',
+    'test_benchmarks',
+    'test_compatibility',
     'test_configs',
-    'test_detection_runs',
-    'test_export',
+    'test_extract_segmentor',
     'test_faults',
     'test_image_kinds',
     'test_own_images',
     'test_planted_faults',
-    'test_reports',
-    'test_run_table',
+    'test_scale_benchmark',
     'test_semi2mmseg',
     'test_walk',
     'test_wheel',
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let what is slow, and no test looks at, be fast in the process that runs the tests."""
+    if config.getoption('numprocesses', None) and not hasattr(config, 'workerinput'):
+        return
+    from config_cache import remember_configs
+
+    remember_configs()
+    # Formatting a config takes longer than a few steps of training; see also fork_server.py.
+    importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
+    # A data worker whose loader is gone without a word notices in half a second, not in five.
+    importlib.import_module('torch.utils.data._utils.worker').MP_STATUS_CHECK_INTERVAL = 0.5
+    importlib.import_module('mmseg_semi')
+
+
 @pytest.fixture(autouse=True)
 def convnext(request: pytest.FixtureRequest) -> None:
     """Tests with ConvNeXt in their name have mmpretrain, or are skipped."""
     if 'convnext' in request.node.name:
+        from mmpretrain_package import bring_mmpretrain
+
         bring_mmpretrain()
 
 
@@ -97,6 +108,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope='session')
 def digit_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny digit scenes data set: 8 labeled, 13 unlabeled, 3 validation and 5 test images."""
+    from mmseg_semi.prepare.digit_scenes import SceneParams, make_digit_scenes
+
     folder = tmp_path_factory.mktemp('scenes') / 'digit_scenes'
     params = SceneParams(labeled=8, subsets=(8,), unlabeled=13, val=3, test=5)
     make_digit_scenes(folder, params)
@@ -106,8 +119,11 @@ def digit_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='session')
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """Runs scripts where everything is installed and imported already."""
+    from tool_runs import ForkServer
+
     folder = tmp_path_factory.mktemp('server')
-    server = ForkServer(folder, [*HEAVY, 'mmseg_semi', 'mmseg_semi.apis.train'])
+    tools = [f'mmseg_semi.apis.{name}' for name in ('check', 'predict', 'test', 'train')]
+    server = ForkServer(folder, [*HEAVY, 'mmseg_semi', *tools])
     yield server
     server.close()
 
@@ -115,6 +131,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
 @pytest.fixture(scope='session')
 def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """Runs scripts where neither mmdet nor (unless unblocked) mmseg_semi can be imported."""
+    from tool_runs import ForkServer
+
     folder = tmp_path_factory.mktemp('plain_server')
     server = ForkServer(folder, HEAVY, block=['mmdet', 'mmseg_semi'])
     yield server
@@ -127,6 +145,7 @@ def on_two_ranks(server: ForkServer, tmp_path: Path) -> Callable[..., list[Any]]
 
     The function stands in a test file; inputs and results are what torch's safe loader takes.
     """
+    import torch
 
     def on_two_ranks(function: Callable[..., Any], *inputs: Any) -> list[Any]:
         torch.save(inputs, tmp_path / 'inputs.pt')
@@ -160,6 +179,7 @@ class Run:
 @pytest.fixture(scope='session')
 def train(server: ForkServer, digit_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Function that writes a small config and trains it with tools/train.py."""
+    from tool_runs import TOOLS, UNIMATCH, write_config
 
     def train(
         base: str = UNIMATCH,
@@ -187,10 +207,14 @@ def unimatch_run(train: Any) -> Run:
 @pytest.fixture(scope='session')
 def ema_run(train: Any) -> Run:
     """UniMatch with an EMA teacher, 8 iterations."""
+    from tool_runs import EMA
+
     return train(**EMA)
 
 
 @pytest.fixture(scope='session')
 def supervised_run(train: Any) -> Run:
     """The plain segmentor on the labeled images alone, 8 iterations."""
+    from tool_runs import SUPERVISED
+
     return train(SUPERVISED)

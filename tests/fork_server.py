@@ -80,8 +80,12 @@ def read_configs() -> None:
     """Read what most tests make their configs of, so that children need not."""
     cache = importlib.import_module('config_cache')
     cache.remember_configs()
-    for path in cache.CONFIGS.glob('*/*_unet_digit-scenes-60.py'):
-        cache.Config.fromfile(path, import_custom_modules=False)
+    for name in ('digit-scenes-60', 'custom'):
+        for path in cache.CONFIGS.glob(f'*/*_unet_{name}.py'):
+            cache.Config.fromfile(path, import_custom_modules=False)
+        if 'mmseg_semi' in sys.modules:  # it remembers what it has looked up of files and classes
+            path = cache.CONFIGS / f'unimatch/unimatch_unet_{name}.py'
+            importlib.import_module('mmseg_semi.utils.config').load_config(str(path))
 
 
 def wait_for(pid: int, timeout: float) -> Optional[int]:
@@ -107,6 +111,7 @@ def main() -> None:
     for name in settings['preload']:
         importlib.import_module(name)
     importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
+    importlib.import_module('PIL.Image').init()  # the first picture imports all formats
     read_configs()
     gc.collect()
     gc.freeze()  # children collect garbage often; none of it is from here

@@ -139,12 +139,12 @@ def shrink(cfg: Any, work_dir: Path) -> None:
     backbone, head = segmentor.backbone, segmentor.decode_head
     if backbone.type == 'ResNetV1c':
         backbone.update(depth=50, base_channels=8, stem_channels=16)
-        head.in_channels = (32, 256)
+        head.update(in_channels=(32, 256), channels=32)
         if 'auxiliary_head' in segmentor:
-            segmentor.auxiliary_head.in_channels = 128
+            segmentor.auxiliary_head.update(in_channels=128, channels=32)
     elif backbone.type == 'MixVisionTransformer':
         backbone.update(embed_dims=8, num_layers=[1] * 4, sr_ratios=[2, 1, 1, 1], init_cfg=None)
-        head.in_channels = [8, 16, 40, 64]
+        head.update(in_channels=[8, 16, 40, 64], channels=32)
     elif backbone.type == 'DINOv2':
         backbone.update(arch='small', depth=4, out_indices=(0, 1, 2, 3), init_cfg=None)
         head.update(in_channels=(384,) * 4, channels=8, widths=(8, 8, 8, 8))
@@ -167,7 +167,7 @@ def shrink(cfg: Any, work_dir: Path) -> None:
         cfg.model.warmup_epochs = 0
     cfg.work_dir = str(work_dir)
     del cfg.default_hooks.visualization
-    cfg.default_hooks.checkpoint.update(interval=1)
+    cfg.default_hooks.checkpoint.update(interval=1, save_best=None)
     cfg.randomness = dict(seed=0)
 
 

@@ -20,15 +20,6 @@ from mmseg_semi.prepare.label_formats.volumes import PAGES
 from mmseg_semi_cli import COMMANDS, own_images
 
 
-def run(*words, module='mmseg_semi_cli'):
-    return subprocess.run(
-        [sys.executable, '-m', module, *map(str, words)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_help_and_wrong_options_do_not_import_torch():
     words = [['--help'], [], ['tran'], *([name, '--help'] for name in COMMANDS)]
     words += [[name, '--bogus'] for name in COMMANDS] + [[name] for name in COMMANDS]
@@ -129,15 +120,19 @@ def test_the_example_of_a_command_can_be_called(name):
     mmseg_semi_cli.parse(shlex.split(COMMANDS[name].example)[1:])
 
 
-def test_train_has_the_options_of_the_tool_and_a_refusal_is_one_sentence(server):
+def test_train_has_the_options_of_the_tool_and_a_refusal_is_one_sentence(
+    server, plain_server, tmp_path
+):
     program = REPO / 'mmseg_semi_cli/__main__.py'
     said = server.run(program, 'train', '--help')
     assert 'usage: mmseg-semi train [-h] [--work-dir' in said.output
     assert said.output.rstrip().endswith(COMMANDS['train'].example)
-    refused = run('train', 'nowhere.py', module='mmseg_semi')
-    assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1].startswith('error: config file nowhere.py does not')
-    assert 'Traceback' not in refused.stderr
+    module = tmp_path / 'module.py'  # python -m mmseg_semi
+    module.write_text('import runpy\nrunpy.run_module("mmseg_semi", run_name="__main__")\n')
+    args = ('train', 'nowhere.py')
+    refused = plain_server.run(module, *args, code=1, unblock=['mmseg_semi']).output
+    assert refused.splitlines()[-1].startswith('error: config file nowhere.py does not')
+    assert 'Traceback' not in refused
     assert 'Traceback' in server.run(program, '--traceback', 'train', 'nowhere.py', code=1).output
 
 

@@ -178,13 +178,17 @@ class ForkServer:
         Returns:
             The outputs, rank 0's first.
         """
+        started = self.start_ranks(script, *args, cwd=cwd, **env)
+        return ''.join(self.finish(one).output for one in started)
+
+    def start_ranks(self, script: Any, *args: Any, cwd: Path, **env: str) -> list[Started]:
+        """Start both ranks, see :meth:`run_ranks`."""
         group = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), **env)
         args = (*args, '--launcher', 'pytorch')
-        started = [
+        return [
             self.start(script, *args, cwd=cwd, env=dict(group, RANK=rank, LOCAL_RANK=rank))
             for rank in ('0', '1')
         ]
-        return ''.join(self.finish(one).output for one in started)
 
     def start(
         self,

@@ -7,13 +7,11 @@ import signal
 import sys
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
-
 
 def _pass_on(number: int, frame: Any) -> None:
     """Do with Slurm's signal before the time limit what torchrun does with SIGTERM."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
     raise SignalException(f'signal {number}', sigval=signal.Signals(number))
 
 
@@ -23,6 +21,11 @@ def run() -> int:
         if option == '--nproc-per-node' and (not number.isdecimal() or int(number) < 1):
             print(f'error: PROCESSES must be a whole number >= 1, got {number!r}', file=sys.stderr)
             return 2
+    # torch takes seconds to import.
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
     signal.signal(signal.SIGUSR1, _pass_on)
     try:
         main()

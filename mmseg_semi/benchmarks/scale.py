@@ -43,6 +43,8 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=10))
 """
 _LIST = """
 import os, sys, time
+import mmseg_semi_cli
+mmseg_semi_cli._import_package()
 from mmseg_semi.benchmarks.scale import memory_of
 from mmseg_semi.datasets import UnlabeledDataset
 before, start = memory_of(os.getpid(), 'VmHWM'), time.process_time()

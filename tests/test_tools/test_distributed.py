@@ -106,7 +106,7 @@ def test_two_ranks_resume_exactly(two_ranks, server, digit_root, tmp_path):
 def test_two_ranks_test_as_one_process(two_ranks, server, tmp_path):
     folder, _, _ = two_ranks
     args = (folder / 'config.py', folder / 'work' / 'iter_4.pth')
-    run_ranks('dist_test.sh', *args, 2, '--work-dir', tmp_path / 'two', cwd=tmp_path)
+    server.run_ranks(TOOLS / 'test.py', *args, '--work-dir', tmp_path / 'two', cwd=tmp_path)
     server.run(TOOLS / 'test.py', *args, '--work-dir', tmp_path / 'one')
     two, one = read_metrics(tmp_path / 'two'), read_metrics(tmp_path / 'one')
     assert one.keys() >= {'mIoU', 'aAcc', 'mAcc'} and two == one

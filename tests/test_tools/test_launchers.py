@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,21 +81,85 @@ def test_from_a_login_node_the_ranks_get_the_signal(slurm):
     assert status == 138 and '--signal=USR1@120' in output and 'scontrol' not in output
 
 
-@pytest.mark.two_ranks
-@pytest.mark.parametrize(
-    ('number', 'group'),
-    [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGUSR1, False)],
-    ids=['terminate', 'ctrl-c', 'limit'],
-)
-def test_two_ranks_stop_together(number, group, digit_root, tmp_path):
-    """Ctrl-C reaches the launcher, both ranks and their workers."""
+# A rank that ends as tools/train.py does, and only says what it is asked for.
+RANK = """#!/usr/bin/env bash
+echo "rank $RANK of $WORLD_SIZE: $*"
+trap 'echo "rank $RANK: saved"; exit 138' USR1
+trap 'echo "rank $RANK: saved"; exit 143' TERM
+touch "$READY$RANK"
+while [ -z "$END" ]; do sleep 0.05; done
+exit "$END"
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Function that starts a script with ranks that only speak, and a function for its output."""
+    rank, log = tmp_path / 'rank', tmp_path / 'log.txt'
+    rank.write_text(RANK)
+    rank.chmod(0o755)
+
+    def launch(script: str, *args: object, **env: str) -> tuple[subprocess.Popen, Callable]:
+        ready = tmp_path / 'ready'
+        names = dict(PYTHON=sys.executable, PORT=free_port(), PYTHON_EXEC=str(rank))
+        with log.open('w') as file:
+            process = subprocess.Popen(
+                ['bash', str(TOOLS / script), *map(str, args)],
+                env=environment(**names, READY=str(ready), **env),
+                stdout=file,
+                stderr=file,
+            )
+        wait_for(lambda: all((tmp_path / f'ready{number}').exists() for number in (0, 1)))
+        return process, log.read_text
+
+    return launch
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_the_launcher_passes_a_signal_to_both_ranks(number, launch):
+    process, output = launch('dist_train.sh', 'c.py', 2, '--work-dir', 'w')
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    lines = output().splitlines()
+    called = f'-u {TOOLS}/train.py c.py --launcher pytorch --work-dir w'
+    for rank in (0, 1):
+        assert f'rank {rank} of 2: {called}' in lines and f'rank {rank}: saved' in lines
+    assert 'Traceback' not in output()
+
+
+def test_the_launcher_of_a_test_ends_with_the_status_of_its_ranks(launch):
+    process, output = launch('dist_test.sh', 'c.py', 'c.pth', 2, '--out', 'o', END='3')
+    assert process.wait(60) == 3
+    called = f'-u {TOOLS}/test.py c.py c.pth --launcher pytorch --out o'
+    assert all(f'rank {rank} of 2: {called}' in output().splitlines() for rank in (0, 1))
+
+
+def long_run(folder: Path, data_root: Path) -> tuple[Path, Path]:
+    """Config and work folder of a run that nobody waits for."""
     changes = dict(
         train_cfg=dict(max_iters=5000, val_interval=5000),
         train_dataloader=dict(num_workers=1),
         default_hooks=dict(checkpoint=dict(interval=5000)),
     )
-    config = write_config(tmp_path / 'config.py', UNIMATCH, digit_root, **changes)
-    work_dir, log = tmp_path / 'work', tmp_path / 'log.txt'
+    return write_config(folder / 'config.py', UNIMATCH, data_root, **changes), folder / 'work'
+
+
+def is_training(log: Path) -> bool:
+    return log.exists() and bool(re.search(r'Iter.train. \[ +3/', log.read_text()))
+
+
+def check_end(text: str, work_dir: Path) -> None:
+    """Both ranks have ended after the same iteration, and a checkpoint is there."""
+    assert 'Traceback' not in text
+    (step,) = re.findall(r'stopped after iteration (\d+), a checkpoint is saved', text)
+    assert [path.name for path in work_dir.glob('*.pth*')] == [f'iter_{step}.pth']
+
+
+@pytest.mark.two_ranks
+def test_ctrl_c_stops_two_ranks_together(digit_root, tmp_path):
+    """It reaches the launcher, both ranks and their workers."""
+    config, work_dir = long_run(tmp_path, digit_root)
+    log = tmp_path / 'log.txt'
     command = ['bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', work_dir]
     with log.open('w') as file:
         process = subprocess.Popen(
@@ -106,16 +171,28 @@ def test_two_ranks_stop_together(number, group, digit_root, tmp_path):
             start_new_session=True,
         )
     try:
-        wait_for(lambda: re.search(r'Iter.train. \[ +3/', log.read_text()) or process.poll())
-        (os.killpg if group else os.kill)(process.pid, number)
-        assert process.wait(60) == 128 + number
+        wait_for(lambda: is_training(log) or process.poll())
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 128 + signal.SIGINT
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    text = log.read_text()
-    assert 'Traceback' not in text
-    (step,) = re.findall(r'stopped after iteration (\d+), a checkpoint is saved', text)
-    assert [path.name for path in Path(work_dir).glob('*.pth*')] == [f'iter_{step}.pth']
+    check_end(log.read_text(), work_dir)
+
+
+@pytest.mark.two_ranks
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1], ids=['terminate', 'limit'])
+def test_two_ranks_stop_together(number, server, digit_root, tmp_path):
+    """Each gets the signal from the launcher."""
+    config, work_dir = long_run(tmp_path, digit_root)
+    ranks = server.start_ranks(TOOLS / 'train.py', config, '--work-dir', work_dir, cwd=tmp_path)
+    try:
+        wait_for(lambda: is_training(ranks[0].log))
+    finally:
+        for rank in ranks:
+            os.kill(rank.pid, number)
+    text = ''.join(server.finish(rank, 128 + number, timeout=60).output for rank in ranks)
+    check_end(text, work_dir)
 
 
 @pytest.mark.parametrize(('tool', 'number'), [('train', '0'), ('test', 'two')])

@@ -41,7 +41,7 @@ SCRIPTS = ('tools/setup_env.sh', 'tools/run_tests.sh', 'tools/quickstart.sh')
 class Machine:
     """A checkout, an active environment without packages, and where the fake pip installs."""
 
-    def __init__(self, root):
+    def __init__(self, root, empty):
         self.repo, self.fakes, self.log = root / 'repo', root / 'fakes', root / 'log'
         self.active, self.logs = root / 'active', self.repo / 'work_dirs/setup_logs'
         for folder in (self.repo / 'tools', self.repo / 'tests', self.fakes / 'pip'):
@@ -51,7 +51,7 @@ class Machine:
         (self.fakes / 'pip/__init__.py').touch()
         (self.fakes / 'pip/__main__.py').write_text(FAKE_PIP)
         (self.fakes / 'pytest.py').write_text(FAKE_PYTEST)
-        subprocess.run([sys.executable, '-m', 'venv', '--without-pip', self.active], check=True)
+        shutil.copytree(empty, self.active, symlinks=True)
 
     def run(self, *args, script='setup_env.sh', **env):
         """Exit code, output and the calls of pip."""
@@ -64,9 +64,17 @@ class Machine:
         return done.returncode, done.stdout + done.stderr, calls
 
 
+@pytest.fixture(scope='module')
+def empty(tmp_path_factory):
+    """An environment without packages."""
+    folder = tmp_path_factory.mktemp('environment') / 'empty'
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
+    return folder
+
+
 @pytest.fixture
-def machine(tmp_path):
-    return Machine(tmp_path)
+def machine(tmp_path, empty):
+    return Machine(tmp_path, empty)
 
 
 def test_an_own_environment_is_made_once(machine):
