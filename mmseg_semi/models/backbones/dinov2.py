@@ -191,6 +191,7 @@ class DINOv2(BaseModule):
             )
         self.frozen, self.with_cp, self.registers = frozen, with_cp, registers
         self.embed_dim = channels
+        self.channels = (channels,) * len(self.out_indices)
         self.patch_embed = PatchEmbed(in_channels, channels)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, channels))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + GRID * GRID, channels))
