@@ -57,7 +57,7 @@ PARTS = {
     'rank loss': dict(rank='AgentRankHead'),
     'weighting': dict(agreement='DetectionAgreement', weight='RankStatisticsWeight'),
 }
-WITH_TEACHER = {'mean_teacher', 'cutmix_seg', 'augseg', 'ael', 'u2pl', 's4mc'}
+WITH_TEACHER = {'unimatch_v2', 'mean_teacher', 'cutmix_seg', 'augseg', 'ael', 'u2pl', 's4mc'}
 
 
 # ---------------------------------------------------------------------------- looking at a run

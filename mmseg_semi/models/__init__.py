@@ -1,6 +1,6 @@
 """Segmentors, refiners, mixers, perturbations, heads and losses of semi-supervised training."""
 
-from .backbones import DINOv2, EfficientNetLite, Xception65
+from .backbones import DINOv2, EfficientNetLite, HFBackbone, Xception65
 from .data_preprocessors import SemiDataPreprocessor
 from .decode_heads import DeepLabV3PlusHead, UniMatchDPTHead
 from .heads import AgentRankHead, BaseSemiHead, ClassConfidence, ContrastHead, CorrelationHead
@@ -48,6 +48,7 @@ __all__ = [
     'EfficientNetLite',
     'FeatureDropout',
     'FeatureMemoryBank',
+    'HFBackbone',
     'MeanOHEMPixelSampler',
     'NegativeQueues',
     'NeighborhoodRefiner',

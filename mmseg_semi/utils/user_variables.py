@@ -18,6 +18,7 @@ from mmseg_semi.datasets.coco81_dataset import bit_color
 from mmseg_semi.datasets.part_checks import CLASSES_FILE
 from mmseg_semi.files import read_json
 from mmseg_semi.utils import encoder_weights
+from mmseg_semi.utils.patch_settings import check_patches
 
 #: Key of a config that names its variables, with the values that its bases have used.
 KEY = 'user_variables'
@@ -135,6 +136,7 @@ def _classes(cfg: Config, value: Any, root: Any) -> None:
 def _crop_size(cfg: Config, value: Any, _root: Any) -> None:
     _check_size('height and width', value)
     cfg.train_dataloader.dataset.geometry.crop.crop_size = tuple(value)
+    check_patches(cfg)
 
 
 def _scale(cfg: Config, value: Any, _root: Any) -> None:

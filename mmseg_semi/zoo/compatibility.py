@@ -46,6 +46,7 @@ STEPS = 2
 FRAMEWORKS = {
     'fixmatch': 'FixMatch',
     'unimatch': 'UniMatch',
+    'unimatch_v2': 'UniMatch V2',
     'mean_teacher': 'Mean Teacher',
     'cutmix_seg': 'CutMix-Seg',
     'augseg': 'AugSeg',

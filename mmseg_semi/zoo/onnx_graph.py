@@ -11,6 +11,9 @@ from mmseg.models.utils import Upsample
 from mmseg.models.utils.embed import AdaptivePadding
 from torch import Tensor, nn
 
+from mmseg_semi.models.backbones.dinov2 import GRID, OFFSET, DINOv2
+from mmseg_semi.models.segmentors import PatchEncoderDecoder
+
 
 class Graph(nn.Module):
     """Normalizes, pads, predicts and resizes, with tensors alone.
@@ -40,6 +43,8 @@ class Graph(nn.Module):
         self.normalize = bool(channels)
         self.divisor = int((preprocessor.test_cfg or {}).get('size_divisor') or 1)
         self.padding = float(preprocessor.pad_val)
+        fits = isinstance(segmentor, PatchEncoderDecoder)
+        self.patch = int(segmentor.backbone.patch_size) if fits else 1
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K, H, W) of images (B, C, H, W)."""
@@ -55,10 +60,16 @@ class Graph(nn.Module):
                 for side in (height, width)
             )
             images = F.pad(images, (0, right, 0, below), value=self.padding)
-        logits = self.segmentor._forward(images)
         size = (images.shape[2], images.shape[3])
+        if self.patch > 1:  # see PatchEncoderDecoder
+            fitting = [(2 * side + self.patch) // (2 * self.patch) * self.patch for side in size]
+            images = F.interpolate(images, fitting, mode='bilinear', align_corners=True)
+        logits = self.segmentor._forward(images)
         align = self.segmentor.align_corners
-        logits = F.interpolate(logits, size, mode='bilinear', align_corners=align)
+        inner = (images.shape[2], images.shape[3])
+        logits = F.interpolate(logits, inner, mode='bilinear', align_corners=align)
+        if self.patch > 1:
+            logits = F.interpolate(logits, size, mode='bilinear', align_corners=True)
         return logits[:, :, :height, :width]
 
 
@@ -204,8 +215,49 @@ class Windows(nn.Module):
         return (place >= side - self.window).long() + (place >= side - self.shift).long()
 
 
+class Positions:
+    """DINOv2's position embedding for grids that are only known when the graph runs.
+
+    Args:
+        source: The encoder, whose ``_positions`` it replaces.
+    """
+
+    def __init__(self, source: DINOv2) -> None:
+        self.table = source.pos_embed
+
+    def __call__(self, rows: Any, columns: Any) -> Tensor:
+        """(1, 1 + rows columns, D)."""
+        number = [torch.as_tensor(side).float() for side in (rows, columns)]
+        # At the size of the weights nothing is interpolated, and with a scale of 1 nothing is.
+        same = torch.logical_and(number[0] == GRID, number[1] == GRID)
+        one = torch.ones(())
+        scales = [torch.where(same, one, (side + OFFSET) / GRID) for side in number]
+        down, across = map(self._cubic, (rows, columns), scales)
+        grid = self.table[0, 1:].reshape(GRID, GRID, -1).permute(2, 0, 1)
+        found = (down @ grid @ across.transpose(0, 1)).flatten(1).transpose(0, 1)
+        return torch.cat([self.table[:, :1], found[None]], dim=1)
+
+    def _cubic(self, side: Any, scale: Tensor) -> Tensor:
+        """Weights (side, 37) of torch's bicubic interpolation, which repeats the border."""
+        place = (torch.arange(side)[:, None] + 0.5) / scale - 0.5
+        first = place.floor()
+        weights = torch.zeros(())
+        for tap in (-1, 0, 1, 2):
+            near = (first + tap).clamp(0, GRID - 1) == torch.arange(GRID)
+            weights = weights + near * _cubic_weight((place - first - tap).abs())
+        return weights
+
+
+def _cubic_weight(far: Tensor) -> Tensor:
+    """Keys' kernel with a = -0.75 at a distance of 0 to 2."""
+    near = ((1.25 * far - 2.25) * far) * far + 1
+    return torch.where(far <= 1, near, ((-0.75 * far + 3.75) * far - 6) * far + 3)
+
+
 def made_exportable(module: nn.Module) -> nn.Module:
     """Replace, in place, parts of a network whose graph would have the sizes of one image."""
+    if isinstance(module, DINOv2) and not module.registers:
+        module._positions = Positions(module)  # type: ignore[method-assign]
     for name, child in module.named_children():
         size = getattr(child, 'output_size', None)
         bins = size[0] if isinstance(size, (list, tuple)) and len(set(size)) == 1 else size

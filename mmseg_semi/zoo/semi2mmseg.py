@@ -1,7 +1,8 @@
-"""Turn a checkpoint of the UniMatch family into one that mmseg's models load.
+"""Turn a checkpoint of the UniMatch family, or DINOv2 of Hugging Face, into what our models load.
 
 IN.pth is a DeepLabV3+ on ResNet-50 or 101 with a deep stem (64, 64, 128 channels), or such a
-backbone alone (ImageNet weights). OUT.pth holds an EncoderDecoder of ResNetV1c and
+backbone alone (ImageNet weights); or UniMatch V2's network; or DINOv2 of transformers
+(model.safetensors, pytorch_model.bin). OUT.pth holds an EncoderDecoder of ResNetV1c and
 DeepLabV3PlusHead, which load_from takes for it and for a SemiSegmentor around it, or the backbone
 for the segmentor's pretrained=OUT.pth. The config lines that fit are printed.
 """
@@ -17,8 +18,10 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from mmseg_semi.files import write_file
+from mmseg_semi.files import check_there, write_file
+from mmseg_semi.models.backbones.dinov2 import ARCHITECTURES
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
+from mmseg_semi.zoo import dinov2_names
 
 WRAPPER = 'module.'
 BACKBONE = 'backbone.'
@@ -142,7 +145,19 @@ def layout(layers: Iterator[Layer], classes: Optional[int] = None) -> tuple[Want
 
 # ----------------------------------------------------------------------------------------- reading
 def read(path: str) -> Any:
-    """Read a file with torch's safe loader."""
+    """Read a file with torch's safe loader, or safetensors'."""
+    if path.endswith('.safetensors'):
+        check_there(path, 'Correct the path.', 'IN.pth')
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise SystemExit(
+                f"{path}: safetensors is not installed; install it with pip install -e '.[hf]'"
+            ) from error
+        try:
+            return load_file(path)
+        except Exception as error:  # safetensors has one of its own for a damaged file
+            raise SystemExit(f'{path}: cannot be read ({error}); fetch it again') from error
     return read_checkpoint(path, 'IN.pth')
 
 
@@ -273,6 +288,52 @@ def convert(
     return out, facts
 
 
+def convert_dinov2(
+    state: dict[str, Tensor], kind: str, what: str, path: str
+) -> tuple[str, dict[str, Tensor], dict[str, int]]:
+    """Rename the tensors of UniMatch V2's network, or of DINOv2 of Hugging Face.
+
+    Returns:
+        What is written, the state dict, and the channels, blocks, registers and classes.
+    """
+    try:
+        found = dinov2_names.rename(state, kind)
+    except KeyError as error:
+        raise SystemExit(
+            f'{path}: the key {error} is none of UniMatch V2; --drop PREFIX leaves keys out'
+        ) from error
+    whole = kind == dinov2_names.DPT
+    if what == 'model' and not whole:
+        raise SystemExit(f'--what model: {path} is DINOv2 alone: use --what backbone')
+    part = 'model' if whole and what != 'backbone' else 'backbone'
+    start = BACKBONE if whole else ''
+    encoder = {k[len(start) :]: v for k, v in found.items() if k.startswith(start)}
+    blocks = {key.split('.')[1] for key in encoder if key.startswith('blocks.')}
+    registers = encoder.get('register_tokens')
+    facts = dict(
+        channels=encoder['cls_token'].shape[-1],
+        depth=len(blocks),
+        registers=0 if registers is None else registers.shape[1],
+    )
+    if part == 'model':
+        facts['num_classes'] = len(found['decode_head.conv_seg.weight'])
+    return part, {k: v.clone() for k, v in (found if part == 'model' else encoder).items()}, facts
+
+
+def report_dinov2(facts: Mapping[str, int], part: str, out: str) -> None:
+    """Print the config lines that fit."""
+    arch = next((n for n, a in ARCHITECTURES.items() if a.channels == facts['channels']), '?')
+    print(
+        f'DINOv2 of {facts["channels"]} channels, {facts["depth"]} blocks. Config lines that fit:'
+    )
+    print(f"  backbone: type='DINOv2', arch={arch!r}, registers={facts['registers']}")
+    if part == 'backbone':
+        print(f"  backbone: init_cfg=dict(type='Pretrained', checkpoint={out!r})")
+        return
+    print(f"  decode_head: type='UniMatchDPTHead', num_classes={facts['num_classes']}")
+    print(f'  load_from={out!r}')
+
+
 def report(facts: Mapping[str, int], part: str, out: str) -> None:
     """Print the config lines that fit."""
     classes = f', {facts["num_classes"]} classes' if part == 'model' else ''
@@ -297,8 +358,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     state = take_state(read(args.source), args.which, args.source)
     state = drop(state, args.drop, args.source)
-    part = choose_part(state, args.what, args.source)
-    converted, facts = convert(state, part, args.source)
+    kind = dinov2_names.kind_of(state)
+    if kind:
+        part, converted, facts = convert_dinov2(state, kind, args.what, args.source)
+    else:
+        part = choose_part(state, args.what, args.source)
+        converted, facts = convert(state, part, args.source)
     buffer = io.BytesIO()
     torch.save(dict(meta=dict(part=part, **facts), state_dict=converted), buffer)
     out, content = Path(args.out), buffer.getvalue()
@@ -307,4 +372,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         write_file(out, content)
         print(f'wrote {out} ({part}, {len(converted)} tensors)')
-    report(facts, part, args.out)
+    (report_dinov2 if kind else report)(facts, part, args.out)

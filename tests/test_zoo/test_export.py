@@ -22,11 +22,12 @@ from tool_runs import CONFIGS, REPO, environment
 
 from mmseg_semi.apis import predict
 from mmseg_semi.errors import DataError
+from mmseg_semi.models import DINOv2
 from mmseg_semi.models.backbones import xception65
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.weight_checks import without_downloads
 from mmseg_semi.zoo import export
-from mmseg_semi.zoo.onnx_graph import PooledBins
+from mmseg_semi.zoo.onnx_graph import PooledBins, Positions
 
 MODELS_OF_MMSEG = Path(mmseg.__file__).parent / '.mim/configs/_base_/models'
 DATA = """
@@ -179,3 +180,14 @@ def test_refusals(exported, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'onnx', None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'mmseg_semi\[onnx\]'"):
         export.main([str(exported[0]), '--onnx', '--out', str(tmp_path / 'a.onnx')])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(37, 37), (37, 36), (5, 57), (1, 1)])
+def test_position_embeddings_are_those_of_dinov2(size):
+    encoder = DINOv2('small', depth=1, out_indices=(0,))
+    torch.nn.init.normal_(encoder.pos_embed)
+    found = Positions(encoder)(*size)
+    # Places up to 36 have an error of 4e-6 in float32.
+    torch.testing.assert_close(found, encoder._positions(*size), atol=5e-5, rtol=1e-5)
+    assert not torch.equal(found, encoder.pos_embed) or size == (37, 37)

@@ -191,6 +191,7 @@ class DINOv2(BaseModule):
             )
         self.frozen, self.with_cp, self.registers = frozen, with_cp, registers
         self.embed_dim = channels
+        self.channels = (channels,) * len(self.out_indices)
         self.patch_embed = PatchEmbed(in_channels, channels)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, channels))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + GRID * GRID, channels))
@@ -235,10 +236,10 @@ class DINOv2(BaseModule):
         patches = self.patch_embed(x)
         grid = patches.shape[2:]
         tokens = torch.cat(
-            [self.cls_token.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1
+            [self.cls_token.expand(x.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)], dim=1
         ) + self._positions(grid[0], grid[1])
         if self.registers:
-            register = self.register_tokens.expand(len(x), -1, -1)
+            register = self.register_tokens.expand(x.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, :1], register, tokens[:, 1:]], dim=1)
         maps: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks[: max(self.out_indices) + 1]):
@@ -248,7 +249,7 @@ class DINOv2(BaseModule):
                 tokens = block(tokens)
             if number in self.out_indices:
                 normed = self.norm(tokens[:, 1 + self.registers :])
-                maps[number] = normed.transpose(1, 2).reshape(len(x), -1, *grid)
+                maps[number] = normed.transpose(1, 2).reshape(x.shape[0], -1, *grid)
         return tuple(maps[number] for number in self.out_indices)
 
     def _positions(self, rows: int, columns: int) -> Tensor:

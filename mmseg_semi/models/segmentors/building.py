@@ -101,6 +101,7 @@ def check_segmentor(segmentor: Any) -> None:
         )
     for head in decode_heads(segmentor):
         _check_decode_head(head)
+        _check_channels(segmentor, head)
 
 
 def _check_decode_head(head: Any) -> None:
@@ -122,6 +123,22 @@ def _check_decode_head(head: Any) -> None:
             f'model.segmentor.decode_head: {kind} has out_channels={head.out_channels} '
             f'(sigmoid). Pseudo-labels need softmax over classes: remove out_channels and '
             f'keep num_classes={max(head.num_classes, 2)}.'
+        )
+
+
+def _check_channels(segmentor: Any, head: Any) -> None:
+    """Refuse a head for other channels than those of a backbone that says which it has."""
+    given = getattr(segmentor.backbone, 'channels', None)
+    if not isinstance(given, tuple) or segmentor.with_neck:
+        return
+    index = head.in_index if isinstance(head.in_index, (list, tuple)) else [head.in_index]
+    wanted = head.in_channels if isinstance(head.in_channels, (list, tuple)) else [head.in_channels]
+    there = [given[i] if -len(given) <= i < len(given) else None for i in index]
+    if head.input_transform != 'resize_concat' and list(wanted) != there:
+        raise ValueError(
+            f'model.segmentor.decode_head.in_channels is {head.in_channels} with in_index='
+            f'{head.in_index}, but the maps of {type(segmentor.backbone).__name__} have {given} '
+            'channels: set both to what the backbone gives'
         )
 
 
