@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from ast import literal_eval
 
 import pytest
 from mmengine.config import Config
@@ -88,7 +89,7 @@ def test_presets_go_on_all_and_ones_own_values_come_last(tmp_path, base, preset)
             ValueError, match=r'crop_size=\(.*: set it to \((126|518|770), '
         ) as error:
             load_config(str(path))
-        values['crop_size'] = eval(str(error.value).partition('set it to ')[2])
+        values['crop_size'] = literal_eval(str(error.value).partition('set it to ')[2])
         path.write_text(f'{text}crop_size = {values["crop_size"]}\n')
     cfg, plain = load_config(str(path)), load_config(str(base))
     assert cfg.train_cfg.max_iters == values['iterations'] != plain.train_cfg.max_iters
