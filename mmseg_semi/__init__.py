@@ -7,13 +7,14 @@ Importing this package registers everything in mmseg's registries, so a config n
 from .utils.safe_checkpoints import allow_mmengine_checkpoints
 from .utils.safe_roads import close_roads
 from .utils.stack import find_package_configs
-from .utils.upstream_fixes import let_class_weights_meet_unknown_pixels
+from .utils.upstream_fixes import count_right_pixels_fast, let_class_weights_meet_unknown_pixels
 from .version import __version__
 
 allow_mmengine_checkpoints()
 close_roads()
 find_package_configs()
 let_class_weights_meet_unknown_pixels()
+count_right_pixels_fast()
 
 from . import datasets, detection, engine, evaluation, models  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Faults of mmsegmentation that a user of this package would meet."""
+"""Faults of mmsegmentation that a user of this package would meet, and what it does slowly."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 from typing import Any
 
 import torch
+from mmseg.models.decode_heads import decode_head
+from mmseg.models.losses import accuracy
 from mmseg.models.losses.cross_entropy_loss import CrossEntropyLoss, cross_entropy
 
 
@@ -63,3 +65,32 @@ def let_class_weights_meet_unknown_pixels() -> None:
             self.cls_criterion = weighted_cross_entropy
 
     CrossEntropyLoss.__init__ = with_unknown_pixels
+
+
+def pixel_accuracy(
+    pred: torch.Tensor, target: torch.Tensor, ignore_index: int | None = None
+) -> torch.Tensor:
+    """Percent of the known pixels that are right, as mmseg's ``accuracy`` has it.
+
+    mmseg sorts the classes of each pixel for it and waits for a GPU twice.
+
+    Args:
+        pred: Logits (B, K, H, W).
+        target: Class numbers (B, H, W).
+        ignore_index: The number of unknown pixels.
+
+    Returns:
+        A tensor (1,).
+    """
+    known = torch.ones_like(target, dtype=torch.bool)
+    if ignore_index is not None:
+        known = target != ignore_index
+    right = (pred.max(dim=1).indices == target) & known
+    little = torch.finfo(torch.float32).eps  # all pixels may be unknown
+    return (100.0 * (right.sum() + little) / (known.sum() + little)).reshape(1)
+
+
+def count_right_pixels_fast() -> None:
+    """Let mmseg's heads log ``acc_seg`` by :func:`pixel_accuracy`."""
+    if decode_head.accuracy is accuracy:
+        decode_head.accuracy = pixel_accuracy
