@@ -26,8 +26,8 @@ def test_every_method_trains(server, tmp_path, base):
     text = f"""_base_ = {str(base)!r}
 data_root = {str(root)!r}
 classes = ('background', 'leaf', 'disease')
-crop_size = (64, 64)
-scale = (64, 64)
+crop_size = (96, 96)
+scale = (96, 96)
 iterations = 3
 train_dataloader = dict(batch_size=4, num_workers=0)
 val_dataloader = dict(num_workers=0)
