@@ -162,7 +162,8 @@ def _machine_text(error: BaseException) -> str | None:
         return (
             f'there is not enough memory ({str(error).splitlines()[0] if str(error) else "RAM"}): '
             'make train_dataloader.batch_size, the crop or the test images smaller, or set '
-            "test_cfg=dict(mode='slide', crop_size=..., stride=...) of the segmentor."
+            "test_cfg=dict(mode='slide', crop_size=..., stride=...) of the segmentor; mmseg-semi "
+            'plan CONFIG says which batch and crop fit.'
         )
     return None
 

@@ -49,6 +49,12 @@ COMMANDS = {
         'Look at all files of a config before a training.',
         'mmseg-semi check configs/leaves.py',
     ),
+    'plan': Command(
+        runs.plan,
+        'Say how much memory a training takes, and what fits.',
+        'mmseg-semi plan configs/leaves.py --gpu-memory 24GB',
+        'mmseg_semi.benchmarks.plan',
+    ),
     'train': Command(
         runs.train,
         'Train a config, with or without unlabeled images.',

@@ -14,6 +14,12 @@ has all findings with all their files, check.html shows them with images and the
 The exit status is 1 with an error.
 """
 
+_PLAN = """Say how much memory a training takes, and what fits on which GPU.
+
+A step is run on the CPU with random images, at two small crops, and its tensors are counted; a line
+through both gives the peak of any crop and batch. No data are read. The context of the driver and
+the work space of convolutions are not in it, for which --reserve is taken off a card.
+"""
 
 _PREDICT = """Predict images of any size, without masks.
 
@@ -101,6 +107,45 @@ def check() -> argparse.ArgumentParser:
         action='store_true',
         help='make no training steps: no time, no memory, no pictures of a batch',
     )
+    _add_cfg_options(parser)
+    return parser
+
+
+def plan() -> argparse.ArgumentParser:
+    """The options of a plan of memory."""
+    parser = _parser(_PLAN)
+    parser.add_argument('configs', nargs='+', help='training configs, several for a table')
+    parser.add_argument(
+        '--gpu-memory',
+        nargs='+',
+        type=_gigabytes,
+        default=[24.0, 40.0, 80.0],
+        metavar='GB',
+        help='memory of the cards, such as 24 or 24GB (default: 24 40 80)',
+    )
+    parser.add_argument(
+        '--reserve',
+        type=_gigabytes,
+        default=2.0,
+        metavar='GB',
+        help='memory of a card that tensors cannot have (default: 2)',
+    )
+    parser.add_argument('--amp', action='store_true', help='in mixed precision')
+    parser.add_argument(
+        '--device',
+        default='cpu',
+        choices=('cpu', 'cuda'),
+        help='cuda: run a step of the config itself and say what torch counts',
+    )
+    parser.add_argument(
+        '--crops',
+        type=_side,
+        nargs=2,
+        metavar='SIDE',
+        help='the two small crops (default: 192 256, or what the patches of the encoder divide)',
+    )
+    parser.add_argument('--threads', type=int, help='CPU threads')
+    parser.add_argument('--out', metavar='FILE', help='file to write (default: only print)')
     _add_cfg_options(parser)
     return parser
 
@@ -251,6 +296,19 @@ def _add_cfg_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override config keys, for example train_cfg.max_iters=100',
     )
+
+
+def _gigabytes(text: str) -> float:
+    found = re.fullmatch(r'(\d+(?:\.\d+)?) *(?:GB|GiB|G)?', text, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f'{text!r} is no memory: give gigabytes, such as 24GB')
+    return float(found[1])
+
+
+def _side(text: str) -> int:
+    if not text.isdigit() or int(text) <= 64:
+        raise argparse.ArgumentTypeError(f'{text!r} is no side of a crop: give pixels above 64')
+    return int(text)
 
 
 def _add_launcher(parser: argparse.ArgumentParser) -> None:

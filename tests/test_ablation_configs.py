@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import HOOKS, MODELS
-from test_benchmark_runs import CROP, shrink
+from test_benchmark_runs import shrink
 from tool_runs import CONFIGS
 
 from mmseg_semi.benchmarks.measuring import step_inputs
@@ -27,10 +27,16 @@ from mmseg_semi.zoo.paper_tables import Row, load_methods
 METHODS = load_methods(CONFIGS)
 ROWS = [row for method in METHODS.values() for row in method.ablation_rows]
 #: Rows of the papers' ablations, those that have no config, configs that they need.
-COUNTS = dict(corrmatch=(48, 0, 72), rankmatch=(26, 3, 15), s4mc=(22, 0, 23), weighting=(37, 4, 31))
+COUNTS = dict(
+    corrmatch=(48, 0, 72),
+    rankmatch=(26, 3, 15),
+    s4mc=(22, 0, 23),
+    unimatch_v2=(16, 1, 27),
+    weighting=(37, 4, 31),
+)
 VOC12_ROOT = '{{$VOC12_ROOT:data/VOCdevkit/VOC2012}}'
 #: Models that differ once they are small.
-STEPS = dict(corrmatch=36, rankmatch=11, s4mc=19, weighting=14)
+STEPS = dict(corrmatch=36, rankmatch=11, s4mc=19, unimatch_v2=7, weighting=14)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -54,7 +60,7 @@ def test_the_number_of_rows_and_configs() -> None:
         without = sum(reason is not None for reason in lines.values())
         if lines:
             found[name] = (len(lines), without, len(method.ablation_rows))
-    assert found == COUNTS and sum(rows for rows, _, _ in found.values()) == 133
+    assert found == COUNTS and sum(rows for rows, _, _ in found.values()) == 149
     there = {p for p in CONFIGS.glob('*/ablations/*.py') if 'digit-scenes' not in p.name}
     assert there == {CONFIGS / row.config for row in ROWS}
 
@@ -109,9 +115,10 @@ def take_step(cfg: Config, name: str) -> None:
         model.hook_attached(HOOKS.build(hook))
     model.set_progress(0, 10, 5)
     views = cfg.train_dataloader.dataset.unlabeled.strong.num_views
-    data = step_inputs(model, 2, CROP, views)
+    crop = cfg.train_dataloader.dataset.geometry.crop.crop_size[0]
+    data = step_inputs(model, 2, crop, views)
     # Each class has a box all over the image.
-    data['inputs']['maps'] = dict(detections=torch.full((2, 3, CROP, CROP), 255).byte())
+    data['inputs']['maps'] = dict(detections=torch.full((2, 3, crop, crop), 255).byte())
     losses = model.loss(**data)
     named = {key.split('.')[0] for key in losses if 'loss' in key}
     parts = {**cfg.model.losses, **(cfg.model.get('heads') or {})}

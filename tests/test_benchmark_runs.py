@@ -25,7 +25,7 @@ from mmseg_semi.zoo import check_configs as checker
 from mmseg_semi.zoo.compatibility import QuickRunner
 
 CONVERTERS = TOOLS / 'dataset_converters'
-CROP = 33
+CROP, PATCHES = 33, 28  # the second is a multiple of DINOv2's patch
 ROOTS = dict(
     voc12='VOC12_ROOT', cityscapes='CITYSCAPES_ROOT', coco='COCO_ROOT', lucchi='LUCCHI_ROOT'
 )
@@ -145,6 +145,9 @@ def shrink(cfg: Any, work_dir: Path) -> None:
     elif backbone.type == 'MixVisionTransformer':
         backbone.update(embed_dims=8, num_layers=[1] * 4, sr_ratios=[2, 1, 1, 1], init_cfg=None)
         head.update(in_channels=[8, 16, 40, 64], channels=32)
+    elif backbone.type == 'DINOv2':
+        backbone.update(arch='small', depth=4, out_indices=(0, 1, 2, 3), init_cfg=None)
+        head.update(in_channels=(384,) * 4, channels=8, widths=(8, 8, 8, 8))
     elif backbone.type == 'Xception65':  # fewer of its equal blocks: see one_middle_block
         head.aspp_channels = 32
     heads = cfg.model.get('heads', {})
@@ -152,9 +155,10 @@ def shrink(cfg: Any, work_dir: Path) -> None:
         heads.rank.num_agents = 8
     if heads.get('contrast'):
         heads.contrast.bank = dict(size=512)
-    cfg.train_dataloader.dataset.geometry.crop.crop_size = (CROP, CROP)
+    crop = PATCHES if backbone.type == 'DINOv2' else CROP
+    cfg.train_dataloader.dataset.geometry.crop.crop_size = (crop, crop)
     if segmentor.test_cfg.mode == 'slide':
-        segmentor.test_cfg.update(crop_size=(CROP, CROP), stride=(22, 22))
+        segmentor.test_cfg.update(crop_size=(crop, crop), stride=(22, 22))
     for part in ('train', 'val', 'test'):
         cfg[f'{part}_dataloader'].update(num_workers=0, persistent_workers=False)
     cfg.train_dataloader.batch_size = 2 if supervised else 4

@@ -66,6 +66,15 @@ AEL = {'losses.strong.gamma': 2.0, 'heads.class_confidence.momentum': 0.999}
 WEIGHTS = {'refiners.weight.k': 5, 'refiners.agreement.min_confidence': 0.95}
 
 REJECTION = {'mixer.draw': 'rejection'}  # the program's boxes
+V2 = {
+    **REJECTION,
+    'mixer.partner': 'reversed',
+    'streams.strong.perturbation.prob': 0.5,
+    'streams.strong.perturbation.complementary': True,
+    'streams.strong.perturbation.shared': True,
+    'streams.strong.perturbation.untouched': 0.5,
+    'teacher.momentum': 0.996,
+}
 
 SETTINGS = {
     'fixmatch_deeplabv3plus_r101_voc12-92': Setting(losses=HALF, supervised=0.5, extra=REJECTION),
@@ -82,6 +91,8 @@ SETTINGS = {
         losses=UNIMATCH,
         supervised=0.5,
     ),
+    'unimatch_v2_dinov2-s_voc12-92': Setting(losses=HALF, supervised=0.5, extra=V2),
+    'unimatch_v2_dinov2-b_cityscapes-186': Setting(losses=HALF, supervised=0.5, extra=V2),
     'corrmatch_deeplabv3plus_r101_voc12-92': Setting(
         losses=dict(strong=0.125, perturbed=0.125, soft=0.125),
         supervised=0.25,
@@ -204,6 +215,9 @@ def stride_of(segmentor: Any) -> str:
     head, backbone = segmentor.decode_head, segmentor.backbone
     if backbone.type == 'MixVisionTransformer':
         return '32'
+    if backbone.type == 'DINOv2':
+        assert (head.type, head.align_corners) == ('UniMatchDPTHead', True)
+        return '14'
     (stride,) = [stride for stride, (*_, aspp) in STRIDES.items() if head.dilations == aspp]
     assert (head.type, head.align_corners) == ('DeepLabV3PlusHead', True)
     if backbone.type == 'ResNetV1c':
@@ -298,7 +312,7 @@ def test_a_base_has_the_documented_settings(base: str) -> None:
     (poly,) = cfg.param_scheduler
     assert (poly.type, poly.power, poly.by_epoch, poly.eta_min) == ('PolyLR', 0.9, False, 0.0)
     optimizer = cfg.optim_wrapper.optimizer
-    if 'segformer' in base:
+    if 'segformer' in base or 'dinov2' in base:
         assert (optimizer.type, optimizer.betas) == ('AdamW', (0.9, 0.999))
     else:
         assert (optimizer.type, optimizer.momentum) == ('SGD', 0.9)
@@ -389,6 +403,24 @@ def test_supervised_rows_have_the_batch_and_rates_of_the_semi_supervised_ones() 
         cfg = config_of(stem)
         assert learning_rates(cfg) == dict(backbone={lr}, heads={round(lr * head, 10)})
         assert cfg.auto_scale_lr.base_batch_size == 8 == 4 * cfg.train_dataloader.batch_size
+
+
+@pytest.mark.parametrize(
+    ('stem', 'images', 'iterations'),
+    [('voc12-92', 32, 5580), ('cityscapes-186', 16, 33660), ('coco-232', 32, 18740)],
+)
+def test_supervised_rows_of_dinov2_are_those_of_its_program(stem, images, iterations) -> None:
+    cfg = config_of(f'supervised_dinov2-b_{stem}')
+    assert learning_rates(cfg) == dict(backbone={5e-6}, heads={2e-4})
+    assert cfg.auto_scale_lr.base_batch_size == images == 4 * cfg.train_dataloader.batch_size
+    assert cfg.train_cfg.max_iters == iterations
+
+
+def test_every_weight_of_dinov2_decays() -> None:
+    cfg = config_of('unimatch_v2_dinov2-s_voc12-92')
+    rules = cfg.optim_wrapper.paramwise_cfg
+    assert set(rules) == {'custom_keys'}
+    assert all(set(one) == {'lr_mult'} for one in rules.custom_keys.values())
 
 
 def test_augmentation_is_the_papers() -> None:

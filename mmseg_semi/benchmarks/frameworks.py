@@ -148,19 +148,22 @@ def num_views(config: Any) -> int:
     return 0 if unlabeled is None else unlabeled.strong.num_views
 
 
+_OF_DATA = ('DataCheckHook', 'ClassWeightHook')  # nothing is loaded
+
+
 def attach_hooks(configs: Sequence[Any], model: Any) -> tuple[list[Any], Any]:
     """Build hooks and let them begin a run.
 
     Args:
-        configs: ``custom_hooks``; the one that checks the data is left out, and those that the
-            model needs are added.
+        configs: ``custom_hooks``; those that read data are left out, and those that the model needs
+            are added.
         model: The model.
 
     Returns:
         The hooks, and what they take for the runner, in the middle of the run.
     """
     runner = SimpleNamespace(model=model, iter=0, max_iters=MAX_ITERS)
-    hooks = [HOOKS.build(one) for one in configs if one['type'] != 'DataCheckHook']
+    hooks = [HOOKS.build(one) for one in configs if one['type'] not in _OF_DATA]
     hooks += [HOOKS.build(one) for one in missing_hooks(model, hooks)]
     for hook in hooks:
         if isinstance(hook, ImageBankHook):
@@ -208,8 +211,14 @@ class Step:
         if not self.views:
             self.data = dict(inputs=inputs['labeled'], data_samples=samples['labeled'])
             return
-        strong = inputs['strong'][: self.views]
-        self.data = dict(inputs=dict(inputs, strong=strong), data_samples=samples)
+        inputs = dict(inputs, strong=inputs['strong'][: self.views])
+        if any('detections' in part.reads_maps for part in self.model.components):
+            valid = inputs['valid']  # a bit for each class: no box covers anything
+            empty = valid.new_zeros(
+                len(valid), -(-self.model.num_classes // 8), *valid.shape[1:], dtype=torch.uint8
+            )
+            inputs['maps'] = dict(detections=empty)
+        self.data = dict(inputs=inputs, data_samples=samples)
         select = self.model.refiners['select']
         if isinstance(getattr(select, 'value', None), Tensor):
             select.value.fill_(confident_share(self.model, self.data, 0.6))
@@ -238,16 +247,17 @@ def make_data(model: torch.nn.Module, batch: int, crop: int) -> dict[str, Any]:
     """Draw and prepare a batch with two strong views.
 
     Args:
-        model: A semi-supervised model, which prepares it.
+        model: What prepares it, a ``SemiDataPreprocessor`` in it.
         batch: Labeled images, and as many unlabeled ones.
         crop: Their side in pixels.
     """
     data = step_inputs(model, batch, crop, views=2)
+    network: Any = getattr(model, 'segmentor', model)
     for sample in data['data_samples']['labeled']:
-        sample.gt_sem_seg.data = sample.gt_sem_seg.data % model.num_classes
+        sample.gt_sem_seg.data = sample.gt_sem_seg.data % network.decode_head.num_classes
     for index, sample in enumerate(data['data_samples']['unlabeled']):
         sample.set_metainfo(dict(sample_index=index))  # AEL's bank has a row of each
-    if model.channels_last:
+    if getattr(model, 'channels_last', False):
         # A supervised config has no such switch, and the network's time depends on it.
         images = data['inputs']['labeled']
         data['inputs']['labeled'] = images.contiguous(memory_format=torch.channels_last)

@@ -355,9 +355,10 @@ def step_inputs(
 ) -> dict[str, Any]:  # the arguments of ``model.loss``
     """Draw a batch of smooth images, as many labeled as unlabeled, and prepare it."""
     source = torch.Generator().manual_seed(0)
+    channels = model.data_preprocessor.mean.numel()
 
     def images() -> list[Tensor]:
-        drawn = noise(source, batch, 3, crop, 8) * 50 + 120
+        drawn = noise(source, batch, channels, crop, 8) * 50 + 120
         drawn += torch.randn(drawn.shape, generator=source) * 10
         return list(drawn.clamp(0, 255).to(torch.uint8))
 

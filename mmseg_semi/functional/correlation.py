@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .grids import grid_stride
 from .losses import at_least_float32
 
 SAMPLING_STRATEGIES = ('random', 'random_shared', 'uniform')
@@ -232,22 +233,71 @@ def sample_shapes(
         rows = at_least_float32(w1).flatten(2).transpose(1, 2)
         rows = rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
         maps = _softmax_rows(rows, columns).unflatten(2, (height, width))
-        shapes = torch.empty(batch, num, *size, dtype=torch.bool, device=w1.device)
-        # An image at a time bounds the memory of the resized maps.
-        for image in range(batch):
-            shapes[image] = _binarize(maps[image : image + 1], size, align_corners)[0]
-    return shapes
+        return _binarize(maps.flatten(0, 1), size, align_corners).unflatten(0, (batch, num))
 
 
 def _binarize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Resize maps (B, n, h, w) and keep what lies above the middle of each map's range."""
-    least, most = torch.aminmax(maps.flatten(2), dim=-1)
-    if tuple(maps.shape[-2:]) != tuple(size):
-        maps = F.interpolate(maps, size=size, mode='bilinear', align_corners=align_corners)
-    low, high = torch.aminmax(maps.flatten(2), dim=-1, keepdim=True)
-    low, high = low.unsqueeze(-1), high.unsqueeze(-1)
-    # Resizing rounds: what was constant may not be quite constant any more.
-    return ((maps - low) > 0.5 * (high - low)) & (most > least)[..., None, None]
+    """Resize maps (n, h, w) and keep what lies above the middle of each map's range."""
+    shapes = torch.zeros(len(maps), *size, dtype=torch.bool, device=maps.device)
+    strides = _power_strides(maps.shape[-2:], size) if align_corners else None
+    if strides and maps.device.type == 'cpu':
+        _binarize_peaks(maps, strides, shapes)
+        return shapes
+    # What is resized at once is as small as a cache, and on a GPU bounded.
+    some = max(1, _MAX_ELEMENTS.get(maps.device.type, 2**25) // (size[0] * size[1]))
+    for part, out in zip(maps.split(some), shapes.split(some)):
+        least, most = part.flatten(1).amin(1), part.flatten(1).amax(1)
+        if tuple(part.shape[-2:]) != tuple(size):
+            part = _resized(part, size, align_corners)
+        low, high = part.flatten(1).amin(1), part.flatten(1).amax(1)
+        # Resizing rounds: what was constant may not be quite constant any more.
+        bound = torch.where(most > least, 0.5 * (high - low), torch.inf)
+        torch.gt(part - low[:, None, None], bound[:, None, None], out=out)
+    return shapes
+
+
+def _resized(maps: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """Resize maps (n, h, w)."""
+    size = tuple(size)
+    return F.interpolate(maps[None], size=size, mode='bilinear', align_corners=align_corners)[0]
+
+
+def _power_strides(grid: Sequence[int], size: Sequence[int]) -> Optional[tuple[int, ...]]:
+    """Strides of a grid on pixels, None where they are no powers of two.
+
+    Only with those a part of a map, resized by itself, has the bits of the whole.
+    """
+    strides = tuple(grid_stride(pixels, cells) for pixels, cells in zip(size, grid))
+    return strides if all(one and not one & (one - 1) for one in strides) else None
+
+
+def _binarize_peaks(maps: Tensor, strides: tuple[int, ...], shapes: Tensor) -> None:
+    """The same, where all maps lie on pixels: no more is resized than what surrounds a peak.
+
+    A pixel lies between four positions of the map, so that one above the middle has a neighbor
+    that is. The lowest value is one of the map's.
+    """
+    least, across_rows, across_columns = maps.flatten(1).amin(1), maps.amax(2), maps.amax(1)
+    most = across_rows.amax(1)
+    # A little below the middle, so that rounding loses nothing.
+    middle = (least + 0.499 * (most - least))[:, None]
+    spans = [_spans(across_rows > middle), _spans(across_columns > middle)]
+    for i in (most > least).nonzero().flatten().tolist():
+        (top, bottom), (left, right) = (span[i] for span in spans)
+        down, across = strides
+        size = ((bottom - top) * down + 1, (right - left) * across + 1)
+        peak = _resized(maps[i : i + 1, top : bottom + 1, left : right + 1], size)
+        bound = 0.5 * (peak.max() - least[i])
+        y, x = top * down, left * across
+        torch.gt(peak - least[i], bound, out=shapes[i : i + 1, y : y + size[0], x : x + size[1]])
+
+
+def _spans(found: Tensor) -> list[list[int]]:
+    """First and last place of what is found in rows (n, length), one more on either side."""
+    length = found.shape[1]
+    places = found.to(torch.uint8)
+    first, last = places.argmax(1), length - 1 - places.flip(1).argmax(1)
+    return torch.stack([(first - 1).clamp(min=0), (last + 1).clamp(max=length - 1)], 1).tolist()
 
 
 def propagate_regions(

@@ -51,3 +51,13 @@ def bilinear_at(
     grid = torch.stack(place, dim=-1)[None, :, None].expand(len(features), -1, -1, -1)
     read = F.grid_sample(features, grid, padding_mode='border', align_corners=align_corners)
     return read[index // (height * width), :, torch.arange(len(index), device=index.device), 0]
+
+
+def grid_stride(pixels: int, cells: int) -> int:
+    """Pixels between the positions of a grid whose outer ones lie on the outer pixels.
+
+    0 where the others lie between pixels.
+    """
+    if cells < 2 or (pixels - 1) % (cells - 1):
+        return 0
+    return (pixels - 1) // (cells - 1)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-# Values of a feature map that are held at full resolution at once (64 MiB in float32).
-_MAX_ELEMENTS = 2**24
+from .grids import grid_stride
+from .losses import at_least_float32
+
+# Values of resized features that exist at once: 4 MiB (fits a cache) and 64 MiB in float32.
+_MAX_ELEMENTS = {'cpu': 2**20, 'cuda': 2**24}
 BOX_DRAWS = ('fitting', 'rejection', 'width')
 COINS = ('image', 'batch')
-PARTNERS = ('random', 'next')
+PARTNERS = ('random', 'next', 'reversed')
 PLACINGS = ('inside', 'clipped')
 
 
@@ -238,9 +240,11 @@ def mix_features(
 ) -> Tensor:
     """Mix feature maps as their images were mixed.
 
-    The features are resized to the image, mixed with its mask and resized back (bilinear), some
-    channels at a time, so that they describe the mixed image. Those of an image that takes nothing
-    from its partner stay as they are: resizing there and back would blur them.
+    The features are resized to the image, mixed with its mask and resized back (bilinear), so that
+    they describe the mixed image; only pixels that the way back reads are made, some channels at a
+    time. Where the grid's positions lie on pixels, that is mixing them with the mask there. Those
+    of an image that takes nothing from its partner stay as they are: resizing there and back would
+    blur them.
 
     Args:
         features: (B, C, h, w).
@@ -263,15 +267,74 @@ def mix_features(
     size, grid = tuple(mask.shape[-2:]), tuple(features.shape[-2:])
     if size == grid:
         return mix(features, mask, partners, others)
-    resize: Any = dict(mode='bilinear', align_corners=align_corners)
-    channels = max(1, _MAX_ELEMENTS // mask.numel())
-    parts = []
-    for part, other in zip(
-        features.split(channels, dim=1),
-        (features if others is None else others).split(channels, dim=1),
-    ):
-        full = F.interpolate(part, size=size, **resize)
-        given = full if others is None else F.interpolate(other, size=size, **resize)
-        parts.append(F.interpolate(mix(full, mask, partners, given), size=grid, **resize))
+    on_pixels = [grid_stride(*sides) for sides in zip(size, grid)]
+    if align_corners and all(on_pixels):
+        down, across = on_pixels
+        return mix(features, mask[:, ::down, ::across], partners, others)
+    once = _MAX_ELEMENTS.get(mask.device.type, 2**24)
+    channels = max(1, once // (4 * mask.shape[0] * grid[0] * grid[1]))
+    taken = features.split(channels, dim=1)
+    given = taken if others is None else others.split(channels, dim=1)
+    with torch.autocast(mask.device.type, enabled=False):
+        resampling = _Resampling(size, grid, align_corners, at_least_float32(features[:0]))
+        parts = [resampling.mixed(one, mask, partners, other) for one, other in zip(taken, given)]
     mixed = mask.flatten(1).any(dim=1)[:, None, None, None]
     return torch.where(mixed, torch.cat(parts, dim=1), features)
+
+
+class _Resampling:
+    """Resizing from a grid to an image and back, of the pixels alone that the way back reads.
+
+    These are four around each position of the grid.
+
+    Args:
+        size: Height and width of the image.
+        grid: Those of the grid.
+        align_corners: As in bilinear ``interpolate``.
+        like: A tensor of the type and device to compute with.
+    """
+
+    def __init__(
+        self, size: tuple[int, ...], grid: tuple[int, ...], align_corners: bool, like: Tensor
+    ) -> None:
+        #: By side: the pixels, and weights between the lower and the upper one of each position.
+        self.pixels: list[Tensor] = []
+        self.back: list[Tensor] = []
+        #: By side: the matrix that makes these pixels of the grid's positions.
+        self.lift: list[Tensor] = []
+        for pixels, cells in zip(size, grid):
+            low, high, weight = _neighbors(pixels, cells, align_corners, like.device)
+            self.pixels.append(torch.stack([low, high], dim=1).flatten())
+            self.back.append(weight.to(like.dtype))
+            low, high, weight = _neighbors(cells, pixels, align_corners, like.device)
+            places = torch.eye(cells, dtype=torch.float64, device=like.device)
+            matrix = torch.lerp(places[low], places[high], weight[:, None])
+            self.lift.append(matrix[self.pixels[-1]].to(like.dtype))
+
+    def lifted(self, features: Tensor) -> Tensor:
+        """The pixels (B, C, 2h, 2w) of features (B, C, h, w), resized to the image."""
+        rows, columns = self.lift
+        return rows @ at_least_float32(features) @ columns.T
+
+    def mixed(self, features: Tensor, mask: Tensor, partners: Tensor, others: Tensor) -> Tensor:
+        """See :func:`mix_features`; features and others (B, C, h, w)."""
+        full = self.lifted(features)
+        given = full if others is features else self.lifted(others)
+        there = mask[:, self.pixels[0]][:, :, self.pixels[1]]
+        rows = mix(full, there, partners, given).unflatten(2, (-1, 2))
+        rows = torch.lerp(rows[:, :, :, 0], rows[:, :, :, 1], self.back[0][:, None])
+        columns = rows.unflatten(3, (-1, 2))
+        return torch.lerp(columns[..., 0], columns[..., 1], self.back[1]).to(features.dtype)
+
+
+def _neighbors(
+    given: int, wanted: int, align_corners: bool, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The two places in ``given`` around each of ``wanted`` ones, and the weight of the second."""
+    places = torch.arange(wanted, dtype=torch.float64, device=device)
+    if align_corners:
+        places = places * ((given - 1) / (wanted - 1) if wanted > 1 else 0.0)
+    else:
+        places = ((places + 0.5) * (given / wanted) - 0.5).clamp(min=0)
+    low = places.long().clamp(max=given - 1)
+    return low, (low + 1).clamp(max=given - 1), places - low

@@ -16,6 +16,7 @@ from mmseg_semi.arguments import Each, Number, OneOf, Rule, Whole
 from mmseg_semi.errors import hint, reading
 from mmseg_semi.utils.channel_settings import check_channels
 from mmseg_semi.utils.config_keys import value_at
+from mmseg_semi.utils.patch_settings import check_patches
 from mmseg_semi.utils.safe_checkpoints import number_of
 
 UNKNOWN = 255
@@ -37,8 +38,8 @@ def check_settings(cfg: Config) -> None:
     Raises:
         ValueError: ``ignore_index`` or padding of the masks other than 255, ``class_weight`` that
             does not fit the classes, a single class, ``save_best`` of a score that is not
-            computed, numbers of channels that differ; names the config key, the value and what to
-            set.
+            computed, numbers of channels that differ, crops that an encoder cannot divide; names
+            the config key, the value and what to set.
         DataError: A file of class weights cannot be read.
     """
     for part in ('model', 'data_preprocessor', 'tta_model'):
@@ -54,6 +55,7 @@ def check_settings(cfg: Config) -> None:
     _check_iou_metrics(cfg)
     _check_test_cfg(cfg)
     _check_numbers(cfg)
+    check_patches(cfg)
     check_channels(cfg)
 
 

@@ -15,8 +15,9 @@ DEFAULT = 'default'
 _SERVER = 'https://download.openmmlab.com'
 _MIT = f'{_SERVER}/mmsegmentation/v0.5/pretrain/segformer/mit'
 _SWIN = f'{_SERVER}/mmsegmentation/v0.5/pretrain/swin/swin'
+_DINOV2 = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_vit'
 _CONVNEXT = f'{_SERVER}/mmclassification/v0/convnext/downstream/convnext'
-#: ImageNet weights by name: the backbone that they are of, and their address.
+#: Pretrained weights by name: the backbone that they are of, and their address.
 KNOWN = {
     'efficientnet-lite0': (
         'EfficientNetLite',
@@ -46,6 +47,9 @@ KNOWN = {
         'mmpretrain.ConvNeXt',
         f'{_CONVNEXT}-base_3rdparty_32xb128-noema_in1k_20220301-2a0ee547.pth',
     ),
+    'dinov2_small': ('DINOv2', f'{_DINOV2}s14/dinov2_vits14_pretrain.pth'),
+    'dinov2_base': ('DINOv2', f'{_DINOV2}b14/dinov2_vitb14_pretrain.pth'),
+    'dinov2_large': ('DINOv2', f'{_DINOV2}l14/dinov2_vitl14_pretrain.pth'),
 }
 
 

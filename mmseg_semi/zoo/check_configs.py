@@ -30,7 +30,8 @@ from mmseg_semi.utils.weight_checks import build_shapes, without_downloads
 REPO = shipped_root()
 MOST_LINES = 10
 NAME = re.compile(
-    r'(?P<method>[a-z0-9_]+?)_(?P<model>deeplabv3plus_(?:r50|r101|xception65)|segformer_mit-b2)_'
+    r'(?P<method>[a-z0-9_]+?)_'
+    r'(?P<model>deeplabv3plus_(?:r50|r101|xception65)|segformer_mit-b2|dinov2-[sbl])_'
     r'(?P<dataset>voc12|cityscapes|coco|lucchi)-(?:(?P<partition>cps|u2pl)-)?(?P<labeled>\d+)'
     r'(?:_(?P<crop>\d+)x(?P=crop))?'
 )
@@ -40,6 +41,9 @@ BACKBONES: dict[str, dict[str, Any]] = {
     'deeplabv3plus_r101': dict(type='ResNetV1c', depth=101),
     'deeplabv3plus_xception65': dict(type='Xception65'),
     'segformer_mit-b2': dict(type='MixVisionTransformer', embed_dims=64),
+    'dinov2-s': dict(type='DINOv2', arch='small'),
+    'dinov2-b': dict(type='DINOv2', arch='base'),
+    'dinov2-l': dict(type='DINOv2', arch='large'),
 }
 #: Methods that have another crop than 321 on VOC.
 LARGE_CROPS = (
@@ -74,10 +78,12 @@ def build_model(cfg: Config) -> torch.nn.Module:
 
 
 # ------------------------------------------------------------------------------------- one config
-def expected_crop(method: str, dataset: str, crop: str | None) -> int:
+def expected_crop(method: str, model: str, dataset: str, crop: str | None) -> int:
     """The crop that a name stands for."""
     if crop is not None:
         return int(crop)
+    if model.startswith('dinov2'):  # multiples of 14
+        return 798 if dataset == 'cityscapes' else 518
     if dataset == 'voc12':
         return 513 if method in LARGE_CROPS else 321
     if dataset == 'cityscapes':
@@ -140,7 +146,7 @@ def _check_config(path: Path, built: dict[str, Exception | None] | None) -> list
     expect('decode_head.num_classes', segmentor.decode_head.num_classes, classes)
     for key, value in BACKBONES[match['model']].items():
         expect(f'backbone.{key}', segmentor.backbone.get(key), value)
-    crop = expected_crop(method, dataset, match['crop'])
+    crop = expected_crop(method, match['model'], dataset, match['crop'])
     expect('crop', tuple(train.geometry.crop.crop_size), (crop, crop))
     expect('data_preprocessor.size', segmentor.data_preprocessor.get('size'), None)
     slide = dataset == 'cityscapes'

@@ -36,6 +36,9 @@ MODEL_NAMES = {
     'deeplabv3plus_r101': ['DeepLabV3+', 'ResNet-101'],
     'deeplabv3plus_xception65': ['DeepLabV3+', 'Xception-65'],
     'segformer_mit-b2': ['SegFormer', 'MiT-B2'],
+    'dinov2-s': ['DINOv2-S', 'DPT'],
+    'dinov2-b': ['DINOv2-B', 'DPT'],
+    'dinov2-l': ['DINOv2-L', 'DPT'],
     'unet': ['UNet'],
 }
 CHECKED = (
@@ -43,13 +46,22 @@ CHECKED = (
     'RankMatch, S4MC and Weighting Pseudo-Labels, and what these quote of other methods, were '
     'compared with the four papers; the others are those that later papers commonly quote, so look '
     "before you cite one. Our figures are of the last checkpoint, the papers' of the best epoch on "
-    'the validation set; the EMA teacher predicts with S4MC on CutMix-Seg, U2PL, AEL, AugSeg and '
-    'Weighting on these, the student elsewhere. [docs/reproduce.md](../../docs/reproduce.md) says '
-    'how to get from nothing to a row.'
+    'the validation set; the EMA teacher predicts with UniMatch V2, S4MC on CutMix-Seg, U2PL, AEL, '
+    'AugSeg and Weighting on these, the student elsewhere. '
+    '[docs/reproduce.md](../../docs/reproduce.md) says how to get from nothing to a row.'
 )
-R50 = "model = dict({}pretrained='open-mmlab://resnet50_v1c', backbone=dict(depth=50){})"
 SUPERVISED = 'supervised'
+#: What is another in a network than in that of the shared base.
+CHANGES = {
+    'deeplabv3plus_r50': "dict(pretrained='open-mmlab://resnet50_v1c', backbone=dict(depth=50))",
+    'dinov2-s': '_base_.dinov2_s',
+    'dinov2-l': '_base_.dinov2_l',
+}
+#: UniMatch V2's program trains the labeled images alone with batches of all GPUs, for passes over
+#: so many images.
+DINOV2_SUPERVISED = dict(voc12=(60, 3000, 32), cityscapes=(180, 3000, 16), coco=(20, 30000, 32))
 WIDTH, DOC_WIDTH = 100, 120
+_AS_MANY = '# As many iterations as the semi-supervised runs.'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -63,13 +75,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 # ------------------------------------------------------------------------------------------ configs
 def base_name(row: Row) -> str:
     """Name of the shared base of a row's config."""
-    model = '_segformer' if row.model.startswith('segformer') else ''
+    family = row.model.split('-')[0].split('_')[0]
+    model = '' if family == 'deeplabv3plus' else f'_{family}'
     crop = f'_{row.crop}' if row.crop else ''
     return f'{row.prefix}{model}_{row.dataset}{crop}'
 
 
 def supervised_iterations(row: Row) -> int:
-    """Iterations of the semi-supervised runs: passes over the unlabeled images, 8 a batch."""
+    """Iterations of the semi-supervised runs, 8 images a batch; with DINOv2 the program's."""
+    if row.model.startswith('dinov2'):
+        epochs, images, batch = DINOV2_SUPERVISED[row.dataset]
+        return epochs * (images // batch)
     epochs = dict(voc12=80, cityscapes=240, coco=30, lucchi=400)[row.dataset]
     return epochs * -(-row.unlabeled // 8)
 
@@ -83,7 +99,7 @@ def config_text(row: Row) -> str:
         lines += [
             f"labeled = dict(ann_file='{folder}/labeled.txt')",
             'train_dataloader = dict(dataset=dict(labeled=labeled))',
-            '# As many iterations as the semi-supervised runs.',
+            *([] if row.model.startswith('dinov2') else [_AS_MANY]),
             "loop = dict(_delete_=True, type='SemiTrainLoop')",
             f'train_cfg = dict(loop, max_iters={iters}, val_interval={iters // 40})',
         ]
@@ -98,8 +114,9 @@ def config_text(row: Row) -> str:
         else:
             lines += ["unlabeled = dict(ann_file=f'{split}/unlabeled.txt')"]
         lines += ['train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))']
-    if row.model == 'deeplabv3plus_r50':
-        lines += [R50.format(*(('', '') if row.method == SUPERVISED else ('segmentor=dict(', ')')))]
+    if row.model in CHANGES:
+        place = '{}' if row.method == SUPERVISED else 'dict(segmentor={})'
+        lines += [f'model = {place.format(CHANGES[row.model])}']
     return '\n'.join(lines) + '\n'
 
 
@@ -154,7 +171,7 @@ def expression(value: Any) -> str:
 def ablation_text(row: Row, method: Method) -> str:
     """Content of an ablation's config file, which begins with the rows that it is of."""
     said = [
-        f'{table.paper_table}: {one.label}'
+        f'{table.paper_table or table.caption[0].upper() + table.caption[1:]}: {one.label}'
         for table in method.ablations
         for one in table.rows
         if one.stem == row.stem
@@ -239,7 +256,8 @@ def ablation_table_text(table: Table) -> str:
         lines.setdefault(row.label, []).append(row)
     splits = [split_text(row) for row in next(iter(lines.values()))]
     said = [*paragraph(f'{table.source[0].upper()}{table.source[1:]}.'), ''] if table.source else []
-    text = [f'### Ablation, {table.paper_table}: {table.caption}', '', *said]
+    place = f', {table.paper_table}' if table.paper_table else ''
+    text = [f'### Ablation{place}: {table.caption}', '', *said]
     text += [markdown_row(['row', 'setting', *splits]), '| --- ' * (2 + len(splits)) + '|']
     for label, rows in lines.items():
         (*_, last) = rows

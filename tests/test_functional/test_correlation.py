@@ -403,6 +403,23 @@ def test_shapes_equal_those_of_rows(strategy, size, align_corners):
     assert all(sorted(image) == list(range(20)) for image in rows), 'all rows'
 
 
+@pytest.mark.parametrize('sharpness', [0.3, 3.0, 30.0])
+@pytest.mark.parametrize('strides', [(1, 1), (2, 4), (8, 2), (16, 16), (3, 4)])
+def test_shapes_around_peaks_are_those_of_whole_maps(strides, sharpness):
+    """On a grid that lies on pixels, where only what surrounds a map's peaks is resized."""
+    w1, w2 = features(size=(9, 12))
+    w2 *= sharpness
+    size = (8 * strides[0] + 1, 11 * strides[1] + 1)
+    index = torch.arange(108).expand(2, -1)
+    shapes = sample_shapes(w1, w2, 108, size, align_corners=True, index=index)
+    maps = correlation_map(w1, w2).unflatten(2, (9, 12))
+    whole = F.interpolate(maps, size=size, mode='bilinear', align_corners=True)
+    low, high = whole.amin((2, 3), keepdim=True), whole.amax((2, 3), keepdim=True)
+    assert torch.equal(shapes, whole - low > 0.5 * (high - low)), 'bit by bit'
+    edges = [shapes[..., 0, :], shapes[..., -1, :], shapes[..., 0], shapes[..., -1]]
+    assert all(edge.any() for edge in edges), 'some lie at every edge'
+
+
 def test_default_is_random_without_aligned_corners():
     w1, w2 = features()
     shapes = sample_shapes(w1, w2, 5, (9, 12), generator=generator(3))

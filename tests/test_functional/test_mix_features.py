@@ -65,22 +65,43 @@ def test_a_box_of_everything_gives_the_partners_features_and_none_gives_ones_own
     torch.testing.assert_close(mix_features(ramp, ~full, PARTNERS, True), ramp)
 
 
+@pytest.mark.parametrize('others', [None, features(3, 5, seed=1)], ids=['own', 'others'])
 @pytest.mark.parametrize('held', [1, 2, 3, 100])
-def test_channels_taken_some_at_a_time_change_nothing(held, monkeypatch):
+def test_channels_taken_some_at_a_time_change_nothing(held, others, monkeypatch):
     maps = features(3, 5)
-    whole = mix_features(maps, MASK, PARTNERS)
+    whole = mix_features(maps, MASK, PARTNERS, others=others)
     widths = []
-    original = F.interpolate
+    original = mixing._Resampling.lifted
 
-    def watched(part, **arguments):
+    def watched(self, part):
         widths.append(part.shape[1])
-        return original(part, **arguments)
+        return original(self, part)
 
-    monkeypatch.setattr(mixing.F, 'interpolate', watched)
+    monkeypatch.setattr(mixing._Resampling, 'lifted', watched)
     # Too little for one channel still takes one.
-    monkeypatch.setattr(mixing, '_MAX_ELEMENTS', held * MASK.numel() - (held == 1))
-    assert torch.equal(mix_features(maps, MASK, PARTNERS), whole)
-    assert max(widths) == min(held, 7) and sum(widths) == 2 * 7
+    once = 4 * maps[:, 0].numel()
+    monkeypatch.setitem(mixing._MAX_ELEMENTS, 'cpu', held * once - (held == 1))
+    assert torch.equal(mix_features(maps, MASK, PARTNERS, others=others), whole)
+    assert max(widths) == min(held, 7) and sum(widths) == (7 if others is None else 14)
+
+
+@pytest.mark.parametrize('stride', [1, 2, 4, 8, 3])
+def test_a_grid_on_pixels_is_mixed_with_the_mask_there(stride):
+    maps = features(6, 9)
+    mask = torch.zeros(3, 5 * stride + 1, 8 * stride + 1, dtype=torch.bool)
+    mask[0, stride : 3 * stride + 1, : 6 * stride] = True
+    mask[2, 1 : 4 * stride, 2:] = True
+
+    def resized(one, size):
+        return F.interpolate(one, size=size, mode='bilinear', align_corners=True)
+
+    full = resized(maps, mask.shape[-2:])
+    wanted = resized(mix(full, mask, PARTNERS), maps.shape[-2:])
+    found = mix_features(maps, mask, PARTNERS, True)
+    if stride == 3:  # a third is no number of a computer's
+        torch.testing.assert_close(found, wanted)
+    else:
+        assert torch.equal(found, wanted), 'bit by bit'
 
 
 def test_no_gradient_and_the_same_type():

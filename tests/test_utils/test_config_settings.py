@@ -200,3 +200,16 @@ def test_names_of_checkpoints_in_custom_hooks_are_looked_at():
     hook = dict(type='CheckpointHook', filename_tmpl='{}.pth')
     with pytest.raises(ValueError, match=r"^custom_hooks\[0\]\.filename_tmpl is '{}.pth'"):
         load_config(CUSTOM, dict(custom_hooks=[hook]))
+
+
+def test_a_crop_that_is_no_multiple_of_the_patch_is_refused():
+    path = str(CONFIGS / 'unimatch_v2/unimatch_v2_dinov2-s_custom.py')
+    key = 'train_dataloader.dataset.geometry.crop.crop_size'
+    message = (
+        f'{key} is (320, 323), but model.segmentor.backbone (DINOv2) takes images whose sides are '
+        'multiples of 14: set it to (322, 322)'
+    )
+    for options in ({key: (320, 323)}, {'crop_size': (320, 323)}):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load_config(path, options)
+    assert load_config(path, {'crop_size': (70, 84)}).train_dataloader.dataset.geometry

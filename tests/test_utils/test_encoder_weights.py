@@ -75,7 +75,7 @@ def test_names_are_addresses_of_mmseg():
         for path in (Path(mmseg.__file__).parent / '.mim/configs').rglob('*.py')
         if path.parent.name in ('segformer', 'swin', 'convnext', 'models')
     ]
-    of_mmseg = [place for _, place in KNOWN.values() if place.startswith('https://')]
+    of_mmseg = [place for _, place in KNOWN.values() if place.startswith('https://download.open')]
     assert len(of_mmseg) == 12
     assert [one for one in of_mmseg if not any(f"'{one}'" in text for text in texts)] == []
 
@@ -148,7 +148,7 @@ def test_files_names_and_packages_that_are_not_there(tmp_path, monkeypatch):
         "Correct it, or set it to None to start from scratch. Did you mean 'resnet50'?"
     )
     found = refused(own(tmp_path, "weights = 'nonsense'", RESNET))
-    assert 'Known names are efficientnet-lite0, resnet18, ' in found and found.endswith('_base.')
+    assert 'Known names are efficientnet-lite0, resnet18, ' in found and found.endswith('_large.')
     found = refused(own(tmp_path, "weights = '~/nothing.pth'", RESNET))
     assert 'Known names' not in found
     assert f"'~/nothing.pth': there is no file {Path.home()}/nothing.pth" in found

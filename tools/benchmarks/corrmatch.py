@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Measure what CorrMatch costs, against plain torch, and write a Markdown table.
 
-`regions` and `pixels` time `propagate_regions` and `propagate_pixels` beside references written
-here; their results are compared first, and a difference stops the tool. `step` tells how much
-CorrMatch adds to a training step of DeepLabV3+ on ResNet-50.
+`regions`, `sampling` and `pixels` time `propagate_regions`, `sample_shapes` and `propagate_pixels`
+beside references written here; their results are compared first, and a difference stops the tool.
+`step` tells how much CorrMatch adds to a training step of DeepLabV3+ on ResNet-50.
 
 Both sides of a ratio take turns in one process, on the same inputs and threads, after a warm-up.
 The ratio is the median over the turns, and so are the times.
@@ -62,6 +62,7 @@ from mmseg_semi.functional import propagate_pixels, propagate_regions, sample_sh
 # Targets by device type: speed-up of `regions` (at least), time and memory of `pixels` (at most),
 # percent that `step` adds beside network layers (at most).
 SPEED_UP = dict(cpu=5.0, cuda=20.0)
+SAMPLING_TIME = 3.0  # of `propagate_regions`, at most
 PIXEL_TIME, PIXEL_MEMORY = 1.5, 0.25
 STEP_PERCENT = dict(cpu=15.0, cuda=10.0)
 REGION_THRESHOLD = 0.85
@@ -190,6 +191,69 @@ def benchmark_regions(args: argparse.Namespace) -> Report:
             at_least(faster, target),
         )
     )
+    return report
+
+
+# ------------------------------------------------------------------------------------- sampling
+
+
+def reference_shapes(w1: Tensor, w2: Tensor, size: int, index: Tensor) -> Tensor:
+    """Sample shapes as the paper says: resize whole maps, scale them to [0, 1], take what is above.
+
+    Arguments and result as in ``sample_shapes`` with ``align_corners=True``.
+    """
+    chosen = w1.flatten(2).gather(2, index[:, None].expand(-1, w1.shape[1], -1))
+    maps = torch.bmm(chosen.transpose(1, 2) * w1.shape[1] ** -0.5, w2.flatten(2)).softmax(-1)
+    maps = F.interpolate(
+        maps.unflatten(2, w1.shape[-2:]), size=(size, size), mode='bilinear', align_corners=True
+    )
+    low, high = torch.aminmax(maps.flatten(2), dim=-1, keepdim=True)
+    return maps - low[..., None] > 0.5 * (high - low)[..., None]
+
+
+def benchmark_sampling(args: argparse.Namespace) -> Report:
+    """Compare ``sample_shapes`` with whole maps, and with the propagation of its shapes."""
+    grid = (args.size - 1) // 4 + 1
+    source = torch.Generator().manual_seed(0)
+    w1, w2 = (noise(source, 4, CLASSES, grid, 12).to(args.device) for _ in range(2))
+    index = torch.randint(grid * grid, (4, args.shapes), generator=source).to(args.device)
+    label, selected, _ = (x.to(args.device) for x in region_inputs(args.size, 1))
+
+    def ours() -> Tensor:
+        size = (args.size, args.size)
+        return sample_shapes(w1, w2, args.shapes, size, align_corners=True, index=index)
+
+    def reference() -> Tensor:
+        return reference_shapes(w1, w2, args.size, index)
+
+    shapes = ours()
+    check_same('sample_shapes', torch.equal(shapes, reference()))
+
+    def propagate() -> tuple[Tensor, Tensor]:
+        return propagate_regions(label, selected, shapes, REGION_THRESHOLD, CLASSES)
+
+    own, plain, other = in_turns([ours, reference, propagate], args.repeats, args.device)
+    times = [duration(statistics.median(one)) for one in (own, plain, other)]
+    faster, share = median_ratio(plain, own), median_ratio(own, other)
+    report = Report()
+    report.rows = [
+        Row('sampling', 'time of sampling shapes', times[0], times[1], f'{faster:.1f}x faster'),
+        Row(
+            'sampling',
+            'time of sampling against propagating them',
+            times[0],
+            times[2],
+            f'{share:.1f}',
+            f'<= {SAMPLING_TIME:g}',
+            at_most(share, SAMPLING_TIME),
+        ),
+    ]
+    report.notes = [
+        f'`sampling`: {args.shapes} shapes of 4 images of {args.size}x{args.size}, features of '
+        f'{grid}x{grid} with {CLASSES} channels; {shapes.float().mean():.1%} of the pixels are in '
+        'a shape. Results are equal bit by bit. The reference resizes whole maps.'
+    ]
+    report.notes += note_without_sync('sampling', ours, args.device)
     return report
 
 
@@ -448,7 +512,10 @@ def benchmark_step(args: argparse.Namespace) -> Report:
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Report]] = dict(
-    regions=benchmark_regions, pixels=benchmark_pixels, step=benchmark_step
+    regions=benchmark_regions,
+    sampling=benchmark_sampling,
+    pixels=benchmark_pixels,
+    step=benchmark_step,
 )
 
 

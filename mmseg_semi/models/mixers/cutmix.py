@@ -29,7 +29,8 @@ class CutMix(BaseMixer):
 
     CutMix for semi-supervised segmentation (French et al., BMVC 2020) with UniMatch's constants
     (Yang et al., CVPR 2023). The partner comes from the same batch, as in UniMatch V2, and is
-    never the image itself; a batch of one image is left unmixed, which the log says once.
+    never the image itself (but for ``partner='reversed'``); a batch of one image is left unmixed,
+    which the log says once.
 
     Args:
         prob: Probability that an image gets a box.
@@ -39,7 +40,8 @@ class CutMix(BaseMixer):
             (UniMatch's program) or ``'width'`` (U2PL's).
         coin: Whether ``prob`` decides for each ``'image'``, or once for the ``'batch'``.
         partner: ``'random'``: one random cycle through the batch; ``'next'``: the next image of
-            the batch.
+            the batch; ``'reversed'``: image i of B takes B - 1 - i, so that the middle one of an
+            odd batch stays as it is (UniMatch V2's program).
         same_partner: Whether all strong views of an image have the same partner, with boxes of
             their own; else each view draws one.
         partner_stream: Name of a stream of weak images whose outputs label the partners' pixels,
@@ -121,7 +123,10 @@ class CutMix(BaseMixer):
         return Mix(mask, partners.to(images.device))
 
     def _partners(self, batch: int) -> Tensor:
-        return mix_partners(batch) if self.partner == 'random' else torch.arange(batch).roll(-1)
+        if self.partner == 'random':
+            return mix_partners(batch)
+        places = torch.arange(batch)
+        return places.flip(0) if self.partner == 'reversed' else places.roll(-1)
 
     def _label_partners(self, step: SemiStep) -> PseudoLabel:
         outputs = step.streams[self.stream][0].outputs

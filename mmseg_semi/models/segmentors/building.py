@@ -22,6 +22,7 @@ from mmseg_semi.models.mixers import BaseLabeledMixer, BaseMixer
 from mmseg_semi.models.refiners import STAGES, BaseRefiner
 from mmseg_semi.models.teachers import BaseTeacher
 
+from .frozen_encoder import EncodedImages, has_frozen_encoder
 from .network import FeatureTaps, check_result, decode_heads
 from .sliding_encoder_decoder import WINDOW_KEYS, SlidingEncoderDecoder
 from .streams import Stream, build_streams, plan_passes
@@ -137,6 +138,7 @@ def build_networks(model: Any, segmentor: dict[str, Any], teacher: Any) -> None:
     # mmseg changes what it builds: where ``pretrained`` is given, it cannot be built of that again.
     model.segmentor_cfg, model.segmentor = segmentor, MODELS.build(copy.deepcopy(segmentor))
     check_segmentor(model.segmentor)
+    model.frozen_encoder, model.encoded = has_frozen_encoder(model.segmentor), EncodedImages()
     model.teacher = build_teacher(model, teacher)
     for network in (model.segmentor, getattr(model.teacher, 'network', None)):
         backbone = getattr(network, 'backbone', None)

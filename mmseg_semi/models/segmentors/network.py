@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -28,6 +28,7 @@ from mmseg_semi.models.refiners import BaseRefiner
 from mmseg_semi.models.teachers.base_teacher import forward_mode
 from mmseg_semi.structures import Features, PseudoLabel, SegOutputs, SemiStep, View
 
+from .frozen_encoder import EncodedImages
 from .streams import Stream
 
 TAP_NAMES = ('encoder', 'aspp', 'fusion', 'penultimate', 'classifier')
@@ -183,19 +184,14 @@ def _describe(result: Any) -> str:
     return 'None' if result is None else f'a {type(result).__name__}'
 
 
-def join_images(parts: Sequence[Tensor], names: Sequence[str]) -> Tensor:
-    """Concatenate image batches that share a pass.
-
-    Raises:
-        ValueError: The images differ in size.
-    """
+def check_sizes(parts: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Raise ValueError when image batches that share a pass differ in size."""
     if len({tuple(part.shape[-2:]) for part in parts}) > 1:
         shapes = ', '.join(f'{n} {tuple(p.shape[-2:])}' for n, p in zip(names, parts))
         raise ValueError(
             f'images that go through the student together differ in size: {shapes}. Use '
             'SemiDataPreprocessor with `size`.'
         )
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 class PassesMixin:
@@ -208,12 +204,31 @@ class PassesMixin:
     streams: dict[str, Stream]
     taps: FeatureTaps
     channels_last: bool
+    frozen_encoder: bool
+    encoded: EncodedImages
 
-    def encode(self, images: Tensor, network: Optional[nn.Module] = None) -> Features:
-        """Encode normalized images (B, 3, H, W) with the student, or with another network."""
+    def encode(
+        self, images: Union[Tensor, list[Tensor]], network: Optional[nn.Module] = None
+    ) -> Features:
+        """Encode normalized images (B, 3, H, W) with the student, or with another network.
+
+        A frozen encoder is not asked again for images that it has seen in this step.
+
+        Args:
+            images: A batch, or several that are encoded together.
+            network: The network; None for the student.
+        """
+        parts = [images] if isinstance(images, Tensor) else images
+        network = network or self.segmentor
+        if self.frozen_encoder and network.backbone is self.segmentor.backbone:
+            return self.encoded.encode(parts, lambda new: self._encode(new, network))
+        return self._encode(parts, network)
+
+    def _encode(self, parts: list[Tensor], network: nn.Module) -> Features:
+        images = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return encode(network or self.segmentor, images, self.taps)
+        return encode(network, images, self.taps)
 
     def decode(self, features: Features, network: Optional[nn.Module] = None) -> SegOutputs:
         """Decode features with the student, or with another network."""
@@ -249,7 +264,8 @@ class PassesMixin:
         images: list[list[Any]] = [[v.image for v in views[one.name]] for one in with_images]
         if images:
             names = [one.name for one, several in zip(with_images, images) for _ in several]
-            joined = join_images([one for several in images for one in several], names)
+            joined = [one for several in images for one in several]
+            check_sizes(joined, names)
             features = self.encode(joined, network)
             parts = features.split([sum(map(len, several)) for several in images])
             step.encoded.update({one.name: part for one, part in zip(with_images, parts)})

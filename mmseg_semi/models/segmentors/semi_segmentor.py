@@ -122,12 +122,14 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         losses = losses or self.supervised(step)
         losses.update(self.unsupervised(step))
         self.observe(step)
+        self.encoded.clear()
         return {**losses, **step.figures}
 
     def begin_step(self, inputs: Any, data_samples: Any) -> SemiStep:
         """Collect the batch."""
         if not isinstance(inputs, dict) or 'labeled' not in inputs:
             building.refuse_plain_batch()
+        self.encoded.clear()
         iteration, max_iters = self.progress or (0, 0)
         step = SemiStep.of_batch(
             inputs,
@@ -178,7 +180,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         if self.teacher is None:
             step.teacher = step.weak
         else:
-            outputs = self.teacher.label(torch.cat(images))
+            outputs = self.teacher.label(images[0] if len(images) == 1 else torch.cat(images))
             step.teacher, *others = outputs.split([len(one) for one in images])
         step.raw_pseudo = PseudoLabel.from_logits(step.teacher.logits, step.valid, step.maps)
         step.pseudo = self.refine(step.raw_pseudo, step.teacher, step, step.refined)

@@ -74,7 +74,10 @@ class EMATeacher(BaseTeacher):
     def attach(self, model: SemiSegmentor) -> None:
         """Build a network like ``model.segmentor``."""
         self._model = (model,)  # in a tuple, so that it is not a submodule
-        self.set_network(MODELS.build(model.segmentor_cfg))
+        network = MODELS.build(model.segmentor_cfg)
+        if model.frozen_encoder:  # nothing would move the teacher's
+            network.backbone = model.segmentor.backbone
+        self.set_network(network)
         self.reset()
 
     def check_batch(self, step: SemiStep) -> None:
@@ -197,7 +200,11 @@ def update_teacher(
     """
     OneOf(*BUFFER_MODES).check('buffers', buffers)
     source: dict[str, Tensor] = {**dict(student.named_parameters())}
-    moved = [(value.detach(), source[name]) for name, value in teacher.named_parameters()]
+    moved = [
+        (value.detach(), source[name])
+        for name, value in teacher.named_parameters()
+        if value is not source[name]  # of a frozen encoder that both have
+    ]
     source = dict(student.named_buffers())
     for name, value in teacher.named_buffers() if buffers != 'own' else ():
         if buffers == 'ema' and value.is_floating_point():

@@ -1,4 +1,4 @@
-"""Whole steps of the paper presets of FixMatch, UniMatch, CorrMatch and RankMatch, by hand.
+"""Whole steps of the presets of FixMatch, UniMatch (V2), CorrMatch and RankMatch, by hand.
 
 Logits are the images (see ``by_hand``), 4x4 pixels and three classes. Image 0 is sure of class 0 in
 its upper half, where its probabilities are (.96, .02, .02), and (.5, .3, .2) in its lower half;
@@ -85,6 +85,35 @@ def test_unimatch(drop_first_channel):
     assert float(losses['perturbed.loss']) == pytest.approx(dropped / 4, rel=1e-9)
     expected = (LABELED + STRONG / 2 + dropped / 2) / 2
     assert float(total) == pytest.approx(expected, rel=1e-7)
+
+
+def test_unimatch_v2(monkeypatch):
+    """L = 1/2 (L_x + 1/2 (L_s1 + L_s2)); image 0 keeps two channels in the first view and the one
+    that is left in the second, both doubled; image 1 stays as it is.
+    """
+    keep = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]], dtype=torch.float64)
+    monkeypatch.setattr(FeatureDropout, 'draw', lambda self, one, count: keep[..., None, None])
+    monkeypatch.setattr(FeatureDropout, 'draw_untouched', lambda self, images: torch.tensor([1]))
+    model = preset('unimatch_v2')
+    step, losses, total = take_step(model, *labeled(), images(), views=2)
+    check_mixed(step, 2)
+    # Mixed image 0: 8 pixels of class 1 on the left, 4 of class 0 on the right.
+    first = -8 * math.log(0.96**2 / (1 + 0.96**2 + 0.02**2)) - 4 * math.log(1 / (1 + 2 * 0.02**2))
+    second = -8 * math.log(1 / (2 + 0.02**2)) - 4 * math.log(0.96**2 / (0.96**2 + 2))
+    whole = -12 * math.log(0.96)  # mixed image 1
+    strong = ((first + whole) / 32 + (second + whole) / 32) / 2
+    assert float(losses['strong.loss']) == pytest.approx(strong / 2, rel=1e-9)
+    assert float(total) == pytest.approx((LABELED + strong) / 2, rel=1e-7)
+    assert 'weak' not in model.streams, 'the student sees no weak image'
+    assert [[one.name for one in several] for several in [*model.passes[0], *model.passes[1]]] == [
+        ['labeled'],
+        ['strong'],
+    ]
+    assert model.predictor is model.teacher.network
+    # min(1 - 1 / (t + 1), 0.996), t from 0.
+    momenta = [model.teacher.momentum_at(t) for t in (0, 1, 248, 249, 9999)]
+    assert momenta == pytest.approx([0, 0.5, 1 - 1 / 249, 0.996, 0.996])
+    assert model.teacher.buffer_mode == 'ema'
 
 
 def test_rankmatch(drop_first_channel):

@@ -43,10 +43,15 @@ def test_a_batch_of_one_unlabeled_image_is_not_mixed_and_says_so_once(build, bat
     assert len(warnings) == 1 and 'nothing is mixed' in warnings[0]
 
 
-def test_the_next_image_and_one_partner_for_all_views(build, batch):
+def test_the_next_image_the_reversed_batch_and_one_partner_for_all_views(build, batch):
     model = build(mixer=dict(type='CutMix', prob=1.0, partner='next'))
     for view in mixed_step(model, batch(unlabeled=((32, 32),) * 4)).streams['strong']:
         assert view.mix.partners.tolist() == [1, 2, 3, 0]
+    for count, wanted in ((4, [3, 2, 1, 0]), (3, [2, 1, 0])):
+        model = build(mixer=dict(type='CutMix', prob=1.0, partner='reversed'))
+        data = batch(unlabeled=((32, 32),) * count)
+        for view in mixed_step(model, data).streams['strong']:
+            assert view.mix.partners.tolist() == wanted
     differ = set()
     for same in (True, False):
         model = build(mixer=dict(type='CutMix', prob=1.0, same_partner=same))

@@ -1,0 +1,10 @@
+# Baseline: the labeled images alone, as many of them a step and as many steps as the
+# semi-supervised runs.
+_base_ = '../_base_/settings/dinov2-s_custom.py'
+train_dataloader = dict(
+    batch_size=4,
+    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
+    collate_fn=dict(type='pseudo_collate'),
+    dataset=dict(unlabeled=None),
+)
+auto_scale_lr = dict(base_batch_size=4)

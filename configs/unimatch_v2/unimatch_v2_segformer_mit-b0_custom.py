@@ -1,0 +1,11 @@
+_base_ = [
+    '../_base_/settings/segformer_mit-b0_custom.py',
+    '../_base_/methods/custom/unimatch_v2.py',
+]
+model = dict(
+    _delete_=True,
+    segmentor=_base_.model,
+    warmup_iters=2000,
+    **_base_.method,
+)
+train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))

@@ -1,0 +1,182 @@
+"""``mmseg-semi plan``: the memory of a config, and what of it fits on which card."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmseg.registry import MODELS
+
+from mmseg_semi.benchmarks.step_memory import GIB, Line, measure, peak_of_step, segmentor_of
+from mmseg_semi.errors import exiting
+from mmseg_semi.files import write_file
+from mmseg_semi.utils.config import is_detector, load_config, parse_tool
+from mmseg_semi_cli import runs
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the configs and print what fits."""
+    args = parse_tool(runs.plan(), argv)
+    if args.crops and args.crops[0] >= args.crops[1]:
+        low, high = args.crops
+        runs.plan().error(f'--crops {low} {high}: give the smaller side first')
+    MMLogger.get_instance('mmengine', log_level='ERROR')  # optimizers report every parameter
+    warnings.simplefilter('ignore')  # of what the networks are made of
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise SystemExit('--device cuda: torch sees no GPU, use --device cpu')
+    lines, texts = [], []
+    for path in args.configs:
+        cfg = read(path, args.cfg_options)
+        name = Path(path).stem
+        if args.device == 'cuda':
+            print(measured(name, cfg, args.amp), flush=True)
+            continue
+        lines.append(measure(name, cfg, args.crops, args.amp))
+        thrifty = with_checkpoints(cfg)
+        saved = thrifty and measure(name, thrifty, args.crops, args.amp)
+        if saved and saved.peak.total > 0.95 * lines[-1].peak.total:  # a frozen encoder
+            saved = None
+        texts.append(in_words(lines[-1], saved, args.gpu_memory, args.reserve))
+        print(texts[-1], flush=True)
+    if len(lines) > 1:
+        texts = [table(lines, args.gpu_memory, args.reserve)]
+        print(texts[0])
+    if args.out:
+        write_file(args.out, '\n'.join(texts))
+
+
+def read(path: str, options: dict[str, Any] | None) -> Config:
+    """Read a config that trains a segmentor with crops.
+
+    Raises:
+        SystemExit: It does not.
+    """
+    with exiting(ValueError, KeyError, TypeError, FileNotFoundError, ModuleNotFoundError):
+        cfg = load_config(path, options)
+    crop = (
+        ((cfg.get('train_dataloader') or {}).get('dataset') or {}).get('geometry', {}).get('crop')
+    )
+    if is_detector(cfg) or crop is None or not cfg.get('model'):
+        raise SystemExit(
+            f'{path}: this is no config whose memory can be planned: name one that trains a '
+            'segmentor on crops (train_dataloader.dataset.geometry.crop)'
+        )
+    return cfg
+
+
+def with_checkpoints(cfg: Config) -> Config | None:
+    """A copy whose encoder computes activations again in the backward pass, where it can."""
+    backbone = segmentor_of(cfg).backbone
+    given = inspect.signature(MODELS.get(backbone.type).__init__).parameters
+    passes_on = any(one.kind is one.VAR_KEYWORD for one in given.values())
+    bases = [one.__init__ for one in MODELS.get(backbone.type).__mro__[1:]] if passes_on else []
+    takes = any('with_cp' in inspect.signature(one).parameters for one in bases)
+    if backbone.get('with_cp') or not ('with_cp' in given or takes):
+        return None
+    cfg = copy.deepcopy(cfg)
+    segmentor_of(cfg).backbone.with_cp = True
+    return cfg
+
+
+def measured(name: str, cfg: Config, amp: bool) -> str:
+    """Run a step on the GPU as it is."""
+    crop = cfg.train_dataloader.dataset.geometry.crop.crop_size
+    parts = 1 if segmentor_of(cfg) is cfg.model else 2
+    batch = cfg.train_dataloader.batch_size
+    peak = peak_of_step(cfg, batch // parts, crop[0], amp, 'cuda').total
+    return f'{name}: {peak / GIB:.1f} GiB with {batch} images of {crop[0]}'
+
+
+# ---------------------------------------------------------------------------------------- words
+def in_words(
+    line: Line, saved: Line | None, cards: Sequence[float], reserve: float
+) -> str:  # of one config
+    """Say what a config takes, part by part, and what fits.
+
+    Args:
+        line: Of the config.
+        saved: The same with checkpoints in the encoder, None where it has none.
+        cards: Memory of cards in GiB.
+        reserve: GiB of a card that tensors cannot have.
+    """
+    peak = line.peak
+    parts = dict(weights=peak.weights, optimizer=peak.optimizer)
+    parts['teachers and banks'] = peak.others
+    parts['gradients and activations of the step'] = int(peak.step)
+    listed = ', '.join(f'{name} {_size(value)}' for name, value in parts.items() if value >= 2**20)
+    crop = ' x '.join(map(str, line.crop))
+    lines = [
+        f'{line.name}: {_size(peak.total)} on each GPU with {_images(line, line.images)} of {crop}',
+        f'  {listed}',
+    ]
+    if saved:
+        lines.append(f'  {_size(saved.peak.total)} with {_CHECKPOINTS}')
+    for card in cards:
+        lines += [f'  a GPU of {card:g} GB:', *_fits(line, saved, (card - reserve) * GIB)]
+    return '\n'.join(lines) + '\n'
+
+
+_CHECKPOINTS = 'with_cp=True of the encoder (computes activations again, same results)'
+
+
+def _fits(line: Line, saved: Line | None, room: float) -> list[str]:
+    most, recipe = line.most_images(room), line.recipe(room)
+    if not recipe:
+        if saved and saved.recipe(room):
+            return [f'    fits with {_CHECKPOINTS}:', *_fits(saved, None, room)]
+        side = line.largest_crop(room)
+        smaller = f': crops of {side} x {side} would fit with this batch' if side >= 64 else ''
+        return [f'    does not fit with this crop{smaller}']
+    batch, updates = recipe
+    found = [f'    at most {_images(line, most)} of this crop, train_dataloader.batch_size={most}']
+    side = line.largest_crop(room)
+    if side >= 64:
+        found.append(f'    at most crops of {side} x {side} with the batch of the config')
+    if batch != line.images or updates != 1:
+        whole = f'{line.images * line.gpus} images an update' + (
+            f', as {line.gpus} GPUs of the config have' if line.gpus > 1 else ''
+        )
+        found.append(
+            f'    for {whole}: train_dataloader.batch_size={batch} '
+            f'optim_wrapper.accumulative_counts={updates}'
+        )
+    return found
+
+
+def _images(line: Line, number: int) -> str:
+    half = number // 2
+    return f'{half} + {half} images' if line.parts == 2 else f'{number} images'
+
+
+def _size(value: float) -> str:
+    return f'{value / GIB:.1f} GiB' if value >= GIB / 10 else f'{value / 2**20:.0f} MiB'
+
+
+def table(lines: Sequence[Line], cards: Sequence[float], reserve: float) -> str:
+    """All configs in a Markdown table."""
+    heads = ['config', 'crop', 'batch a GPU', 'state', 'peak a GPU']
+    heads += [f'one {card:g} GB card' for card in cards]
+    rows = [heads, ['---'] * len(heads)]
+    for line in lines:
+        batch = _images(line, line.images).removesuffix(' images')
+        recipes = [line.recipe((card - reserve) * GIB) for card in cards]
+        rows.append(
+            [
+                f'`{line.name}`',
+                ' x '.join(map(str, line.crop)),
+                f'{batch} on {line.gpus}',
+                f'{line.peak.state / GIB:.1f} GiB',
+                f'{line.peak.total / GIB:.1f} GiB',
+                *(f'{one[0]} x {one[1]}' if one else 'does not fit' for one in recipes),
+            ]
+        )
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows) + '\n'

@@ -1,0 +1,259 @@
+"""The memory that a training step of a config takes.
+
+On a CPU every tensor of a real step is counted while it lives, at two small crops; the peak grows
+with the pixels of the batch, so a line through both gives it for any crop and batch. Weights,
+gradients, the optimizer's state, teachers and banks are in it; the context of the driver, the work
+space of convolutions and what a GPU's own code paths take more are not.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmseg.registry import MODELS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mmseg_semi.apis.runner_setup import enable_amp
+from mmseg_semi.benchmarks.frameworks import Step, make_data
+
+GIB = 2**30
+#: Sides of the small crops, before an encoder's patches are looked at.
+_SMALL = (192, 256)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the storages that operations made while it is active and that live.
+
+    Attributes:
+        live: Bytes at this moment.
+        peak: The most that they have been.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        made = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, torch.Tensor):
+                self._note(leaf.untyped_storage())
+        return made
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known[key] = storage.nbytes()
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.live -= self._known.pop(key)
+
+    def ignore(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Leave tensors out that were there before, and are counted as such."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._known:
+                self._known[storage._cdata] = 0
+                weakref.finalize(storage, self._forget, storage._cdata)
+
+
+def size_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of tensors, each storage once."""
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def small_config(cfg: Config, crop: int, amp: bool) -> Config:
+    """A copy of a config that takes crops of a size and starts without downloaded weights."""
+    cfg = copy.deepcopy(cfg)
+    segmentor = segmentor_of(cfg)
+    segmentor.data_preprocessor.size = (crop, crop)
+    segmentor.pop('pretrained', None)
+    segmentor.backbone.init_cfg = None
+    _plain_norms(segmentor)
+    if segmentor is not cfg.model:
+        cfg.model.warmup_epochs = cfg.model.warmup_iters = 0
+    if amp:
+        enable_amp(cfg)
+    return cfg
+
+
+def segmentor_of(cfg: Config) -> Any:
+    """The part of a config that is the network, of semi-supervised or of plain training."""
+    return cfg.model.get('segmentor', cfg.model)
+
+
+def _plain_norms(node: Any) -> None:
+    if isinstance(node, dict):
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+        for value in node.values():
+            _plain_norms(value)
+
+
+@dataclass
+class Peak:
+    """What a step takes, in bytes.
+
+    Attributes:
+        weights: Of the network that is trained, its buffers too.
+        optimizer: State of the optimizer.
+        others: Teachers, banks and other state of the method.
+        step: Gradients, activations and all else that a step makes.
+    """
+
+    weights: int
+    optimizer: int
+    others: int
+    step: float
+
+    @property
+    def state(self) -> int:
+        """What outlives a step."""
+        return self.weights + self.optimizer + self.others
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.state + self.step
+
+
+def peak_of_step(cfg: Config, labeled: int, crop: int, amp: bool, device: str) -> Peak:
+    """Run a step on random images and count.
+
+    Args:
+        cfg: The config.
+        labeled: Labeled images; semi-supervised training takes as many unlabeled ones.
+        crop: Their side in pixels.
+        amp: Whether in mixed precision.
+        device: ``'cpu'``, where tensors are counted, or ``'cuda'``, where torch counts.
+    """
+    torch.manual_seed(0)
+    step = Step(small_config(cfg, crop, amp), device)
+    step.set_data(make_data(step.model, labeled, crop))
+    optimizer = step.optimizer.optimizer
+    _fill_state(optimizer)
+    weights = [*step.student.parameters(), *step.student.buffers()]
+    state = [*weights, *step.model.state_dict().values(), *step.model.buffers()]
+    state = [one for one in state if isinstance(one, torch.Tensor)]
+    moments = [
+        value
+        for one in optimizer.state.values()
+        for value in one.values()
+        if isinstance(value, torch.Tensor)
+    ]
+    sizes = size_of(weights), size_of(moments), size_of(state) - size_of(weights)
+    if device == 'cuda':
+        step()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return Peak(*sizes, torch.cuda.max_memory_allocated() - sum(sizes))
+    counter = LiveBytes()
+    counter.ignore([*state, *moments])
+    with counter:
+        step()
+    return Peak(*sizes, counter.peak)
+
+
+def _fill_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make the state that an optimizer makes in its first step; the learning rate is 0."""
+    for group in optimizer.param_groups:
+        for one in group['params']:
+            if one.requires_grad:
+                one.grad = torch.zeros_like(one)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass
+class Line:
+    """The peak as a line over the pixels of the batch.
+
+    Attributes:
+        name: Of the config.
+        peak: Of its own batch and crop.
+        base: Bytes at no pixel.
+        slope: Bytes a pixel of all labeled and unlabeled images.
+        images: Images of a rank's batch in the config.
+        parts: 2 where half of these are unlabeled, else 1.
+        crop: Height and width of the config's crop.
+        gpus: GPUs that the batch is for.
+        multiple: What the sides of larger and smaller crops are multiples of.
+    """
+
+    name: str
+    peak: Peak
+    base: float
+    slope: float
+    images: int
+    parts: int
+    crop: tuple[int, int]
+    gpus: int = 1
+    multiple: int = 32
+
+    def at(self, images: int, crop: Sequence[int]) -> float:
+        """Bytes with so many images of a crop."""
+        return self.base + self.slope * images * crop[0] * crop[1]
+
+    def most_images(self, room: float) -> int:
+        """The most images of the config's crop that fit into bytes; 0 where 2 of a part do not.
+
+        BatchNorm over images pooled to one pixel needs two of them.
+        """
+        images = int((room - self.base) // (self.slope * self.crop[0] * self.crop[1]))
+        images -= images % self.parts
+        return images if images >= 2 * self.parts else 0
+
+    def largest_crop(self, room: float) -> int:
+        """The largest side of square crops with which the config's batch fits."""
+        pixels = (room - self.base) / (self.slope * self.images)
+        return int(math.sqrt(max(pixels, 0)) // self.multiple) * self.multiple
+
+    def recipe(self, room: float) -> tuple[int, int] | None:
+        """Images an iteration and iterations an update that make the whole batch on one card."""
+        total, most = self.images * self.gpus, self.most_images(room)
+        fitting = [n for n in range(2 * self.parts, total + 1, self.parts) if n <= most]
+        fitting = [n for n in fitting if total % n == 0]
+        return (fitting[-1], total // fitting[-1]) if fitting else None
+
+
+def measure(name: str, cfg: Config, crops: Sequence[int] | None, amp: bool) -> Line:
+    """Measure a config at two small crops, with 2 images of each part.
+
+    Args:
+        name: What the line is called.
+        cfg: The config.
+        crops: Sides of the crops, the smaller first; None takes what the encoder can take.
+        amp: Whether in mixed precision.
+    """
+    patch = getattr(MODELS.get(segmentor_of(cfg).backbone.type), 'patch_size', 1)
+    crops = crops or small_crops(patch)
+    parts = 1 if segmentor_of(cfg) is cfg.model else 2
+    low, high = (peak_of_step(cfg, 2, crop, amp, 'cpu') for crop in crops)
+    pixels = [2 * parts * crop**2 for crop in crops]
+    slope = (high.total - low.total) / (pixels[1] - pixels[0])
+    batch = cfg.train_dataloader.batch_size
+    whole = (cfg.get('auto_scale_lr') or {}).get('base_batch_size') or batch
+    crop = tuple(cfg.train_dataloader.dataset.geometry.crop.crop_size)
+    line = Line(name, low, low.total - slope * pixels[0], slope, batch, parts, crop)
+    line.gpus, line.multiple = max(whole // batch, 1), patch if patch > 1 else 32
+    line.peak.step = line.at(batch, crop) - low.state
+    return line
+
+
+def small_crops(patch: int) -> tuple[int, ...]:
+    """Two small sides of crops that an encoder divides into its patches."""
+    return tuple(math.ceil(side / patch) * patch for side in _SMALL)

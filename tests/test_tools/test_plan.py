@@ -1,0 +1,174 @@
+"""The memory of a step: by hand on a few tensors, as a line over the pixels, and what fits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tool_runs import CONFIGS
+
+from mmseg_semi.benchmarks import plan
+from mmseg_semi.benchmarks import step_memory as memory
+
+UNIMATCH = str(CONFIGS / 'unimatch' / 'unimatch_deeplabv3plus_r50_voc12-92.py')
+GIB = 2**30
+
+
+def test_tensors_count_from_when_they_are_made_to_when_they_are_gone():
+    with memory.LiveBytes() as counter:
+        first = torch.zeros(1000)  # 4000 bytes
+        second = first + 1
+        assert counter.live == 8000
+        del first
+        assert counter.live == 4000
+        view = second.view(10, 100)  # no storage of its own
+        second.add_(1)
+        third = second.double()
+        assert (counter.live, counter.peak) == (12000, 12000)
+        del second, third
+        assert counter.live == 4000 and view.shape == (10, 100)
+    assert counter.peak == 12000
+
+
+def test_what_autograd_keeps_counts_and_what_was_there_does_not():
+    weight = torch.ones(1000, requires_grad=True)
+    counter = memory.LiveBytes()
+    counter.ignore([weight.detach(), weight.detach()])
+    with counter:
+        hidden = (weight * 2).exp()  # the product is gone, exp keeps its result
+        loss = hidden.sum()
+        del hidden
+        kept = counter.live
+        loss.backward()
+    assert kept == 4000 + 4
+    assert counter.live == 4000 + 4, 'the gradient and the loss'
+    assert 8000 < counter.peak <= 16100
+    del weight
+    assert counter.live >= 0
+
+
+def test_a_state_is_counted_once():
+    tensor = torch.zeros(10, dtype=torch.float64)
+    assert memory.size_of([tensor, tensor[:5], torch.zeros(3)]) == 80 + 12
+
+
+def test_the_peak_of_a_step_is_a_line_over_the_pixels(tmp_path):
+    """A third crop, between the two, lies on the line; mixed precision takes less."""
+    narrow = tmp_path / 'narrow.py'  # a quarter of the channels, for which a CPU takes seconds
+    narrow.write_text(
+        f"""_base_ = {UNIMATCH!r}
+backbone = dict(base_channels=16, stem_channels=16)
+decode_head = dict(in_channels=(64, 512), channels=64)
+model = dict(segmentor=dict(backbone=backbone, decode_head=decode_head))
+"""
+    )
+    cfg, crops = plan.read(str(narrow), {}), (65, 81, 97)
+    peaks = [memory.peak_of_step(cfg, 2, crop, False, 'cpu').total for crop in crops]
+    slope = (peaks[2] - peaks[0]) / (97**2 - 65**2)
+    assert peaks[1] == pytest.approx(peaks[0] + slope * (81**2 - 65**2), rel=0.05)
+    mixed = memory.peak_of_step(cfg, 2, 97, True, 'cpu')
+    assert mixed.state < mixed.total < peaks[2]
+    thrifty = memory.peak_of_step(plan.with_checkpoints(cfg), 2, 97, False, 'cpu')
+    assert thrifty.total < 0.9 * peaks[2], 'activations that are computed again are not kept'
+    line = memory.measure('narrow', cfg, crops[::2], False)
+    assert line.at(4, (81, 81)) == pytest.approx(peaks[1], rel=0.05)
+
+
+def test_the_state_of_a_step_is_weights_and_momenta():
+    """ResNet-50 has 23.5 million weights, the decoder 16.6 million: each with its momentum."""
+    peak = memory.peak_of_step(plan.read(UNIMATCH, {}), 2, 33, False, 'cpu')
+    assert peak.weights == pytest.approx(4 * 40.4e6, rel=0.02)
+    assert peak.optimizer == pytest.approx(4 * 40.4e6, rel=0.02)
+    assert peak.state < peak.total and peak.others < 100, 'a threshold'
+
+
+def lite(method, *changes):
+    name = f'{method}_efficientnet-lite0_camvid-12.py'
+    return plan.read(str(CONFIGS / method.split('_')[0] / name), dict(changes))
+
+
+def test_a_teacher_and_boxes_are_part_of_a_step():
+    alone = memory.peak_of_step(lite('supervised'), 2, 64, False, 'cpu')
+    whole = memory.peak_of_step(lite('weighting_unimatch'), 2, 64, False, 'cpu')
+    assert alone.others == 0 and whole.others >= alone.weights, 'the teacher is a second network'
+    assert whole.weights == pytest.approx(alone.weights, rel=1e-4)
+    assert whole.step > 1.5 * alone.step
+    # AdamW keeps two moments of each weight.
+    assert alone.optimizer == pytest.approx(2 * alone.weights, rel=0.02)
+
+
+def line(**changes):
+    peak = memory.Peak(GIB // 2, GIB // 2, 0, 17 * GIB)
+    known = dict(base=2 * GIB, slope=GIB / 100**2, images=16, parts=2, crop=(100, 100), gpus=2)
+    return memory.Line('x', peak, **{**known, **changes})
+
+
+def test_what_fits():
+    assert line().at(4, (100, 100)) == 6 * GIB
+    assert [line().most_images(room * GIB) for room in (22, 21, 6, 5)] == [20, 18, 4, 0]
+    assert line(parts=1).most_images(21 * GIB) == 19
+    assert line().largest_crop(18 * GIB) == 96 and line(multiple=14).largest_crop(18 * GIB) == 98
+    assert line().largest_crop(GIB) == 0
+    assert [line().recipe(room * GIB) for room in (34, 22, 10, 5)] == [
+        *((32, 1), (16, 2), (8, 4)),
+        None,
+    ]
+    text = plan.table([line()], [24, 12, 7], 2.0)
+    assert '| `x` | 100 x 100 | 8 + 8 on 2 | 1.0 GiB | 18.0 GiB | 16 x 2 | 8 x 4 |' in text
+    assert text.endswith('| 8 x 4 | 4 x 8 |\n') or text.endswith('| 8 x 4 | does not fit |\n')
+
+
+def test_the_words_say_what_to_set():
+    text = plan.in_words(line(), None, [12, 6], 2.0)
+    assert text.startswith('x: 18.0 GiB on each GPU with 8 + 8 images of 100 x 100\n')
+    assert 'weights 0.5 GiB, optimizer 0.5 GiB, gradients and activations of the step 17.0 ' in text
+    assert 'at most 4 + 4 images of this crop, train_dataloader.batch_size=8' in text
+    assert (
+        'for 32 images an update, as 2 GPUs of the config have: train_dataloader.batch_size=8 '
+        'optim_wrapper.accumulative_counts=4'
+    ) in text
+    assert 'a GPU of 6 GB:\n    does not fit with this crop\n' in text
+    thrifty = plan.in_words(line(), line(slope=GIB / 200**2), [6], 2.0)
+    assert 'fits with with_cp=True of the encoder' in thrifty
+
+
+def test_the_command_reads_variables_and_writes(tmp_path, capsys):
+    config = CONFIGS / 'supervised' / 'supervised_efficientnet-lite0_custom.py'
+    options = ['--cfg-options', 'crop_size=(96, 128)', 'batch_size=6']
+    out = tmp_path / 'plan.txt'
+    sizes = ['--gpu-memory', '8GB', '--crops', '65', '97']
+    plan.main([str(config), *sizes, *options, '--out', str(out)])
+    said = capsys.readouterr().out
+    assert 'with 6 images of 96 x 128' in said and out.read_text().strip() in said
+    assert said.count('a GPU of') == 1 and 'at most crops of' in said
+
+
+@pytest.mark.parametrize(
+    'arguments, said',
+    [
+        (['--crops', '97', '65'], '--crops 97 65: give the smaller side first'),
+        (['--crops', '64', '65'], "'64' is no side of a crop: give pixels above 64"),
+        (['--gpu-memory', 'big'], "'big' is no memory: give gigabytes, such as 24GB"),
+        (['--gpu-memory', '0'], "'0' is no memory"),
+    ],
+)
+def test_wrong_options(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        plan.main([UNIMATCH, *arguments])
+    assert said in capsys.readouterr().err
+
+
+def test_what_cannot_be_planned_is_refused():
+    detector = str(CONFIGS / 'detection' / 'faster-rcnn_efficientnet-lite0_camvid-12.py')
+    with pytest.raises(SystemExit, match='this is no config whose memory can be planned'):
+        plan.read(detector, {})
+    with pytest.raises(SystemExit, match='config file nothing.py does not exist'):
+        plan.read('nothing.py', {})
+    with pytest.raises(SystemExit, match='num_view'):
+        plan.read(UNIMATCH, {'train_dataloader.dataset.unlabeled.strong.num_view': 2})
+
+
+def test_running_out_of_memory_names_the_plan():
+    from mmseg_semi.errors import _machine_text
+
+    text = _machine_text(torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'))
+    assert 'mmseg-semi plan CONFIG says which batch and crop fit' in text
