@@ -26,8 +26,8 @@ def test_every_method_trains(server, tmp_path, base):
     text = f"""_base_ = {str(base)!r}
 data_root = {str(root)!r}
 classes = ('background', 'leaf', 'disease')
-crop_size = (64, 64)
-scale = (64, 64)
+crop_size = (96, 96)
+scale = (96, 96)
 iterations = 3
 train_dataloader = dict(batch_size=4, num_workers=0)
 val_dataloader = dict(num_workers=0)
@@ -56,7 +56,8 @@ scale = (32, 32)
 iterations = 1
 train_dataloader = dict(batch_size=4, num_workers=1)
 val_dataloader = dict(num_workers=1)
-model = dict(warmup_iters=0)
+model = dict(warmup_iters=0, segmentor=dict(
+    backbone=dict(base_channels=4), decode_head=dict(in_channels=4, channels=4)))
 """)
     done = subprocess.run(
         [sys.executable, str(PROGRAM), 'train', str(config), '--work-dir', str(tmp_path / 'work')],

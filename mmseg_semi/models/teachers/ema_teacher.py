@@ -212,5 +212,8 @@ def update_teacher(
         else:
             value.copy_(source[name])
     if moved:
-        targets, values = map(list, zip(*moved))
-        torch._foreach_lerp_(targets, [v.detach() for v in values], 1 - momentum)
+        targets, values = zip(*((own, one.detach()) for own, one in moved))
+        if momentum == 0:
+            torch._foreach_copy_(targets, values)
+        else:
+            torch._foreach_lerp_(targets, values, 1 - momentum)
