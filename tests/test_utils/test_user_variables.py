@@ -84,7 +84,9 @@ def test_presets_go_on_all_and_ones_own_values_come_last(tmp_path, base, preset)
     path.write_text(text)
     values = runpy.run_path(str(preset))
     if 'dinov2' in base.stem:  # takes multiples of 14, which a message says
-        with pytest.raises(ValueError, match=r'crop_size=\(.*: set it to \((126|518|770), ') as error:
+        with pytest.raises(
+            ValueError, match=r'crop_size=\(.*: set it to \((126|518|770), '
+        ) as error:
             load_config(str(path))
         values['crop_size'] = eval(str(error.value).partition('set it to ')[2])
         path.write_text(f'{text}crop_size = {values["crop_size"]}\n')
