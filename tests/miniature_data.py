@@ -335,6 +335,27 @@ def make_coco(
     return RawData(Path(root), names)
 
 
+# ------------------------------------------------------------------------------------------- ADE20K
+def make_ade20k(root: Path, training: int = 5, validation: int = 2) -> RawData:
+    """Write ``images`` and ``annotations``: classes 1 to 150, and 0 for what is none of them.
+
+    Returns:
+        Root ``root``; parts training and validation, names such as ``ADE_train_00000001``.
+    """
+    names = {}
+    counts = (('training', 'train', training), ('validation', 'val', validation))
+    for part, short, count in counts:
+        names[part] = [f'ADE_{short}_{number:08d}' for number in range(1, count + 1)]
+        for name in names[part]:
+            width, height = varied_size(name)
+            mask = np.zeros((height, width), np.uint8)
+            first, second = generator('ade', name).integers(1, 151, 2)
+            mask[4:, : width // 2], mask[4:, width // 2 :] = first, second
+            save(Path(root) / f'images/{part}/{name}.jpg', scene(mask, name))
+            save(Path(root) / f'annotations/{part}/{name}.png', mask)
+    return RawData(Path(root), names)
+
+
 # ------------------------------------------------------------------------------------------- Lucchi
 def lucchi_mask(part: str, number: int, size: tuple[int, int] = (48, 36)) -> np.ndarray:
     """Mitochondria of a slice: two ellipses that move from slice to slice; bool (H, W)."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from miniature_data import make_cityscapes, make_coco, make_lucchi, make_sbd, make_voc
+from miniature_data import make_ade20k, make_cityscapes, make_coco, make_lucchi, make_sbd, make_voc
 from mmengine.runner import Runner
 from tool_runs import CONFIGS, TOOLS
 
@@ -27,7 +27,11 @@ from mmseg_semi.zoo.compatibility import QuickRunner
 CONVERTERS = TOOLS / 'dataset_converters'
 CROP, PATCHES = 33, 28  # the second is a multiple of DINOv2's patch
 ROOTS = dict(
-    voc12='VOC12_ROOT', cityscapes='CITYSCAPES_ROOT', coco='COCO_ROOT', lucchi='LUCCHI_ROOT'
+    voc12='VOC12_ROOT',
+    cityscapes='CITYSCAPES_ROOT',
+    coco='COCO_ROOT',
+    ade20k='ADE20K_ROOT',
+    lucchi='LUCCHI_ROOT',
 )
 
 
@@ -68,6 +72,7 @@ def data_roots(server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         voc12=voc.root,
         cityscapes=make_cityscapes(folder / 'cityscapes').root,
         coco=make_coco(folder / 'coco').root,
+        ade20k=make_ade20k(folder / 'ade20k').root,
         lucchi=make_lucchi(folder / 'lucchi').root,
     )
     server.run(CONVERTERS / 'voc_sbd.py', voc.root, sbd.root, '--partial')

@@ -407,7 +407,12 @@ def test_supervised_rows_have_the_batch_and_rates_of_the_semi_supervised_ones() 
 
 @pytest.mark.parametrize(
     ('stem', 'images', 'iterations'),
-    [('voc12-92', 32, 5580), ('cityscapes-186', 16, 33660), ('coco-232', 32, 18740)],
+    [
+        ('voc12-92', 32, 5580),
+        ('cityscapes-186', 16, 33660),
+        ('coco-232', 32, 18740),
+        ('ade20k-316', 16, 22500),
+    ],
 )
 def test_supervised_rows_of_dinov2_are_those_of_its_program(stem, images, iterations) -> None:
     cfg = config_of(f'supervised_dinov2-b_{stem}')

@@ -55,6 +55,7 @@ class BenchmarkLayout:
         img_suffix: What follows the name in an image file.
         seg_map_suffix: What follows the name in a mask file.
         num_classes: Classes of the masks, 255 (ignored) not counted; None: unknown.
+        reduce_zero_label: Whether 0 in a mask is ignored and the classes are counted from 1.
         split_dir: Folder of the folders of splits.
         name_pattern: Regular expression that a whole image name matches.
         example: An image name, for messages.
@@ -74,6 +75,7 @@ class BenchmarkLayout:
     img_suffix: str
     seg_map_suffix: str
     num_classes: int | None = None
+    reduce_zero_label: bool = False
     split_dir: str = 'semi'
     name_pattern: str = '.+'
     example: str = ''
@@ -165,6 +167,12 @@ def _coco_splits() -> tuple[PublishedSplit, ...]:
     return tuple(PublishedSplit(str(n), n, unimatch=f'1_{s}') for s, n in sizes.items())
 
 
+def _ade20k_splits() -> tuple[PublishedSplit, ...]:
+    # SemiVL's list of 1/32 has 632 images, another one; the others are the same.
+    sizes = {64: 316, 32: 631, 16: 1263, 8: 2526, 4: 5052}
+    return tuple(PublishedSplit(str(n), n, unimatch=f'1_{s}') for s, n in sizes.items())
+
+
 VOC12 = BenchmarkLayout(
     name='voc12',
     data_root='data/VOCdevkit/VOC2012',
@@ -211,6 +219,21 @@ COCO = BenchmarkLayout(
     val_img_dir='val2017',
     published=_coco_splits(),
 )
+ADE20K = BenchmarkLayout(
+    name='ade20k',
+    data_root='data/ade/ADEChallengeData2016',
+    img_dir='images/training',
+    seg_map_dir='annotations/training',
+    img_suffix='.jpg',
+    seg_map_suffix='.png',
+    num_classes=150,
+    reduce_zero_label=True,
+    name_pattern=r'ADE_train_\d{8}',
+    example='ADE_train_00000001',
+    num_train=20210,
+    val_img_dir='images/validation',
+    published=_ade20k_splits(),
+)
 LUCCHI = BenchmarkLayout(
     name='lucchi',
     data_root='data/lucchi',
@@ -225,4 +248,4 @@ LUCCHI = BenchmarkLayout(
     val_img_dir='images/val',
     names_are_unique=False,
 )
-BENCHMARK_LAYOUTS = {layout.name: layout for layout in (VOC12, CITYSCAPES, COCO, LUCCHI)}
+BENCHMARK_LAYOUTS = {layout.name: layout for layout in (VOC12, CITYSCAPES, COCO, ADE20K, LUCCHI)}

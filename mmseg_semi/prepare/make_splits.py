@@ -177,8 +177,14 @@ def draw_balanced(presence: np.ndarray, size: int, seed: int) -> list[int]:
     return order
 
 
-def classes_in(path: Path, num_classes: int | None) -> np.ndarray:
-    """Which of the classes 0 to 254 a mask contains, (255,) bool."""
+def classes_in(path: Path, num_classes: int | None, reduced: bool = False) -> np.ndarray:
+    """Which of the classes 0 to 254 a mask contains, (255,) bool.
+
+    Args:
+        path: The mask.
+        num_classes: How many classes there are; None: any number.
+        reduced: Whether 0 is ignored and the classes are counted from 1.
+    """
     with reading(f'mask {path}'), Image.open(path) as image:
         mask = np.asarray(image)
     if mask.ndim != 2 or mask.dtype != np.uint8:
@@ -187,10 +193,13 @@ def classes_in(path: Path, num_classes: int | None) -> np.ndarray:
             'single-channel image of 8 bits that holds class numbers'
         )
     found = np.bincount(mask.reshape(-1), minlength=256)[:IGNORED] > 0
+    if reduced:
+        found = np.append(found[1:], False)
     highest = int(np.flatnonzero(found)[-1]) if found.any() else 0
     if num_classes is not None and highest >= num_classes:
         raise DataError(
-            f'mask {path} has the class {highest}; allowed are 0 to {num_classes - 1}, and '
+            f'mask {path} has the class {highest + reduced}; allowed are {int(reduced)} to '
+            f'{num_classes - 1 + reduced}, and '
             f'{IGNORED} for ignored pixels. Convert the masks first.'
         )
     return found
@@ -200,7 +209,8 @@ def read_presence(names: Sequence[str], layout: BenchmarkLayout, root: Path) -> 
     """Which training image contains which class, (N, 255) bool."""
     folder = root / layout.seg_map_dir
     paths = [folder / f'{name}{layout.seg_map_suffix}' for name in names]
-    return np.stack([classes_in(path, layout.num_classes) for path in track(paths, 'masks')])
+    coding = layout.num_classes, layout.reduce_zero_label
+    return np.stack([classes_in(path, *coding) for path in track(paths, 'masks')])
 
 
 # ----------------------------------------------------------------------------------------- the tool

@@ -32,10 +32,10 @@ MOST_LINES = 10
 NAME = re.compile(
     r'(?P<method>[a-z0-9_]+?)_'
     r'(?P<model>deeplabv3plus_(?:r50|r101|xception65)|segformer_mit-b2|dinov2-[sbl])_'
-    r'(?P<dataset>voc12|cityscapes|coco|lucchi)-(?:(?P<partition>cps|u2pl)-)?(?P<labeled>\d+)'
+    r'(?P<dataset>voc12|cityscapes|coco|ade20k|lucchi)-(?:(?P<partition>cps|u2pl)-)?(?P<labeled>\d+)'
     r'(?:_(?P<crop>\d+)x(?P=crop))?'
 )
-CLASSES = dict(voc12=21, cityscapes=19, coco=81, lucchi=2)
+CLASSES = dict(voc12=21, cityscapes=19, coco=81, ade20k=150, lucchi=2)
 BACKBONES: dict[str, dict[str, Any]] = {
     'deeplabv3plus_r50': dict(type='ResNetV1c', depth=50),
     'deeplabv3plus_r101': dict(type='ResNetV1c', depth=101),

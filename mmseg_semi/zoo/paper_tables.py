@@ -34,7 +34,7 @@ class Row:
         method: Folder of the method, such as 'rankmatch'.
         framework: The framework that it is put onto, where the method is a plug-in on several.
         model: Name of the network in config files.
-        dataset: 'voc12', 'cityscapes', 'coco', 'lucchi' or 'digit-scenes'.
+        dataset: 'voc12', 'cityscapes', 'coco', 'ade20k', 'lucchi' or 'digit-scenes'.
         split: Name of the split: '92', 'cps_662', 'u2pl_662', ...
         crop: Size of the crop where it is not the one that the method has by default.
         setting: Name of what an ablation changes; None where it changes nothing.

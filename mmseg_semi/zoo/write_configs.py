@@ -28,6 +28,7 @@ DATASET_NAMES = {
     'voc12': 'Pascal VOC 2012',
     'cityscapes': 'Cityscapes',
     'coco': 'COCO 2017, 81 classes',
+    'ade20k': 'ADE20K',
     'lucchi': 'Lucchi',
     DIGIT_SCENES: 'Digit scenes',
 }
@@ -59,7 +60,9 @@ CHANGES = {
 }
 #: UniMatch V2's program trains the labeled images alone with batches of all GPUs, for passes over
 #: so many images.
-DINOV2_SUPERVISED = dict(voc12=(60, 3000, 32), cityscapes=(180, 3000, 16), coco=(20, 30000, 32))
+DINOV2_SUPERVISED = dict(
+    voc12=(60, 3000, 32), cityscapes=(180, 3000, 16), coco=(20, 30000, 32), ade20k=(60, 6000, 16)
+)
 WIDTH, DOC_WIDTH = 100, 120
 _AS_MANY = '# As many iterations as the semi-supervised runs.'
 

@@ -12,6 +12,7 @@ from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmseg.registry import DATASETS
 
 from mmseg_semi.datasets.benchmark_layouts import (
+    ADE20K,
     BENCHMARK_LAYOUTS,
     CITYSCAPES,
     COCO,
@@ -135,6 +136,8 @@ ULM = 'ulm/ulm_000061_000019'
         (CITYSCAPES, 'bochum/ulm_000061_000019', None),
         (COCO, 'train2017/000000000009.jpg', '000000000009'),
         (COCO, 'val2017/000000000009.jpg', None),
+        (ADE20K, 'images/training/ADE_train_00000009.jpg', 'ADE_train_00000009'),
+        (ADE20K, 'images/validation/ADE_val_00000009.jpg', None),
         (LUCCHI, 'images/train/slice_004.png', 'slice_004'),
     ],
 )  # fmt: skip
@@ -150,9 +153,9 @@ def test_a_line_that_is_no_image_is_named(tmp_path):
 
 # ----------------------------------------------------------------------------------------- layouts
 def test_examples_fit_the_patterns_and_counts_fit_the_data():
-    assert list(BENCHMARK_LAYOUTS) == ['voc12', 'cityscapes', 'coco', 'lucchi']
+    assert list(BENCHMARK_LAYOUTS) == ['voc12', 'cityscapes', 'coco', 'ade20k', 'lucchi']
     numbers = {name: one.num_train for name, one in BENCHMARK_LAYOUTS.items()}
-    assert numbers == dict(voc12=10582, cityscapes=2975, coco=118287, lucchi=165)
+    assert numbers == dict(voc12=10582, cityscapes=2975, coco=118287, ade20k=20210, lucchi=165)
     for layout in BENCHMARK_LAYOUTS.values():
         assert image_name(layout.example, layout, layout.img_dir) == layout.example
         names = [split.name for split in layout.published]
@@ -180,6 +183,10 @@ PUBLISHED = {
     (COCO, 'unimatch'): {
         **{'1_512': '232', '1_256': '463', '1_128': '925', '1_64': '1849', '1_32': '3697'},
         '232': '232',
+    },
+    (ADE20K, 'unimatch'): {
+        **{'1_64': '316', '1_32': '631', '1_16': '1263', '1_8': '2526', '1_4': '5052'},
+        '631': '631',
     },
 }
 

@@ -12,6 +12,7 @@ from tool_runs import TOOLS
 
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS, LUCCHI, VOC12
 from mmseg_semi.datasets.splits import split_hash
+from mmseg_semi.errors import DataError
 from mmseg_semi.prepare import make_splits
 
 TOOL = TOOLS / 'dataset_converters' / 'make_splits.py'
@@ -274,3 +275,15 @@ def test_an_incomplete_data_set_needs_partial(tool, lucchi):
     run(tool, *args, '--partial')
     labeled, unlabeled = names_in(lucchi / 'semi' / '2-seed0')
     assert sorted(labeled + unlabeled) == NAMES[:11]
+
+
+def test_classes_that_are_counted_from_1(tmp_path):
+    """ADE20K: 0 is none of the 150 classes."""
+    path = tmp_path / 'mask.png'
+    Image.fromarray(np.array([[0, 1, 150]], np.uint8)).save(path)
+    assert np.flatnonzero(make_splits.classes_in(path, 150, reduced=True)).tolist() == [0, 149]
+    with pytest.raises(DataError, match='has the class 150; allowed are 0 to 149'):
+        make_splits.classes_in(path, 150)
+    Image.fromarray(np.array([[0, 1, 151]], np.uint8)).save(path)
+    with pytest.raises(DataError, match='has the class 151; allowed are 1 to 150, and 255 for'):
+        make_splits.classes_in(path, 150, reduced=True)

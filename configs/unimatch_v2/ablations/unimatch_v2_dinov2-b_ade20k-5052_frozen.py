@@ -1,0 +1,3 @@
+# Table 7: frozen.
+_base_ = '../unimatch_v2_dinov2-b_ade20k-5052.py'
+model = dict(segmentor=dict(backbone=dict(frozen=True)))
