@@ -122,14 +122,16 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         losses = losses or self.supervised(step)
         losses.update(self.unsupervised(step))
         self.observe(step)
-        self.encoded.clear()
+        if self.frozen_encoder:
+            self.encoded.clear()
         return {**losses, **step.figures}
 
     def begin_step(self, inputs: Any, data_samples: Any) -> SemiStep:
         """Collect the batch."""
         if not isinstance(inputs, dict) or 'labeled' not in inputs:
             building.refuse_plain_batch()
-        self.encoded.clear()
+        if self.frozen_encoder:
+            self.encoded.clear()
         iteration, max_iters = self.progress or (0, 0)
         step = SemiStep.of_batch(
             inputs,
