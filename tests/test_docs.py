@@ -197,7 +197,7 @@ def test_snippets_build(code: str, tmp_path: Path) -> None:
 
 
 def test_there_are_snippets_of_every_kind() -> None:
-    assert len(SNIPPETS) == 14
+    assert len(SNIPPETS) == 15
 
 
 # ------------------------------------------------------------------------------------- figures

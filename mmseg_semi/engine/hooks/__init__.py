@@ -7,6 +7,7 @@ from .data_check_hook import DataCheckHook
 from .ema_threshold_hook import EMAThresholdHook
 from .image_bank_hook import ImageBankHook
 from .labeled_source_hook import LabeledSourceHook
+from .labeled_statistics_hook import LabeledStatisticsHook
 from .mean_teacher_hook import MeanTeacherHook
 from .memory_bank_hook import MemoryBankHook
 from .prediction_picture_hook import PredictionPictureHook
@@ -26,6 +27,7 @@ __all__ = [
     'EMAThresholdHook',
     'ImageBankHook',
     'LabeledSourceHook',
+    'LabeledStatisticsHook',
     'MeanTeacherHook',
     'MemoryBankHook',
     'PredictionPictureHook',

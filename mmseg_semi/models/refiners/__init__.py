@@ -4,6 +4,7 @@ from .base_refiner import STAGES, BaseRefiner
 from .confidence_threshold import ConfidenceThreshold
 from .detection_agreement import DetectionAgreement
 from .ema_threshold import EMAThreshold
+from .labeled_statistics import DistributionAlignment, GaussianThreshold, LabeledStatistics
 from .neighborhood_refiner import NeighborhoodRefiner
 from .quantile_threshold import QuantileThreshold
 from .rank_statistics_weight import RankStatisticsWeight
@@ -14,7 +15,10 @@ __all__ = [
     'BaseRefiner',
     'ConfidenceThreshold',
     'DetectionAgreement',
+    'DistributionAlignment',
     'EMAThreshold',
+    'GaussianThreshold',
+    'LabeledStatistics',
     'NeighborhoodRefiner',
     'QuantileThreshold',
     'RankStatisticsWeight',

@@ -148,7 +148,7 @@ class EMAThreshold(BaseRefiner):
         if self.update == 'per_position':
             valid = pseudo.valid.double()
             return torch.stack([(pseudo.confidence * valid).sum(0), valid.sum(0)])
-        return _class_sums(pseudo, classes)
+        return class_sums(pseudo, classes)
 
     @torch.no_grad()
     def update_state(self) -> None:
@@ -204,7 +204,7 @@ def _step_of_average(value: Tensor, towards: Tensor, momentum: float) -> Tensor:
     return torch.where(torch.isnan(towards), value, momentum * value + (1 - momentum) * towards)
 
 
-def _class_sums(pseudo: PseudoLabel, classes: int) -> Tensor:
+def class_sums(pseudo: PseudoLabel, classes: int) -> Tensor:
     """Sum of confidences and number of the valid pixels of each predicted class: (2, K)."""
     label = torch.where(pseudo.valid, pseudo.label, classes).flatten()
     sums = torch.zeros(2, classes + 1, dtype=torch.float64, device=label.device)
