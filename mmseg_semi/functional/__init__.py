@@ -20,7 +20,7 @@ from .contrast import class_ranks, contrast_loss
 from .correlation import correlation_map, propagate_pixels, propagate_regions, sample_shapes
 from .equalization import class_confidence_sums, equalization_mask, sampling_weights
 from .grids import bilinear_at, to_grid
-from .losses import at_least_float32, soft_consistency, weighted_cross_entropy
+from .losses import at_least_float32, pixel_accuracy, soft_consistency, weighted_cross_entropy
 from .memory import push_queues, sample_per_class
 from .mixing import cutmix_boxes, mix, mix_features, mix_partners, ratio_boxes
 from .neighborhood import refine_neighborhood
@@ -54,6 +54,7 @@ __all__ = [
     'pack_boxes',
     'pack_scores',
     'peaks_by_class',
+    'pixel_accuracy',
     'presence_confidence',
     'propagate_pixels',
     'propagate_regions',

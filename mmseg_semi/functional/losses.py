@@ -133,3 +133,25 @@ def soft_consistency(
         loss = (target.exp() * difference).sum(dim=1)
     keep = valid if selected is None else valid & selected
     return _masked_mean(loss, valid, keep, weight, denominator)
+
+
+@torch.no_grad()
+def pixel_accuracy(pred: Tensor, target: Tensor, ignore_index: Optional[int] = None) -> Tensor:
+    """Percent of the known pixels that are right: mmseg's ``accuracy``, without its sorting.
+
+    Nothing waits for a GPU.
+
+    Args:
+        pred: Logits (B, K, H, W).
+        target: Class numbers (B, H, W).
+        ignore_index: The number of unknown pixels.
+
+    Returns:
+        A tensor (1,).
+    """
+    known = torch.ones_like(target, dtype=torch.bool)
+    if ignore_index is not None:
+        known = target != ignore_index
+    right = (pred.max(dim=1).indices == target) & known
+    little = torch.finfo(torch.float32).eps  # all pixels may be unknown
+    return (100.0 * (right.sum() + little) / (known.sum() + little)).reshape(1)

@@ -10,6 +10,8 @@ from mmseg.models.decode_heads import decode_head
 from mmseg.models.losses import accuracy
 from mmseg.models.losses.cross_entropy_loss import CrossEntropyLoss, cross_entropy
 
+from mmseg_semi.functional.losses import pixel_accuracy
+
 
 def weighted_cross_entropy(
     pred: torch.Tensor,
@@ -65,29 +67,6 @@ def let_class_weights_meet_unknown_pixels() -> None:
             self.cls_criterion = weighted_cross_entropy
 
     CrossEntropyLoss.__init__ = with_unknown_pixels
-
-
-def pixel_accuracy(
-    pred: torch.Tensor, target: torch.Tensor, ignore_index: int | None = None
-) -> torch.Tensor:
-    """Percent of the known pixels that are right, as mmseg's ``accuracy`` has it.
-
-    mmseg sorts the classes of each pixel for it and waits for a GPU twice.
-
-    Args:
-        pred: Logits (B, K, H, W).
-        target: Class numbers (B, H, W).
-        ignore_index: The number of unknown pixels.
-
-    Returns:
-        A tensor (1,).
-    """
-    known = torch.ones_like(target, dtype=torch.bool)
-    if ignore_index is not None:
-        known = target != ignore_index
-    right = (pred.max(dim=1).indices == target) & known
-    little = torch.finfo(torch.float32).eps  # all pixels may be unknown
-    return (100.0 * (right.sum() + little) / (known.sum() + little)).reshape(1)
 
 
 def count_right_pixels_fast() -> None:

@@ -21,6 +21,8 @@ from mmseg_semi.models.teachers import EMATeacher
 class Net(nn.Module):
     """What hooks see of a ``SemiSegmentor`` whose student is one weight."""
 
+    frozen_encoder = False
+
     def __init__(self, mixer: nn.Module | None = None, **teacher: Any) -> None:
         super().__init__()
         self.segmentor_cfg = dict(type='OneWeightForTest')

@@ -87,6 +87,8 @@ def test_the_table_of_corrmatch(thin, forked_peaks, tmp_path, capsys):
     rows = table_of(tool, tmp_path, capsys, '--size', 40, '--shapes', 6, '--grid', 24)
     assert names_and_targets(rows) == [
         ('regions', '>= 5x'),
+        ('sampling', '-'),
+        ('sampling', '<= 3'),
         ('pixels', '<= 1.5'),
         ('pixels', '<= 0.25'),
         ('step', '<= 15 %'),

@@ -7,7 +7,7 @@ import torch
 from mmseg.models.decode_heads import decode_head
 from mmseg.models.losses import accuracy
 
-from mmseg_semi.utils.upstream_fixes import pixel_accuracy
+from mmseg_semi.functional import pixel_accuracy
 
 
 @pytest.mark.parametrize('ignored', [None, 255])
