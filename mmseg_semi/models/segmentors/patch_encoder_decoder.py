@@ -43,9 +43,9 @@ class PatchEncoderDecoder(SlidingEncoderDecoder):
         if fitting == size:
             return super().encode_decode(inputs, batch_img_metas)
         metas = [dict(meta, img_shape=fitting, pad_shape=fitting) for meta in batch_img_metas]
-        fitted = resize(inputs, fitting, mode='bilinear', align_corners=True)
+        fitted = resize(inputs, fitting, mode='bilinear', align_corners=True, warning=False)
         logits = super().encode_decode(fitted, metas)
-        return resize(logits, size, mode='bilinear', align_corners=True)
+        return resize(logits, size, mode='bilinear', align_corners=True, warning=False)
 
 
 def nearest_multiple(side: int, patch: int) -> int:

@@ -35,6 +35,7 @@ def test_the_nearest_multiple(side, wanted):
     assert nearest_multiple(side, 14) == wanted
 
 
+@pytest.mark.filterwarnings('error:When align_corners')  # which no user can do anything about
 @torch.no_grad()
 def test_an_image_is_resized_and_its_logits_back():
     model = segmentor()
