@@ -125,7 +125,7 @@ def plan() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--reserve',
-        type=_gigabytes,
+        type=lambda text: 0.0 if text == '0' else _gigabytes(text),
         default=2.0,
         metavar='GB',
         help='memory of a card that tensors cannot have (default: 2)',
@@ -144,7 +144,7 @@ def plan() -> argparse.ArgumentParser:
         metavar='SIDE',
         help='the two small crops (default: 192 256, or what the patches of the encoder divide)',
     )
-    parser.add_argument('--threads', type=int, help='CPU threads')
+    parser.add_argument('--threads', type=_number, help='CPU threads')
     parser.add_argument('--out', metavar='FILE', help='file to write (default: only print)')
     _add_cfg_options(parser)
     return parser
@@ -303,6 +303,12 @@ def _gigabytes(text: str) -> float:
     if not found or not float(found[1]):
         raise argparse.ArgumentTypeError(f'{text!r} is no memory: give gigabytes, such as 24GB')
     return float(found[1])
+
+
+def _number(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f'{text!r} is no number: give a whole one from 1 on')
+    return int(text)
 
 
 def _side(text: str) -> int:

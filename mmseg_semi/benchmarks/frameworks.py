@@ -148,22 +148,19 @@ def num_views(config: Any) -> int:
     return 0 if unlabeled is None else unlabeled.strong.num_views
 
 
-_OF_DATA = ('DataCheckHook', 'ClassWeightHook')  # nothing is loaded
-
-
 def attach_hooks(configs: Sequence[Any], model: Any) -> tuple[list[Any], Any]:
     """Build hooks and let them begin a run.
 
     Args:
-        configs: ``custom_hooks``; those that read data are left out, and those that the model needs
-            are added.
+        configs: ``custom_hooks``; the one that checks the data is left out, and those that the
+            model needs are added.
         model: The model.
 
     Returns:
         The hooks, and what they take for the runner, in the middle of the run.
     """
     runner = SimpleNamespace(model=model, iter=0, max_iters=MAX_ITERS)
-    hooks = [HOOKS.build(one) for one in configs if one['type'] not in _OF_DATA]
+    hooks = [HOOKS.build(one) for one in configs if one['type'] != 'DataCheckHook']
     hooks += [HOOKS.build(one) for one in missing_hooks(model, hooks)]
     for hook in hooks:
         if isinstance(hook, ImageBankHook):
@@ -313,24 +310,39 @@ def _images(calls: dict[str, list[tuple[int, bool]]], grad: bool) -> int:
 
 
 @contextmanager
-def recorded(module: torch.nn.Module, calls: list[tuple[int, bool]]) -> Iterator[None]:
-    """Note the images of each call of a module and whether it keeps what gradients need.
+def watched(
+    module: torch.nn.Module, watch: Callable[[Any, Callable[[], Any]], Any]
+) -> Iterator[None]:
+    """Let ``watch`` make each call of a module, of its inputs and what runs it.
 
     It replaces ``forward``: the frameworks call that of decode heads without the module's hooks.
     """
     forward = module.forward
 
     def wrapper(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        images = inputs if isinstance(inputs, Tensor) else inputs[-1]
-        trained = any(one.requires_grad for one in module.parameters())
-        calls.append((len(images), torch.is_grad_enabled() and trained))
-        return forward(inputs, *args, **kwargs)
+        return watch(inputs, lambda: forward(inputs, *args, **kwargs))
 
     module.forward = wrapper
     try:
         yield
     finally:
         del module.forward
+
+
+def keeps_gradients(module: torch.nn.Module) -> bool:
+    """Whether a call of a module now keeps what gradients need."""
+    return torch.is_grad_enabled() and any(one.requires_grad for one in module.parameters())
+
+
+def recorded(module: torch.nn.Module, calls: list[tuple[int, bool]]) -> Any:
+    """Note the images of each call of a module and whether it keeps what gradients need."""
+
+    def note(inputs: Any, run: Callable[[], Any]) -> Any:
+        images = inputs if isinstance(inputs, Tensor) else inputs[-1]
+        calls.append((len(images), keeps_gradients(module)))
+        return run()
+
+    return watched(module, note)
 
 
 def count_passes(run: Callable[[], Any], student: Any, teacher: Any) -> Passes:

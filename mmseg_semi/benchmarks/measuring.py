@@ -40,19 +40,20 @@ CLASSES = 21
 # -------------------------------------------------------------------------------- command line
 
 
-def make_parser(description: str, benchmarks: Iterable[str]) -> argparse.ArgumentParser:
+def make_parser(description: str, benchmarks: Iterable[str] = ()) -> argparse.ArgumentParser:
     """Make a parser of the options that all tools have."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
     parser.add_argument('--threads', type=int, help='CPU threads (default: what torch takes)')
-    parser.add_argument('--repeats', type=int, default=5, help='turns of each side')
     parser.add_argument(
         '--step-repeats', type=int, default=3, help='turns of `step`, whose calls are long'
     )
     parser.add_argument('--out', help='Markdown file to write (default: only print)')
-    parser.add_argument('--only', choices=tuple(benchmarks), help='run one benchmark')
+    if benchmarks:
+        parser.add_argument('--repeats', type=int, default=5, help='turns of each side')
+        parser.add_argument('--only', choices=tuple(benchmarks), help='run one benchmark')
     parser.add_argument('--crop', type=int, default=321, help='step: side of the crops')
     parser.add_argument(
         '--batch', type=int, default=2, help='step: labeled images, and as many unlabeled ones'
@@ -67,7 +68,7 @@ def read_options(
     args = parser.parse_args(argv)
     # BatchNorm over images pooled to one pixel needs two of them.
     for name, least in dict(repeats=1, step_repeats=1, **smallest, crop=33, batch=2).items():
-        if getattr(args, name) < least:
+        if getattr(args, name, least) < least:
             option = name.replace('_', '-')
             parser.error(f'--{option} must be at least {least}, got {getattr(args, name)}')
     return args
@@ -85,7 +86,8 @@ def tabulate(
     args: argparse.Namespace, benchmarks: Mapping[str, Callable[[argparse.Namespace], Report]]
 ) -> None:
     """Run the benchmarks, or the one that was asked for; print and write what they found."""
-    names = [args.only] if args.only else list(benchmarks)
+    only = getattr(args, 'only', None)
+    names = [only] if only else list(benchmarks)
     text = to_markdown([benchmarks[name](args) for name in names], args.device)
     print(text)
     if args.out:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,14 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmseg.registry import MODELS
 
-from mmseg_semi.benchmarks.step_memory import GIB, Line, measure, peak_of_step, segmentor_of
+from mmseg_semi.benchmarks.step_memory import (
+    GIB,
+    Line,
+    measure,
+    patch_of,
+    peak_of_step,
+    segmentor_of,
+)
 from mmseg_semi.errors import exiting
 from mmseg_semi.files import write_file
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
@@ -38,14 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = read(path, args.cfg_options)
         name = Path(path).stem
         if args.device == 'cuda':
-            print(measured(name, cfg, args.amp), flush=True)
-            continue
-        lines.append(measure(name, cfg, args.crops, args.amp))
-        thrifty = with_checkpoints(cfg)
-        saved = thrifty and measure(name, thrifty, args.crops, args.amp)
-        if saved and saved.peak.total > 0.95 * lines[-1].peak.total:  # a frozen encoder
-            saved = None
-        texts.append(in_words(lines[-1], saved, args.gpu_memory, args.reserve))
+            texts.append(measured(name, cfg, args.amp))
+        else:
+            lines.append(measure(name, cfg, args.crops, args.amp))
+            saved = with_checkpoints(lines[-1], cfg, args.crops, args.amp)
+            texts.append(in_words(lines[-1], saved, args.gpu_memory, args.reserve))
         print(texts[-1], flush=True)
     if len(lines) > 1:
         texts = [table(lines, args.gpu_memory, args.reserve)]
@@ -62,9 +67,8 @@ def read(path: str, options: dict[str, Any] | None) -> Config:
     """
     with exiting(ValueError, KeyError, TypeError, FileNotFoundError, ModuleNotFoundError):
         cfg = load_config(path, options)
-    crop = (
-        ((cfg.get('train_dataloader') or {}).get('dataset') or {}).get('geometry', {}).get('crop')
-    )
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    crop = (dataset.get('geometry') or {}).get('crop')
     if is_detector(cfg) or crop is None or not cfg.get('model'):
         raise SystemExit(
             f'{path}: this is no config whose memory can be planned: name one that trains a '
@@ -73,27 +77,43 @@ def read(path: str, options: dict[str, Any] | None) -> Config:
     return cfg
 
 
-def with_checkpoints(cfg: Config) -> Config | None:
-    """A copy whose encoder computes activations again in the backward pass, where it can."""
+def with_checkpoints(
+    line: Line, cfg: Config, crops: Sequence[int] | None, amp: bool
+) -> Line | None:
+    """Measure a config whose encoder computes activations again in the backward pass.
+
+    Args:
+        line: Of the config as it is.
+        cfg: The config.
+        crops: As in ``measure``.
+        amp: Whether in mixed precision.
+
+    Returns:
+        The line; None where the encoder cannot, does so already, or saves less than 5 %.
+    """
     backbone = segmentor_of(cfg).backbone
-    given = inspect.signature(MODELS.get(backbone.type).__init__).parameters
-    passes_on = any(one.kind is one.VAR_KEYWORD for one in given.values())
-    bases = [one.__init__ for one in MODELS.get(backbone.type).__mro__[1:]] if passes_on else []
-    takes = any('with_cp' in inspect.signature(one).parameters for one in bases)
-    if backbone.get('with_cp') or not ('with_cp' in given or takes):
+    classes = MODELS.get(backbone.type).__mro__
+    takes = any('with_cp' in inspect.signature(one.__init__).parameters for one in classes)
+    if backbone.get('with_cp') or not takes:
         return None
     cfg = copy.deepcopy(cfg)
     segmentor_of(cfg).backbone.with_cp = True
-    return cfg
+    try:
+        saved = measure(line.name, cfg, crops, amp)
+    except ValueError:  # one of transformers that computes nothing again
+        return None
+    return saved if saved.peak.total < 0.95 * line.peak.total else None
 
 
 def measured(name: str, cfg: Config, amp: bool) -> str:
-    """Run a step on the GPU as it is."""
-    crop = cfg.train_dataloader.dataset.geometry.crop.crop_size
+    """Run a step on the GPU, with square crops of as many pixels as the config's have."""
+    height, width = cfg.train_dataloader.dataset.geometry.crop.crop_size
+    patch = patch_of(cfg)
+    side = round(math.sqrt(height * width) / patch) * patch
     parts = 1 if segmentor_of(cfg) is cfg.model else 2
     batch = cfg.train_dataloader.batch_size
-    peak = peak_of_step(cfg, batch // parts, crop[0], amp, 'cuda').total
-    return f'{name}: {peak / GIB:.1f} GiB with {batch} images of {crop[0]}'
+    peak = peak_of_step(cfg, batch // parts, side, amp, 'cuda').total
+    return f'{name}: {peak / GIB:.1f} GiB with {batch} images of {side} x {side}'
 
 
 # ---------------------------------------------------------------------------------------- words

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -77,13 +78,14 @@ def size_of(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def small_config(cfg: Config, crop: int, amp: bool) -> Config:
-    """A copy of a config that takes crops of a size and starts without downloaded weights."""
+    """A copy of a config that takes crops of a size and starts without weights of a file."""
     cfg = copy.deepcopy(cfg)
     segmentor = segmentor_of(cfg)
     segmentor.data_preprocessor.size = (crop, crop)
     segmentor.pop('pretrained', None)
-    segmentor.backbone.init_cfg = None
+    segmentor.backbone.pop('init_cfg', None)
     _plain_norms(segmentor)
+    cfg.custom_hooks = []  # those that the model needs are added; no others, which may read data
     if segmentor is not cfg.model:
         cfg.model.warmup_epochs = cfg.model.warmup_iters = 0
     if amp:
@@ -239,7 +241,7 @@ def measure(name: str, cfg: Config, crops: Sequence[int] | None, amp: bool) -> L
         crops: Sides of the crops, the smaller first; None takes what the encoder can take.
         amp: Whether in mixed precision.
     """
-    patch = getattr(MODELS.get(segmentor_of(cfg).backbone.type), 'patch_size', 1)
+    patch = patch_of(cfg)
     crops = crops or small_crops(patch)
     parts = 1 if segmentor_of(cfg) is cfg.model else 2
     low, high = (peak_of_step(cfg, 2, crop, amp, 'cpu') for crop in crops)
@@ -252,6 +254,17 @@ def measure(name: str, cfg: Config, crops: Sequence[int] | None, amp: bool) -> L
     line.gpus, line.multiple = max(whole // batch, 1), patch if patch > 1 else 32
     line.peak.step = line.at(batch, crop) - low.state
     return line
+
+
+def patch_of(cfg: Config) -> int:
+    """What an encoder says that the sides of images must be multiples of; 1 where it says nothing.
+
+    It is built for that, without memory: some learn it from the weights that they are for.
+    """
+    backbone = copy.deepcopy(segmentor_of(small_config(cfg, _SMALL[0], False)).backbone)
+    with DefaultScope.overwrite_default_scope('mmseg'), torch.device('meta'):
+        patch = getattr(MODELS.build(backbone), 'patch_size', 1)
+    return patch if isinstance(patch, int) else 1
 
 
 def small_crops(patch: int) -> tuple[int, ...]:

@@ -162,14 +162,8 @@ def _cityscapes_splits() -> tuple[PublishedSplit, ...]:
     return tuple(splits)
 
 
-def _coco_splits() -> tuple[PublishedSplit, ...]:
-    sizes = {512: 232, 256: 463, 128: 925, 64: 1849, 32: 3697}
-    return tuple(PublishedSplit(str(n), n, unimatch=f'1_{s}') for s, n in sizes.items())
-
-
-def _ade20k_splits() -> tuple[PublishedSplit, ...]:
-    # SemiVL's list of 1/32 has 632 images, another one; the others are the same.
-    sizes = {64: 316, 32: 631, 16: 1263, 8: 2526, 4: 5052}
+def _shares(sizes: dict[int, int]) -> tuple[PublishedSplit, ...]:
+    """Splits by the numbers that they divide the images by, as UniMatch names them."""
     return tuple(PublishedSplit(str(n), n, unimatch=f'1_{s}') for s, n in sizes.items())
 
 
@@ -217,7 +211,7 @@ COCO = BenchmarkLayout(
     example='000000000009',
     num_train=118287,
     val_img_dir='val2017',
-    published=_coco_splits(),
+    published=_shares({512: 232, 256: 463, 128: 925, 64: 1849, 32: 3697}),
 )
 ADE20K = BenchmarkLayout(
     name='ade20k',
@@ -232,7 +226,8 @@ ADE20K = BenchmarkLayout(
     example='ADE_train_00000001',
     num_train=20210,
     val_img_dir='images/validation',
-    published=_ade20k_splits(),
+    # SemiVL's list of 1/32 has 632 images, another one; the others are the same.
+    published=_shares({64: 316, 32: 631, 16: 1263, 8: 2526, 4: 5052}),
 )
 LUCCHI = BenchmarkLayout(
     name='lucchi',

@@ -67,10 +67,11 @@ model = dict(segmentor=dict(backbone=backbone, decode_head=decode_head))
     assert peaks[1] == pytest.approx(peaks[0] + slope * (81**2 - 65**2), rel=0.05)
     mixed = memory.peak_of_step(cfg, 2, 97, True, 'cpu')
     assert mixed.state < mixed.total < peaks[2]
-    thrifty = memory.peak_of_step(plan.with_checkpoints(cfg), 2, 97, False, 'cpu')
-    assert thrifty.total < 0.9 * peaks[2], 'activations that are computed again are not kept'
     line = memory.measure('narrow', cfg, crops[::2], False)
     assert line.at(4, (81, 81)) == pytest.approx(peaks[1], rel=0.05)
+    saved = plan.with_checkpoints(line, cfg, crops[::2], False)
+    assert saved.at(4, (97, 97)) < 0.9 * peaks[2], 'what is computed again is not kept'
+    assert plan.with_checkpoints(saved, cfg, crops[::2], False) is None, 'saves nothing more'
 
 
 def test_the_state_of_a_step_is_weights_and_momenta():
@@ -149,12 +150,48 @@ def test_the_command_reads_variables_and_writes(tmp_path, capsys):
         (['--crops', '64', '65'], "'64' is no side of a crop: give pixels above 64"),
         (['--gpu-memory', 'big'], "'big' is no memory: give gigabytes, such as 24GB"),
         (['--gpu-memory', '0'], "'0' is no memory"),
+        (['--threads', '0'], "'0' is no number: give a whole one from 1 on"),
     ],
 )
 def test_wrong_options(arguments, said, capsys):
     with pytest.raises(SystemExit):
         plan.main([UNIMATCH, *arguments])
     assert said in capsys.readouterr().err
+
+
+def test_networks_of_transformers_are_planned(tmp_path, capsys):
+    """Their patches are known when they are built; what they cannot compute again is left out."""
+    pytest.importorskip('transformers')
+    config = tmp_path / 'hf.py'
+    base = CONFIGS / 'supervised' / 'supervised_efficientnet-lite0_custom.py'
+    vit = dict(model_type='dinov2', hidden_size=24, num_hidden_layers=4, num_attention_heads=2)
+    backbone = dict(_delete_=True, type='HFBackbone', model=dict(vit, image_size=28, patch_size=14))
+    head = dict(_delete_=True, type='UniMatchDPTHead', in_channels=(24,) * 4, channels=8)
+    head |= dict(num_classes=2, widths=(8,) * 4)
+    model = dict(type='PatchEncoderDecoder', backbone=backbone, decode_head=head)
+    crop = 'crop_size = (112, 224)'
+    config.write_text(f'_base_ = {str(base)!r}\n{crop}\nmodel = {model!r}\n')
+    cfg = plan.read(str(config), {})
+    assert memory.patch_of(cfg) == 14 and memory.small_crops(14) == (196, 266)
+    plan.main([str(config), '--gpu-memory', '8GB', '--reserve', '0'])
+    said = capsys.readouterr().out
+    assert 'images of 112 x 224' in said
+    side = int(said.split('at most crops of ')[1].split()[0])
+    assert side % 14 == 0 and side > 266
+
+
+def test_a_step_on_a_gpu_has_as_many_pixels(monkeypatch):
+    seen = []
+
+    def peak_of_step(cfg, *sizes):
+        seen.append(sizes)
+        return memory.Peak(GIB, 0, 0, GIB)
+
+    monkeypatch.setattr(plan, 'peak_of_step', peak_of_step)
+    options = {'crop_size': (128, 512), 'batch_size': 6}
+    cfg = plan.read(str(CONFIGS / 'unimatch' / 'unimatch_unet_custom.py'), options)
+    assert plan.measured('x', cfg, True) == 'x: 2.0 GiB with 12 images of 256 x 256'
+    assert seen == [(6, 256, True, 'cuda')]
 
 
 def test_what_cannot_be_planned_is_refused():

@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ from mmseg_semi.benchmarks.frameworks import (
     FRAMEWORKS,
     SUPERVISED,
     Step,
+    keeps_gradients,
     load_config,
     make_data,
+    watched,
 )
 from mmseg_semi.benchmarks.measuring import Report, Row, at_most, duration, in_turns, mebibytes
 from mmseg_semi.benchmarks.step_memory import LiveBytes
@@ -40,7 +43,7 @@ METHODS = tuple(name for name in FRAMEWORKS if name != SUPERVISED)
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = measuring.make_parser(__doc__, ())
+    parser = measuring.make_parser(__doc__)
     parser.add_argument('--method', nargs='+', default=METHODS, choices=METHODS, metavar='NAME')
     parser.add_argument('--network', default='deeplabv3plus_r50', choices=tuple(CROPS))
     return measuring.read_options(parser, list(argv) if argv is not None else None)
@@ -63,28 +66,18 @@ class Passes:
 
     @contextmanager
     def watched(self, watch: Callable[[Any, str, Any, Callable[[], Any]], Any]) -> Iterator[None]:
-        """Let ``watch`` make each pass."""
+        """Let ``watch`` make each pass of a part of a network."""
         with ExitStack() as stack:
             for network, part in self.modules:
-                module = getattr(network, part)
-                stack.callback(module.__dict__.pop, 'forward')
-                module.forward = self._wrapped(network, part, module.forward, watch)
+                stack.enter_context(watched(getattr(network, part), partial(watch, network, part)))
             yield
-
-    @staticmethod
-    def _wrapped(network: Any, part: str, forward: Any, watch: Any) -> Any:
-        def wrapper(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            return watch(network, part, inputs, lambda: forward(inputs, *args, **kwargs))
-
-        return wrapper
 
     def note(self) -> None:
         """Run the step once and keep the inputs of its passes."""
 
         def watch(network: Any, part: str, inputs: Any, run: Callable[[], Any]) -> Any:
-            trained = any(one.requires_grad for one in getattr(network, part).parameters())
             kept = inputs.detach() if part == 'backbone' else [one.detach() for one in inputs]
-            self.noted.append((network, part, kept, torch.is_grad_enabled() and trained))
+            self.noted.append((network, part, kept, keeps_gradients(getattr(network, part))))
             return run()
 
         self.noted.clear()
@@ -205,14 +198,11 @@ def measure(name: str, args: argparse.Namespace) -> Report:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and tabulate."""
     args = parse_args(argv)
-    args.only = None
     measuring.set_up(args)
     MMLogger.get_instance('mmengine', log_level='ERROR')  # optimizers report every parameter
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # as in the shipped configs
-    measuring.tabulate(
-        args, {name: lambda given, n=name: measure(n, given) for name in args.method}
-    )
+    measuring.tabulate(args, {name: partial(measure, name) for name in args.method})
 
 
 if __name__ == '__main__':
