@@ -55,6 +55,7 @@ PARTS = {
     'regions': dict(regions='RegionPropagation', correlation='CorrelationHead'),
     'own threshold': dict(regions='RegionPropagation'),
     'rank loss': dict(rank='AgentRankHead'),
+    'guidance': dict(guidance='PreviousGuidance'),
     'weighting': dict(agreement='DetectionAgreement', weight='RankStatisticsWeight'),
 }
 WITH_TEACHER = {'unimatch_v2', 'mean_teacher', 'cutmix_seg', 'augseg', 'ael', 'u2pl', 's4mc'}
@@ -186,8 +187,10 @@ def check_RegionPropagation(watch: Watch, name: str, part: Any) -> None:
         got, after = watch.before(name, step), step.refined[name]
         mix = step.streams['strong'][0].mix if part.after_mixing else None
         plain = got if mix is None else got.update(prob=None, logits=None).map(mix)
-        assert torch.equal(after.extras['selected_before_propagation'], plain.selected)
-        assert not (plain.selected & ~after.selected).any()
+        own = torch.ones_like(plain.valid) if mix is None or mix.foreign is None else ~mix.foreign
+        before = after.extras['selected_before_propagation']
+        assert own.any() and torch.equal(before[own], plain.selected[own])
+        assert not (before & ~after.selected).any()
         assert not (got.selected & ~lower.selected).any()
         assert (lower.label != got.label).any() and (lower.selected != got.selected).any()
 
@@ -230,6 +233,13 @@ def check_RankStatisticsWeight(watch: Watch, name: str, part: Any) -> None:
 
 def check_AgentRankHead(watch: Watch, name: str, part: Any) -> None:
     assert all(logged[f'{name}.loss'] > 0 for logged in watch.logged)
+
+
+def check_PreviousGuidance(watch: Watch, name: str, part: Any) -> None:
+    first, second = watch.logged
+    assert f'{name}.loss' not in first, 'there are no earlier weights yet'
+    assert second[f'{name}.loss'] > 0 and second[f'{name}.weight'] == 1
+    assert len(part.snapshots) == 2
 
 
 def check_CorrelationHead(watch: Watch, name: str, part: Any) -> None:

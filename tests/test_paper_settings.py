@@ -65,6 +65,7 @@ CONTRAST.update({'heads.contrast.bank.size': 30000, 'heads.contrast.bank.first_s
 AEL = {'losses.strong.gamma': 2.0, 'heads.class_confidence.momentum': 0.999}
 WEIGHTS = {'refiners.weight.k': 5, 'refiners.agreement.min_confidence': 0.95}
 
+GUIDANCE = {'heads.guidance.size': 8, 'heads.guidance.most': 3}
 REJECTION = {'mixer.draw': 'rejection'}  # the program's boxes
 V2 = {
     **REJECTION,
@@ -93,6 +94,21 @@ SETTINGS = {
     ),
     'unimatch_v2_dinov2-s_voc12-92': Setting(losses=HALF, supervised=0.5, extra=V2),
     'unimatch_v2_dinov2-b_cityscapes-186': Setting(losses=HALF, supervised=0.5, extra=V2),
+    'prevmatch_deeplabv3plus_r101_voc12-92': Setting(
+        losses=UNIMATCH,
+        supervised=0.5,
+        extra={**REJECTION, **GUIDANCE, 'heads.guidance.threshold': 0.9},
+    ),
+    'prevmatch_deeplabv3plus_r50_cityscapes-186': Setting(
+        losses=UNIMATCH,
+        supervised=0.5,
+        extra={
+            **GUIDANCE,
+            'refiners.select.threshold': 0.0,
+            'heads.guidance.threshold': 0.0,
+            'heads.guidance.by_mean_confidence': True,
+        },
+    ),
     'corrmatch_deeplabv3plus_r101_voc12-92': Setting(
         losses=dict(strong=0.125, perturbed=0.125, soft=0.125),
         supervised=0.25,

@@ -150,7 +150,10 @@ def peak_of_step(cfg: Config, labeled: int, crop: int, amp: bool, device: str) -
     _fill_state(optimizer)
     weights = [*step.student.parameters(), *step.student.buffers()]
     state = [*weights, *step.model.state_dict().values(), *step.model.buffers()]
-    state = [one for one in state if isinstance(one, torch.Tensor)]
+    for part in step.model.modules():
+        state += getattr(part, 'unsaved', [])
+    away = {row.data_ptr() for part in step.model.modules() for row in getattr(part, 'away', [])}
+    state = [s for s in state if isinstance(s, torch.Tensor) and s.data_ptr() not in away]
     moments = [
         value
         for one in optimizer.state.values()

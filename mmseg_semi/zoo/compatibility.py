@@ -91,6 +91,10 @@ model = dict(refiners=dict(regions=dict(threshold=0.85)))
 rank = dict(type='AgentRankHead', tap='backbone.decoder.1', num_agents=32, reduction='mean')
 model = dict(heads=dict(rank=rank))
 """,
+    'guidance': """\
+guidance = dict(type='PreviousGuidance', ramp_by='iteration')
+model = dict(heads=dict(guidance=guidance))
+""",
     'weighting': """\
 model = dict(
     refiners=dict(
@@ -117,9 +121,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     'regions': ('regions',),
     'regions + own threshold': ('regions', 'own threshold'),
     'rank loss': ('rank loss',),
+    'guidance': ('guidance',),
     'weighting': ('weighting',),
-    'all, EMA threshold': ('EMA threshold', 'regions', 'rank loss', 'weighting'),
-    'all, S4MC': ('S4MC', 'regions', 'own threshold', 'rank loss', 'weighting'),
+    'all, EMA threshold': ('EMA threshold', 'regions', 'rank loss', 'guidance', 'weighting'),
+    'all, S4MC': ('S4MC', 'regions', 'own threshold', 'rank loss', 'guidance', 'weighting'),
 }
 
 DESCRIPTIONS = {
@@ -130,6 +135,7 @@ DESCRIPTIONS = {
     'are those of the small UNet; a network with an encoder map of stride 8 needs neither.',
     'own threshold': 'For region propagation beside a selection that has no confidence threshold.',
     'rank loss': "RankMatch's loss on agents. `tap` is for the small UNet; the default is `aspp`.",
+    'guidance': "PrevMatch's labels of the student's earlier weights.",
     'weighting': 'Weighting Pseudo-Labels: boxes of a detector say which pixels are reliable, and '
     'features weigh each pixel. The two files come from `masks_to_coco.py` and a detector first, '
     'see `configs/weighting/README.md`.',

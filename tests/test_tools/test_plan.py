@@ -87,6 +87,17 @@ def lite(method, *changes):
     return plan.read(str(CONFIGS / method.split('_')[0] / name), dict(changes))
 
 
+def test_earlier_weights_are_part_of_the_state_where_they_take_a_gpus_memory():
+    kept = {'model.heads.guidance.size': 3}
+    name = str(CONFIGS / 'prevmatch/prevmatch_unet_digit-scenes-60.py')
+    found = []
+    for on_cpu in (True, False):
+        cfg = plan.read(name, {**kept, 'model.heads.guidance.on_cpu': on_cpu})
+        found.append(memory.peak_of_step(cfg, 2, 64, False, 'cpu'))
+    # One network that they are put into, and three sets of weights.
+    assert [one.others / one.weights for one in found] == pytest.approx([1, 4], rel=0.01)
+
+
 def test_a_teacher_and_boxes_are_part_of_a_step():
     alone = memory.peak_of_step(lite('supervised'), 2, 64, False, 'cpu')
     whole = memory.peak_of_step(lite('weighting_unimatch'), 2, 64, False, 'cpu')

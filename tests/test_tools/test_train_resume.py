@@ -26,6 +26,12 @@ from mmseg_semi.utils.safe_checkpoints import CheckpointError, latest_checkpoint
 NO_DATA: dict[str, Any] = {}
 # The run is killed and resumed in the last but one of the iterations without unlabeled images.
 WARM_UP = dict(model=dict(warmup_iters=6))
+# Earlier weights of iterations 2, 4, ... and of the best validations label from then on.
+GUIDANCE = dict(type='PreviousGuidance', size=2, threshold=0.2, ramp_by='iteration')
+GUIDED = dict(
+    model=dict(heads=dict(guidance=GUIDANCE, best=dict(GUIDANCE, push='best'))),
+    train_cfg=dict(val_interval=2),
+)
 TWO_WORKERS = dict(train_dataloader=dict(num_workers=2))
 KILLED = -signal.SIGKILL
 
@@ -33,6 +39,11 @@ KILLED = -signal.SIGKILL
 @pytest.fixture(scope='module')
 def warm_run(train):
     return train(**WARM_UP)
+
+
+@pytest.fixture(scope='module')
+def guided_run(train):
+    return train(**GUIDED)
 
 
 def assert_same_run(work_dir: Path, reference: Any, first: int = 1) -> None:
@@ -60,9 +71,18 @@ def assert_same_run(work_dir: Path, reference: Any, first: int = 1) -> None:
         ('ema_run', UNIMATCH, EMA, {}),
         ('ema_run', UNIMATCH, EMA, TWO_WORKERS),
         ('warm_run', UNIMATCH, WARM_UP, {}),
+        ('guided_run', UNIMATCH, GUIDED, {}),
         ('supervised_run', SUPERVISED, {}, {}),
     ],
-    ids=['unimatch', 'unimatch-2-workers', 'ema', 'ema-2-workers', 'warm-up', 'supervised'],
+    ids=[
+        'unimatch',
+        'unimatch-2-workers',
+        'ema',
+        'ema-2-workers',
+        'warm-up',
+        'guided',
+        'supervised',
+    ],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     request, train, tmp_path, reference, base, changes, workers
@@ -85,6 +105,29 @@ def test_warm_up_trains_on_labeled_images_alone(warm_run):
     values = train_scalars(warm_run.work_dir)
     names = [step for step, value in values.items() if 'strong.loss' in value]
     assert list(values) == list(range(1, 9)) and names == [7, 8]
+
+
+def test_earlier_weights_label_and_are_in_the_checkpoint(guided_run):
+    values = train_scalars(guided_run.work_dir)
+    for name in ('guidance', 'best'):
+        guided = [step for step, value in values.items() if f'{name}.loss' in value]
+        assert guided == list(range(3, 9)), name
+        assert all(values[step][f'{name}.loss'] > 0 for step in guided)
+    assert [values[step]['guidance.weight'] for step in (3, 5, 7)] == [0.5, 1.0, 0.5]
+    assert "heads.best.push='best' chooses the weights" in guided_run.output
+    state = load_checkpoint(guided_run.checkpoint)['state_dict']
+    kept = [key for key in state if '.snapshots.' in key and not key.endswith('count')]
+    assert len(kept) == 4 and int(state['heads.guidance.snapshots.count']) == 2
+    student = [v for k, v in state.items() if k.startswith('segmentor.')]
+    length = sum(value.numel() for value in student if value.is_floating_point())
+    assert {tuple(state[key].shape) for key in kept} == {(length,)}
+
+
+def test_the_best_weights_need_a_validation(train):
+    none = dict(val_dataloader=None, val_evaluator=None, val_cfg=None)
+    best = dict(model=dict(heads=dict(guidance=dict(GUIDANCE, push='best'))))
+    failed = train(code=1, **best, **none)
+    assert "model.heads.guidance.push is 'best', which needs a validation" in failed.output
 
 
 def test_reference_runs_use_what_must_be_resumed(unimatch_run, ema_run):

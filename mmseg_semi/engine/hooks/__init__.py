@@ -16,6 +16,7 @@ from .pseudo_label_progress_hook import PseudoLabelProgressHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .pseudo_label_vis_hook import PseudoLabelVisHook
 from .run_record_hook import RunRecordHook
+from .snapshot_hook import SnapshotHook
 from .state_hook import StateHook
 from .training_monitor_hook import TrainingMonitorHook
 
@@ -36,6 +37,7 @@ __all__ = [
     'PseudoLabelStatsHook',
     'PseudoLabelVisHook',
     'RunRecordHook',
+    'SnapshotHook',
     'StateHook',
     'TrainingMonitorHook',
 ]

@@ -5,5 +5,13 @@ from .base_semi_head import BaseSemiHead
 from .class_confidence import ClassConfidence
 from .contrast_head import ContrastHead
 from .correlation_head import CorrelationHead
+from .previous_guidance import PreviousGuidance
 
-__all__ = ['AgentRankHead', 'BaseSemiHead', 'ClassConfidence', 'ContrastHead', 'CorrelationHead']
+__all__ = [
+    'AgentRankHead',
+    'BaseSemiHead',
+    'ClassConfidence',
+    'ContrastHead',
+    'CorrelationHead',
+    'PreviousGuidance',
+]

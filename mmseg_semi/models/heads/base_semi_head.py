@@ -23,3 +23,7 @@ class BaseSemiHead(Component):
 
         Those whose name contains ``loss`` are summed and trained.
         """
+
+    def balance(self, losses: dict[str, Tensor], step: SemiStep) -> dict[str, Tensor]:
+        """Return all losses of the step, scaled against each other; called last."""
+        return losses

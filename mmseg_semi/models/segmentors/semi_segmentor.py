@@ -121,6 +121,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         self.refine_views(step)
         losses = losses or self.supervised(step)
         losses.update(self.unsupervised(step))
+        losses = self.balance(losses, step)
         self.observe(step)
         if self.frozen_encoder:
             self.encoded.clear()
@@ -231,6 +232,12 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         for name, head in self.heads.items():
             values.update({f'{name}.{key}': value for key, value in head(step).items()})
         return values
+
+    def balance(self, losses: dict[str, Tensor], step: SemiStep) -> dict[str, Tensor]:
+        """Let the heads scale all losses against each other."""
+        for head in self.heads.values():
+            losses = head.balance(losses, step)
+        return losses
 
     @torch.no_grad()
     def observe(self, step: SemiStep) -> None:

@@ -1,0 +1,11 @@
+_base_ = [
+    '../_base_/settings/deeplabv3plus_r50_custom.py',
+    '../_base_/methods/custom/prevmatch.py',
+]
+model = dict(
+    _delete_=True,
+    segmentor=_base_.model,
+    warmup_iters=2000,
+    **_base_.method,
+)
+train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))

@@ -1,0 +1,6 @@
+_base_ = '../_base_/benchmarks/prevmatch_voc12.py'
+split = 'ImageSets/Segmentation/semi/183'
+labeled = dict(ann_file=f'{split}/labeled.txt')
+unlabeled = dict(ann_file=f'{split}/unlabeled.txt')
+train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))
+model = dict(segmentor=dict(pretrained='open-mmlab://resnet50_v1c', backbone=dict(depth=50)))

@@ -1,0 +1,9 @@
+_base_ = ['../_base_/settings/unet_custom.py', '../_base_/methods/custom/prevmatch.py']
+model = dict(
+    _delete_=True,
+    segmentor=_base_.model,
+    warmup_iters=2000,
+    channels_last=True,
+    **_base_.method,
+)
+train_dataloader = dict(dataset=dict(unlabeled=dict(strong=_base_.strong)))
