@@ -14,7 +14,9 @@ from .confidence import (
     mean_of_present,
     peaks_by_class,
     presence_confidence,
+    scaled_residual_variance,
     selected_ratio,
+    separation_weight,
 )
 from .contrast import class_ranks, contrast_loss
 from .correlation import correlation_map, propagate_pixels, propagate_regions, sample_shapes
@@ -70,7 +72,9 @@ __all__ = [
     'sample_per_class',
     'sample_shapes',
     'select_agents',
+    'scaled_residual_variance',
     'selected_ratio',
+    'separation_weight',
     'soft_consistency',
     'tile_spans',
     'tile_weights',

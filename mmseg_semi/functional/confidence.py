@@ -12,6 +12,7 @@ from mmseg_semi.arguments import check_shapes
 from .losses import at_least_float32
 
 CONFIDENCE_KINDS = ('max', 'margin', 'entropy')
+_SMALL = 1e-8
 
 
 def confidence_score(prob: Tensor, kind: str = 'margin') -> Tensor:
@@ -132,3 +133,77 @@ def mean_of_present(values: Tensor) -> Tensor:
     """Average the finite entries of (K,); NaN when there is none."""
     present = torch.isfinite(values)
     return torch.where(present, values, 0.0).sum() / present.sum()
+
+
+def scaled_residual_variance(prob: Tensor) -> Tensor:
+    r"""How unequal the classes are that a pixel is not of; 0 where they are equal.
+
+    CoVar (Liu et al., arXiv 2601.11670): the variance of the K - 1 probabilities besides the
+    largest, :math:`p`, times :math:`(K - 1)^2 / (2 (1 - p))`, the second-order term of the cross
+    entropy.
+
+    Args:
+        prob: Probabilities (B, K, H, W), summing to 1 over dim 1.
+
+    Returns:
+        (B, H, W), >= 0.
+
+    Raises:
+        ValueError: There is a single class.
+    """
+    others = prob.shape[1] - 1
+    if others < 1:
+        raise ValueError(f'it needs at least 2 classes, got prob {tuple(prob.shape)}')
+    largest = prob.amax(dim=1)
+    rest = 1 - largest
+    # The sum of squares of the others, without the largest, which would cancel it in float32.
+    squares = torch.square(prob).scatter(1, prob.argmax(dim=1, keepdim=True), 0).sum(dim=1)
+    variance = (squares / others - torch.square(rest / others)).clamp(min=0)
+    return variance * others**2 / (2 * rest.clamp(min=_SMALL))
+
+
+def separation_weight(
+    prob: Tensor, valid: Tensor, variance_weight: float = 0.25, alpha: float = 8.0
+) -> Tensor:
+    r"""Weigh pixels by how they lie to the reliable ones of their image.
+
+    CSL (Liu and Liu, ICCV 2025) and CoVar: each valid pixel is a point x of its confidence and its
+    residual variance. The points of an image fall into two groups by the two right singular
+    vectors of their matrix: a pixel is of the one in which its entry is larger. The group with the
+    larger mean confidence less ``variance_weight`` times its mean residual variance is the
+    reliable one; with its means and standard deviations, :math:`z_c` says how far a pixel's
+    confidence is above them, and :math:`z_r` how far its residual variance is below. A pixel weighs
+    1 where one of them is positive, else :math:`\exp(-(z_c^2 + z_r^2) / \alpha)`.
+
+    Args:
+        prob: Probabilities (B, K, H, W), summing to 1 over dim 1.
+        valid: Bool (B, H, W), False on padding.
+        variance_weight: See above; the authors' program has 0.25.
+        alpha: How slowly the weight falls, > 0; CoVar's program has 8, CSL's 2.
+
+    Returns:
+        Weights (B, H, W) in [0, 1], 0 on padding, of the dtype of ``prob``.
+    """
+    points = torch.stack([prob.amax(dim=1), scaled_residual_variance(prob)], dim=-1)
+    points, known = points.flatten(1, 2).double(), valid.flatten(1)
+    points = points * known[..., None]
+    # X^T X is 2 x 2: half the angle gives its vectors u, and X u / |X u| are the singular ones.
+    gram = points.mT @ points
+    angle = torch.atan2(2 * gram[:, 0, 1], gram[:, 0, 0] - gram[:, 1, 1]) / 2
+    sine, cosine = angle.sin(), angle.cos()
+    vectors = torch.stack([cosine, -sine, sine, cosine], dim=1).view(-1, 2, 2)  # columns
+    entries = points @ vectors
+    entries = entries.abs() / entries.norm(dim=1, keepdim=True).clamp(min=_SMALL)
+    leading = known & (entries[..., 0] >= entries[..., 1])
+    groups = torch.stack([leading, known & ~leading], dim=1)
+    counts = groups.sum(-1, keepdim=True)
+    members = groups.double()
+    means = (members @ points) / counts.clamp(min=1)
+    squares = members @ torch.square(points) - counts * torch.square(means)
+    deviations = (squares.clamp(min=0) / (counts - 1).clamp(min=1) + _SMALL).sqrt()
+    score = means[..., 0] - variance_weight * means[..., 1]
+    best = score.masked_fill(counts[..., 0] == 0, -math.inf).argmax(dim=1)[:, None, None]
+    mean, deviation = (one.gather(1, best.expand(-1, 1, 2)) for one in (means, deviations))
+    z = (points - mean) / deviation * points.new_tensor([1.0, -1.0])
+    weight = torch.where((z > 0).any(-1), 1.0, torch.exp(-torch.square(z).sum(-1) / alpha))
+    return (weight * known).view_as(valid).to(prob.dtype)

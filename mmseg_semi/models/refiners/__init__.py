@@ -9,6 +9,7 @@ from .neighborhood_refiner import NeighborhoodRefiner
 from .quantile_threshold import QuantileThreshold
 from .rank_statistics_weight import RankStatisticsWeight
 from .region_propagation import RegionPropagation
+from .separation_weight import SeparationWeight
 
 __all__ = [
     'STAGES',
@@ -23,4 +24,5 @@ __all__ = [
     'QuantileThreshold',
     'RankStatisticsWeight',
     'RegionPropagation',
+    'SeparationWeight',
 ]
