@@ -80,6 +80,8 @@ def set_up(args: argparse.Namespace) -> None:
         raise SystemExit('--device cuda: torch sees no GPU, use --device cpu')
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    if args.out and not Path(args.out).parent.is_dir():
+        raise SystemExit(f'--out {args.out}: its folder does not exist, make it first')
 
 
 def tabulate(
