@@ -62,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let what is slow, and no test looks at, be fast in the process that runs the tests."""
     if config.getoption('numprocesses', None) and not hasattr(config, 'workerinput'):
         return
+    gc.disable()  # until all is collected: nothing that is imported is garbage
     from config_cache import remember_configs
 
     remember_configs()
@@ -103,6 +104,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         importlib.import_module('torch._dynamo')
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope='session')
