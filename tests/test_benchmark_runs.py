@@ -153,8 +153,8 @@ def shrink(cfg: Any, work_dir: Path) -> None:
     elif backbone.type == 'DINOv2':
         backbone.update(arch='small', depth=4, out_indices=(0, 1, 2, 3), init_cfg=None)
         head.update(in_channels=(384,) * 4, channels=8, widths=(8, 8, 8, 8))
-    elif backbone.type == 'Xception65':  # fewer of its equal blocks: see one_middle_block
-        head.aspp_channels = 32
+    elif backbone.type == 'Xception65':  # its widths: see small_xception
+        head.update(in_channels=(32, 256), channels=32, aspp_channels=32)
     heads = cfg.model.get('heads', {})
     if heads.get('rank'):
         heads.rank.num_agents = 8
@@ -199,9 +199,10 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def one_middle_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Xception-65 has 16 equal ones, and no argument for that."""
+def small_xception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Xception-65 has no argument for its 16 equal blocks, nor for its widths."""
     monkeypatch.setattr(xception65, '_MIDDLE_BLOCKS', 1)
+    monkeypatch.setattr(xception65, '_WIDTHS', [width // 8 for width in xception65._WIDTHS])
 
 
 def last_metrics(runner: Runner) -> Mapping[str, Any]:
