@@ -23,6 +23,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from typing import Any, Optional
 
 
@@ -117,6 +118,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # children collect garbage often; none of it is from here
     gc.enable()
+    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
+        finalizer.atexit = False  # of torch's libraries, which nobody misses
     for line in sys.stdin:
         request = json.loads(line)
         if request['do'] == 'start':
