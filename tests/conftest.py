@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+gc.disable()  # until all is collected: nothing that is imported is garbage
+
 TESTS = Path(__file__).resolve().parent
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
@@ -63,7 +65,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let what is slow, and no test looks at, be fast in the process that runs the tests."""
     if config.getoption('numprocesses', None) and not hasattr(config, 'workerinput'):
         return
-    gc.disable()  # until all is collected: nothing that is imported is garbage
     from config_cache import remember_configs
 
     remember_configs()

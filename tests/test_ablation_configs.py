@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from equal_blocks import small_networks
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import HOOKS, MODELS
-from test_benchmark_runs import few_equal_blocks, shrink
+from test_benchmark_runs import shrink
 from tool_runs import CONFIGS
 
 from mmseg_semi.benchmarks.measuring import step_inputs
@@ -49,7 +50,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('VOC12_ROOT', str(root))
-        few_equal_blocks(patch)
+        small_networks(patch)
         with DefaultScope.overwrite_default_scope('mmseg'):
             yield
     torch.set_num_threads(threads)

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+from equal_blocks import small_networks
 from miniature_data import make_ade20k, make_cityscapes, make_coco, make_lucchi, make_sbd, make_voc
 from mmengine.runner import Runner
-from mmseg.models.backbones.resnet import Bottleneck, ResNet
 from tool_runs import CONFIGS, TOOLS
 
-from mmseg_semi.models.backbones import xception65
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.zoo import check_configs as checker
 from mmseg_semi.zoo.compatibility import QuickRunner
@@ -154,7 +153,7 @@ def shrink(cfg: Any, work_dir: Path) -> None:
     elif backbone.type == 'DINOv2':
         backbone.update(arch='small', depth=4, out_indices=(0, 1, 2, 3), init_cfg=None)
         head.update(in_channels=(384,) * 4, channels=8, widths=(8, 8, 8, 8))
-    elif backbone.type == 'Xception65':  # its widths: see small_networks
+    elif backbone.type == 'Xception65':  # its widths: see equal_blocks.py
         head.update(in_channels=(32, 256), channels=32, aspp_channels=32)
     heads = cfg.model.get('heads', {})
     if heads.get('rank'):
@@ -199,18 +198,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def few_equal_blocks(patch: pytest.MonkeyPatch) -> None:
-    """ResNets of two blocks a stage, of which only the first differs; no argument says so."""
-    blocks = {depth: (Bottleneck, (2, 2, 2, 2)) for depth in (50, 101)}
-    patch.setattr(ResNet, 'arch_settings', blocks)
-
-
 @pytest.fixture(autouse=True)
-def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Xception-65 has no argument for its 16 equal blocks either, nor for its widths."""
-    few_equal_blocks(monkeypatch)
-    monkeypatch.setattr(xception65, '_MIDDLE_BLOCKS', 1)
-    monkeypatch.setattr(xception65, '_WIDTHS', [width // 8 for width in xception65._WIDTHS])
+def few_equal_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_networks(monkeypatch)
 
 
 def last_metrics(runner: Runner) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 # strided keeps the dilation of the layers before it.
 _PLANS = {32: (2, 1, 2, 1, 1), 16: (2, 1, 1, 1, 2), 8: (1, 2, 1, 2, 4)}
 _MIDDLE_BLOCKS = 16
-# Of the stem, the first two entry blocks, the middle flow, the exit block and the last convolutions.
+# Of the stem, the first two entry blocks, the middle flow, the exit block, the last convolutions.
 _WIDTHS = (32, 64, 128, 256, 728, 1024, 1536, 2048)
 
 
