@@ -15,6 +15,6 @@ def small_networks(patch: pytest.MonkeyPatch) -> None:
     single middle block, and an eighth of its channels.
     """
     blocks = {depth: (Bottleneck, (2, 2, 2, 2)) for depth in (50, 101)}
-    patch.setattr(ResNet, 'arch_settings', blocks)
+    patch.setattr(ResNet, 'arch_settings', {**ResNet.arch_settings, **blocks})
     patch.setattr(xception65, '_MIDDLE_BLOCKS', 1)
     patch.setattr(xception65, '_WIDTHS', [width // 8 for width in xception65._WIDTHS])
