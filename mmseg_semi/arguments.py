@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
@@ -213,8 +214,8 @@ def check_arguments(
     Raises:
         TypeError: Names the config key, the wrong argument and the known ones.
     """
-    parameters = [p for several in _parameters(owner) for p in several]
-    known = list(dict.fromkeys(p.name for p in parameters))
+    own, *others = _parameters(owner)  # type: ignore[arg-type]  # a class has a hash
+    known = list(dict.fromkeys(p.name for p in itertools.chain(own, *others)))
     for name in arguments:
         if name not in known:
             place = getattr(owner, 'moved', {}).get(name)
@@ -224,7 +225,6 @@ def check_arguments(
                 f"{key}: {owner.__name__} has no argument '{name}'.{hint(name, known)} "
                 f'Its arguments are: {", ".join(known) or "none"}.'
             )
-    own = _parameters(owner)[0]
     missing = [p.name for p in own if p.default is p.empty and p.name not in arguments]
     if complete and missing:
         raise TypeError(f'{key}: {owner.__name__} needs the argument(s) {", ".join(missing)}.')
