@@ -7,7 +7,11 @@ Importing this package registers everything in mmseg's registries, so a config n
 from .utils.safe_checkpoints import allow_mmengine_checkpoints
 from .utils.safe_roads import close_roads
 from .utils.stack import find_package_configs
-from .utils.upstream_fixes import count_right_pixels_fast, let_class_weights_meet_unknown_pixels
+from .utils.upstream_fixes import (
+    count_right_pixels_fast,
+    format_configs_once,
+    let_class_weights_meet_unknown_pixels,
+)
 from .version import __version__
 
 allow_mmengine_checkpoints()
@@ -15,6 +19,7 @@ close_roads()
 find_package_configs()
 let_class_weights_meet_unknown_pixels()
 count_right_pixels_fast()
+format_configs_once()
 
 from . import datasets, detection, engine, evaluation, models  # noqa: E402
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, get_args
 
@@ -213,8 +214,8 @@ def check_arguments(
     Raises:
         TypeError: Names the config key, the wrong argument and the known ones.
     """
-    parameters = [p for several in _parameters(owner) for p in several]
-    known = list(dict.fromkeys(p.name for p in parameters))
+    own, *others = _parameters(owner)  # type: ignore[arg-type]  # a class has a hash
+    known = list(dict.fromkeys(p.name for p in itertools.chain(own, *others)))
     for name in arguments:
         if name not in known:
             place = getattr(owner, 'moved', {}).get(name)
@@ -224,21 +225,23 @@ def check_arguments(
                 f"{key}: {owner.__name__} has no argument '{name}'.{hint(name, known)} "
                 f'Its arguments are: {", ".join(known) or "none"}.'
             )
-    own = next(_parameters(owner))
     missing = [p.name for p in own if p.default is p.empty and p.name not in arguments]
     if complete and missing:
         raise TypeError(f'{key}: {owner.__name__} needs the argument(s) {", ".join(missing)}.')
 
 
-def _parameters(owner: type) -> Iterator[list[inspect.Parameter]]:
+@functools.cache
+def _parameters(owner: type) -> list[list[inspect.Parameter]]:
     """Named parameters of ``owner.__init__``, and of its bases' as far as it passes them on."""
+    found = []
     for kind in owner.__mro__:
         if '__init__' not in vars(kind):
             continue
         several = list(inspect.signature(vars(kind)['__init__']).parameters.values())[1:]
-        yield [p for p in several if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        found.append([p for p in several if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)])
         if not any(p.kind is p.VAR_KEYWORD for p in several):
-            return
+            break
+    return found
 
 
 @functools.cache

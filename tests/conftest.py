@@ -11,12 +11,15 @@ import os
 import shutil
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+gc.disable()  # until all is collected: nothing that is imported is garbage
 
 TESTS = Path(__file__).resolve().parent
 if str(TESTS) not in sys.path:
@@ -69,6 +72,9 @@ def pytest_configure(config: pytest.Config) -> None:
     importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
     # A data worker whose loader is gone without a word notices in half a second, not in five.
     importlib.import_module('torch.utils.data._utils.worker').MP_STATUS_CHECK_INTERVAL = 0.5
+    # A data set that is built searches all objects of all tests for garbage: here new ones alone.
+    new_garbage = types.SimpleNamespace(collect=lambda: gc.collect(1))
+    importlib.import_module('mmengine.dataset.base_dataset').gc = new_garbage
     importlib.import_module('mmseg_semi')
 
 
@@ -103,6 +109,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         importlib.import_module('torch._dynamo')
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope='session')

@@ -23,6 +23,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from typing import Any, Optional
 
 
@@ -108,6 +109,7 @@ def main() -> None:
     sys.meta_path.insert(0, blocker)
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)  # what packages print is no answer
+    gc.disable()  # nothing that is imported is garbage
     for name in settings['preload']:
         importlib.import_module(name)
     importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
@@ -115,6 +117,9 @@ def main() -> None:
     read_configs()
     gc.collect()
     gc.freeze()  # children collect garbage often; none of it is from here
+    gc.enable()
+    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
+        finalizer.atexit = False  # of torch's libraries, which nobody misses
     for line in sys.stdin:
         request = json.loads(line)
         if request['do'] == 'start':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from equal_blocks import small_networks
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import HOOKS, MODELS
@@ -41,16 +43,23 @@ STEPS = dict(corrmatch=36, rankmatch=11, s4mc=19, unimatch_v2=7, weighting=14)
 
 @pytest.fixture(scope='module', autouse=True)
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The file that S4MC's joint probability is read from, and one thread."""
+    """The file that S4MC's joint probability is read from, few equal blocks, and one thread."""
     root, threads = tmp_path_factory.mktemp('voc'), torch.get_num_threads()
     content = dict(overall=0.9, per_class=[0.9] * 21)
     (root / 'neighbor_agreement.json').write_text(json.dumps(content))
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('VOC12_ROOT', str(root))
+        small_networks(patch)
         with DefaultScope.overwrite_default_scope('mmseg'):
             yield
     torch.set_num_threads(threads)
+
+
+@functools.cache
+def read(config: str) -> Config:
+    """A config, which stays as it is."""
+    return load_config(str(CONFIGS / config))
 
 
 def test_the_number_of_rows_and_configs() -> None:
@@ -68,19 +77,16 @@ def test_the_number_of_rows_and_configs() -> None:
 @pytest.mark.parametrize('folder', COUNTS)
 def test_an_ablation_is_its_base_with_the_keys_of_its_setting(folder: str) -> None:
     """As if they were given on the command line."""
-    bases: dict[str, Config] = {}
     for row in METHODS[folder].ablation_rows:
         path = CONFIGS / row.config
         assert len(path.read_text().splitlines()) <= 12, path
-        base = replace(row, setting=None).config
-        if base not in bases:
-            bases[base] = load_config(str(CONFIGS / base))
-        wanted = copy.deepcopy(bases[base])
+        base = read(replace(row, setting=None).config)
+        wanted = copy.deepcopy(base)
         options = json.dumps(dict(row.keys)).replace(VOC12_ROOT, os.environ['VOC12_ROOT'])
         wanted.merge_from_dict(json.loads(options))
-        found = load_config(str(path)).to_dict()
+        found = read(row.config).to_dict()
         assert found == wanted.to_dict(), path
-        assert found != bases[base].to_dict(), path
+        assert found != base.to_dict(), path
 
 
 # ------------------------------------------------------------------------------------------ steps
@@ -98,7 +104,7 @@ def test_every_ablation_builds_and_takes_a_step(folder: str, tmp_path: Path) -> 
     """What is equal once the model is small takes one step."""
     taken = []
     for name, row in settings(folder).items():
-        cfg = load_config(str(CONFIGS / row.config))
+        cfg = copy.deepcopy(read(row.config))
         checker.build_model(cfg)
         shrink(cfg, tmp_path)
         if cfg.model not in taken:

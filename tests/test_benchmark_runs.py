@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+from equal_blocks import small_networks
 from miniature_data import make_ade20k, make_cityscapes, make_coco, make_lucchi, make_sbd, make_voc
 from mmengine.runner import Runner
 from tool_runs import CONFIGS, TOOLS
 
-from mmseg_semi.models.backbones import xception65
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.zoo import check_configs as checker
 from mmseg_semi.zoo.compatibility import QuickRunner
@@ -153,8 +153,8 @@ def shrink(cfg: Any, work_dir: Path) -> None:
     elif backbone.type == 'DINOv2':
         backbone.update(arch='small', depth=4, out_indices=(0, 1, 2, 3), init_cfg=None)
         head.update(in_channels=(384,) * 4, channels=8, widths=(8, 8, 8, 8))
-    elif backbone.type == 'Xception65':  # fewer of its equal blocks: see one_middle_block
-        head.aspp_channels = 32
+    elif backbone.type == 'Xception65':  # its widths: see equal_blocks.py
+        head.update(in_channels=(32, 256), channels=32, aspp_channels=32)
     heads = cfg.model.get('heads', {})
     if heads.get('rank'):
         heads.rank.num_agents = 8
@@ -199,9 +199,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def one_middle_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Xception-65 has 16 equal ones, and no argument for that."""
-    monkeypatch.setattr(xception65, '_MIDDLE_BLOCKS', 1)
+def few_equal_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_networks(monkeypatch)
 
 
 def last_metrics(runner: Runner) -> Mapping[str, Any]:

@@ -54,16 +54,17 @@ def test_help_and_wrong_options_do_not_import_torch():
 
 # What a process says that has imported the package as the program does.
 BROUGHT = """
-import json, sys
+import gc, json, sys
 from importlib.util import find_spec
 import mmseg_semi_cli
 mmseg_semi_cli._import_package()
+searched = [gc.isenabled(), len(gc.get_objects()) < 10_000 < gc.get_freeze_count()]
 from mmengine.model import BaseModule
 from mmengine.registry import OPTIMIZERS
 from mmseg import models
 from mmseg.utils import tokenize, tokenizer
 from mmseg_semi.utils.stack import complete_mmseg, complete_optimizers
-said = dict(clip=['ftfy' in sys.modules or hasattr(tokenizer, '_tokenizer')])
+said = dict(searched=searched, clip=['ftfy' in sys.modules or hasattr(tokenizer, '_tokenizer')])
 tokens = tokenizer.tokenize(['a leaf', 'a spot of disease'])
 import mmseg.utils.tokenizer as whole
 said['clip'].append(bool((tokenize('a leaf') == tokens[0]).all()))
@@ -108,6 +109,10 @@ def test_transformers_is_imported_for_its_optimizer_alone(brought):
 
 def test_the_vocabulary_of_clip_is_imported_for_the_first_text_alone(brought):
     assert brought['clip'] == [False, True, '<start_of_text>a spot of disease <end_of_text>']
+
+
+def test_garbage_is_searched_for_but_not_among_what_is_imported(brought):
+    assert brought['searched'] == [True, True]
 
 
 def test_formats_are_those_that_are_read():

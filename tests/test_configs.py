@@ -19,6 +19,7 @@ import mmseg_semi  # noqa: F401  (registers the components)
 from mmseg_semi.engine.hooks import StateHook
 from mmseg_semi.models import SemiSegmentor
 from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.weight_checks import build_shapes
 from mmseg_semi.zoo import check_configs as checker
 
 # test_benchmark_configs.py and test_ablation_configs.py have these.
@@ -89,12 +90,12 @@ def test_config_builds(name: str) -> None:
 @pytest.mark.skipif(not is_installed('mmdet'), reason='detectors need mmdet')
 @pytest.mark.parametrize('name', DETECTORS)
 def test_detection_config_builds(name: str) -> None:
-    from mmdet.registry import DATASETS, MODELS, TRANSFORMS
+    from mmdet.registry import DATASETS, TRANSFORMS
 
     config = load_config(str(CONFIGS / name))
     assert config.default_scope == 'mmdet'
     with DefaultScope.overwrite_default_scope('mmdet'):
-        detector = MODELS.build(checker.without_downloads(config.model))
+        detector = build_shapes(checker.without_downloads(config.model), 'mmdet')
         classes = config.train_dataloader.dataset.metainfo.classes
         assert detector.roi_head.bbox_head.num_classes == len(set(classes)) == len(classes)
         for part in ('train', 'test'):

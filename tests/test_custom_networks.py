@@ -12,13 +12,12 @@ from leaves import CLASSES, make_leaves
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
-from mmseg.registry import MODELS
 from tool_runs import CONFIGS, load_checkpoint
 from torch import nn
 
 from mmseg_semi.apis import train
 from mmseg_semi.utils.config import load_config
-from mmseg_semi.utils.weight_checks import without_downloads
+from mmseg_semi.utils.weight_checks import build_shapes, without_downloads
 
 MMSEG = Path(mmseg.__file__).parent / '.mim/configs'
 #: The config of mmseg that each is taken from, and a narrow network of the kind.
@@ -77,7 +76,7 @@ def wanted(network: str, name: str, owner: nn.Module, value: nn.Parameter) -> tu
 @pytest.mark.parametrize('network', NETWORKS)
 def test_rates_and_decays_of_all_parameters(network, method):
     cfg = load_config(config_of(method, network))
-    model = MODELS.build(without_downloads(cfg.model))
+    model = build_shapes(without_downloads(cfg.model))
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     found = {id(one): group for group in groups for one in group['params']}
     values = dict(model.named_parameters())

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from equal_blocks import small_networks
 from mmengine.config import ConfigDict
 from mmengine.optim import PolyLR, build_optim_wrapper
 from tool_runs import CONFIGS, REPO
@@ -177,6 +178,12 @@ def lookup(node: Any, path: str) -> Any:
     for name in path.split('.'):
         node = node[name]
     return node
+
+
+@pytest.fixture(autouse=True)
+def few_equal_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rates of a stage are those of each of its blocks."""
+    small_networks(monkeypatch)
 
 
 def learning_rates(cfg: Any) -> dict[str, set[float]]:

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
@@ -46,7 +45,7 @@ from mmseg_semi.errors import name_some, refusal
 from mmseg_semi.files import write_files
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_keys import value_at
-from mmseg_semi.utils.weight_checks import check_pretrained
+from mmseg_semi.utils.weight_checks import check_pretrained, shapes_alone
 from mmseg_semi_cli import runs
 
 _MODEL, _NOT_THERE, _CLASSES, _BATCH, _STEP, _WEIGHTS = 1, 2, 3, 4, 50, 53  # kinds of findings
@@ -156,7 +155,7 @@ def check_model(cfg: Config, labeled: Sequence[Part], found: Findings) -> float 
         Its ``output_stride``, None where it cannot be told.
     """
     model = stride = None
-    with contextlib.suppress(Exception), quiet(), torch.device('meta'):  # without memory
+    with contextlib.suppress(Exception), quiet(), shapes_alone():
         model = MODELS.build(copy.deepcopy(cfg.model))
         stride = output_stride(model)
     if stride is None:  # one whose parts compute with weights, or a faulty one

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from mmseg_semi.apis.runner_setup import enable_amp
 from mmseg_semi.benchmarks.frameworks import Step, make_data
+from mmseg_semi.utils.weight_checks import shapes_alone
 
 GIB = 2**30
 #: Sides of the small crops, before an encoder's patches are looked at.
@@ -265,7 +266,7 @@ def patch_of(cfg: Config) -> int:
     It is built for that, without memory: some learn it from the weights that they are for.
     """
     backbone = copy.deepcopy(segmentor_of(small_config(cfg, _SMALL[0], False)).backbone)
-    with DefaultScope.overwrite_default_scope('mmseg'), torch.device('meta'):
+    with DefaultScope.overwrite_default_scope('mmseg'), shapes_alone():
         patch = getattr(MODELS.build(backbone), 'patch_size', 1)
     return patch if isinstance(patch, int) else 1
 

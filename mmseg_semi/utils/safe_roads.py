@@ -35,6 +35,11 @@ PICKLE = (
 _YAML = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 
 
+def read_yaml(path: Path) -> Any:
+    """Read a file of plain data."""
+    return yaml.load(path.read_text(encoding='utf-8'), Loader=_YAML)
+
+
 class _NoPickle(PickleHandler):
     """Writes pickles and reads none."""
 

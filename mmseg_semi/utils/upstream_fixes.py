@@ -1,4 +1,4 @@
-"""Faults of mmsegmentation that a user of this package would meet, and what it does slowly."""
+"""Faults of mmsegmentation that a user of this package would meet, and what is slow there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import torch
+from mmengine.config import config
 from mmseg.models.decode_heads import decode_head
 from mmseg.models.losses import accuracy
 from mmseg.models.losses.cross_entropy_loss import CrossEntropyLoss, cross_entropy
@@ -73,3 +74,25 @@ def count_right_pixels_fast() -> None:
     """Let mmseg's heads log ``acc_seg`` by :func:`pixel_accuracy`."""
     if decode_head.accuracy is accuracy:
         decode_head.accuracy = pixel_accuracy
+
+
+def format_configs_once() -> None:
+    """Let mmengine remember the config that it has formatted last.
+
+    It takes a second, and mmengine formats the same config for the log, for the copy in the work
+    folder, for each backend of the visualizer and for each checkpoint.
+    """
+    format_code = config.FormatCode
+    if hasattr(format_code, '__wrapped__'):
+        return
+    last: dict[str, Any] = {}
+
+    @functools.wraps(format_code)
+    def format_once(text: str, **options: Any) -> Any:
+        if text not in last:
+            formatted = format_code(text, **options)
+            last.clear()
+            last[text] = formatted
+        return last[text]
+
+    config.FormatCode = format_once

@@ -6,6 +6,7 @@ another width, a checkpoint of another config.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import os
@@ -20,6 +21,7 @@ from mmengine.runner import CheckpointLoader
 from mmseg.models.backbones import MixVisionTransformer, SwinTransformer
 from mmseg.registry import MODELS
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_there
@@ -28,6 +30,7 @@ from mmseg_semi.models.backbones.package_files import SCHEME, package_file
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 
 COUNTER = 'num_batches_tracked'
+_FILLING = (torch.Tensor.normal_, torch.Tensor.uniform_)
 # Before the names of a backbone in the weights of a whole network.
 _WHOLE = 'backbone.'
 # They have an ``init_weights`` of their own, which makes positions fit and nothing else.
@@ -229,13 +232,33 @@ def _pretrained_files(
             yield key, path, node, {**copy.deepcopy(dict(backbone)), 'init_cfg': None}
 
 
+class _NoNumbers(TorchFunctionMode):
+    """Leaves out what fills tensors, which takes most of the time of building without numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLING or getattr(func, '__module__', '') == 'torch.nn.init':
+            return args[0] if args else kwargs['tensor']
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Let tensors that are made in this context have a shape and neither numbers nor memory."""
+    with torch.device('meta'), _NoNumbers():
+        yield
+
+
 def build_shapes(cfg: Mapping[str, Any], scope: str = 'mmseg') -> nn.Module:
-    """Build a part of a model for its shapes, without its numbers where that can be."""
+    """Build a part of a model for its shapes, without memory where that can be."""
     with DefaultScope.overwrite_default_scope(scope):
         try:
-            with torch.device('meta'):  # shapes are enough
+            with shapes_alone():
                 return MODELS.build(copy.deepcopy(cfg))
         except RuntimeError as error:
             if 'meta tensors' not in str(error):
                 raise
-        return MODELS.build(copy.deepcopy(cfg))
+        with _NoNumbers():
+            return MODELS.build(copy.deepcopy(cfg))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
@@ -25,6 +24,7 @@ from mmseg_semi.datasets.pipelines import labeled_pipeline, unlabeled_pipeline
 from mmseg_semi.files import shipped_root
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.progress import track
+from mmseg_semi.utils.safe_roads import read_yaml
 from mmseg_semi.utils.weight_checks import build_shapes, without_downloads
 
 REPO = shipped_root()
@@ -218,7 +218,7 @@ def check_method(folder: Path) -> list[str]:
     missing = [f'{path}: is missing' for path in (readme, metafile) if not path.is_file()]
     if missing:
         return missing
-    rows, content = readme_rows(readme), yaml.safe_load(metafile.read_text(encoding='utf-8'))
+    rows, content = readme_rows(readme), read_yaml(metafile)
     entries = {entry['Name']: entry for entry in content['Models']}
     files = {path.stem for path in benchmark_configs(folder.parent) if path.parent == folder}
     problems = []
@@ -269,7 +269,7 @@ def check_row(folder: Path, row: re.Match[str], entry: Mapping[str, Any], name: 
 def check_index(configs: Path) -> list[str]:
     """What is wrong with model-index.yml."""
     path = configs.parent / 'model-index.yml'
-    listed = yaml.safe_load(path.read_text(encoding='utf-8'))['Import']
+    listed = read_yaml(path)['Import']
     there = [
         f'configs/{p.parent.name}/metafile.yml' for p in sorted(configs.glob('*/metafile.yml'))
     ]

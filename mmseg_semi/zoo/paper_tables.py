@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
+from mmseg_semi.utils.safe_roads import read_yaml
 
 TABLES_FILE, ABLATIONS_FILE = 'tables.yml', 'ablations.yml'
 #: Digit scenes are no paper's: 1440 unlabeled images beside the labeled ones.
@@ -174,7 +173,7 @@ def load_method(path: Path) -> Method:
         ValueError: An unknown or missing key, an unknown data set, a result of no row, an ablation
             of no setting or of no config; names the file.
     """
-    content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    content = read_yaml(path)
     folder, ours = path.parent.name, dict(content.get('ours') or {})
     tables = _read_tables(path, folder, content['tables'], ours)
     method = Method(folder, content['name'], content.get('paper') or {}, tables)
@@ -184,7 +183,7 @@ def load_method(path: Path) -> Method:
     path = path.with_name(ABLATIONS_FILE)
     if not path.is_file():
         return method
-    content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    content = read_yaml(path)
     settings = content['settings']
     method = replace(method, ablations=_read_tables(path, folder, content['tables'], {}, settings))
     unused = set(settings) - {row.setting for row in method.ablation_rows}

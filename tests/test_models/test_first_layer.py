@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from equal_blocks import small_networks
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from mmseg.registry import MODELS
@@ -33,6 +34,7 @@ BACKBONES = {
 @pytest.mark.parametrize('channels', [1, 4, 7])
 @pytest.mark.parametrize('name', BACKBONES)
 def test_every_backbone_takes_them(tmp_path, monkeypatch, name, channels):
+    small_networks(monkeypatch)
     said = []
     monkeypatch.setattr(first_layer, 'print_log', lambda text, logger: said.append(text))
     cfg = BACKBONES[name]

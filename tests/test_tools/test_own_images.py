@@ -17,6 +17,7 @@ OTHERS = [
     CONFIGS / f'{method}/{method}_efficientnet-lite0_custom.py'
     for method in ('supervised', 'unimatch', 'corrmatch', 'rankmatch', 'u2pl')
 ]
+NARROW = dict(backbone=dict(base_channels=8), decode_head=dict(in_channels=8, channels=8))
 
 
 @pytest.mark.parametrize('base', [*UNETS, *OTHERS], ids=lambda path: path.stem)
@@ -33,8 +34,11 @@ train_dataloader = dict(batch_size=4, num_workers=0)
 val_dataloader = dict(num_workers=0)
 default_hooks = dict(logger=dict(interval=1))
 """
-    if 'supervised' not in base.stem:
-        text += 'model = dict(warmup_iters=1)\n'
+    segmentor, model = (NARROW if base in UNETS else {}), dict(warmup_iters=1)
+    model = segmentor if 'supervised' in base.stem else dict(model, segmentor=segmentor)
+    if base.stem == 'corrmatch_unet_custom':
+        model['heads'] = dict(correlation=dict(in_channels=32))
+    text += f'model = {model}\n'
     config = tmp_path / 'config.py'
     config.write_text(text)
     output = server.run(PROGRAM, 'train', config, '--work-dir', tmp_path / 'work').output
@@ -56,8 +60,7 @@ scale = (32, 32)
 iterations = 1
 train_dataloader = dict(batch_size=4, num_workers=1)
 val_dataloader = dict(num_workers=1)
-model = dict(warmup_iters=0, segmentor=dict(
-    backbone=dict(base_channels=4), decode_head=dict(in_channels=4, channels=4)))
+model = dict(warmup_iters=0, segmentor={NARROW})
 """)
     done = subprocess.run(
         [sys.executable, str(PROGRAM), 'train', str(config), '--work-dir', str(tmp_path / 'work')],

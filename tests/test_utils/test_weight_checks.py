@@ -15,6 +15,7 @@ from tool_runs import TOOLS, load_checkpoint
 from torch import nn
 
 from mmseg_semi.utils.weight_checks import (
+    build_shapes,
     check_checkpoint,
     check_pretrained,
     without_downloads,
@@ -220,3 +221,23 @@ def test_extraction_refuses_a_checkpoint_of_another_config(server, unimatch_run,
     assert list(tmp_path.iterdir()) == []
     server.run(tool, *args)
     assert (tmp_path / 'plain.pth').is_file()
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'device'),
+    [
+        (dict(type='mmseg.UNet', base_channels=4), 'meta'),
+        (dict(type='mmseg.SwinTransformer', embed_dims=6, depths=(1,) * 4), 'cpu'),  # asks numbers
+    ],
+)
+def test_shapes_are_those_of_the_network_and_nothing_is_filled(
+    cfg: dict[str, Any], device: str
+) -> None:
+    wanted = {name: one.shape for name, one in MODELS.build(cfg).state_dict().items()}
+    seed = torch.get_rng_state()
+    found = build_shapes(cfg).state_dict()
+    assert {name: one.shape for name, one in found.items()} == wanted
+    assert {one.device.type for one in found.values()} == {device}
+    assert torch.get_rng_state().equal(seed)
+    assert MODELS.build(cfg).state_dict().keys() == wanted.keys()
+    assert not torch.get_rng_state().equal(seed)  # as ever

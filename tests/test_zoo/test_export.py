@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from equal_blocks import small_networks
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from PIL import Image
@@ -23,7 +24,6 @@ from tool_runs import CONFIGS, REPO, environment
 from mmseg_semi.apis import predict
 from mmseg_semi.errors import DataError
 from mmseg_semi.models import DINOv2
-from mmseg_semi.models.backbones import xception65
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.weight_checks import without_downloads
 from mmseg_semi.zoo import export
@@ -51,12 +51,20 @@ FAMILIES = {
         'model = dict(pretrained=None, backbone=dict(depth=50, base_channels=8),'
         'decode_head=dict(in_channels=(32, 256), channels=16))\n',
     ),
-    'deeplabv3plus_xception65': (CONFIGS / '_base_/models/deeplabv3plus_xception65.py', ''),
+    'deeplabv3plus_xception65': (
+        CONFIGS / '_base_/models/deeplabv3plus_xception65.py',
+        'model = dict(decode_head=dict(in_channels=(32, 256), channels=32, aspp_channels=32))\n',
+    ),
     'efficientnet-lite0': (CONFIGS / '_base_/models/efficientnet-lite0_segformer.py', ''),
-    'segformer': (MODELS_OF_MMSEG / 'segformer_mit-b0.py', 'model = dict(pretrained=None)\n'),
+    'segformer': (
+        MODELS_OF_MMSEG / 'segformer_mit-b0.py',
+        'model = dict(pretrained=None, backbone=dict(embed_dims=8),'
+        'decode_head=dict(in_channels=[8, 16, 40, 64], channels=16))\n',
+    ),
     'upernet_swin': (
         MODELS_OF_MMSEG / 'upernet_swin.py',
-        'model = dict(pretrained=None, auxiliary_head=None, backbone=dict(embed_dims=24),'
+        'model = dict(pretrained=None, auxiliary_head=None,'
+        'backbone=dict(embed_dims=24, depths=(2, 2, 2, 2)),'
         'decode_head=dict(in_channels=[24, 48, 96, 192], channels=16, num_classes=7))\n',
     ),
     'upernet_convnext': (
@@ -85,7 +93,7 @@ def checkpoint_of(folder: Path, base: Path, extra: str) -> Path:
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_every_network_gives_the_same_logits_for_any_size(family, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(xception65, '_MIDDLE_BLOCKS', 1)  # 16 equal ones, and no argument for that
+    small_networks(monkeypatch)
     checkpoint = checkpoint_of(tmp_path, *FAMILIES[family])
     export.main([str(checkpoint), '--onnx', '--out', str(tmp_path / 'model.onnx')])
     said = capsys.readouterr().out

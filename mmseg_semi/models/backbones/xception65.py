@@ -20,6 +20,8 @@ OUTPUT_STRIDES = (8, 16, 32)
 # strided keeps the dilation of the layers before it.
 _PLANS = {32: (2, 1, 2, 1, 1), 16: (2, 1, 1, 1, 2), 8: (1, 2, 1, 2, 4)}
 _MIDDLE_BLOCKS = 16
+# Of the stem, the first two entry blocks, the middle flow, the exit block, the last convolutions.
+_WIDTHS = (32, 64, 128, 256, 728, 1024, 1536, 2048)
 
 
 class SeparableConv(DepthwiseSeparableConvModule):
@@ -142,23 +144,24 @@ class Xception65(BaseModule):
         norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
         self.norm_eval = norm_eval
         entry_stride, middle, exit_stride, exit_dilation, last = _PLANS[output_stride]
+        first, stem, one, two, mid, leaving, late, out_channels = _WIDTHS
         self.stem = nn.Sequential(
-            ConvModule(in_channels, 32, 3, stride=2, padding=1, norm_cfg=norm_cfg),
-            ConvModule(32, 64, 3, padding=1, norm_cfg=norm_cfg),
+            ConvModule(in_channels, first, 3, stride=2, padding=1, norm_cfg=norm_cfg),
+            ConvModule(first, stem, 3, padding=1, norm_cfg=norm_cfg),
         )
-        self.entry1 = XceptionBlock(64, [128] * 3, norm_cfg, stride=2)
-        self.entry2 = XceptionBlock(128, [256] * 3, norm_cfg, stride=2)
-        self.entry3 = XceptionBlock(256, [728] * 3, norm_cfg, stride=entry_stride)
+        self.entry1 = XceptionBlock(stem, [one] * 3, norm_cfg, stride=2)
+        self.entry2 = XceptionBlock(one, [two] * 3, norm_cfg, stride=2)
+        self.entry3 = XceptionBlock(two, [mid] * 3, norm_cfg, stride=entry_stride)
         self.middle = nn.ModuleList(
-            XceptionBlock(728, [728] * 3, norm_cfg, dilation=middle) for _ in range(_MIDDLE_BLOCKS)
+            XceptionBlock(mid, [mid] * 3, norm_cfg, dilation=middle) for _ in range(_MIDDLE_BLOCKS)
         )
         self.exit = XceptionBlock(
-            728, [728, 1024, 1024], norm_cfg, stride=exit_stride, dilation=exit_dilation
+            mid, [mid, leaving, leaving], norm_cfg, stride=exit_stride, dilation=exit_dilation
         )
         self.last = nn.Sequential(
             *(
                 SeparableConv(before, after, 1, last, norm_cfg)
-                for before, after in ((1024, 1536), (1536, 1536), (1536, 2048))
+                for before, after in ((leaving, late), (late, late), (late, out_channels))
             )
         )
 
