@@ -61,6 +61,7 @@ class PreviousGuidance(BaseSemiHead):
         RuntimeError: In the first step, the length of the run or of an epoch is not known.
     """
 
+    best: Tensor
     hooks = (dict(type='SnapshotHook'),)
 
     def __init__(

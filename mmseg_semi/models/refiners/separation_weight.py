@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from mmseg.registry import MODELS
 
@@ -48,7 +48,8 @@ class SeparationWeight(BaseRefiner):
 
     def observe(self, step: SemiStep) -> None:
         """Log the mean weight of the valid pixels."""
-        weight, valid = step.refined[self.name].weight, step.pseudo.valid
+        weight: Any = step.refined[self.name].weight
+        valid = step.pseudo.valid
         step.log(f'{self.name}.mean', (weight * valid).sum() / valid.sum().clamp(min=1))
 
     def extra_repr(self) -> str:
