@@ -37,7 +37,11 @@ _YAML = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 
 def read_yaml(path: Path) -> Any:
     """Read a file of plain data."""
-    return yaml.load(path.read_text(encoding='utf-8'), Loader=_YAML)
+    loader = _YAML(path.read_text(encoding='utf-8'))
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 class _NoPickle(PickleHandler):
