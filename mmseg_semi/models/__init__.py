@@ -1,6 +1,6 @@
 """Segmentors, refiners, mixers, perturbations, heads and losses of semi-supervised training."""
 
-from .backbones import DINOv2, EfficientNetLite, HFBackbone, Xception65
+from .backbones import CLIPVisionTransformer, DINOv2, EfficientNetLite, HFBackbone, Xception65
 from .data_preprocessors import SemiDataPreprocessor
 from .decode_heads import DeepLabV3PlusHead, UniMatchDPTHead
 from .heads import AgentRankHead, BaseSemiHead, ClassConfidence, ContrastHead, CorrelationHead
@@ -42,6 +42,7 @@ __all__ = [
     'CopyPaste',
     'CorrelationHead',
     'CutMix',
+    'CLIPVisionTransformer',
     'DINOv2',
     'DeepLabV3PlusHead',
     'DetectionAgreement',
