@@ -1,10 +1,10 @@
-"""Turn a checkpoint of the UniMatch family, DINOv2 or CLIP of Hugging Face into what our models load.
+"""Turn checkpoints of the UniMatch family, and DINOv2 and CLIP of Hugging Face, into our models'.
 
 IN.pth is a DeepLabV3+ on ResNet-50 or 101 with a deep stem (64, 64, 128 channels), or such a
-backbone alone (ImageNet weights); or UniMatch V2's network; or DINOv2 of transformers
-or CLIP's vision transformer (model.safetensors, pytorch_model.bin). OUT.pth holds an EncoderDecoder of ResNetV1c and
-DeepLabV3PlusHead, which load_from takes for it and for a SemiSegmentor around it, or the backbone
-for the segmentor's pretrained=OUT.pth. The config lines that fit are printed.
+backbone alone (ImageNet weights); or UniMatch V2's network; or DINOv2 or CLIP's vision transformer
+of transformers (model.safetensors, pytorch_model.bin). OUT.pth holds an EncoderDecoder of
+ResNetV1c and DeepLabV3PlusHead, which load_from takes for it and for a SemiSegmentor around it, or
+the backbone for the segmentor's pretrained=OUT.pth. The config lines that fit are printed.
 """
 
 from __future__ import annotations
