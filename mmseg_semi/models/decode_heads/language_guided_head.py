@@ -122,7 +122,7 @@ class LanguageGuidedHead(BaseDecodeHead):
         **kwargs: Further arguments of ``BaseDecodeHead``, such as ``num_classes``.
 
     Raises:
-        ValueError: Not three maps; in ``init_weights``, a file that does not fit.
+        ValueError: An argument that is not allowed; in ``init_weights``, a file that does not fit.
         FileNotFoundError: In ``init_weights``, there is no file ``text``.
     """
 
@@ -144,6 +144,10 @@ class LanguageGuidedHead(BaseDecodeHead):
         align_corners: bool = False,
         **kwargs: Any,
     ) -> None:
+        if channels % heads:
+            raise ValueError(
+                f'LanguageGuidedHead.channels={channels} must be a multiple of heads={heads}'
+            )
         kwargs.setdefault('init_cfg', None)
         kwargs.setdefault('dropout_ratio', 0)
         super().__init__(

@@ -186,6 +186,7 @@ def test_with_clips_encoder_in_a_segmentor():
     [
         (dict(in_channels=(10, 6)), 'in_channels must be a list of 3 values'),
         (dict(widths=(32,)), 'widths must be a list of 2 values'),
+        (dict(heads=3), 'channels=32 must be a multiple of heads=3'),
         (dict(heads=0), 'heads must be a whole number >= 1'),
     ],
 )
