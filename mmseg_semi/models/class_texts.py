@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_MAKE = 'write it with tools/model_converters/clip_text.py'
+_TOOL = 'tools/model_converters/clip_text.py'
 
 
 def read_texts(key: str, path: str, classes: int, channels: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,9 @@ def read_texts(key: str, path: str, classes: int, channels: int) -> tuple[Tensor
         ValueError: It is no such file, or one for other classes or channels.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'{key}: there is no file {path}: correct the path, or {_MAKE}')
+        raise FileNotFoundError(
+            f'{key}: there is no file {path}: correct the path, or write it with {_TOOL}'
+        )
     try:
         if path.endswith('.npy'):
             content: Any = torch.from_numpy(np.load(path, allow_pickle=False))
@@ -42,7 +44,8 @@ def read_texts(key: str, path: str, classes: int, channels: int) -> tuple[Tensor
         index = content['classes'].long() if pair else torch.arange(len(embeddings))
     except Exception as error:  # whatever a damaged or another file gives
         raise ValueError(
-            f'{key}: {path} holds no embeddings of texts ({type(error).__name__}: {error}): {_MAKE}'
+            f'{key}: {path} holds no embeddings of texts ({type(error).__name__}): write it with '
+            f'{_TOOL}'
         ) from error
     if (
         embeddings.dim() != 2
@@ -52,12 +55,12 @@ def read_texts(key: str, path: str, classes: int, channels: int) -> tuple[Tensor
         raise ValueError(
             f'{key}: the embeddings of {path} are {tuple(embeddings.shape)} with classes '
             f'{tuple(index.shape)}, and {channels} channels a text are needed, those of the '
-            f"encoder's last map: {_MAKE}, with the same CLIP"
+            f"encoder's last map: write it with {_TOOL}, with the same CLIP"
         )
     if index.unique().tolist() != list(range(classes)):
         raise ValueError(
             f'{key}: {path} has texts of {len(index.unique())} classes, and the model has '
-            f'{classes}: {_MAKE}, with a line for each class'
+            f'{classes}: write it with {_TOOL}, with a line for each class'
         )
     return F.normalize(embeddings, dim=1), index
 

@@ -65,7 +65,7 @@ def load_clip(model: str) -> tuple[Any, Any]:
         from transformers import AutoTokenizer, CLIPTextModelWithProjection
     except ImportError as error:
         raise SystemExit(
-            "transformers is not installed; install it with pip install -e '.[hf]'"
+            f"{model}: transformers is not installed; install it with pip install -e '.[hf]'"
         ) from error
     try:
         network = CLIPTextModelWithProjection.from_pretrained(model).eval()
