@@ -46,9 +46,13 @@ class CLIPGuidance(BaseSemiHead):
 
     Raises:
         ValueError: An argument outside its values; when the model is built, an encoder that is no
-            ``CLIPVisionTransformer``, a decoder without texts, no such stream; in the first step of
-            a resumed run, an encoder without ``init_cfg``, so that CLIP's weights are not known.
+            ``CLIPVisionTransformer``, a decoder without texts, no such stream; when a run is
+            resumed, an encoder without ``init_cfg``, so that CLIP's weights are not known.
     """
+
+    hooks = (dict(type='CLIPGuidanceHook'),)
+    texts: Tensor
+    index: Tensor
 
     def __init__(
         self,
@@ -63,7 +67,6 @@ class CLIPGuidance(BaseSemiHead):
         for name, weight in self.weights.items():
             Number(0).check(f'CLIPGuidance.weights[{name!r}]', weight)
         self._networks: tuple[Any, ...] = ()
-        self._texts: tuple[Tensor, ...] = ()
 
     def attach(self, model: SemiSegmentor) -> None:
         """Copy the encoder, before it has its weights."""
@@ -85,6 +88,8 @@ class CLIPGuidance(BaseSemiHead):
                 )
         clip = copy.deepcopy(encoder).requires_grad_(False).eval()
         self._networks = (clip, encoder, head)  # in a tuple, so that they are no submodules
+        self.register_buffer('texts', head.text.clone(), persistent=False)
+        self.register_buffer('index', torch.arange(len(head.text)), persistent=False)
 
     @property
     def unsaved(self) -> list[Tensor]:
@@ -97,34 +102,39 @@ class CLIPGuidance(BaseSemiHead):
             network._apply(fn, recurse)
         return self
 
-    def check_batch(self, step: SemiStep) -> None:
-        """Load CLIP's weights and the texts; a run begins, or goes on."""
+    def load(self, resumed: bool) -> None:
+        """Load CLIP's weights and the texts; called when a run begins or goes on.
+
+        Raises:
+            ValueError: CLIP's weights are not known, since the student has others in a resumed run;
+                or the file of the texts does not fit.
+            FileNotFoundError: There is no file of the texts.
+        """
         clip, encoder, head = self._networks
         if clip.init_cfg:
             clip.init_weights()
-        elif step.iteration == 0:
-            clip.load_state_dict(encoder.state_dict())
-        else:
+        elif resumed:
             raise ValueError(
                 f"{self.config_key} ({type(self).__name__}): a resumed run needs CLIP's weights, "
                 'which the checkpoint does not have: set model.segmentor.backbone.init_cfg'
             )
-        texts, index = head.text.detach(), torch.arange(len(head.text))
+        else:
+            clip.load_state_dict(encoder.state_dict())
+        texts, index = head.text.detach().clone(), torch.arange(len(head.text))
         if head.text_file is not None:
             texts, index = read_texts('decode_head.text', head.text_file, *texts.shape)
-        self._texts = texts.to(step.weak_images), index.to(step.weak_images.device)
+        self.texts, self.index = texts.to(head.text), index.to(head.text.device)
 
     @torch.no_grad()
     def label(self, images: Tensor, valid: Tensor) -> PseudoLabel:
         """Return CLIP's label of weak images (B, 3, H, W), selected where it is sure."""
-        texts, index = self._texts
         image = at_least_float32(self._networks[0](images)[-1])
-        cosine = torch.einsum('bchw,rc->brhw', image, texts.to(image.dtype))
+        cosine = torch.einsum('bchw,rc->brhw', image, self.texts.to(image.dtype))
         cosine = F.interpolate(cosine, images.shape[2:], mode='bilinear', align_corners=False)
         confidence, text = (self.scale * cosine).softmax(1).max(1)
         none: Any = None  # not of classes but of texts
         selected = valid & (confidence >= self.threshold)
-        return PseudoLabel(none, none, index[text], confidence, valid, selected)
+        return PseudoLabel(none, none, self.index[text], confidence, valid, selected)
 
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
         """Return lambda times the weighted losses of the streams."""
