@@ -63,6 +63,8 @@ class PreviousGuidance(BaseSemiHead):
     """
 
     hooks = (dict(type='SnapshotHook'),)
+    best: Tensor
+    snapshots: Snapshots
 
     def __init__(
         self,
