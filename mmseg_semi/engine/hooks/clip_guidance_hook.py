@@ -13,7 +13,7 @@ from .state_hook import StateHook
 
 @HOOKS.register_module()
 class CLIPGuidanceHook(StateHook):
-    """Let every ``CLIPGuidance`` load CLIP's weights and texts at the start, which stay."""
+    """Let every ``CLIPGuidance`` take CLIP's weights and texts at the start, which stay."""
 
     kind = CLIPGuidance
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import torch
 import torch.nn.functional as F
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmseg_semi.arguments import Number
 from mmseg_semi.errors import hint
@@ -17,6 +17,7 @@ from mmseg_semi.models.backbones import CLIPVisionTransformer
 from mmseg_semi.models.class_texts import read_texts
 from mmseg_semi.models.component import last_head
 from mmseg_semi.models.decode_heads import LanguageGuidedHead
+from mmseg_semi.models.held_network import HeldNetwork
 from mmseg_semi.structures import PseudoLabel, SemiStep
 
 from .base_semi_head import BaseSemiHead
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
 
 @MODELS.register_module()
-class CLIPGuidance(BaseSemiHead):
+class CLIPGuidance(HeldNetwork, BaseSemiHead):
     r"""Train unlabeled images with the labels of CLIP, which no training has changed.
 
     SemiVL (Hoyer et al., ECCV 2024). The encoder as a run begins, CLIP's, stays as it is beside the
-    student's. A pixel of a weak image gets the class of the text that it is most alike, where the
-    softmax of :math:`s` times the cosines with all texts of ``decode_head.text`` is at least
+    student's, in checkpoints too. A pixel of a weak image gets the class of the text that it is
+    most alike, where the softmax of :math:`s` times the cosines with all texts of ``decode_head.text`` is at least
     ``threshold``; a class may have several texts. The label is mixed as each view is. The loss is
     the cross entropy of these pixels over the number of all pixels, times :math:`\lambda`, which
     falls linearly from ``peak`` to 0 over the run. Where refiners have set weights of pixels
@@ -46,8 +47,8 @@ class CLIPGuidance(BaseSemiHead):
 
     Raises:
         ValueError: An argument outside its values; when the model is built, an encoder that is no
-            ``CLIPVisionTransformer``, a decoder without texts, no such stream; when a run is
-            resumed, an encoder without ``init_cfg``, so that CLIP's weights are not known.
+            ``CLIPVisionTransformer``, a decoder without texts, no such stream; when a run
+            begins, a file of texts that does not fit.
     """
 
     hooks = (dict(type='CLIPGuidanceHook'),)
@@ -66,7 +67,7 @@ class CLIPGuidance(BaseSemiHead):
         self.threshold, self.scale, self.peak = threshold, scale, peak
         for name, weight in self.weights.items():
             Number(0).check(f'CLIPGuidance.weights[{name!r}]', weight)
-        self._networks: tuple[Any, ...] = ()
+        self._parts: tuple[Any, ...] = ()
 
     def attach(self, model: SemiSegmentor) -> None:
         """Copy the encoder, before it has its weights."""
@@ -86,40 +87,24 @@ class CLIPGuidance(BaseSemiHead):
                     f"CLIPGuidance.weights has '{name}', which is no stream of unlabeled images."
                     f'{hint(name, known)} There are: {", ".join(known)}'
                 )
-        clip = copy.deepcopy(encoder).requires_grad_(False).eval()
-        self._networks = (clip, encoder, head)  # in a tuple, so that they are no submodules
+        self.set_network(copy.deepcopy(encoder))
+        self._parts = (encoder, head)  # in a tuple, so that they are no submodules of this
         self.register_buffer('texts', head.text.clone(), persistent=False)
         self.register_buffer('index', torch.arange(len(head.text)), persistent=False)
 
-    @property
-    def unsaved(self) -> list[Tensor]:
-        """CLIP's weights, which no checkpoint has."""
-        return [value.detach() for network in self._networks[:1] for value in network.parameters()]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)
-        for network in self._networks[:1]:
-            network._apply(fn, recurse)
-        return self
-
     def load(self, resumed: bool) -> None:
-        """Load CLIP's weights and the texts; called when a run begins or goes on.
+        """Begin a run, or go on with one: take the encoder's weights as CLIP's, read the texts.
+
+        Args:
+            resumed: Whether CLIP's weights are there, from a checkpoint.
 
         Raises:
-            ValueError: CLIP's weights are not known, since the student has others in a resumed run;
-                or the file of the texts does not fit.
             FileNotFoundError: There is no file of the texts.
+            ValueError: It does not fit.
         """
-        clip, encoder, head = self._networks
-        if clip.init_cfg:
-            clip.init_weights()
-        elif resumed:
-            raise ValueError(
-                f"{self.config_key} ({type(self).__name__}): a resumed run needs CLIP's weights, "
-                'which the checkpoint does not have: set model.segmentor.backbone.init_cfg'
-            )
-        else:
-            clip.load_state_dict(encoder.state_dict())
+        encoder, head = self._parts
+        if not resumed:
+            self.network.load_state_dict(encoder.state_dict())
         texts, index = head.text.detach().clone(), torch.arange(len(head.text))
         if head.text_file is not None:
             texts, index = read_texts('decode_head.text', head.text_file, *texts.shape)
@@ -128,7 +113,7 @@ class CLIPGuidance(BaseSemiHead):
     @torch.no_grad()
     def label(self, images: Tensor, valid: Tensor) -> PseudoLabel:
         """Return CLIP's label of weak images (B, 3, H, W), selected where it is sure."""
-        image = at_least_float32(self._networks[0](images)[-1])
+        image = at_least_float32(self.network(images)[-1])
         cosine = torch.einsum('bchw,rc->brhw', image, self.texts.to(image.dtype))
         cosine = F.interpolate(cosine, images.shape[2:], mode='bilinear', align_corners=False)
         confidence, text = (self.scale * cosine).softmax(1).max(1)
