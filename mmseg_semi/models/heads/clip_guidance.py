@@ -32,11 +32,11 @@ class CLIPGuidance(HeldNetwork, BaseSemiHead):
 
     SemiVL (Hoyer et al., ECCV 2024). The encoder as a run begins, CLIP's, stays as it is beside the
     student's, in checkpoints too. A pixel of a weak image gets the class of the text that it is
-    most alike, where the softmax of :math:`s` times the cosines with all texts of ``decode_head.text`` is at least
-    ``threshold``; a class may have several texts. The label is mixed as each view is. The loss is
-    the cross entropy of these pixels over the number of all pixels, times :math:`\lambda`, which
-    falls linearly from ``peak`` to 0 over the run. Where refiners have set weights of pixels
-    (``RankStatisticsWeight``), they weigh this loss too.
+    most alike, where the softmax of :math:`s` times the cosines with all texts of
+    ``decode_head.text`` is at least ``threshold``; a class may have several texts. The label is
+    mixed as each view is. The loss is the cross entropy of these pixels over the number of all
+    pixels, times :math:`\lambda`, which falls linearly from ``peak`` to 0 over the run. Where
+    refiners have set weights of pixels (``RankStatisticsWeight``), they weigh this loss too.
 
     Args:
         weights: Factor of each stream of unlabeled images by its name, of the mean over its views;
