@@ -25,7 +25,8 @@ from mmseg_semi.zoo import check_configs as checker
 from mmseg_semi.zoo.compatibility import QuickRunner
 
 CONVERTERS = TOOLS / 'dataset_converters'
-CROP, PATCHES = 33, 28  # the second is a multiple of DINOv2's patch
+CROP = 33
+PATCHED_CROPS = dict(DINOv2=28, CLIPVisionTransformer=32)  # multiples of their patches
 ROOTS = dict(
     voc12='VOC12_ROOT',
     cityscapes='CITYSCAPES_ROOT',
@@ -153,6 +154,10 @@ def shrink(cfg: Any, work_dir: Path) -> None:
     elif backbone.type == 'DINOv2':
         backbone.update(arch='small', depth=4, out_indices=(0, 1, 2, 3), init_cfg=None)
         head.update(in_channels=(384,) * 4, channels=8, widths=(8, 8, 8, 8))
+    elif backbone.type == 'CLIPVisionTransformer':
+        backbone.update(channels=8, depth=5, heads=2, embed_dim=6, init_cfg=None)
+        head.update(in_channels=(8, 8, 6), channels=16, widths=(16, 16), skip_channels=(4, 4))
+        head.text = None
     elif backbone.type == 'Xception65':  # its widths: see equal_blocks.py
         head.update(in_channels=(32, 256), channels=32, aspp_channels=32)
     heads = cfg.model.get('heads', {})
@@ -160,7 +165,7 @@ def shrink(cfg: Any, work_dir: Path) -> None:
         heads.rank.num_agents = 8
     if heads.get('contrast'):
         heads.contrast.bank = dict(size=512)
-    crop = PATCHES if backbone.type == 'DINOv2' else CROP
+    crop = PATCHED_CROPS.get(backbone.type, CROP)
     cfg.train_dataloader.dataset.geometry.crop.crop_size = (crop, crop)
     if segmentor.test_cfg.mode == 'slide':
         segmentor.test_cfg.update(crop_size=(crop, crop), stride=(22, 22))

@@ -35,6 +35,8 @@ SHIPPED = sorted(
 NAMES = [str(path.relative_to(CONFIGS)) for path in SHIPPED]
 DETECTORS = [name for name in NAMES if Path(name).parts[0] == 'detection']
 METHODS = {path.name for path in CONFIGS.iterdir() if path.is_dir()} - {'_base_', 'custom'}
+#: They begin with weights that no address has, and have the papers' configs alone.
+OF_PAPERS_ALONE = {'semivl'}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,7 @@ def mmseg_scope() -> Iterator[None]:
 
 def test_configs_are_found() -> None:
     assert len(NAMES) >= 3
-    assert {Path(name).parts[0] for name in NAMES} == METHODS
+    assert {Path(name).parts[0] for name in NAMES} == METHODS - OF_PAPERS_ALONE
     assert {'supervised', 'fixmatch', 'unimatch'} <= METHODS
     for name in NAMES:
         folder = Path(name).parts[0]

@@ -66,6 +66,11 @@ CONTRAST.update({'heads.contrast.bank.size': 30000, 'heads.contrast.bank.first_s
 AEL = {'losses.strong.gamma': 2.0, 'heads.class_confidence.momentum': 0.999}
 WEIGHTS = {'refiners.weight.k': 5, 'refiners.agreement.min_confidence': 0.95}
 
+CLIP = {
+    'heads.guidance.threshold': 0.9,
+    'heads.guidance.peak': 0.1,
+    'segmentor.decode_head.type': 'LanguageGuidedHead',
+}
 GUIDANCE = {'heads.guidance.size': 8, 'heads.guidance.most': 3}
 REJECTION = {'mixer.draw': 'rejection'}  # the program's boxes
 V2 = {
@@ -109,6 +114,26 @@ SETTINGS = {
             'heads.guidance.threshold': 0.0,
             'heads.guidance.by_mean_confidence': True,
         },
+    ),
+    'semivl_clip-b16_voc12-92': Setting(
+        losses=UNIMATCH,
+        supervised=0.5,
+        extra={**REJECTION, **CLIP, 'refiners.select.threshold': 0.95},
+    ),
+    'semivl_clip-b16_cityscapes-186': Setting(
+        losses=UNIMATCH,
+        supervised=0.5,
+        extra={
+            **CLIP,
+            'refiners.select.threshold': 0.0,
+            'losses.strong.scale': 'mean_confidence',
+            'losses.perturbed.scale': 'mean_confidence',
+        },
+    ),
+    'weighting_semivl_clip-b16_cityscapes-186': Setting(
+        losses=UNIMATCH,
+        supervised=0.5,
+        extra={**CLIP, **WEIGHTS, 'refiners.weight.tap': 'encoder'},
     ),
     'corrmatch_deeplabv3plus_r101_voc12-92': Setting(
         losses=dict(strong=0.125, perturbed=0.125, soft=0.125),
@@ -195,7 +220,7 @@ def learning_rates(cfg: Any) -> dict[str, set[float]]:
     owners = {id(value): name for name, value in model.named_parameters()}
     rates: dict[str, set[float]] = dict(backbone=set(), heads=set())
     for group in wrapper.optimizer.param_groups:  # without mmengine's group of the defaults
-        for parameter in group['params']:
+        for parameter in (one for one in group['params'] if one.requires_grad):
             inside = '.backbone.' in f'.{owners[id(parameter)]}'
             rates['backbone' if inside else 'heads'].add(round(group['lr'], 10))
     return rates
@@ -210,7 +235,7 @@ def settings_of(cfg: Any) -> dict[str, str]:
     assert cfg.train_dataloader.sampler.ratio == (1, 1) and images % batch == 0
     rates = learning_rates(cfg)
     (rate,), (heads,) = rates['backbone'], rates['heads']
-    assert rate == optimizer.lr
+    assert optimizer.lr == (heads if segmentor.backbone.type == 'CLIPVisionTransformer' else rate)
     return dict(
         zip(
             COLUMNS,
@@ -238,6 +263,9 @@ def stride_of(segmentor: Any) -> str:
     head, backbone = segmentor.decode_head, segmentor.backbone
     if backbone.type == 'MixVisionTransformer':
         return '32'
+    if backbone.type == 'CLIPVisionTransformer':
+        assert (head.type, head.align_corners) == ('LanguageGuidedHead', False)
+        return '16'
     if backbone.type == 'DINOv2':
         assert (head.type, head.align_corners) == ('UniMatchDPTHead', True)
         return '14'
@@ -335,7 +363,7 @@ def test_a_base_has_the_documented_settings(base: str) -> None:
     (poly,) = cfg.param_scheduler
     assert (poly.type, poly.power, poly.by_epoch, poly.eta_min) == ('PolyLR', 0.9, False, 0.0)
     optimizer = cfg.optim_wrapper.optimizer
-    if 'segformer' in base or 'dinov2' in base:
+    if any(name in base for name in ('segformer', 'dinov2', 'clip')):
         assert (optimizer.type, optimizer.betas) == ('AdamW', (0.9, 0.999))
     else:
         assert (optimizer.type, optimizer.momentum) == ('SGD', 0.9)
@@ -351,6 +379,34 @@ def test_what_papers_and_programs_fix_of_augseg_on_voc12() -> None:
     assert (resize.long_side, resize.ratio_range) == (500, (0.5, 2.0))
     cfg = config_of('augseg_deeplabv3plus_r101_cityscapes-u2pl-186')
     assert cfg.train_dataloader.dataset.geometry.resize.get('long_side') is None
+
+
+def test_what_the_program_fixes_of_semivl() -> None:
+    cfg = config_of('semivl_clip-b16_voc12-92')
+    resize = cfg.train_dataloader.dataset.geometry.resize
+    assert (resize.short_side, resize.ratio_range) == (512, (0.5, 2.0))
+    fits = [one for one in cfg.test_dataloader.dataset.pipeline if one.type == 'Resize']
+    assert [(one.scale, one.keep_ratio) for one in fits] == [((2048, 512), True)]
+    test_cfg = cfg.model.segmentor.test_cfg
+    assert (test_cfg.mode, test_cfg.crop_size, test_cfg.stride) == ('slide', (512,) * 2, (426,) * 2)
+    model = checker.build_model(cfg)
+    assert model.segmentor.backbone.out_indices == (0, 4)
+    names = {id(value): name for name, value in model.segmentor.named_parameters()}
+    norms = {
+        f'{name}.weight'
+        for name, module in model.segmentor.decode_head.named_modules(prefix='decode_head')
+        if isinstance(module, (torch.nn.GroupNorm, torch.nn.LayerNorm))
+    }
+    wrapper = build_optim_wrapper(model, ConfigDict(cfg.optim_wrapper))
+    decays = {
+        names[id(value)]: group['weight_decay']
+        for group in wrapper.optimizer.param_groups
+        for value in group['params']
+        if value.requires_grad
+    }
+    assert len(norms) == 14 and all(decays[name] == 0 for name in norms)
+    assert decays['decode_head.classifier.weight'] == 0.01
+    assert decays['backbone.blocks.3.attn.qkv.weight'] == 0.01
 
 
 def test_the_learning_rate_of_the_programs_is_one_step_late() -> None:

@@ -85,6 +85,9 @@ def small_config(cfg: Config, crop: int, amp: bool) -> Config:
     segmentor.data_preprocessor.size = (crop, crop)
     segmentor.pop('pretrained', None)
     segmentor.backbone.pop('init_cfg', None)
+    heads = segmentor.decode_head
+    for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+        head.pop('text', None)
     _plain_norms(segmentor)
     cfg.custom_hooks = []  # those that the model needs are added; no others, which may read data
     if segmentor is not cfg.model:

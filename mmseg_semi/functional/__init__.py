@@ -10,6 +10,7 @@ from .components import masks_to_boxes
 from .confidence import (
     class_peaks,
     confidence_score,
+    image_confidence,
     instance_confidence,
     mean_of_present,
     peaks_by_class,
@@ -47,6 +48,7 @@ __all__ = [
     'correlation_map',
     'cutmix_boxes',
     'gather_agents',
+    'image_confidence',
     'instance_confidence',
     'masks_to_boxes',
     'mean_of_present',

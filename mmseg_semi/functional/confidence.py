@@ -207,3 +207,14 @@ def separation_weight(
     z = (points - mean) / deviation * points.new_tensor([1.0, -1.0])
     weight = torch.where((z > 0).any(-1), 1.0, torch.exp(-torch.square(z).sum(-1) / alpha))
     return (weight * known).view_as(valid).to(prob.dtype)
+
+
+def image_confidence(confidence: Tensor, valid: Tensor) -> Tensor:
+    """Mean confidence of the valid pixels of each image, at each pixel (B, H, W).
+
+    Args:
+        confidence: Of pixels (B, H, W).
+        valid: Bool (B, H, W); the mean of an image without any is 0.
+    """
+    pixels = valid.sum((1, 2), keepdim=True).clamp(min=1)
+    return ((confidence * valid).sum((1, 2), keepdim=True) / pixels).expand_as(confidence)

@@ -1,8 +1,8 @@
 """Segmentors, refiners, mixers, perturbations, heads and losses of semi-supervised training."""
 
-from .backbones import DINOv2, EfficientNetLite, HFBackbone, Xception65
+from .backbones import CLIPVisionTransformer, DINOv2, EfficientNetLite, HFBackbone, Xception65
 from .data_preprocessors import SemiDataPreprocessor
-from .decode_heads import DeepLabV3PlusHead, UniMatchDPTHead
+from .decode_heads import DeepLabV3PlusHead, LanguageGuidedHead, UniMatchDPTHead
 from .heads import AgentRankHead, BaseSemiHead, ClassConfidence, ContrastHead, CorrelationHead
 from .losses import BaseSemiLoss, PseudoLabelCrossEntropy, SoftConsistencyLoss
 from .memories import BaseMemory, FeatureMemoryBank, NegativeQueues
@@ -42,6 +42,7 @@ __all__ = [
     'CopyPaste',
     'CorrelationHead',
     'CutMix',
+    'CLIPVisionTransformer',
     'DINOv2',
     'DeepLabV3PlusHead',
     'DetectionAgreement',
@@ -53,6 +54,7 @@ __all__ = [
     'FeatureMemoryBank',
     'GaussianThreshold',
     'HFBackbone',
+    'LanguageGuidedHead',
     'MeanOHEMPixelSampler',
     'NegativeQueues',
     'NeighborhoodRefiner',

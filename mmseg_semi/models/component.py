@@ -136,6 +136,20 @@ def fusion_layers(head: Any) -> nn.Module:
     return layers
 
 
+def classifier_of(head: Any) -> nn.Module:
+    """Return the layer of a decode head that gives the logits of all classes.
+
+    Raises:
+        ValueError: It has no such layer.
+    """
+    if head.conv_seg is None:
+        raise ValueError(
+            f"tap 'penultimate' or 'classifier': {type(head).__name__} decodes each class alone "
+            "and has no classifier. Use 'encoder' or a module path such as 'backbone'"
+        )
+    return head.conv_seg
+
+
 def feature_channels(head: Any, name: str) -> Optional[int]:
     """Tell the number of channels of a feature that has a name; None for a module path.
 
@@ -146,7 +160,7 @@ def feature_channels(head: Any, name: str) -> Optional[int]:
     if name == 'classifier':
         return head.out_channels
     if name == 'penultimate':
-        return head.conv_seg.in_channels
+        return int(classifier_of(head).in_channels)  # type: ignore[arg-type]
     if name == 'fusion':
         first = next(m for m in fusion_layers(head).modules() if isinstance(m, nn.Conv2d))
         return first.in_channels

@@ -304,6 +304,17 @@ class View:
         own = self.own_valid if self.mix is None else self.own_valid & ~self.mix.mask
         return self.pseudo.update(valid=own)
 
+    def labeled_by(self, pseudo: PseudoLabel) -> View:
+        """This view with another label of the images, mixed as the view is.
+
+        Pixels that a mixer has pasted from labeled or other images have no such label.
+        """
+        if self.mix is not None:
+            pseudo = pseudo.map(self.mix)
+            if self.mix.foreign is not None:
+                pseudo = pseudo.update(valid=pseudo.valid & ~self.mix.foreign)
+        return replace(self, pseudo=pseudo)
+
     def mix_features(
         self, features: Tensor, align_corners: bool, others: Optional[Tensor] = None
     ) -> Tensor:

@@ -31,7 +31,7 @@ REPO = shipped_root()
 MOST_LINES = 10
 NAME = re.compile(
     r'(?P<method>[a-z0-9_]+?)_'
-    r'(?P<model>deeplabv3plus_(?:r50|r101|xception65)|segformer_mit-b2|dinov2-[sbl])_'
+    r'(?P<model>deeplabv3plus_(?:r50|r101|xception65)|segformer_mit-b2|dinov2-[sbl]|clip-b16)_'
     r'(?P<dataset>voc12|cityscapes|coco|ade20k|lucchi)-(?:(?P<partition>cps|u2pl)-)?(?P<labeled>\d+)'
     r'(?:_(?P<crop>\d+)x(?P=crop))?'
 )
@@ -44,6 +44,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     'dinov2-s': dict(type='DINOv2', arch='small'),
     'dinov2-b': dict(type='DINOv2', arch='base'),
     'dinov2-l': dict(type='DINOv2', arch='large'),
+    'clip-b16': dict(type='CLIPVisionTransformer'),
 }
 #: Methods that have another crop than 321 on VOC.
 LARGE_CROPS = (
@@ -84,6 +85,8 @@ def expected_crop(method: str, model: str, dataset: str, crop: str | None) -> in
         return int(crop)
     if model.startswith('dinov2'):  # multiples of 14
         return 798 if dataset == 'cityscapes' else 518
+    if model.startswith('clip'):  # multiples of 16
+        return 800 if dataset == 'cityscapes' else 512
     if dataset == 'voc12':
         return 513 if method in LARGE_CROPS else 321
     if dataset == 'cityscapes':
@@ -149,10 +152,11 @@ def _check_config(path: Path, built: dict[str, Exception | None] | None) -> list
     crop = expected_crop(method, match['model'], dataset, match['crop'])
     expect('crop', tuple(train.geometry.crop.crop_size), (crop, crop))
     expect('data_preprocessor.size', segmentor.data_preprocessor.get('size'), None)
-    slide = dataset == 'cityscapes'
+    clip = match['model'].startswith('clip')
+    slide = dataset == 'cityscapes' or clip
     expect('test_cfg.mode', segmentor.test_cfg.mode, 'slide' if slide else 'whole')
     if slide:
-        stride = int(crop * 2 / 3)
+        stride = 426 if clip and dataset == 'voc12' else int(crop * 2 / 3)
         expect('test_cfg.crop_size', tuple(segmentor.test_cfg.crop_size), (crop, crop))
         expect('test_cfg.stride', tuple(segmentor.test_cfg.stride), (stride, stride))
     if method.startswith('weighting'):

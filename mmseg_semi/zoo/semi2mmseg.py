@@ -1,10 +1,10 @@
-"""Turn a checkpoint of the UniMatch family, or DINOv2 of Hugging Face, into what our models load.
+"""Turn checkpoints of the UniMatch family, and DINOv2 and CLIP of Hugging Face, into our models'.
 
 IN.pth is a DeepLabV3+ on ResNet-50 or 101 with a deep stem (64, 64, 128 channels), or such a
-backbone alone (ImageNet weights); or UniMatch V2's network; or DINOv2 of transformers
-(model.safetensors, pytorch_model.bin). OUT.pth holds an EncoderDecoder of ResNetV1c and
-DeepLabV3PlusHead, which load_from takes for it and for a SemiSegmentor around it, or the backbone
-for the segmentor's pretrained=OUT.pth. The config lines that fit are printed.
+backbone alone (ImageNet weights); or UniMatch V2's network; or DINOv2 or CLIP's vision transformer
+of transformers (model.safetensors, pytorch_model.bin). OUT.pth holds an EncoderDecoder of
+ResNetV1c and DeepLabV3PlusHead, which load_from takes for it and for a SemiSegmentor around it, or
+the backbone for the segmentor's pretrained=OUT.pth. The config lines that fit are printed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from mmseg_semi.files import check_there, write_file
+from mmseg_semi.models.backbones.clip_vision_transformer import CLIPVisionTransformer
 from mmseg_semi.models.backbones.dinov2 import ARCHITECTURES
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
-from mmseg_semi.zoo import dinov2_names
+from mmseg_semi.zoo import clip_names, dinov2_names
 
 WRAPPER = 'module.'
 BACKBONE = 'backbone.'
@@ -320,6 +321,39 @@ def convert_dinov2(
     return part, {k: v.clone() for k, v in (found if part == 'model' else encoder).items()}, facts
 
 
+def convert_clip(
+    state: dict[str, Tensor], what: str, path: str
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Rename the tensors of CLIP's vision transformer.
+
+    Returns:
+        The state dict, and the channels, blocks and channels of an embedding.
+    """
+    if what == 'model':
+        raise SystemExit(f'--what model: {path} is CLIP alone: use --what backbone')
+    found = {name: value.float().clone() for name, value in clip_names.rename(state).items()}
+    blocks = {key.split('.')[1] for key in found if key.startswith('blocks.')}
+    embed_dim, channels = found['proj.weight'].shape
+    wanted = CLIPVisionTransformer(channels, len(blocks), 1, embed_dim, out_indices=())
+    shapes = {name: value.shape for name, value in wanted.state_dict().items()}
+    wrong = sorted(shapes.keys() ^ found.keys())
+    wrong += [name for name in shapes.keys() & found.keys() if found[name].shape != shapes[name]]
+    if wrong:
+        raise SystemExit(
+            f'{path}: no CLIP ViT with patches of 16 pixels for images of 224 x 224: '
+            f'{listed(wrong)} missing, unknown or of another shape; give the weights of '
+            'openai/clip-vit-base-patch16'
+        )
+    return found, dict(channels=channels, depth=len(blocks), embed_dim=embed_dim)
+
+
+def report_clip(facts: Mapping[str, int], part: str, out: str) -> None:
+    """Print the config lines that fit."""
+    print(f'CLIP of {facts["channels"]} channels, {facts["depth"]} blocks. Config lines that fit:')
+    print("  backbone: type='CLIPVisionTransformer'")
+    print(f"  {part}: init_cfg=dict(type='Pretrained', checkpoint={out!r})")
+
+
 def report_dinov2(facts: Mapping[str, int], part: str, out: str) -> None:
     """Print the config lines that fit."""
     arch = next((n for n, a in ARCHITECTURES.items() if a.channels == facts['channels']), '?')
@@ -359,8 +393,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     state = take_state(read(args.source), args.which, args.source)
     state = drop(state, args.drop, args.source)
     kind = dinov2_names.kind_of(state)
+    show = report
     if kind:
         part, converted, facts = convert_dinov2(state, kind, args.what, args.source)
+        show = report_dinov2
+    elif clip_names.PROJECTION in state:
+        part, show = 'backbone', report_clip
+        converted, facts = convert_clip(state, args.what, args.source)
     else:
         part = choose_part(state, args.what, args.source)
         converted, facts = convert(state, part, args.source)
@@ -372,4 +411,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         write_file(out, content)
         print(f'wrote {out} ({part}, {len(converted)} tensors)')
-    (report_dinov2 if kind else report)(facts, part, args.out)
+    show(facts, part, args.out)

@@ -40,6 +40,7 @@ MODEL_NAMES = {
     'dinov2-s': ['DINOv2-S', 'DPT'],
     'dinov2-b': ['DINOv2-B', 'DPT'],
     'dinov2-l': ['DINOv2-L', 'DPT'],
+    'clip-b16': ['CLIP ViT-B/16', 'language-guided decoder'],
     'unet': ['UNet'],
 }
 CHECKED = (

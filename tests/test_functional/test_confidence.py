@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmseg_semi.functional import confidence_score, selected_ratio
+from mmseg_semi.functional import confidence_score, image_confidence, selected_ratio
 
 
 def pixel(*values):
@@ -43,3 +43,10 @@ def test_selected_ratio_counts_valid_pixels_only():
     one = torch.zeros_like(valid)
     one[..., 1] = True
     assert selected_ratio(selected, one).item() == 1
+
+
+def test_mean_confidence_of_the_valid_pixels_of_an_image():
+    confidence = torch.tensor([[[0.2, 0.4], [0.9, 0.6]], [[0.5, 0.5], [0.5, 0.5]]])
+    valid = torch.tensor([[[True, True], [False, True]], [[False, False], [False, False]]])
+    wanted = torch.tensor([0.4, 0.0])[:, None, None].expand(2, 2, 2)
+    torch.testing.assert_close(image_confidence(confidence, valid), wanted)

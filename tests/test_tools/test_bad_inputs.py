@@ -330,6 +330,11 @@ OTHERS = {
         tool='model_converters/extract_segmentor.py ',
         args=('none.pth', '--out', '{root}/o.pth', '--config', '{root}/config.py'),
     ),
+    'clip-text': Case(
+        'names.txt',
+        tool='model_converters/clip_text.py ',
+        args=('nowhere', '{root}/names.txt', '{root}/o.pt'),
+    ),
     'semi2mmseg': Case(
         'a.pth',
         tool='model_converters/semi2mmseg.py ',

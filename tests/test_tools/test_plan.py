@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmseg.registry import MODELS
 from tool_runs import CONFIGS
 
 from mmseg_semi.benchmarks import plan
@@ -96,6 +97,24 @@ def test_earlier_weights_are_part_of_the_state_where_they_take_a_gpus_memory():
         found.append(memory.peak_of_step(cfg, 2, 64, False, 'cpu'))
     # One network that they are put into, and three sets of weights.
     assert [one.others / one.weights for one in found] == pytest.approx([1, 4], rel=0.01)
+
+
+def test_clip_that_guides_is_part_of_the_state_and_no_file_is_needed():
+    tiny = {
+        'backbone': dict(channels=16, heads=2, embed_dim=8),
+        'decode_head': dict(in_channels=(16, 16, 8), channels=16, skip_channels=(4, 4)),
+    }
+    changes = {
+        f'model.segmentor.{part}.{key}': value
+        for part, given in tiny.items()
+        for key, value in given.items()
+    }
+    cfg = plan.read(str(CONFIGS / 'semivl/semivl_clip-b16_voc12-92.py'), changes)
+    peak = memory.peak_of_step(cfg, 1, 64, False, 'cpu')
+    model = MODELS.build(memory.small_config(cfg, 64, False).model)
+    encoder = 4 * sum(one.numel() for one in model.segmentor.backbone.parameters())
+    texts = 21 * (8 * 4 + 8)  # of each class, and its number
+    assert peak.others == pytest.approx(encoder + texts, abs=100)
 
 
 def test_a_teacher_and_boxes_are_part_of_a_step():

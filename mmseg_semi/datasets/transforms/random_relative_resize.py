@@ -36,13 +36,14 @@ class RandomRelativeResize(BaseTransform):
         law: 'uniform' or 'halves', which needs multiples on both sides of 1.
         long_side: Pixels of which the multiples are, in place of the image's own long side. AugSeg
             has 500 on VOC.
+        short_side: The same of the short side. SemiVL has 512 on VOC.
         backend: 'cv2', bilinear between the four nearest pixels; or 'pillow', whose bilinear filter
             is as wide as the step where it shrinks (antialiased). Maps take the nearest pixel with
             either, 'cv2' at the pixel's corner and 'pillow' at its center.
 
     Raises:
-        ValueError: An argument outside its values, the larger multiple first, or 'halves' with
-            multiples on one side of 1.
+        ValueError: An argument outside its values, the larger multiple first, both sides, or
+            'halves' with multiples on one side of 1.
     """
 
     @checked
@@ -51,6 +52,7 @@ class RandomRelativeResize(BaseTransform):
         ratio_range: Annotated[Sequence[float], Each(Number(0, above=True), 2)] = (0.5, 2.0),
         law: Annotated[str, OneOf('uniform', 'halves')] = 'uniform',
         long_side: Annotated[Optional[int], Whole(1)] = None,
+        short_side: Annotated[Optional[int], Whole(1)] = None,
         backend: Annotated[str, OneOf('cv2', 'pillow')] = 'cv2',
     ) -> None:
         if ratio_range[0] > ratio_range[1]:
@@ -58,18 +60,27 @@ class RandomRelativeResize(BaseTransform):
                 f'RandomRelativeResize.ratio_range is {ratio_range}: write the smallest multiple '
                 'of the long side first'
             )
+        if long_side and short_side:
+            raise ValueError(
+                f'RandomRelativeResize.long_side={long_side} and short_side={short_side}: leave '
+                'one of them out'
+            )
         if law == 'halves' and not ratio_range[0] <= 1 <= ratio_range[1]:
             raise ValueError(
                 f"RandomRelativeResize.ratio_range is {ratio_range}; law='halves' needs 1 between "
                 "the two multiples, or take law='uniform'"
             )
         self.ratio_range = tuple(ratio_range)
-        self.law, self.long_side, self.backend = law, long_side, backend
+        self.law, self.backend = law, backend
+        self.long_side, self.short_side = long_side, short_side
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Resize the image and its maps."""
         before = results['img'].shape[:2]
-        side = self._draw(self.long_side or max(before))
+        side = self.long_side or max(before)
+        if self.short_side:
+            side = round(self.short_side * max(before) / min(before))
+        side = self._draw(side)
         resize = Resize(scale=(side, side), keep_ratio=True, backend=self.backend)
         if self.backend == 'cv2':
             return resize(results)
@@ -96,7 +107,7 @@ class RandomRelativeResize(BaseTransform):
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(ratio_range={self.ratio_range}, law={self.law!r}, '
-            f'long_side={self.long_side}, backend={self.backend!r})'
+            f'long_side={self.long_side}, short_side={self.short_side}, backend={self.backend!r})'
         )
 
 

@@ -3,6 +3,7 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .class_confidence_hook import ClassConfidenceHook
 from .class_weight_hook import ClassWeightHook
+from .clip_guidance_hook import CLIPGuidanceHook
 from .data_check_hook import DataCheckHook
 from .ema_threshold_hook import EMAThresholdHook
 from .image_bank_hook import ImageBankHook
@@ -22,6 +23,7 @@ from .training_monitor_hook import TrainingMonitorHook
 
 __all__ = [
     'AtomicCheckpointHook',
+    'CLIPGuidanceHook',
     'ClassConfidenceHook',
     'ClassWeightHook',
     'DataCheckHook',

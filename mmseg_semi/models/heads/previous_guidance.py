@@ -11,6 +11,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf, Whole
+from mmseg_semi.functional import image_confidence
 from mmseg_semi.models.memories import Snapshots
 from mmseg_semi.structures import PseudoLabel, SemiStep, View
 
@@ -63,6 +64,8 @@ class PreviousGuidance(BaseSemiHead):
 
     best: Tensor
     hooks = (dict(type='SnapshotHook'),)
+    best: Tensor
+    snapshots: Snapshots
 
     def __init__(
         self,
@@ -206,17 +209,12 @@ class PreviousGuidance(BaseSemiHead):
 
     def guide(self, view: View, pseudo: PseudoLabel) -> View:
         """Return a view with that label, mixed as the view is, in place of its own."""
-        if view.mix is not None:
-            pseudo = pseudo.map(view.mix)
-            if view.mix.foreign is not None:
-                pseudo = pseudo.update(valid=pseudo.valid & ~view.mix.foreign)
-        if self.by_mean_confidence:
-            valid = pseudo.valid.to(pseudo.confidence)
-            pixels = valid.sum((1, 2)).clamp(min=1)
-            mean = (pseudo.confidence * valid).sum((1, 2)) / pixels
-            weight = mean[:, None, None].expand_as(pseudo.confidence)
-            pseudo = pseudo.update(weight=weight)
-        return replace(view, pseudo=pseudo)
+        view = view.labeled_by(pseudo)
+        if not self.by_mean_confidence:
+            return view
+        pseudo = view.pseudo
+        weight = image_confidence(pseudo.confidence, pseudo.valid)
+        return replace(view, pseudo=pseudo.update(weight=weight))
 
     def forward(self, step: SemiStep) -> dict[str, Tensor]:
         """Return lambda times the losses with the labels of earlier weights."""

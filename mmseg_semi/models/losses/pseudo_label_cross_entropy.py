@@ -9,7 +9,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf
-from mmseg_semi.functional import weighted_cross_entropy
+from mmseg_semi.functional import image_confidence, weighted_cross_entropy
 from mmseg_semi.functional.equalization import equalization_mask
 from mmseg_semi.functional.losses import DENOMINATORS
 from mmseg_semi.models.heads.class_confidence import find_class_confidence
@@ -20,7 +20,7 @@ from .base_semi_loss import BaseSemiLoss
 if TYPE_CHECKING:
     from mmseg_semi.models.segmentors import SemiSegmentor
 
-SCALES = ('one', 'inverse_share')
+SCALES = ('one', 'inverse_share', 'mean_confidence')
 EQUALIZE_BY = ('label', 'prediction')
 
 
@@ -42,7 +42,9 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
             ``'valid_weight'`` by that of all valid pixels, ``'all'`` by the number of all pixels.
         scale: ``'one'``, or ``'inverse_share'``: the loss is multiplied by the number of valid
             pixels over that of the selected ones (U2PL's weight of :math:`L_u`, also in S4MC's
-            program on CutMix-Seg; there with ``denominator='selected'``).
+            program on CutMix-Seg; there with ``denominator='selected'``); or
+            ``'mean_confidence'``: each image's by the mean confidence of its valid pixels (SemiVL
+            on Cityscapes).
         equalize: Name of the ``ClassConfidence`` in ``model.heads`` by which pixels of well learned
             classes are left out at random (``functional.equalization_mask``), as if they were not
             selected and had no weight. None leaves none out.
@@ -103,6 +105,9 @@ class PseudoLabelCrossEntropy(BaseSemiLoss):
         selected, weight = pseudo.selected, pseudo.weight
         if self.gamma is not None:
             factor = pseudo.confidence**self.gamma
+            weight = factor if weight is None else weight * factor
+        if self.scale == 'mean_confidence':
+            factor = image_confidence(pseudo.confidence, pseudo.valid)
             weight = factor if weight is None else weight * factor
         if self._found:
             sampled = self.sample(view)

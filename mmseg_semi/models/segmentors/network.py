@@ -19,7 +19,7 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmseg_semi.errors import hint
-from mmseg_semi.models.component import Component, fusion_layers
+from mmseg_semi.models.component import Component, classifier_of, fusion_layers
 from mmseg_semi.models.heads import BaseSemiHead
 from mmseg_semi.models.losses import BaseSemiLoss
 from mmseg_semi.models.mixers import BaseLabeledMixer, BaseMixer
@@ -410,9 +410,10 @@ def _locate(segmentor: Any, name: str) -> tuple[nn.Module, bool]:
         return segmentor.backbone, False
     if name == 'penultimate':
         # The classifier's input before the head's own dropout.
-        return (head.dropout if head.dropout is not None else head.conv_seg), True
+        layer = classifier_of(head)
+        return (head.dropout if head.dropout is not None else layer), True
     if name == 'classifier':
-        return head.conv_seg, False
+        return classifier_of(head), False
     if name == 'aspp':
         if not (hasattr(head, 'aspp_modules') and hasattr(head, 'bottleneck')):
             raise ValueError(

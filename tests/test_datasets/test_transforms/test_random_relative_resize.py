@@ -73,6 +73,14 @@ def test_the_long_side_may_be_given_in_pixels():
     assert abs(np.mean(sides) - 625) < 30
 
 
+def test_the_short_side_may_be_given_in_pixels():
+    """SemiVL on VOC: 512, times 0.5 to 2."""
+    for ratio, wanted in ((1.0, [(512, 683), (768, 512)]), (0.5, [(256, 341), (384, 256)])):
+        resize = RandomRelativeResize((ratio, ratio), short_side=512)
+        found = [resize(results(*size))['img'].shape[:2] for size in [(30, 40), (9, 6)]]
+        assert found == wanted
+
+
 @pytest.mark.parametrize(('ratio', 'size'), [(0.6, (18, 24)), (0.5, (15, 20)), (1.7, (51, 68))])
 def test_pillow_resizes_as_pillow_does(ratio, size):
     given = results()
@@ -114,6 +122,7 @@ def test_pillow_takes_maps_of_any_type():
         (dict(law='half'), "law must be one of .* got 'half'. Did you mean 'halves'"),
         (dict(law='halves', ratio_range=(1.5, 2)), "law='halves' needs 1 between"),
         (dict(backend='pil'), "backend must be one of .'cv2', 'pillow'., got 'pil'"),
+        (dict(long_side=500, short_side=512), 'long_side=500 and short_side=512: leave one'),
         (dict(long_side=0), 'long_side must be a whole number >= 1, got 0'),
     ],
 )

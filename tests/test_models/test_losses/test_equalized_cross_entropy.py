@@ -88,6 +88,19 @@ def test_the_loss_can_be_scaled_by_the_inverse_share(build, noisy):
     assert value == 0 and not logits.grad.any()
 
 
+def test_the_loss_of_each_image_can_be_scaled_by_its_mean_confidence(build, noisy):
+    loss = dict(type='PseudoLabelCrossEntropy', scale='mean_confidence')
+    model = build(losses=dict(strong=loss), streams=None)
+    logits = noise(2, 3, 9, 8, seed=7)
+    value = torch.nn.functional.cross_entropy(logits, noisy.label, reduction='none') * noisy.weight
+    total = 0
+    for i, valid in enumerate(noisy.valid):
+        mean = noisy.confidence[i][valid].mean()
+        total = total + mean * value[i][valid & noisy.selected[i]].sum()
+    wanted = total / noisy.valid.sum()
+    torch.testing.assert_close(model.losses['strong'](view_of(logits, noisy)), wanted)
+
+
 def test_equalization_by_the_students_prediction(build_ael, noisy):
     """Rates 1, 1/2 and 0 by the student's class; what is left out has no weight either."""
     loss = dict(LOSS, equalize_by='prediction', denominator='valid_weight')

@@ -1,0 +1,5 @@
+_base_ = '../_base_/benchmarks/semivl_clip_cityscapes.py'
+split = 'semi/100'
+labeled = dict(ann_file=f'{split}/labeled.txt')
+unlabeled = dict(ann_file=f'{split}/unlabeled.txt')
+train_dataloader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))
