@@ -62,7 +62,6 @@ class PreviousGuidance(BaseSemiHead):
         RuntimeError: In the first step, the length of the run or of an epoch is not known.
     """
 
-    best: Tensor
     hooks = (dict(type='SnapshotHook'),)
     best: Tensor
     snapshots: Snapshots
