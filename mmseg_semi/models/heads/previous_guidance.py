@@ -114,7 +114,7 @@ class PreviousGuidance(BaseSemiHead):
                 "with train_cfg=dict(type='SemiTrainLoop', ...)"
             )
         left = step.max_iters - self._model[0].warmup_length
-        if self.push == 'epochs' and self.interval >= left:
+        if self.push == 'epochs' and self.every is not None and self.interval >= left:
             raise ValueError(
                 f'{self.config_key}.every={self.every} is {self.interval} iterations, and the run '
                 f'has {left} after its warm-up, so that no earlier weights would ever label: set '

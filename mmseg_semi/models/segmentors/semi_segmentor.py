@@ -14,6 +14,7 @@ from torch import Tensor
 from mmseg_semi.arguments import check_number
 from mmseg_semi.functional import selected_ratio
 from mmseg_semi.models.component import Component
+from mmseg_semi.models.heads import BaseSemiHead
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
 
 from . import building
@@ -236,7 +237,8 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
     def balance(self, losses: dict[str, Tensor], step: SemiStep) -> dict[str, Tensor]:
         """Let the heads scale all losses against each other."""
         for head in self.heads.values():
-            losses = head.balance(losses, step)
+            if type(head).balance is not BaseSemiHead.balance:
+                losses = head.balance(losses, step)
         return losses
 
     @torch.no_grad()
