@@ -158,6 +158,9 @@ def shrink(cfg: Any, work_dir: Path) -> None:
         backbone.update(channels=8, depth=5, heads=2, embed_dim=6, init_cfg=None)
         head.update(in_channels=(8, 8, 6), channels=16, widths=(16, 16), skip_channels=(4, 4))
         head.text = None
+        for one in (*cfg.val_dataloader.dataset.pipeline, *cfg.test_dataloader.dataset.pipeline):
+            if one.type == 'Resize':
+                one.scale = (256, 64)
     elif backbone.type == 'Xception65':  # its widths: see equal_blocks.py
         head.update(in_channels=(32, 256), channels=32, aspp_channels=32)
     heads = cfg.model.get('heads', {})
