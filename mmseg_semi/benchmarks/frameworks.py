@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
 
@@ -41,6 +39,7 @@ from mmseg_semi.benchmarks.measuring import (
     step_inputs,
 )
 from mmseg_semi.engine.hooks import ImageBankHook, LabeledSourceHook
+from mmseg_semi.files import write_file
 from mmseg_semi.models.segmentors.building import missing_hooks
 
 SUPERVISED = 'supervised'
@@ -110,8 +109,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         parser.error(f'--crop must be at least 32, got {args.crop}')
     if args.network == 'unet' and args.crop % UNET_STRIDE:
         parser.error(f'--crop must be a multiple of {UNET_STRIDE} for unet, got {args.crop}')
-    if args.out and not Path(args.out).parent.is_dir():
-        parser.error(f'--out {args.out}: its folder does not exist, make it first')
+    measuring.check_out(parser, args.out)
     if set(args.frameworks) <= {SUPERVISED}:
         parser.error(f'--frameworks needs one beside {SUPERVISED}, which always takes part')
     args.frameworks = [n for n in FRAMEWORKS if n == SUPERVISED or n in args.frameworks]
@@ -470,6 +468,4 @@ def main(argv: Optional[list[str]] = None) -> None:
     text = measure(args)
     print(text)
     if args.out:
-        part = Path(f'{args.out}.part')
-        part.write_text(text)
-        os.replace(part, args.out)
+        write_file(args.out, text)

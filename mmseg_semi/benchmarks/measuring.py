@@ -29,7 +29,7 @@ from mmseg.registry import HOOKS, MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmseg_semi.files import shipped_root
+from mmseg_semi.files import shipped_root, write_file
 from mmseg_semi.models.segmentors.building import needed_hooks
 from mmseg_semi.models.teachers.ema_teacher import update_teacher
 
@@ -71,7 +71,14 @@ def read_options(
         if getattr(args, name, least) < least:
             option = name.replace('_', '-')
             parser.error(f'--{option} must be at least {least}, got {getattr(args, name)}')
+    check_out(parser, args.out)
     return args
+
+
+def check_out(parser: argparse.ArgumentParser, out: Optional[str]) -> None:
+    """Refuse a file that could not be written, before anything is measured."""
+    if out and not Path(out).parent.is_dir():
+        parser.error(f'--out {out}: its folder does not exist, make it first')
 
 
 def set_up(args: argparse.Namespace) -> None:
@@ -80,8 +87,6 @@ def set_up(args: argparse.Namespace) -> None:
         raise SystemExit('--device cuda: torch sees no GPU, use --device cpu')
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    if args.out and not Path(args.out).parent.is_dir():
-        raise SystemExit(f'--out {args.out}: its folder does not exist, make it first')
 
 
 def tabulate(
@@ -93,7 +98,7 @@ def tabulate(
     text = to_markdown([benchmarks[name](args) for name in names], args.device)
     print(text)
     if args.out:
-        Path(args.out).write_text(text)
+        write_file(args.out, text)
 
 
 # ------------------------------------------------------------------------------------- results

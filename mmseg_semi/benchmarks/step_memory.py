@@ -24,6 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 from mmseg_semi.apis.runner_setup import enable_amp
 from mmseg_semi.benchmarks.frameworks import Step, make_data
+from mmseg_semi.models.held_network import HeldNetwork
+from mmseg_semi.models.memories import Snapshots
 from mmseg_semi.utils.weight_checks import shapes_alone
 
 GIB = 2**30
@@ -155,8 +157,10 @@ def peak_of_step(cfg: Config, labeled: int, crop: int, amp: bool, device: str) -
     weights = [*step.student.parameters(), *step.student.buffers()]
     state = [*weights, *step.model.state_dict().values(), *step.model.buffers()]
     for part in step.model.modules():
-        state += getattr(part, 'unsaved', [])
-    away = {row.data_ptr() for part in step.model.modules() for row in getattr(part, 'away', [])}
+        if isinstance(part, HeldNetwork) and not part.saved:
+            state += [*part.network.parameters(), *part.network.buffers()]
+    kept = [part for part in step.model.modules() if isinstance(part, Snapshots) and part.on_cpu]
+    away = {row.data_ptr() for part in kept for row in part.rows}  # takes no memory of a GPU
     state = [s for s in state if isinstance(s, torch.Tensor) and s.data_ptr() not in away]
     moments = [
         value

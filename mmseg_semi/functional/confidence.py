@@ -154,10 +154,10 @@ def scaled_residual_variance(prob: Tensor) -> Tensor:
     others = prob.shape[1] - 1
     if others < 1:
         raise ValueError(f'it needs at least 2 classes, got prob {tuple(prob.shape)}')
-    largest = prob.amax(dim=1)
-    rest = 1 - largest
+    largest, label = prob.max(dim=1, keepdim=True)
+    rest = 1 - largest[:, 0]
     # The sum of squares of the others, without the largest, which would cancel it in float32.
-    squares = torch.square(prob).scatter(1, prob.argmax(dim=1, keepdim=True), 0).sum(dim=1)
+    squares = torch.square(prob).scatter(1, label, 0).sum(dim=1)
     variance = (squares / others - torch.square(rest / others)).clamp(min=0)
     return variance * others**2 / (2 * rest.clamp(min=_SMALL))
 
@@ -204,8 +204,9 @@ def separation_weight(
     score = means[..., 0] - variance_weight * means[..., 1]
     best = score.masked_fill(counts[..., 0] == 0, -math.inf).argmax(dim=1)[:, None, None]
     mean, deviation = (one.gather(1, best.expand(-1, 1, 2)) for one in (means, deviations))
-    z = (points - mean) / deviation * points.new_tensor([1.0, -1.0])
-    weight = torch.where((z > 0).any(-1), 1.0, torch.exp(-torch.square(z).sum(-1) / alpha))
+    z = (points - mean) / deviation
+    good = (z[..., 0] > 0) | (z[..., 1] < 0)
+    weight = torch.where(good, 1.0, torch.exp(-torch.square(z).sum(-1) / alpha))
     return (weight * known).view_as(valid).to(prob.dtype)
 
 

@@ -17,9 +17,11 @@ class HeldNetwork(Component):
 
     Attributes:
         network: The network; None where there is none.
+        saved: Whether checkpoints have it.
     """
 
     network: Any = None
+    saved: bool = True
 
     def set_network(self, network: nn.Module) -> None:
         """Take a network, which will always be in eval mode outside of :meth:`label`."""
@@ -33,7 +35,7 @@ class HeldNetwork(Component):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.network is not None:
+        if self.network is not None and self.saved:
             self.network.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
 
     def _load_from_state_dict(
@@ -46,15 +48,15 @@ class HeldNetwork(Component):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        if self.network is None or not self.saved:
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+            return
         # What the class itself and its submodules hold; the rest is of the network.
         held = {name for name, _ in [*self.named_parameters(), *self.named_buffers()]}
         held |= {f'{name}.' for name, _ in self.named_children()}
         mine = {key: v for key, v in state_dict.items() if _is_held(key, prefix, held)}
-        state = state_dict if self.network is None else mine
-        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        super()._load_from_state_dict(state, prefix, *rest)
-        if self.network is None:
-            return
+        super()._load_from_state_dict(mine, prefix, *rest)
         own = {
             key[len(prefix) :]: value
             for key, value in state_dict.items()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
+
+from mmseg_semi.errors import name_some
+from mmseg_semi.models.backbones.clip_vision_transformer import CLIPVisionTransformer
+from mmseg_semi.utils.weight_checks import shapes_alone
+from mmseg_semi.zoo.dinov2_names import join_attention
 
 #: What tells such a file: a key of it.
 PROJECTION = 'visual_projection.weight'
@@ -34,7 +38,38 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for theirs, ours in _NAMES:
                 name = name.replace(theirs, ours)
             out[name] = value
-    for name in [one for one in out if '.attn.q_proj.' in one]:
-        parts = [out.pop(name.replace('.q_', f'.{letter}_')) for letter in 'qkv']
-        out[name.replace('.q_proj.', '.qkv.')] = torch.cat(parts)
-    return out
+    return join_attention(out, '.attn.{}_proj.')
+
+
+def convert(
+    state: dict[str, Tensor], what: str, path: str
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Rename the tensors of CLIP's vision transformer.
+
+    Returns:
+        The state dict, and the channels, blocks and channels of an embedding.
+    """
+    if what == 'model':
+        raise SystemExit(f'--what model: {path} is CLIP alone: use --what backbone')
+    found = {name: value.float().clone() for name, value in rename(state).items()}
+    blocks = {key.split('.')[1] for key in found if key.startswith('blocks.')}
+    embed_dim, channels = found['proj.weight'].shape
+    with shapes_alone():
+        wanted = CLIPVisionTransformer(channels, len(blocks), 1, embed_dim, out_indices=())
+    shapes = {name: value.shape for name, value in wanted.state_dict().items()}
+    wrong = sorted(shapes.keys() ^ found.keys())
+    wrong += [name for name in shapes.keys() & found.keys() if found[name].shape != shapes[name]]
+    if wrong:
+        raise SystemExit(
+            f'{path}: no CLIP ViT with patches of 16 pixels for images of 224 x 224: '
+            f'{name_some(wrong)} missing, unknown or of another shape; give the weights of '
+            'openai/clip-vit-base-patch16'
+        )
+    return found, dict(channels=channels, depth=len(blocks), embed_dim=embed_dim)
+
+
+def report(facts: Mapping[str, int], part: str, out: str) -> None:
+    """Print the config lines that fit."""
+    print(f'CLIP of {facts["channels"]} channels, {facts["depth"]} blocks. Config lines that fit:')
+    print("  backbone: type='CLIPVisionTransformer'")
+    print(f"  {part}: init_cfg=dict(type='Pretrained', checkpoint={out!r})")

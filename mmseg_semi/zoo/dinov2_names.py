@@ -8,6 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mmseg_semi.models.backbones.dinov2 import ARCHITECTURES
+
+_BACKBONE = 'backbone.'
 #: What tells the kinds of files apart: a part of a key.
 DPT, HUGGING_FACE = 'head.scratch.', 'embeddings.patch_embeddings.projection.'
 #: Their names as patterns and ours, for UniMatch V2's program; {n} is a number of theirs less 1.
@@ -92,7 +95,64 @@ def _rename_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for theirs, ours in _TRANSFORMERS:
             name = name.replace(theirs, ours)
         out[name] = value
-    for name in [one for one in out if '.attn.q.' in one]:
-        parts = [out.pop(name.replace('.q.', f'.{letter}.')) for letter in 'qkv']
-        out[name.replace('.q.', '.qkv.')] = torch.cat(parts)
-    return out
+    return join_attention(out, '.attn.{}.')
+
+
+def join_attention(state: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
+    """Join the layers of query, key and value of each block into one, in place.
+
+    Args:
+        state: Weights by their names.
+        layer: Part of these names, with ``{}`` for q, k or v.
+    """
+    for name in [one for one in state if layer.format('q') in one]:
+        names = [name.replace(layer.format('q'), layer.format(letter)) for letter in 'qkv']
+        joined = name.replace(layer.format('q'), '.attn.qkv.')
+        state[joined] = torch.cat([state.pop(one) for one in names])
+    return state
+
+
+def convert(
+    state: dict[str, Tensor], kind: str, what: str, path: str
+) -> tuple[str, dict[str, Tensor], dict[str, int]]:
+    """Rename the tensors of UniMatch V2's network, or of DINOv2 of Hugging Face.
+
+    Returns:
+        What is written, the state dict, and the channels, blocks, registers and classes.
+    """
+    try:
+        found = rename(state, kind)
+    except KeyError as error:
+        raise SystemExit(
+            f'{path}: the key {error} is none of UniMatch V2; --drop PREFIX leaves keys out'
+        ) from error
+    whole = kind == DPT
+    if what == 'model' and not whole:
+        raise SystemExit(f'--what model: {path} is DINOv2 alone: use --what backbone')
+    part = 'model' if whole and what != 'backbone' else 'backbone'
+    start = _BACKBONE if whole else ''
+    encoder = {k[len(start) :]: v for k, v in found.items() if k.startswith(start)}
+    blocks = {key.split('.')[1] for key in encoder if key.startswith('blocks.')}
+    registers = encoder.get('register_tokens')
+    facts = dict(
+        channels=encoder['cls_token'].shape[-1],
+        depth=len(blocks),
+        registers=0 if registers is None else registers.shape[1],
+    )
+    if part == 'model':
+        facts['num_classes'] = len(found['decode_head.conv_seg.weight'])
+    return part, {k: v.clone() for k, v in (found if part == 'model' else encoder).items()}, facts
+
+
+def report(facts: Mapping[str, int], part: str, out: str) -> None:
+    """Print the config lines that fit."""
+    arch = next((n for n, a in ARCHITECTURES.items() if a.channels == facts['channels']), '?')
+    print(
+        f'DINOv2 of {facts["channels"]} channels, {facts["depth"]} blocks. Config lines that fit:'
+    )
+    print(f"  backbone: type='DINOv2', arch={arch!r}, registers={facts['registers']}")
+    if part == 'backbone':
+        print(f"  backbone: init_cfg=dict(type='Pretrained', checkpoint={out!r})")
+        return
+    print(f"  decode_head: type='UniMatchDPTHead', num_classes={facts['num_classes']}")
+    print(f'  load_from={out!r}')

@@ -18,9 +18,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_there, write_file
-from mmseg_semi.models.backbones.clip_vision_transformer import CLIPVisionTransformer
-from mmseg_semi.models.backbones.dinov2 import ARCHITECTURES
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
 from mmseg_semi.zoo import clip_names, dinov2_names
 
@@ -203,12 +202,6 @@ def drop(state: dict[str, Tensor], prefixes: Sequence[str], path: str) -> dict[s
 
 
 # ---------------------------------------------------------------------------------------- checking
-def listed(names: Sequence[str]) -> str:
-    """Name some and count the others."""
-    more = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
-    return ', '.join(names[:LISTED]) + more
-
-
 def find_depth(state: Mapping[str, Tensor], prefix: str, path: str) -> int:
     """Depth of the ResNet, from the number of blocks of its third stage."""
     start = f'{prefix}layer3.'
@@ -218,8 +211,8 @@ def find_depth(state: Mapping[str, Tensor], prefix: str, path: str) -> int:
             return depth
     raise SystemExit(
         f'{path}: no ResNet-50 or 101 in it: {len(blocks)} block(s) {start}*, not 6 or 23; first '
-        f'keys: {listed(list(state))}. Expected: {EXPECTED}. Xception-65 checkpoints of this '
-        'family can not be converted: the names of their layers are not known to this tool.'
+        f'keys: {name_some(list(state), LISTED)}. Expected: {EXPECTED}. Xception-65 checkpoints of '
+        'this family can not be converted: the names of their layers are not known to this tool.'
     )
 
 
@@ -235,7 +228,7 @@ def refuse_differences(
         if name in state and tuple(state[name].shape) != shape
     ]
     problems = [
-        f'{len(names)} key(s) {what}: {listed(names)}{remedy}'
+        f'{len(names)} key(s) {what}: {name_some(names, LISTED)}{remedy}'
         for what, names, remedy in (
             ('missing', missing, ''),
             ('unknown', unknown, ' (--drop PREFIX leaves keys out)'),
@@ -253,8 +246,8 @@ def choose_part(state: Mapping[str, Tensor], what: str, path: str) -> str:
     whole = any(key.startswith(BACKBONE) for key in state)
     if what == 'model' and not whole:
         raise SystemExit(
-            f'--what model: {path} has no key {BACKBONE}*; first keys: {listed(list(state))}. It '
-            'may be a backbone alone: use --what backbone'
+            f'--what model: {path} has no key {BACKBONE}*; first keys: '
+            f'{name_some(list(state), LISTED)}. It may be a backbone alone: use --what backbone'
         )
     return what if what != 'auto' else 'model' if whole else 'backbone'
 
@@ -289,85 +282,6 @@ def convert(
     return out, facts
 
 
-def convert_dinov2(
-    state: dict[str, Tensor], kind: str, what: str, path: str
-) -> tuple[str, dict[str, Tensor], dict[str, int]]:
-    """Rename the tensors of UniMatch V2's network, or of DINOv2 of Hugging Face.
-
-    Returns:
-        What is written, the state dict, and the channels, blocks, registers and classes.
-    """
-    try:
-        found = dinov2_names.rename(state, kind)
-    except KeyError as error:
-        raise SystemExit(
-            f'{path}: the key {error} is none of UniMatch V2; --drop PREFIX leaves keys out'
-        ) from error
-    whole = kind == dinov2_names.DPT
-    if what == 'model' and not whole:
-        raise SystemExit(f'--what model: {path} is DINOv2 alone: use --what backbone')
-    part = 'model' if whole and what != 'backbone' else 'backbone'
-    start = BACKBONE if whole else ''
-    encoder = {k[len(start) :]: v for k, v in found.items() if k.startswith(start)}
-    blocks = {key.split('.')[1] for key in encoder if key.startswith('blocks.')}
-    registers = encoder.get('register_tokens')
-    facts = dict(
-        channels=encoder['cls_token'].shape[-1],
-        depth=len(blocks),
-        registers=0 if registers is None else registers.shape[1],
-    )
-    if part == 'model':
-        facts['num_classes'] = len(found['decode_head.conv_seg.weight'])
-    return part, {k: v.clone() for k, v in (found if part == 'model' else encoder).items()}, facts
-
-
-def convert_clip(
-    state: dict[str, Tensor], what: str, path: str
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Rename the tensors of CLIP's vision transformer.
-
-    Returns:
-        The state dict, and the channels, blocks and channels of an embedding.
-    """
-    if what == 'model':
-        raise SystemExit(f'--what model: {path} is CLIP alone: use --what backbone')
-    found = {name: value.float().clone() for name, value in clip_names.rename(state).items()}
-    blocks = {key.split('.')[1] for key in found if key.startswith('blocks.')}
-    embed_dim, channels = found['proj.weight'].shape
-    wanted = CLIPVisionTransformer(channels, len(blocks), 1, embed_dim, out_indices=())
-    shapes = {name: value.shape for name, value in wanted.state_dict().items()}
-    wrong = sorted(shapes.keys() ^ found.keys())
-    wrong += [name for name in shapes.keys() & found.keys() if found[name].shape != shapes[name]]
-    if wrong:
-        raise SystemExit(
-            f'{path}: no CLIP ViT with patches of 16 pixels for images of 224 x 224: '
-            f'{listed(wrong)} missing, unknown or of another shape; give the weights of '
-            'openai/clip-vit-base-patch16'
-        )
-    return found, dict(channels=channels, depth=len(blocks), embed_dim=embed_dim)
-
-
-def report_clip(facts: Mapping[str, int], part: str, out: str) -> None:
-    """Print the config lines that fit."""
-    print(f'CLIP of {facts["channels"]} channels, {facts["depth"]} blocks. Config lines that fit:')
-    print("  backbone: type='CLIPVisionTransformer'")
-    print(f"  {part}: init_cfg=dict(type='Pretrained', checkpoint={out!r})")
-
-
-def report_dinov2(facts: Mapping[str, int], part: str, out: str) -> None:
-    """Print the config lines that fit."""
-    arch = next((n for n, a in ARCHITECTURES.items() if a.channels == facts['channels']), '?')
-    print(
-        f'DINOv2 of {facts["channels"]} channels, {facts["depth"]} blocks. Config lines that fit:'
-    )
-    print(f"  backbone: type='DINOv2', arch={arch!r}, registers={facts['registers']}")
-    if part == 'backbone':
-        print(f"  backbone: init_cfg=dict(type='Pretrained', checkpoint={out!r})")
-        return
-    print(f"  decode_head: type='UniMatchDPTHead', num_classes={facts['num_classes']}")
-    print(f'  load_from={out!r}')
-
-
 def report(facts: Mapping[str, int], part: str, out: str) -> None:
     """Print the config lines that fit."""
     classes = f', {facts["num_classes"]} classes' if part == 'model' else ''
@@ -395,11 +309,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     kind = dinov2_names.kind_of(state)
     show = report
     if kind:
-        part, converted, facts = convert_dinov2(state, kind, args.what, args.source)
-        show = report_dinov2
+        part, converted, facts = dinov2_names.convert(state, kind, args.what, args.source)
+        show = dinov2_names.report
     elif clip_names.PROJECTION in state:
-        part, show = 'backbone', report_clip
-        converted, facts = convert_clip(state, args.what, args.source)
+        part, show = 'backbone', clip_names.report
+        converted, facts = clip_names.convert(state, args.what, args.source)
     else:
         part = choose_part(state, args.what, args.source)
         converted, facts = convert(state, part, args.source)

@@ -104,6 +104,23 @@ def test_pixels_of_a_view_that_belong_to_the_batch():
     assert torch.equal(View(pseudo=pseudo, mix=mix).own_valid, pseudo.valid & ~foreign)
 
 
+def test_another_label_is_mixed_as_the_view_and_unknown_where_something_was_pasted():
+    other, foreign = pseudo_label(), torch.zeros(2, 4, 4, dtype=torch.bool)
+    other.label[0], other.label[1], foreign[0, :, 1] = 1, 2, True
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[:, :, :2] = True
+    plain = View(pseudo=pseudo_label())
+    assert plain.labeled_by(other).pseudo is other and plain.pseudo is not other
+    mix = Mix(mask, torch.tensor([1, 0]))
+    assert View(mix=mix).labeled_by(other).pseudo.label[:, 0].tolist() == [
+        [2, 2, 1, 1],
+        [1, 1, 2, 2],
+    ]
+    mix.foreign = foreign
+    found = View(mix=mix).labeled_by(other).pseudo
+    assert torch.equal(found.valid, other.valid & ~foreign) and found.valid.any()
+
+
 def test_features_are_mixed_as_the_view():
     mask = torch.zeros(2, 4, 4, dtype=torch.bool)
     mask[:, :, :2] = True

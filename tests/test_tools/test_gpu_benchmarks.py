@@ -103,7 +103,32 @@ def test_the_plain_update_of_a_teacher_is_the_same():
     assert networks[0][1].running_mean.tolist() == [0.5, 0.5]
 
 
-def test_a_folder_that_is_not_there_is_refused_before_anything_is_measured(tmp_path):
-    tool = load_tool('benchmarks/training.py')
-    with pytest.raises(SystemExit, match='its folder does not exist, make it first'):
-        tool.main([*TOY, '--out', str(tmp_path / 'none/training.md')])
+@pytest.mark.parametrize(
+    'name', ['corrmatch', 'rankmatch', 's4mc', 'weighting', 'step', 'training']
+)
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_measured(name, capsys):
+    tool = load_tool(f'benchmarks/{name}.py')
+    method = ['--method', 'unimatch'] if name == 'step' else []
+    with pytest.raises(SystemExit) as error:
+        tool.parse_args([*method, '--out', 'no/such/folder/table.md'])
+    said = '--out no/such/folder/table.md: its folder does not exist, make it first'
+    assert error.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_what_cannot_be_run_or_joined_is_said(tmp_path):
+    script = REPO / 'tools/benchmarks/gpu.sh'
+    done = run_command(['bash', script, '--toys'], tmp_path, code=2)
+    assert done.output == 'gpu.sh: unknown option --toys; there are --toy and then a FOLDER\n'
+    done = run_command(['bash', script, tmp_path / 'found'], tmp_path, code=1, PYTHON='false')
+    assert done.output.endswith('has failed, see above; --toy needs no GPU\n')
+    join = load_tool('benchmarks/join_tables.py')
+    page = tmp_path / 'page.md'
+    for content, reason in (('text', 'no page of a benchmark'), (None, 'No such file')):
+        page.unlink(missing_ok=True)
+        if content:
+            page.write_text(content)
+        with pytest.raises(SystemExit, match=f'page.md: cannot be joined .*{reason}.*; give pages'):
+            join.main([str(page), '--out', str(tmp_path)])
+    with pytest.raises(SystemExit, match='none: is no folder, make it first'):
+        join.main([str(page), '--out', str(tmp_path / 'none')])
+    assert not list(tmp_path.glob('benchmarks.*'))

@@ -4,12 +4,18 @@
 #   bash tools/benchmarks/gpu.sh [--toy] [FOLDER]
 #
 # Writes FOLDER/benchmarks.md and benchmarks.json (work_dirs/benchmarks by default); PYTHON is the
-# interpreter. On a GPU it takes about ten minutes. --toy has sizes for a CPU, where it takes one.
+# interpreter. --toy has sizes for a CPU.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 toy=
 if [ "${1:-}" = --toy ]; then toy=1; shift; fi
-folder=${1:-work_dirs/benchmarks}
+case "${1:-}" in -*)
+  echo "gpu.sh: unknown option $1; there are --toy and then a FOLDER" >&2
+  exit 2
+  ;;
+esac
+folder=${1:+$(realpath -m "$1")}
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+folder=${folder:-work_dirs/benchmarks}
 mkdir -p "$folder"
 pages=()
 
@@ -18,7 +24,10 @@ run() {
   local page="$folder/$1.md" tool="tools/benchmarks/$2.py"
   shift 2
   echo "$tool $*"
-  "${PYTHON:-python}" "$tool" --out "$page" "$@" > /dev/null
+  "${PYTHON:-python}" "$tool" --out "$page" "$@" > /dev/null || {
+    echo "gpu.sh: $tool has failed, see above; --toy needs no GPU" >&2
+    exit 1
+  }
   pages+=("$page")
 }
 

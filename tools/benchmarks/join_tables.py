@@ -28,12 +28,19 @@ def cells(line: str) -> list[str]:
 
 
 def content(page: str) -> dict[str, Any]:
-    """What a page says: the machine, rows and notes."""
+    """What a page says: the machine, rows and notes.
+
+    Raises:
+        ValueError: It is none of a benchmark.
+    """
     lines = page.splitlines()
-    heads, _, *rows = [cells(line) for line in lines if line.startswith('|')]
+    table = [cells(line) for line in lines if line.startswith('|')]
+    machine = [line for line in lines if line.startswith('Measured on ')]
+    if not machine or len(table) < 3:
+        raise ValueError('no page of a benchmark')
     return dict(
-        machine=next(line for line in lines if line.startswith('Measured on ')),
-        rows=[dict(zip(heads, row)) for row in rows],
+        machine=machine[0],
+        rows=[dict(zip(table[0], row)) for row in table[2:]],
         notes=[line[2:] for line in lines if line.startswith('- ')],
     )
 
@@ -41,8 +48,18 @@ def content(page: str) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Join and write."""
     args = parse_args(argv)
-    pages = {path.stem: path.read_text() for path in args.pages}
-    found = {name: content(page) for name, page in pages.items()}
+    if not args.out.is_dir():
+        raise SystemExit(f'--out {args.out}: is no folder, make it first')
+    pages, found = {}, {}
+    for path in args.pages:
+        try:
+            pages[path.stem] = path.read_text(encoding='utf-8')
+            found[path.stem] = content(pages[path.stem])
+        except (OSError, ValueError) as error:
+            raise SystemExit(
+                f'{path}: cannot be joined ({error}); give pages that the tools of this folder '
+                'wrote with --out'
+            ) from error
     text = '\n'.join(f'## {name}\n\n{page}' for name, page in pages.items())
     (args.out / 'benchmarks.md').write_text(f'# Benchmarks\n\n{text}')
     (args.out / 'benchmarks.json').write_text(json.dumps(found, indent=1) + '\n')

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf, Whole
 from mmseg_semi.functional import image_confidence
+from mmseg_semi.models.held_network import HeldNetwork
 from mmseg_semi.models.memories import Snapshots
 from mmseg_semi.structures import PseudoLabel, SemiStep, View
 
@@ -26,7 +27,7 @@ _WORST = torch.finfo(torch.float32).min
 
 
 @MODELS.register_module()
-class PreviousGuidance(BaseSemiHead):
+class PreviousGuidance(HeldNetwork, BaseSemiHead):
     r"""Train the student's outputs a second time, with labels of its earlier weights.
 
     PrevMatch (Shin et al., WACV 2026). A few of the student's last weights, in evaluation
@@ -63,6 +64,7 @@ class PreviousGuidance(BaseSemiHead):
     """
 
     hooks = (dict(type='SnapshotHook'),)
+    saved = False  # it holds whichever weights label
     best: Tensor
     snapshots: Snapshots
 
@@ -85,7 +87,6 @@ class PreviousGuidance(BaseSemiHead):
         self.peak, self.ramp_by, self.on_cpu = peak, ramp_by, on_cpu
         self.register_buffer('best', torch.tensor(_WORST))
         self._model: tuple[Any, ...] = ()
-        self._network: tuple[Any, ...] = ()
         self._guidance = 0.0
 
     def attach(self, model: SemiSegmentor) -> None:
@@ -101,10 +102,9 @@ class PreviousGuidance(BaseSemiHead):
             )
         backbone = model.segmentor.backbone
         held = {id(backbone): backbone} if model.frozen_encoder else {}  # not copied
-        network = copy.deepcopy(model.segmentor, held).requires_grad_(False).eval()
-        # In tuples, so that they are no submodules; the network moves by _apply.
-        self._model, self._network, self._losses = (model,), (network,), tuple(unlabeled)
-        self.snapshots = Snapshots(self._weights(network), self.size, self.on_cpu)
+        self.set_network(copy.deepcopy(model.segmentor, held))
+        self._model, self._losses = (model,), tuple(unlabeled)  # so that they are no submodules
+        self.snapshots = Snapshots(self._weights(self.network), self.size, self.on_cpu)
 
     def check_batch(self, step: SemiStep) -> None:
         """Refuse a run of which no weights would be kept."""
@@ -128,11 +128,6 @@ class PreviousGuidance(BaseSemiHead):
         if self.every is None:
             return max(1, (model.progress[1] - model.warmup_length) // (2 * self.size))
         return max(1, round(self.every * model.iters_per_epoch))
-
-    @property
-    def unsaved(self) -> list[Tensor]:
-        """The network that earlier weights are put into, which no checkpoint has."""
-        return [value for network in self._network for value in self._weights(network)]
 
     def _weights(self, network: Any) -> list[Tensor]:
         """The floating tensors of a network, without those of an encoder that never changes."""
@@ -180,12 +175,6 @@ class PreviousGuidance(BaseSemiHead):
             self.best.fill_(score)
             self.keep()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        for network in self._network:
-            network._apply(fn, recurse)
-        return self
-
     # ---------------------------------------------------------------- the step
 
     def strength(self, step: SemiStep) -> float:
@@ -196,14 +185,13 @@ class PreviousGuidance(BaseSemiHead):
     @torch.no_grad()
     def label(self, images: Tensor) -> Tensor:
         """Return logits (B, K, H, W) that a few earlier weights give weak images together."""
-        model, network = self._model[0], self._network[0]
-        known = len(self.snapshots)
+        model, known = self._model[0], len(self.snapshots)
         count = int(torch.randint(1, min(self.most, known) + 1, ()))
         shares = torch.empty(count).exponential_()  # normalized: Dirichlet(1, ..., 1)
         total: Any = 0
         for number, share in zip(torch.randperm(known).tolist(), (shares / shares.sum()).tolist()):
-            self.snapshots.load(number, self._weights(network))
-            total = total + share * model.run(images, network).logits.float()
+            self.snapshots.load(number, self._weights(self.network))
+            total = total + share * model.run(images, self.network).logits.float()
         return total
 
     def guide(self, view: View, pseudo: PseudoLabel) -> View:

@@ -31,11 +31,6 @@ class Snapshots(nn.Module):
     def __len__(self) -> int:
         return self.count
 
-    @property
-    def away(self) -> list[Tensor]:
-        """Those that take no memory of a GPU."""
-        return self.rows if self.on_cpu else []
-
     def clear(self) -> None:
         """Forget all."""
         self.count = 0

@@ -149,6 +149,30 @@ def one_of_each(found):
     return [first, *rest]
 
 
+def test_mixed_precision_sees_the_weights_of_each_set(monkeypatch):
+    """Casts of weights are not kept from one set to the next."""
+    model = guided(monkeypatch)
+    head = model.heads['guidance']
+    head.keep()  # those that give the input
+    model.float()
+    monkeypatch.setattr(torch, 'randint', lambda *args: torch.tensor(2))
+    one = torch.tensor([4.0, 0.0, 0.0])[:, None, None].expand(1, 3, 4, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = head.label(one)[0, :, 0, 0]
+    assert found.dtype == torch.float32 and found[0] > 0 and found[1] > 0
+    assert found.sum().item() == pytest.approx(4, rel=0.01)
+
+
+def test_no_checkpoint_has_the_network_that_labels(monkeypatch):
+    model = guided(monkeypatch)
+    names = [name for name in model.state_dict() if name.startswith('heads.')]
+    assert names == ['heads.guidance.best'] + [
+        f'heads.guidance.snapshots.{part}' for part in ('count', '0', '1')
+    ]
+    moved = {value.dtype for value in model.float().heads['guidance'].network.state_dict().values()}
+    assert moved == {torch.float32}, 'it moves with the model'
+
+
 def test_weights_are_kept_at_equal_distances_after_the_warm_up(monkeypatch):
     model = preset('prevmatch', **{'heads.guidance.size': 2})
     model.warmup_iters = 4
