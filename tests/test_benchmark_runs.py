@@ -157,6 +157,8 @@ def shrink(cfg: Any, work_dir: Path) -> None:
     elif backbone.type == 'CLIPVisionTransformer':
         backbone.update(channels=8, depth=5, heads=2, embed_dim=6, init_cfg=None)
         head.update(in_channels=(8, 8, 6), channels=16, widths=(16, 16), skip_channels=(4, 4))
+        if 'detail' in backbone:
+            backbone.detail.update(base_channels=2, stem_channels=4, init_cfg=None)
         head.text = None
         for one in (*cfg.val_dataloader.dataset.pipeline, *cfg.test_dataloader.dataset.pipeline):
             if one.type == 'Resize':

@@ -222,14 +222,22 @@ def _pretrained_files(
     backbone = inner.get('backbone')
     if not isinstance(backbone, Mapping):
         return
-    init = backbone.get('init_cfg')
-    init = init if isinstance(init, MutableMapping) and init.get('type') == 'Pretrained' else {}
-    for key, path, node in (
-        (f'{prefix}.pretrained', inner.get('pretrained'), {}),
-        (f'{prefix}.backbone.init_cfg.checkpoint', init.get('checkpoint'), init),
-    ):
-        if isinstance(path, str):
-            yield key, path, node, {**copy.deepcopy(dict(backbone)), 'init_cfg': None}
+    if isinstance(inner.get('pretrained'), str):
+        yield f'{prefix}.pretrained', inner['pretrained'], {}, _without_init(backbone)
+    named = {f'{prefix}.backbone': backbone}
+    for name, part in backbone.items():  # a backbone inside of it
+        if name != 'init_cfg' and isinstance(part, Mapping) and 'type' in part:
+            named[f'{prefix}.backbone.{name}'] = part
+    for key, one in named.items():
+        init = one.get('init_cfg')
+        if not isinstance(init, MutableMapping) or init.get('type') != 'Pretrained':
+            continue
+        if isinstance(init.get('checkpoint'), str):
+            yield f'{key}.init_cfg.checkpoint', init['checkpoint'], init, _without_init(one)
+
+
+def _without_init(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    return {**copy.deepcopy(dict(backbone)), 'init_cfg': None}
 
 
 class _NoNumbers(TorchFunctionMode):

@@ -119,6 +119,53 @@ def test_what_is_trained(trained):
         assert {n for n, one in encoder.named_parameters() if one.grad is not None} == found
 
 
+DETAIL = dict(type='ResNetV1c', depth=50, num_stages=1, out_indices=(0,), strides=(1,))
+DETAIL.update(dilations=(1,), base_channels=2, stem_channels=4, norm_eval=True)
+
+
+def test_a_map_of_detail_comes_first_and_sees_images_as_imagenet_does():
+    encoder = random_encoder(out_indices=(1,), detail=DETAIL)
+    pixels = 255 * torch.rand(2, 3, 32, 48)
+
+    def normalized(mean, std):
+        return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    images = normalized((122.771, 116.746, 104.094), (68.501, 66.632, 70.323))
+    found = encoder(images)
+    (first,) = encoder.detail(normalized((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    torch.testing.assert_close(found[0], first, rtol=1e-4, atol=1e-5)
+    assert found[0].shape == (2, 8, 8, 12) and encoder.channels == (8, 16, 6)
+    alone = random_encoder(out_indices=(1,))
+    alone.load_state_dict(encoder.state_dict(), strict=False)
+    assert all(torch.equal(*both) for both in zip(found[1:], alone(images)))
+
+
+@pytest.mark.parametrize('trained', ['attention', 'all', 'none'])
+def test_the_map_of_detail_is_trained_with_the_encoder(trained):
+    encoder = random_encoder(detail=DETAIL, trained=trained).train()
+    found = {one.requires_grad for one in encoder.detail.parameters()}
+    assert found == {trained != 'none'}
+    assert not any(one.training for one in encoder.detail.modules() if hasattr(one, 'running_mean'))
+
+
+def test_both_networks_have_their_own_weights(tmp_path):
+    clip, other = random_encoder(), random_encoder(1, detail=DETAIL)
+    for name, state in (('clip', clip.state_dict()), ('resnet', other.detail.state_dict())):
+        torch.save(dict(state_dict=state), tmp_path / f'{name}.pth')
+    init = {
+        one: dict(type='Pretrained', checkpoint=str(tmp_path / f'{one}.pth'))
+        for one in ('clip', 'resnet')
+    }
+    detail = dict(DETAIL, init_cfg=init['resnet'])
+    for given in (init['clip'], None):
+        encoder = random_encoder(2, detail=detail, init_cfg=given)
+        encoder.init_weights()
+        found, wanted = encoder.detail.state_dict(), other.detail.state_dict()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        taken = torch.equal(encoder.blocks[0].mlp.fc1.weight, clip.blocks[0].mlp.fc1.weight)
+        assert taken == (given is not None)
+
+
 def test_checkpointed_gradients_are_the_same():
     images, found = torch.randn(1, 3, 32, 32), []
     for with_cp in (False, True):
@@ -144,6 +191,7 @@ def test_published_size():
         (dict(out_indices=(3,)), r'out_indices must name blocks from 0 to 2, got \(3,\)'),
         (dict(heads=3), 'channels=16 must be a multiple of heads=3'),
         (dict(trained='attn'), 'trained must be one of'),
+        (dict(detail=DETAIL, in_channels=4), 'detail is for images of 3 channels, got in_chan.*=4'),
     ],
 )
 def test_arguments_that_cannot_be(given, message):

@@ -145,6 +145,15 @@ def test_init_cfg_and_its_prefix_are_looked_at(weights, tmp_path):
         check_pretrained(config(dict(RESNET, init_cfg=dict(init, prefix='neck'))))
 
 
+def test_weights_of_a_backbone_inside_of_another_are_looked_at(weights):
+    init = dict(type='Pretrained', checkpoint=weights)
+    key = 'model.segmentor.backbone.detail.init_cfg.checkpoint'
+    clip = dict(type='CLIPVisionTransformer', channels=4, depth=1, heads=1, out_indices=())
+    check_pretrained(config(dict(clip, detail=dict(RESNET, stem_channels=32, init_cfg=init))))
+    with pytest.raises(ValueError, match=f'{key}: .*stem.0.weight'):
+        check_pretrained(config(dict(clip, detail=dict(RESNET, init_cfg=init))))
+
+
 def test_missing_files_are_named():
     with pytest.raises(FileNotFoundError, match=r'segmentor.pretrained: there is no file x.pth'):
         check_pretrained(config(RESNET, pretrained='x.pth'))

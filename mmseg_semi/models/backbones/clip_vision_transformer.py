@@ -23,6 +23,9 @@ GRID = 14
 #: Of every normalization. CLIP itself has 1e-5, SemiVL 1e-6.
 EPS = 1e-6
 TRAINED = ('attention', 'all', 'none')
+#: Mean and deviation of RGB images: CLIP's, and those of ImageNet weights of other networks.
+CLIP_PIXELS = ((122.771, 116.746, 104.094), (68.501, 66.632, 70.323))
+IMAGENET_PIXELS = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
 class MLP(nn.Module):
@@ -82,6 +85,9 @@ class CLIPVisionTransformer(BaseModule):
         out_indices: Blocks, counted from 0, whose value paths are the maps before the last one.
         trained: ``'attention'``: the attention's weights and the position embedding, and nothing
             else (SemiVL); ``'all'``; ``'none'``: no gradient, and the mode is always eval.
+        detail: Config of a backbone with ImageNet weights whose first map comes before all others:
+            SemiVL's first stage of a ResNet on Cityscapes. It is trained unless ``trained`` is
+            ``'none'``. Images are then normalized as CLIP's, and for this backbone as ImageNet's.
         with_cp: Whether activations in the blocks are computed again in the backward pass: less
             memory, more time.
         init_cfg: Weights, such as ``dict(type='Pretrained', checkpoint='FILE')``.
@@ -92,6 +98,8 @@ class CLIPVisionTransformer(BaseModule):
     """
 
     patch_size = PATCH
+    scale: Tensor
+    shift: Tensor
 
     @checked
     def __init__(
@@ -103,6 +111,7 @@ class CLIPVisionTransformer(BaseModule):
         in_channels: Annotated[int, Whole(1)] = 3,
         out_indices: Annotated[Sequence[int], Each(Whole(0))] = (0, 4),
         trained: Annotated[str, OneOf(*TRAINED)] = 'attention',
+        detail: Optional[dict[str, Any]] = None,
         with_cp: Annotated[bool, OneOf(True, False)] = False,
         init_cfg: Optional[Union[dict[str, Any], list[dict[str, Any]]]] = None,
     ) -> None:
@@ -132,7 +141,26 @@ class CLIPVisionTransformer(BaseModule):
             self.pos_embed.requires_grad_(True)
             for block in self.blocks:
                 block.attn.requires_grad_(True)
+        self.detail: Any = None
+        if detail is not None:
+            self._add_detail(detail, in_channels)
         self.train()
+
+    def _add_detail(self, detail: dict[str, Any], in_channels: int) -> None:
+        if in_channels != len(CLIP_PIXELS[0]):
+            raise ValueError(
+                f'CLIPVisionTransformer.detail is for images of 3 channels, got in_channels='
+                f'{in_channels}: leave detail out'
+            )
+        self.detail = MODELS.build(detail).requires_grad_(not self.frozen)
+        self.detail.eval()
+        with torch.no_grad():
+            (first, *_) = self.detail(torch.zeros(1, in_channels, 2 * PATCH, 2 * PATCH))
+        self.channels = (first.shape[1], *self.channels)
+        (mean, std), (other_mean, other_std) = map(torch.tensor, (CLIP_PIXELS, IMAGENET_PIXELS))
+        for name, value in (('scale', std), ('shift', mean - other_mean)):
+            value = (value / other_std)[:, None, None]
+            self.register_buffer(name, value, persistent=False)
 
     def init_weights(self) -> None:
         """Load what ``init_cfg`` says, or draw numbers."""
@@ -146,9 +174,14 @@ class CLIPVisionTransformer(BaseModule):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if self.detail is not None:
+            self.detail.init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Encode images (B, C, H, W) into maps (B, D, H / 16, W / 16), the last (B, E, ...)."""
+        """Encode images (B, C, H, W) into maps (B, D, H / 16, W / 16), the last (B, E, ...).
+
+        The map of ``detail`` comes first, in its own size.
+        """
         height, width = x.shape[2:]
         if height % PATCH or width % PATCH:
             raise ValueError(
@@ -171,7 +204,10 @@ class CLIPVisionTransformer(BaseModule):
                 tokens = self._run(block, tokens)
         value = self._run(self.blocks[last].values, tokens)
         embedding = F.normalize(self.proj(self.norm(value)), dim=-1)
-        return (*(maps[number] for number in self.out_indices), self._map(embedding, size))
+        out = (*(maps[number] for number in self.out_indices), self._map(embedding, size))
+        if self.detail is None:
+            return out
+        return (self.detail(x * self.scale + self.shift)[0], *out)
 
     def _run(self, function: Any, tokens: Tensor) -> Tensor:
         if self.with_cp and tokens.requires_grad:

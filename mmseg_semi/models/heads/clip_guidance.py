@@ -87,7 +87,9 @@ class CLIPGuidance(HeldNetwork, BaseSemiHead):
                     f"CLIPGuidance.weights has '{name}', which is no stream of unlabeled images."
                     f'{hint(name, known)} There are: {", ".join(known)}'
                 )
-        self.set_network(copy.deepcopy(encoder))
+        network = copy.deepcopy(encoder)
+        network.detail = None  # no part of what labels
+        self.set_network(network)
         self._parts = (encoder, head)  # in a tuple, so that they are no submodules of this
         self.register_buffer('texts', head.text.clone(), persistent=False)
         self.register_buffer('index', torch.arange(len(head.text)), persistent=False)
@@ -104,7 +106,8 @@ class CLIPGuidance(HeldNetwork, BaseSemiHead):
         """
         encoder, head = self._parts
         if not resumed:
-            self.network.load_state_dict(encoder.state_dict())
+            state = encoder.state_dict()
+            self.network.load_state_dict({name: state[name] for name in self.network.state_dict()})
         texts, index = head.text.detach().clone(), torch.arange(len(head.text))
         if head.text_file is not None:
             texts, index = read_texts('decode_head.text', head.text_file, *texts.shape)

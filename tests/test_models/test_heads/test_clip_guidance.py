@@ -41,7 +41,11 @@ def text_file(tmp_path):
     return str(tmp_path / 'texts.pt')
 
 
-def build(text=None, init_cfg=None, boxes=None, **changes):
+DETAIL = dict(type='ResNetV1c', depth=50, num_stages=1, out_indices=(0,), strides=(1,))
+DETAIL.update(dilations=(1,), base_channels=2, stem_channels=4, norm_eval=True)
+
+
+def build(text=None, init_cfg=None, boxes=None, detail=None, **changes):
     """SemiVL's preset with a tiny network that has begun a run."""
     init_default_scope('mmseg')
     cfg = Config.fromfile(METHODS / 'semivl.py')
@@ -49,7 +53,9 @@ def build(text=None, init_cfg=None, boxes=None, **changes):
     segmentor = dict(
         type='PatchEncoderDecoder',
         data_preprocessor=dict(type='SemiDataPreprocessor', size=(32, 32)),
-        backbone=dict(ENCODER, out_indices=(0, 1), init_cfg=init_cfg),
+        backbone=dict(
+            ENCODER, out_indices=(1,) if detail else (0, 1), detail=detail, init_cfg=init_cfg
+        ),
         decode_head=dict(HEAD, text=text),
         test_cfg=dict(mode='whole'),
     )
@@ -168,9 +174,10 @@ def test_weights_of_pixels_weigh_it_too(tmp_path, text_file):
     torch.testing.assert_close(4 * losses['guidance.loss'], plain.heads['guidance'](step)['loss'])
 
 
-def test_clip_is_what_the_run_began_with_in_a_resumed_run_too(tmp_path):
+@pytest.mark.parametrize('detail', [None, DETAIL])
+def test_clip_is_what_the_run_began_with_in_a_resumed_run_too(tmp_path, detail):
     init_cfg, clip = weights_file(tmp_path)
-    model = build(init_cfg=init_cfg)
+    model = build(init_cfg=init_cfg, detail=detail)
     started(model)
     take(model)
 
@@ -179,11 +186,13 @@ def test_clip_is_what_the_run_began_with_in_a_resumed_run_too(tmp_path):
         assert all(map(torch.equal, found.parameters(), clip.parameters()))
         student = model.segmentor.backbone.parameters()
         assert not any(map(torch.equal, found.parameters(), student))
+        names = [name for name, _ in found.named_parameters()]
+        assert names == [name for name, _ in clip.named_parameters()]  # none of detail
 
     check(model)
     trained = [name for name, one in model.named_parameters() if one.requires_grad]
     assert not any('guidance' in name for name in trained) and trained
-    again = build()
+    again = build(detail=detail)
     again.load_state_dict(model.state_dict())
     begin(again, 25)
     check(again)
