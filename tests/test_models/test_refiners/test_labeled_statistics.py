@@ -131,6 +131,33 @@ def test_several_steps_before_an_update_count_as_one_batch():
             torch.testing.assert_close(value, whole.state_dict()[name], equal_nan=True)
 
 
+def states_of_a_rank(rank, seeds):
+    """States after four iterations, of which each has one step of those that the rank is given."""
+    made = [refiner(kind, momentum=0.8) for kind in (GaussianThreshold, DistributionAlignment)]
+    for seed in seeds[rank]:
+        for one in made:
+            one.observe(step_of(seed, size=7 + 2 * rank, absent=(3 - rank,)))
+            one.update_state()
+    return [dict(one.state_dict()) for one in made]
+
+
+def test_two_ranks_move_as_one_with_both_batches(on_two_ranks):
+    """Of other sizes, each without a class of its own."""
+    seeds = [[0, 1, 2, 3], [4, 5, 6, 7]]
+    whole = [refiner(kind, momentum=0.8) for kind in (GaussianThreshold, DistributionAlignment)]
+    for both in zip(*seeds):
+        for one in whole:
+            for rank, seed in enumerate(both):
+                one.observe(step_of(seed, size=7 + 2 * rank, absent=(3 - rank,)))
+            one.update_state()
+    for rank, found in enumerate(on_two_ranks(states_of_a_rank, seeds)):
+        alone = states_of_a_rank(rank, seeds)
+        for state, own, one in zip(found, alone, whole):
+            for name, value in one.state_dict().items():
+                torch.testing.assert_close(state[name], value, rtol=1e-12, atol=0)
+                assert not torch.allclose(own[name], value, rtol=1e-3, equal_nan=True)
+
+
 def test_classes_become_as_confident_as_on_labeled_images():
     align = refiner(DistributionAlignment, momentum=0.5)
     step = step_of(0, absent=(3,))
