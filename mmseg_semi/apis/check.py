@@ -43,7 +43,7 @@ from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.engine.hooks.data_check_hook import check_classes, has_masks
 from mmseg_semi.errors import name_some, refusal
 from mmseg_semi.files import write_files
-from mmseg_semi.utils.config import is_detector, load_config, parse_tool
+from mmseg_semi.utils.config import data_places, is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_keys import value_at
 from mmseg_semi.utils.weight_checks import check_pretrained, shapes_alone
 from mmseg_semi_cli import runs
@@ -282,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(cfg.work_dir)
     content = dict(
         config=args.config,
+        data=data_places(cfg),
         findings=found.as_json(),
         not_looked_at=found.unseen,
         parts=[as_json(part) for part in parts],

@@ -52,14 +52,15 @@ def check_tiles(tile: int, overlap: int | None) -> None:
 
 
 def write_more(job: Job, maps: Mapping[str, str], args: argparse.Namespace) -> None:
-    """Write what is made of all predictions, given the label map of each image."""
+    """Write what is made of all predictions in the folder, given the label map of each image."""
     folder, saved = job.predictions.folder, job.saved
     if args.polygons:
-        paths = {job.image_name(image): folder / path for image, path in maps.items()}
+        paths = {job.image_name(image, path): folder / path for image, path in maps.items()}
         write_annotations(folder, args.polygons, paths, saved.meta, saved.reduced)
     if args.rank_by and maps:
         scores = {image: job.predictions.entries[path].scores for image, path in maps.items()}
-        write_ranking(OwnFiles(folder, 'ranking-files.json'), ranked(scores))
+        scored = {image: found for image, found in scores.items() if found}
+        write_ranking(OwnFiles(folder, 'ranking-files.json'), ranked(scored))
 
 
 def settings_of(args: argparse.Namespace, saved: SavedModel) -> dict[str, Any]:
@@ -110,18 +111,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     with claimed(args.out, option='--out'):
         names, failed = with_slices(names, Path(args.out))
         predictions = Predictions(Path(args.out), settings_of(args, saved))
-        predictions.write_once('classes.json', json.dumps(saved.meta, indent=1) + '\n')
-        if args.overlay:
-            predictions.write_once('legend.png', png_of(drawn_legend(saved.meta)))
         job = Job(saved, predictor, predictions, names, kinds, scored, failed)
         files = {image: job.files_of(image) for image in names}
         predictions.claim(files)
+        predictions.write_once('classes.json', json.dumps(saved.meta, indent=1) + '\n')
+        if args.overlay:
+            predictions.write_once('legend.png', png_of(drawn_legend(saved.meta)))
         todo = [image for image in names if not predictions.finished(image, files[image], scored)]
         start = time.monotonic()
         for _ in track(predict_all(job, todo, args.batch), total=len(todo)):
             pass
         seconds = max(time.monotonic() - start, 1e-6)
-        write_more(job, {one: files[one][0] for one in names if one not in job.failed}, args)
+        maps = {one: files[one][0] for one in names if one not in job.failed}
+        earlier = predictions.others(names)
+        write_more(job, {**earlier, **maps}, args)
     if any(map(has_georeference, todo)) and importlib.util.find_spec('rasterio') is None:
         print("GeoTIFF images: pip install 'mmseg_semi[geotiff]' keeps their place on the Earth")
+    if earlier and (args.polygons or args.rank_by):
+        print(f'{len(earlier)} images of earlier runs are among the polygons or in the ranking too')
     say(job, len(todo), len(names) - len(todo), seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,11 +62,11 @@ class Predictions:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder, self.list = folder, folder / LISTED
+        self.settings = settings
         self.entries: dict[str, Entry] = {}
         self._known: dict[str, set[str]] = {}
         lines = self.list.read_bytes().split(b'\n') if self.list.exists() else []
         if len(lines) < 2:  # also one that was killed in its first line
-            write_file(self.list, json.dumps(settings) + '\n')
             return
         try:
             found = json.loads(lines[0])
@@ -90,7 +90,7 @@ class Predictions:
             self._known.setdefault(name, set()).add(digest)
 
     def claim(self, wanted: Mapping[str, Sequence[str]]) -> None:
-        """Refuse to replace files of others, and predictions of other images.
+        """Refuse to replace files of others, and predictions of other images; else begin the list.
 
         Args:
             wanted: Files that may be written, by image.
@@ -119,6 +119,8 @@ class Predictions:
                 f'{self.folder} has predictions of other images of the same names: '
                 f'{name_some(taken)}. Name another --out.'
             )
+        if not self.entries:
+            write_file(self.list, json.dumps(self.settings) + '\n')
 
     def write_once(self, name: str, content: str | bytes) -> None:
         """Write a file of the whole folder, which another run would write alike.
@@ -135,6 +137,20 @@ class Predictions:
                 f'{path} was not written by this command, or was changed since. Move it away, or '
                 'name another --out.'
             )
+
+    def others(self, images: Collection[str]) -> dict[str, str]:
+        """Label maps of earlier runs: paths in the folder by their images.
+
+        Args:
+            images: Those that are left out.
+        """
+        known = {entry.image: name for name, entry in self.entries.items() if _is_label(name)}
+        given = {os.path.realpath(image) for image in images}
+        return {
+            image: name
+            for image, name in known.items()
+            if os.path.realpath(image) not in given and (self.folder / name).is_file()
+        }
 
     def is_own(self, name: str) -> bool:
         """Whether a file is as it was written."""
@@ -183,6 +199,10 @@ class Predictions:
         finally:
             for part in parts:
                 part.unlink(missing_ok=True)
+
+
+def _is_label(name: str) -> bool:
+    return name.startswith('labels/')
 
 
 def _same(first: str, second: str) -> bool:

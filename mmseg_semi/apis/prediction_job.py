@@ -58,9 +58,10 @@ class Job:
         suffixes = dict(KINDS, labels='.tif') if _keeps_place(image) else KINDS
         return [f'{kind}/{self.names[image]}{suffixes[kind]}' for kind in self.kinds]
 
-    def image_name(self, image: str) -> str:
-        """Name of an image below the folder that holds all of them."""
-        name, suffix = self.names[image], Path(image).suffix
+    @staticmethod
+    def image_name(image: str, labels: str) -> str:
+        """Name of an image below the folder that holds all of them, by its label map's."""
+        name, suffix = str(Path(labels).with_suffix('').relative_to('labels')), Path(image).suffix
         return name if name.endswith(suffix) else name + suffix
 
 

@@ -22,7 +22,11 @@ from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import check_there
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.utils.config import is_detector, load_config
-from mmseg_semi.utils.safe_checkpoints import CheckpointError, read_checkpoint
+from mmseg_semi.utils.safe_checkpoints import (
+    CheckpointError,
+    read_checkpoint,
+    refuse_other_files,
+)
 from mmseg_semi.utils.weight_checks import (
     check_checkpoint,
     state_of,
@@ -36,9 +40,11 @@ def find_config(checkpoint: str) -> str:
 
     Raises:
         FileNotFoundError: There is no such checkpoint, or no config beside it.
-        ValueError: There are several.
+        ValueError: There are several configs.
+        CheckpointError: The file is no checkpoint, so that what lies beside it is not read.
     """
     check_there(checkpoint, 'Name a checkpoint of a run, such as work_dirs/leaves/iter_20000.pth.')
+    refuse_other_files(checkpoint)
     path = Path(checkpoint)
     if path.with_suffix('.py').is_file():
         return str(path.with_suffix('.py'))

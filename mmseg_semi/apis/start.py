@@ -30,6 +30,7 @@ from torch import nn
 
 from mmseg_semi.datasets.dataset_tree import crop_size, leaf_datasets
 from mmseg_semi.models.backbones.first_layer import average_rgb_filters
+from mmseg_semi.utils.config import data_places
 from mmseg_semi.utils.progress import duration
 
 #: Warnings of the libraries about themselves, which no user can do anything about.
@@ -286,8 +287,11 @@ def _estimate(runner: Any) -> str:
     try:
         content = json.loads(next(file for file in files if file.is_file()).read_text())
         found = content['training']
+        same = content['data'] == data_places(runner.cfg)
         step, memory = float(found['step_seconds']), str(found['memory'])
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        same = False
+    if not same:
         return f'Time and memory: said {_SECONDS:.0f} s after the first step, when they are known'
     left = runner.max_iters - runner.iter
     return (

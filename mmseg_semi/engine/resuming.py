@@ -40,7 +40,12 @@ def settings_of(cfg: Mapping[str, Any]) -> dict[str, str]:
     A file of channel statistics is told by its digest, wherever it lies.
     """
     pairs = (pair for part in _PARTS for pair in _flat(cfg.get(part), part))
-    return {key: value for key, value in pairs if key.split('.')[-1] not in _WITHOUT_EFFECT}
+    return {key: value for key, value in pairs if not _without_effect(key)}
+
+
+def _without_effect(key: str) -> bool:
+    *nodes, last = key.split('.')
+    return last in _WITHOUT_EFFECT or 'init_cfg' in (*nodes, last)  # the checkpoint has all weights
 
 
 def _flat(node: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from typing import Any, Callable, Optional
 from mmseg_semi.errors import DataError
 
 TIMEOUT = 600.0  # seconds without a batch
-_GRACE = 60  # seconds that a worker outlives its first SIGTERM
+_GRACE = 3600  # seconds that a worker outlives its first SIGTERM: a step of the run, and more
 _SIGNAL = 0.5  # seconds until the signal of a worker's end is there
 
 

@@ -43,6 +43,24 @@ _NETWORK_PARTS = (
 )
 
 
+#: Keys of a data set that say where it lies.
+_PLACES = ('data_root', 'ann_file', 'img_path', 'seg_map_path')
+
+
+def data_places(cfg: Config) -> dict[str, str]:
+    """Where the data of a config lie: values by key."""
+    parts = ((key, node) for key, node in cfg.items() if key.endswith('_dataloader'))
+    return {place: text for key, node in parts for place, text in _places(key, node)}
+
+
+def _places(key: str, node: Any) -> Iterator[tuple[str, str]]:
+    for name, value in node.items() if isinstance(node, Mapping) else ():
+        if isinstance(value, Mapping):
+            yield from _places(f'{key}.{name}', value)
+        elif name in _PLACES:
+            yield f'{key}.{name}', str(value)
+
+
 def is_detector(cfg: Config) -> bool:
     """Whether a config is one of mmdet's."""
     return cfg.get('default_scope') == 'mmdet'

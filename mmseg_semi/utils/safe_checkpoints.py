@@ -25,6 +25,7 @@ from mmseg_semi.errors import name_some
 # Names of a run's checkpoints by their number.
 _NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 _HISTORY_METHODS = ('current', 'max', 'mean', 'min')
+_NO_CHECKPOINT = 'is no checkpoint of torch, or one of its old format that is damaged'
 # How torch's safe loader, and the stand-in below, name what they refuse in a pickle.
 _FOREIGN = re.compile(r"(?:GLOBAL |reaches for )([\w.]+(?: '\w+')?)")
 
@@ -117,6 +118,18 @@ def read_checkpoint(path: Union[str, Path], name: str = 'checkpoint') -> dict[st
     return dict(content)
 
 
+def refuse_other_files(path: Union[str, Path], name: str = 'checkpoint') -> None:
+    """Refuse a file that neither torch nor pickle has written, by its first bytes.
+
+    Raises:
+        CheckpointError: It is another kind of file.
+    """
+    with open(path, 'rb') as file:
+        start = file.read(2)
+    if start != b'PK' and start[:1] != b'\x80':
+        raise CheckpointError(f'{name} {path}: the file {_NO_CHECKPOINT}. Name another checkpoint.')
+
+
 def _read(path: Union[str, Path]) -> tuple[Any, Optional[str]]:
     """The content of a file, or what is wrong with it."""
     try:
@@ -130,7 +143,7 @@ def _read(path: Union[str, Path]) -> tuple[Any, Optional[str]]:
             )
         if is_complete(path):
             return None, f'is damaged ({type(error).__name__} in its list of contents)'
-        return None, 'is no checkpoint of torch, or one of its old format that is damaged'
+        return None, _NO_CHECKPOINT
 
 
 def _file_problem(path: Union[str, Path]) -> Optional[str]:

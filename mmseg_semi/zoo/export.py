@@ -27,6 +27,7 @@ from mmseg_semi_cli import runs
 
 INPUT, OUTPUT = 'images', 'logits'
 OPSET = 17
+#: Of a logit, where none is larger than 1; else as a part of the largest one.
 MOST_DIFFERENCE = 1e-4
 _ODD = ((129, 161), (200, 97), (64, 256))
 _EVEN = ((128, 160), (192, 96), (64, 256))  # for networks that refuse others
@@ -141,20 +142,25 @@ def export(network: nn.Module, preprocessor: Any, example: Tensor, fixed: bool) 
     return onnx.load_from_string(file.getvalue())
 
 
-def check(content: bytes, sizes: Sizes) -> float:
+def check(content: bytes, sizes: Sizes, fixed: bool = False) -> float:
     """Run a file, and compare.
+
+    Args:
+        content: Of the file.
+        sizes: Images and logits.
+        fixed: Whether the file is for one size.
 
     Returns:
         The largest difference of a logit.
 
     Raises:
-        DataError: It is larger than ``MOST_DIFFERENCE``, or the file does not run.
+        DataError: It is larger than ``MOST_DIFFERENCE`` allows, or the file does not run.
     """
     _, runtime = packages()
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what it finds is said below
     most = 0.0
-    remedy = 'Give --size HEIGHT WIDTH for a file of one size.'
+    remedy = '' if fixed else ' Give --size HEIGHT WIDTH for a file of one size.'
     session = runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
     for image, wanted in zip(sizes.images, sizes.logits):
         place = f'images of {image.shape[1]} x {image.shape[2]} pixels'
@@ -165,10 +171,11 @@ def check(content: bytes, sizes: Sizes) -> float:
             raise DataError(f'the graph does not run on {place}: {text}. {remedy}') from error
         same = found.shape == (1, *wanted.shape)
         difference = float(np.abs(found[0] - wanted.numpy()).max()) if same else float('inf')
-        if not difference <= MOST_DIFFERENCE:
+        limit = MOST_DIFFERENCE * max(float(wanted.abs().max()), 1)
+        if not difference <= limit:
             raise DataError(
                 f'on {place} a logit of the graph differs by {difference:.2g} from that of the '
-                f'model, more than {MOST_DIFFERENCE:g}, so no file is written. {remedy}'
+                f'model, more than {limit:.2g}, so no file is written.{remedy}'
             )
         most = max(most, difference)
     return most
@@ -193,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
     content = model.SerializeToString()
-    most = check(content, sizes)
+    most = check(content, sizes, fixed=args.size is not None)
     write_file(Path(args.out), content)
     tried = ', '.join(f'{one.shape[1]} x {one.shape[2]}' for one in sizes.images)
     print(

@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from mmseg_semi.engine.hooks.training_monitor_hook import WARNINGS_FILE
 from mmseg_semi.files import read_json
+from mmseg_semi.utils.config import data_places
 
 _SCALARS = 'vis_data/scalars.json'
 #: What differs between the runs of one row.
@@ -88,9 +89,12 @@ class Run:
 
     @property
     def check(self) -> dict[str, Any]:
-        """What ``mmseg-semi check`` has found, where it was asked."""
+        """What ``mmseg-semi check`` has found, where it was asked about the data of this run."""
         path = self.folder / 'check.json'
-        return read_json(path, 'Make it again with mmseg-semi check.') if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        found = read_json(path, 'Make it again with mmseg-semi check.')
+        return found if found.get('data') == data_places(self.config) else {}
 
     @property
     def minutes(self) -> float:

@@ -24,6 +24,7 @@ from mmseg_semi.apis.predicting import Predictor
 from mmseg_semi.apis.saved_model import find_config, load_saved
 from mmseg_semi.errors import DataError
 from mmseg_semi.structures import ChannelStatistics, write_statistics
+from mmseg_semi.utils.safe_checkpoints import CheckpointError
 
 
 @pytest.fixture(scope='module')
@@ -162,6 +163,7 @@ def test_nothing_of_others_is_replaced(run, images, tmp_path):
     with pytest.raises(DataError, match='not written by this command.*labels/v0.png'):
         predict.main([str(run), image, '--out', str(out)])
     assert mine.read_text() == 'mine'
+    assert [path.name for path in out.iterdir()] == ['labels']
     mine.unlink()
     predict.main([str(run), image, '--out', str(out)])
     mine.write_bytes(mine.read_bytes() + b'corrected')
@@ -178,6 +180,32 @@ def test_nothing_of_others_is_replaced(run, images, tmp_path):
     (tmp_path / 'third/classes.json').write_text('{}')
     with pytest.raises(DataError, match='classes.json was not written by this command'):
         predict.main([str(run), image, '--out', str(tmp_path / 'third')])
+
+
+@pytest.mark.parametrize('kind', ['coco', 'cvat'])
+def test_a_later_run_of_few_images_keeps_what_was_made_of_all(run, images, tmp_path, kind, capsys):
+    out = tmp_path / 'out'
+    more = ['--out', str(out), '--polygons', kind, '--rank-by', 'uncertainty']
+    predict.main([str(run), str(images / 'val'), *more])
+    before = {name: data for name, data in files(out).items() if 'jsonl' not in name}
+    capsys.readouterr()
+    predict.main([str(run), str(images / 'val/v0.jpg'), *more])
+    said = capsys.readouterr().out
+    assert ': 0 images predicted; 1 were finished before' in said
+    count = len([name for name in before if name.startswith('labels/')])
+    assert count > 1 and f'{count - 1} images of earlier runs are among the polygons' in said
+    after = files(out)
+    if kind == 'coco':  # in whatever order
+        found, wanted = (
+            {one['file_name'] for one in json.loads(content['coco.json'][0])['images']}
+            for content in (after, before)
+        )
+        assert found == wanted and len(found) == count
+    else:
+        assert {name for name in after if 'jsonl' not in name} == before.keys()
+        pictures = [name for name in before if name.endswith('.png')]
+        assert all(after[name][0] == before[name][0] for name in pictures)
+    assert after['ranking.csv'][0] == before['ranking.csv'][0]
 
 
 def test_broken_images_are_named_and_the_others_predicted(run, images, tmp_path, capsys):
@@ -270,7 +298,12 @@ def test_refusals(run, images, tmp_path, monkeypatch, words, error):
 
 def test_the_config_beside_a_checkpoint(run, tmp_path):
     assert find_config(str(run)) == str(run.parent / 'config.py')
-    (tmp_path / 'a.pth').touch()
+    (tmp_path / 'README.md').write_text('# Leaves')
+    (tmp_path / 'setup.py').write_text('raise SystemExit("executed")')
+    with pytest.raises(CheckpointError, match='README.md: the file is no checkpoint of torch'):
+        load_saved(str(tmp_path / 'README.md'))
+    (tmp_path / 'setup.py').unlink()
+    torch.save({}, tmp_path / 'a.pth')
     with pytest.raises(FileNotFoundError, match='no config .* beside .*a.pth: name it with'):
         find_config(str(tmp_path / 'a.pth'))
     for name in ('b.py', 'c.py'):

@@ -74,9 +74,10 @@ def test_the_time_is_corrected_and_validation_left_out(monkeypatch):
 def test_the_estimate_of_a_check_is_said_at_the_start(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = SimpleNamespace(work_dir=str(tmp_path), max_iters=1000, iter=0, cfg=Config())
-    assert start._estimate(runner).startswith('Time and memory: said 10 s after')
-    text = json.dumps(dict(training=dict(step_seconds=0.5, memory='1.5 GiB')))
-    (tmp_path / 'check.json').write_text(text)
+    found = dict(training=dict(step_seconds=0.5, memory='1.5 GiB'))
+    for data in (dict(a='b'), {}):
+        assert start._estimate(runner).startswith('Time and memory: said 10 s after')
+        (tmp_path / 'check.json').write_text(json.dumps(dict(found, data=data)))
     wanted = 'Time and memory: about 8 min, 1.5 GiB, as the last mmseg-semi check has measured; '
     assert start._estimate(runner).startswith(wanted)
 

@@ -8,7 +8,11 @@ from typing import Any
 
 import cv2
 import pytest
-from tool_runs import EMA, UNIMATCH, differing, load_checkpoint, train_scalars
+from tool_runs import CONFIGS, EMA, UNIMATCH, differing, load_checkpoint, train_scalars
+
+from mmseg_semi.engine.resuming import settings_of
+from mmseg_semi.utils.config import load_config
+from mmseg_semi.utils.weight_checks import without_downloads
 
 POLY = [dict(type='PolyLR', by_epoch=False, eta_min=0.0)]
 SHORT = dict(train_cfg=dict(max_iters=4, val_interval=100), param_scheduler=POLY)
@@ -32,12 +36,23 @@ def resume(train, unimatch_run):
 
 
 def test_the_same_config_differs_in_nothing(resume):
-    """The number of workers and the validation are no part of it."""
+    """The number of workers, the validation and what weights began as are no part of it."""
+    init = dict(std=0.5)
     changes = dict(
+        model=dict(segmentor=dict(decode_head=dict(init_cfg=init))),
         train_dataloader=dict(num_workers=2, persistent_workers=False, prefetch_factor=3),
         train_cfg=dict(val_interval=7),
     )
     assert warnings(resume(**changes)) == []
+
+
+def test_weights_of_an_encoder_are_not_missed():
+    """A resumed run does not load them again."""
+    cfg = load_config(str(CONFIGS / 'unimatch' / 'unimatch_efficientnet-lite0_custom.py'))
+    before = settings_of(cfg)
+    assert cfg.model.segmentor.backbone.init_cfg.type == 'Pretrained'
+    cfg.model = without_downloads(cfg.model)
+    assert cfg.model.segmentor.backbone.init_cfg is None and settings_of(cfg) == before
 
 
 def test_longer_training_says_where_the_schedule_ends(train):

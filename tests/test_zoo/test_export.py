@@ -151,10 +151,22 @@ def test_metadata_say_what_the_graph_does_not_know(exported):
 
 def test_a_graph_that_differs_is_refused(exported, tmp_path, monkeypatch):
     real = export.Graph.forward
-    monkeypatch.setattr(export.Graph, 'forward', lambda self, x: real(self, x) + 2e-4)
-    with pytest.raises(DataError, match='on images of 129 x 161 pixels a logit .* differs by 0.00'):
+    monkeypatch.setattr(export.Graph, 'forward', lambda self, x: real(self, x) + 0.01)
+    with pytest.raises(DataError, match='on images of 129 x 161 pixels a logit .* differs by 0.01'):
         export.main([str(exported[0]), '--onnx', '--out', str(tmp_path / 'a.onnx')])
     assert not list(tmp_path.iterdir())
+    words = ['--onnx', '--out', str(tmp_path / 'a.onnx'), '--size', '64', '96']
+    with pytest.raises(DataError, match=r'64 x 96 pixels .* 0.00\d+, so no file is written\.$'):
+        export.main([str(exported[0]), *words])
+
+
+def test_large_logits_may_differ_by_more(exported, tmp_path, monkeypatch, capsys):
+    """By a ten thousandth of the largest."""
+    real, logits = export.Graph.forward, export.Predictor.logits
+    monkeypatch.setattr(export.Graph, 'forward', lambda self, x: 100 * real(self, x) + 0.01)
+    monkeypatch.setattr(export.Predictor, 'logits', lambda self, x: 100 * logits(self, x))
+    export.main([str(exported[0]), '--onnx', '--out', str(tmp_path / 'a.onnx')])
+    assert 'logits differ by 0.01 at most' in capsys.readouterr().out
 
 
 def test_a_network_whose_graph_has_one_size_needs_it_said(exported, tmp_path, monkeypatch, capsys):

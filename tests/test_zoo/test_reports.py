@@ -23,6 +23,7 @@ from test_apis.test_check_page import BROWSERS, Page
 
 from mmseg_semi.apis.saved_model import load_saved
 from mmseg_semi.engine.hooks.pseudo_label_progress_hook import write_arrays
+from mmseg_semi.utils.config import data_places
 from mmseg_semi.utils.drawing import colors
 from mmseg_semi.zoo import compare, report
 from mmseg_semi.zoo.evaluating import (
@@ -87,7 +88,9 @@ def runs(tmp_path_factory) -> Path:
             (folder / 'last_checkpoint').write_text(str(folder / 'iter_12.pth'))
             write_logs(folder, score, name == 'unimatch')
     finding = dict(number='W26', severity='warning', kind='', text='rare', what_to_do='Look.')
-    text = json.dumps(dict(findings=[dict(finding, files=[])]))
+    data = data_places(Config.fromfile(root / 'work/unimatch/seed0/unimatch.py'))
+    assert len(data) > 5
+    text = json.dumps(dict(data=data, findings=[dict(finding, files=[])]))
     (root / 'work/unimatch/seed0/check.json').write_text(text)
     return root / 'work'
 
@@ -248,6 +251,9 @@ def test_other_validation_images_are_not_mixed(runs, tmp_path, capsys):
         img_path='images/labeled', seg_map_path='annotations/labeled'
     )
     cfg.dump(str(copy / 'unimatch.py'))
+    (checked,) = find_runs([runs / 'unimatch/seed0'])
+    (other,) = find_runs([copy])
+    assert checked.check['findings'] and other.check == {}, 'of the data of another run'
     (copy / '20260101_000000/warnings.jsonl').write_text('{"cut off')
     report.main([str(runs / 'supervised'), str(copy), '--out', str(tmp_path / 'a.html')])
     said = capsys.readouterr().out
