@@ -154,7 +154,13 @@ setup_land_cover() {
   done
 }
 
+# Prints the first comment of the script that is run, where it is asked for.
+help_of() {
+  case " ${*:2} " in *' -h '* | *' --help '*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1" && exit 0 ;; esac
+}
+
 setup_env() {
+  help_of "$0" "$@"
   parse_options "$@"
   choose_python
   if command -v flock >/dev/null && { exec 9>"$REPO/.venv.lock"; } 2>/dev/null; then
@@ -176,7 +182,7 @@ setup_env() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   set -euo pipefail
-  case " $* " in *' -h '* | *' --help '*) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
+  help_of "$0" "$@"
   parse_options "$@"
   [ ${#REST_ARGS[@]} -eq 0 ] || die "unknown option: ${REST_ARGS[*]}. See --help."
   setup_env "$@"

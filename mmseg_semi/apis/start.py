@@ -44,6 +44,8 @@ _MOST_CLASSES = 12
 #: A step's time is said when so much time and so many steps have passed after the first, and looked
 #: at again after so many times as long; it was wrong if it differs by this share.
 _SECONDS, _STEPS, _LATER, _WRONG = 10.0, 3, 6, 0.2
+#: Of the crops of a step, from which on a CPU has too much to do.
+_MANY_PIXELS = 1_000_000
 #: Names of ``default_hooks`` that mmengine has by itself, and leaves out where they are None.
 _MMENGINE_HOOKS = (
     'runtime_info',
@@ -270,6 +272,10 @@ def summary(runner: Any) -> Iterator[str]:
     sizes = {size for leaf in leaf_datasets(labeled) if (size := crop_size(leaf))}
     if sizes:
         yield 'Crop: ' + ', '.join(f'{height} x {width}' for height, width in sorted(sizes))
+        loader = runner.train_dataloader
+        batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)
+        if next(model.parameters()).device.type == 'cpu':
+            yield from _much_for_a_cpu(batch * max(height * width for height, width in sizes))
     begin = f', from {runner.iter} on' if runner.iter else ''
     interval = getattr(runner.train_loop, 'val_interval', None)
     checks = f', validation every {interval}' if runner._val_loop and interval else ''
@@ -277,6 +283,15 @@ def summary(runner: Any) -> Iterator[str]:
     yield _estimate(runner)
     yield f'Log: {os.path.join(runner.log_dir, f"{runner.timestamp}.log")}'
     yield f'Checkpoints: {_folder_of_checkpoints(runner)}'
+
+
+def _much_for_a_cpu(pixels: int) -> Iterator[str]:
+    if pixels > _MANY_PIXELS:
+        yield (
+            f'Warning: there is no GPU, and a step has {pixels / 1e6:.1f} million pixels: it takes '
+            'minutes. Build on custom/laptop.py, or make crop_size and batch_size smaller '
+            '(docs/choosing.md)'
+        )
 
 
 def _estimate(runner: Any) -> str:

@@ -101,9 +101,9 @@ def set_resume(cfg: Config, resume: str, seed: int | None) -> None:
         )
     else:
         checkpoint = resume
-    print_log(f'goes on from {checkpoint}', logger=None)
     # Samplers and data workers are seeded when they are built, before mmengine reads the file.
     written = resumable_checkpoint(checkpoint)['meta'].get('seed')
+    print_log(f'goes on from {checkpoint}', logger=None)
     cfg.resume = True
     cfg.load_from = checkpoint
     if written is not None:

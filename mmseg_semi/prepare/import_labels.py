@@ -167,10 +167,24 @@ def import_labels(
     content: dict[str, Any] = dict(classes=names, palette=class_colors(names, colors))
     if given.volumes:
         content['volumes'] = list(given.volumes)
+    before = named_before(out)
     own.write('classes.json', json.dumps(content, indent=1) + '\n')
     own.write('boxes.json', json.dumps(boxes_file(done, names)) + '\n')
     removed = own.close(targets)
     say(out, own, done, names, sources, notes, removed)
+    if before not in (None, list(names)):
+        print(
+            f'the classes were {name_some(before, 20)}: predictions and checkpoints of before are '
+            'of those'
+        )
+
+
+def named_before(out: Path) -> list[str] | None:
+    """The classes that an earlier import has left, None where there is none that can be read."""
+    try:
+        return list(json.loads((out / 'classes.json').read_text(encoding='utf-8'))['classes'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _slices(

@@ -43,6 +43,8 @@ _NETWORK_PARTS = (
 )
 
 
+#: Of files that mmengine reads as configs.
+_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 #: Keys of a data set that say where it lies.
 _PLACES = ('data_root', 'ann_file', 'img_path', 'seg_map_path')
 
@@ -144,7 +146,13 @@ def load_config(path: str, options: dict[str, Any] | None = None, unread: bool =
             ``check_settings``.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'config file {path} does not exist: name a file of configs/')
+        what = 'is a folder' if os.path.isdir(path) else 'does not exist'
+        raise FileNotFoundError(f'config file {path} {what}: name a file of configs/')
+    if not path.endswith(_SUFFIXES):
+        raise ValueError(
+            f'config file {path}: the name of a config ends with {", ".join(_SUFFIXES)}; name a '
+            'file of configs/'
+        )
     cfg = _read_config(path)
     check_method(path, options)
     variables = tuple(cfg.get(user_variables.KEY) or ())

@@ -63,7 +63,7 @@ def table(rows: Sequence[Row], metric: str, of: str, base: Optional[Row]) -> lis
         line = [
             row.name,
             mean_and_spread([score for _, score in scores]) if scores else 'none',
-            ', '.join('?' if seed is None else str(seed) for seed, _ in scores),
+            ', '.join('drawn' if seed is None else str(seed) for seed, _ in scores),
             ', '.join(f'{score:.2f}' for _, score in scores),
             f'{statistics.mean(run.minutes for run in row.runs):.1f}',
         ]

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmseg.registry import MODELS, TRANSFORMS
 
 from mmseg_semi.apis.saved_model import find_config, tested_dataset
+from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.datasets.listed_files import suffixes_there
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
 from mmseg_semi.models.segmentors import is_semi
@@ -219,6 +220,7 @@ def plain_checkpoint(checkpoint: dict[str, Any], which: str) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract."""
     args = parse_args(argv)
+    ignore_library_warnings()
     cfg = plain_config(load_config(args.config, args.cfg_options))
     checkpoint = read_checkpoint(args.checkpoint)
     plain = plain_checkpoint(checkpoint, args.which)

@@ -41,6 +41,8 @@ _FIGURES = {
 #: Figures whose curves are of single batches.
 _SMOOTHED = ('Losses', 'Selected share of the unlabeled pixels')
 _SMOOTH, _POINTS = 0.9, 400
+#: Curves of so few points show them.
+_FEW = 10
 _SHOWN, _MOST_CLASSES = 4, 40
 _PALETTE = [f'C{i}' for i in range(10)]
 
@@ -162,10 +164,11 @@ def _figure(rows: Sequence[Row], names: Sequence[str], smoothed: bool) -> str:
                 if not len(points):
                     continue
                 points = points[:: max(1, len(points) // _POINTS)]
+                look['marker'] = 'o' if len(points) <= _FEW else None  # one alone has no line
                 if smoothed and len(points) > 10:
                     axes.plot(*points.T, alpha=0.25, linewidth=0.7, **look)
                     points[:, 1] = smooth(points[:, 1])
-                axes.plot(*points.T, label=label, linewidth=1.4, **look)
+                axes.plot(*points.T, label=label, linewidth=1.4, markersize=3, **look)
                 label = None
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1.0, 1.0), frameon=False)

@@ -11,10 +11,12 @@ import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub, print_log
+from tool_runs import CONFIGS
 
 from mmseg_semi.apis import start
 from mmseg_semi.apis.start import QuietStart, StartHook, _time_line
 from mmseg_semi.engine.hooks import PredictionWriterHook
+from mmseg_semi.utils.config import load_config
 
 
 def logged(level: int, module: str, on: bool = True) -> bool:
@@ -80,6 +82,22 @@ def test_the_estimate_of_a_check_is_said_at_the_start(tmp_path, monkeypatch):
         (tmp_path / 'check.json').write_text(json.dumps(dict(found, data=data)))
     wanted = 'Time and memory: about 8 min, 1.5 GiB, as the last mmseg-semi check has measured; '
     assert start._estimate(runner).startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    ('network', 'preset', 'said'),
+    [
+        ('efficientnet-lite0', 'laptop', ''),
+        ('deeplabv3plus_r50', 'gpu24', 'Warning: there is no GPU, and a step has 2.1 million pi'),
+    ],
+)
+def test_a_preset_for_gpus_is_warned_of_on_a_cpu(tmp_path, network, preset, said):
+    bases = (f'unimatch/unimatch_{network}_custom.py', f'custom/{preset}.py')
+    (tmp_path / 'leaves.py').write_text(f'_base_ = {[str(CONFIGS / one) for one in bases]}\n')
+    train = load_config(str(tmp_path / 'leaves.py')).train_dataloader
+    height, width = train.dataset.geometry.crop.crop_size
+    found = ''.join(start._much_for_a_cpu(train.batch_size * height * width))
+    assert found[:55] == said
 
 
 def test_checkpoints_are_where_their_hook_writes_them(tmp_path):

@@ -233,6 +233,18 @@ def test_a_second_run_writes_nothing(source, tmp_path):
     assert files(bring(source, tmp_path / 'out')) == before
 
 
+def test_other_classes_than_before_are_said(source, tmp_path, capsys):
+    both(source, lambda array: array)
+    out = bring(source, tmp_path / 'out')
+    assert 'the classes were' not in capsys.readouterr().out
+    for folder in (source / 'masks').rglob('*.png'):
+        Image.fromarray(255 * (np.array(Image.open(folder)) > 0).astype(np.uint8)).save(folder)
+    bring(source, tmp_path / 'out')
+    said = capsys.readouterr().out
+    assert f'2 classes: {", ".join(classes(out))}' in said
+    assert 'the classes were class_0, class_1, class_2: predictions' in said
+
+
 def test_masks_of_the_stored_size_are_turned_with_their_images(source, tmp_path):
     photo(source / 'images/turned.jpg', W, H, orientation=6)
     put(source, 'turned.png', numbers())

@@ -109,7 +109,15 @@ def checkpoint(content: Any, name: str = 'work/iter_1.pth') -> Change:
 HEAD = 'model.segmentor.decode_head'
 CONFIG = {
     'config-missing': Case('none.py does not exist', args=('{root}/none.py',), tool='train.py '),
-    'config-folder': Case('config file', args=('{root}',), tool='train.py '),
+    'config-folder': Case(
+        'is a folder: name a file of configs', args=('{root}',), tool='train.py '
+    ),
+    'config-text': Case(
+        'README.md: the name of a config ends with .py, .json',
+        change=write('README.md', '# Leaves'),
+        args=('{root}/README.md',),
+        tool='train.py ',
+    ),
     'syntax': Case('config.py cannot be read: SyntaxError', extra='x = ('),
     'unknown-name': Case("NameError: name 'nothing' is not defined", extra='_x = nothing'),
     'missing-base': Case(

@@ -38,6 +38,16 @@ OWN = '--own-venv'
 SCRIPTS = ('tools/setup_env.sh', 'tools/run_tests.sh', 'tools/quickstart.sh')
 
 
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_help_sets_nothing_up(script, tmp_path):
+    (tmp_path / 'tools').mkdir()
+    for one in SCRIPTS:
+        shutil.copy(REPO / one, tmp_path / 'tools')
+    done = subprocess.run(['bash', tmp_path / script, '--help'], capture_output=True, text=True)
+    assert done.returncode == 0 and f'bash {script} [--' in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ['tools']
+
+
 class Machine:
     """A checkout, an active environment without packages, and where the fake pip installs."""
 
