@@ -99,7 +99,7 @@ def with_checkpoints(
     cfg = copy.deepcopy(cfg)
     segmentor_of(cfg).backbone.with_cp = True
     try:
-        saved = measure(line.name, cfg, crops, amp)
+        saved = measure(f'{line.name} with with_cp=True', cfg, crops, amp)
     except ValueError:  # one of transformers that computes nothing again
         return None
     return saved if saved.peak.total < 0.95 * line.peak.total else None

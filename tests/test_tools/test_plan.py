@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from tool_runs import CONFIGS
 
@@ -111,10 +112,29 @@ def test_clip_that_guides_is_part_of_the_state_and_no_file_is_needed():
     }
     cfg = plan.read(str(CONFIGS / 'semivl/semivl_clip-b16_voc12-92.py'), changes)
     peak = memory.peak_of_step(cfg, 1, 64, False, 'cpu')
-    model = MODELS.build(memory.small_config(cfg, 64, False).model)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(memory.small_config(cfg, 64, False).model)
     encoder = 4 * sum(one.numel() for one in model.segmentor.backbone.parameters())
     texts = 21 * (8 * 4 + 8)  # of each class, and its number
     assert peak.others == pytest.approx(encoder + texts, abs=100)
+
+
+@pytest.mark.parametrize('name', ['supervised', 'u2pl'])
+def test_gradients_that_are_not_computed_take_as_much(monkeypatch, name):
+    peak = memory.peak_of_step(lite(name), 2, 64, False, 'cpu')
+    monkeypatch.setattr(memory, '_CONVOLUTION_BACKWARD', None)
+    assert memory.peak_of_step(lite(name), 2, 64, False, 'cpu') == peak
+
+
+def test_gradients_of_a_bias_and_of_no_image_have_their_shapes():
+    image, weight = torch.randn(2, 4, 7, 7), torch.randn(6, 2, 3, 3)
+    for mask in ([True, True, True], [False, True, False]):
+        given = ([6], [2, 2], [1, 1], [1, 1], False, [0, 0], 2, mask)
+        grad = torch.randn(2, 6, 4, 4)
+        wanted = torch.ops.aten.convolution_backward.default(grad, image, weight, *given)
+        for one, other in zip(memory._zero_gradients(grad, image, weight, *given), wanted):
+            assert (one is None) == (other is None)
+            assert one is None or (one.shape == other.shape and not one.any())
 
 
 def test_a_teacher_and_boxes_are_part_of_a_step():
