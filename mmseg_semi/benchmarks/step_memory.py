@@ -276,9 +276,9 @@ def measure(name: str, cfg: Config, crops: Sequence[int] | None, amp: bool) -> L
     crops = crops or small_crops(patch)
     parts = 1 if segmentor_of(cfg) is cfg.model else 2
     peaks = []
-    for crop in crops:
-        print(f'counting a step of {name} at {crop} x {crop}', file=sys.stderr)
-        peaks.append(peak_of_step(cfg, 2, crop, amp, 'cpu'))
+    for side in crops:
+        print(f'counting a step of {name} at {side} x {side}', file=sys.stderr)
+        peaks.append(peak_of_step(cfg, 2, side, amp, 'cpu'))
     low, high = peaks
     pixels = [2 * parts * crop**2 for crop in crops]
     slope = (high.total - low.total) / (pixels[1] - pixels[0])
