@@ -88,7 +88,7 @@ def test_the_estimate_of_a_check_is_said_at_the_start(tmp_path, monkeypatch):
     ('network', 'preset', 'said'),
     [
         ('efficientnet-lite0', 'laptop', ''),
-        ('deeplabv3plus_r50', 'gpu24', 'Warning: there is no GPU, and a step has 2.1 million pi'),
+        ('deeplabv3plus_r50', 'gpu24', 'Warning: there is no GPU, and a step has 1.2 million pi'),
     ],
 )
 def test_a_preset_for_gpus_is_warned_of_on_a_cpu(tmp_path, network, preset, said):

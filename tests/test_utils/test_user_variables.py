@@ -86,7 +86,7 @@ def test_presets_go_on_all_and_ones_own_values_come_last(tmp_path, base, preset)
     values = runpy.run_path(str(preset))
     if 'dinov2' in base.stem:  # takes multiples of 14, which a message says
         with pytest.raises(
-            ValueError, match=r'crop_size=\(.*: set it to \((126|518|770), '
+            ValueError, match=r'crop_size=\(.*: set it to \((126|378|518|770), '
         ) as error:
             load_config(str(path))
         values['crop_size'] = literal_eval(str(error.value).partition('set it to ')[2])
