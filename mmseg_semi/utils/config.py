@@ -148,7 +148,7 @@ def load_config(path: str, options: dict[str, Any] | None = None, unread: bool =
     if not os.path.isfile(path):
         what = 'is a folder' if os.path.isdir(path) else 'does not exist'
         raise FileNotFoundError(f'config file {path} {what}: name a file of configs/')
-    if not path.endswith(_SUFFIXES):
+    if Path(path).suffix not in _SUFFIXES:
         raise ValueError(
             f'config file {path}: the name of a config ends with {", ".join(_SUFFIXES)}; name a '
             'file of configs/'
