@@ -57,9 +57,9 @@ def write_more(job: Job, maps: Mapping[str, str], args: argparse.Namespace) -> N
     if args.polygons:
         paths = {job.image_name(image, path): folder / path for image, path in maps.items()}
         write_annotations(folder, args.polygons, paths, saved.meta, saved.reduced)
-    if args.rank_by and maps:
-        scores = {image: job.predictions.entries[path].scores for image, path in maps.items()}
-        scored = {image: found for image, found in scores.items() if found}
+    scores = {image: job.predictions.entries[path].scores for image, path in maps.items()}
+    scored = {image: found for image, found in scores.items() if found}
+    if args.rank_by and scored:
         write_ranking(OwnFiles(folder, 'ranking-files.json'), ranked(scored))
 
 

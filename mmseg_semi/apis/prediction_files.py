@@ -144,7 +144,8 @@ class Predictions:
         Args:
             images: Those that are left out.
         """
-        known = {entry.image: name for name, entry in self.entries.items() if _is_label(name)}
+        entries = self.entries.items()
+        known = {entry.image: name for name, entry in entries if name.startswith('labels/')}
         given = {os.path.realpath(image) for image in images}
         return {
             image: name
@@ -199,10 +200,6 @@ class Predictions:
         finally:
             for part in parts:
                 part.unlink(missing_ok=True)
-
-
-def _is_label(name: str) -> bool:
-    return name.startswith('labels/')
 
 
 def _same(first: str, second: str) -> bool:

@@ -168,7 +168,7 @@ def check(content: bytes, sizes: Sizes, fixed: bool = False) -> float:
             (found,) = session.run(None, {INPUT: image[None].float().numpy()})
         except Exception as error:  # of the runtime's own kinds
             text = ' '.join(str(error).split())
-            raise DataError(f'the graph does not run on {place}: {text}. {remedy}') from error
+            raise DataError(f'the graph does not run on {place}: {text}.{remedy}') from error
         same = found.shape == (1, *wanted.shape)
         difference = float(np.abs(found[0] - wanted.numpy()).max()) if same else float('inf')
         limit = MOST_DIFFERENCE * max(float(wanted.abs().max()), 1)

@@ -165,7 +165,7 @@ def _figure(rows: Sequence[Row], names: Sequence[str], smoothed: bool) -> str:
                     continue
                 points = points[:: max(1, len(points) // _POINTS)]
                 look['marker'] = 'o' if len(points) <= _FEW else None  # one alone has no line
-                if smoothed and len(points) > 10:
+                if smoothed and len(points) > _FEW:
                     axes.plot(*points.T, alpha=0.25, linewidth=0.7, **look)
                     points[:, 1] = smooth(points[:, 1])
                 axes.plot(*points.T, label=label, linewidth=1.4, markersize=3, **look)

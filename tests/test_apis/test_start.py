@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub, print_log
@@ -91,13 +93,20 @@ def test_the_estimate_of_a_check_is_said_at_the_start(tmp_path, monkeypatch):
         ('deeplabv3plus_r50', 'gpu24', 'Warning: there is no GPU, and a step has 1.2 million pi'),
     ],
 )
-def test_a_preset_for_gpus_is_warned_of_on_a_cpu(tmp_path, network, preset, said):
+def test_a_preset_for_gpus_is_warned_of_on_a_cpu(tmp_path, monkeypatch, network, preset, said):
     bases = (f'unimatch/unimatch_{network}_custom.py', f'custom/{preset}.py')
     (tmp_path / 'leaves.py').write_text(f'_base_ = {[str(CONFIGS / one) for one in bases]}\n')
     train = load_config(str(tmp_path / 'leaves.py')).train_dataloader
-    height, width = train.dataset.geometry.crop.crop_size
-    found = ''.join(start._much_for_a_cpu(train.batch_size * height * width))
-    assert found[:55] == said
+    crop = tuple(train.dataset.geometry.crop.crop_size)
+    monkeypatch.setattr(start, '_model_lines', lambda model: [])
+    monkeypatch.setattr(start, 'leaf_datasets', lambda dataset: [dataset])
+    monkeypatch.setattr(start, 'crop_size', lambda leaf: crop)
+    loader = SimpleNamespace(dataset=SimpleNamespace(), batch_size=train.batch_size)
+    runner = SimpleNamespace(model=torch.nn.Linear(1, 1), train_dataloader=loader, iter=0)
+    runner.train_loop, runner._val_loop, runner.max_iters = None, None, 5
+    first, second, *_ = itertools.islice(start.summary(runner), 2)
+    assert first == f'Crop: {crop[0]} x {crop[1]}'
+    assert second[:55] == (said or 'Steps: 5')
 
 
 def test_checkpoints_are_where_their_hook_writes_them(tmp_path):

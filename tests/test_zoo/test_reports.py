@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,6 +231,15 @@ def color_of(source: str) -> tuple[int, ...]:
     image = Image.open(io.BytesIO(base64.b64decode(source.partition(',')[2])))
     ((_, color),) = image.convert('RGB').getcolors()
     return color
+
+
+def test_curves_of_few_points_show_them():
+    def marks(count):
+        points = [(step, 1.0) for step in np.linspace(0, 10, count)]
+        row = SimpleNamespace(name='a', runs=[SimpleNamespace(curve=lambda name: points)])
+        return report._figure([row], ['mIoU'], smoothed=False).count('<use')
+
+    assert marks(10) == marks(11) + 10 + 1  # and one in the legend
 
 
 def test_the_page_without_predictions_or_checkpoints(runs, tmp_path, capsys):
