@@ -95,6 +95,7 @@ print('setuptools<81', *kept, *pins, sep='\n')" $MMCV $PINS >"$CONSTRAINTS"
 install_mmcv() { # operators for CUDA only where torch has CUDA and there is its compiler
   local flags='--no-build-isolation --no-cache-dir'
   export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(jobs)}
+  export CFLAGS=${CFLAGS--O3 -g0 -DNDEBUG -fwrapv} # many a Python adds -g, which doubles the time
   if ! command -v "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" nvcc >/dev/null ||
     [ "${FORCE_CUDA-}" = 0 ] || ! imports "$PYTHON" 'torch; assert torch.version.cuda'; then
     export FORCE_CUDA=0 CUDA_VISIBLE_DEVICES='' # hidden: mmcv builds for any device that it sees

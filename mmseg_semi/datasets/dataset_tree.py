@@ -11,6 +11,8 @@ from mmcv.image import rescale_size
 from mmcv.transforms import LoadImageFromFile, RandomResize, Resize
 from mmseg.datasets.transforms import RandomCrop
 
+from .transforms.cached import Cached
+
 
 def leaf_datasets(dataset: Any) -> list[Any]:
     """The datasets at the bottom of any nesting of wrappers, in order."""
@@ -48,8 +50,9 @@ def image_paths(dataset: Any, limit: int | None = None) -> list[str]:
 
 
 def pipeline_transforms(leaf: Any) -> list[Any]:
-    """The transforms of an unwrapped dataset's pipeline."""
-    return list(getattr(getattr(leaf, 'pipeline', None), 'transforms', []))
+    """The transforms of an unwrapped dataset's pipeline, those that are cached as they are."""
+    transforms = getattr(getattr(leaf, 'pipeline', None), 'transforms', [])
+    return [one.loader if isinstance(one, Cached) else one for one in transforms]
 
 
 def image_loaders(dataset: Any) -> list[LoadImageFromFile]:

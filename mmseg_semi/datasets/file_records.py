@@ -237,7 +237,7 @@ def look_at(
         return
     store = _store(paths, read)
     known = _Known.load(store)
-    keys = np.fromiter(map(_key, paths), np.uint64, len(paths))
+    keys = np.fromiter(map(file_key, paths), np.uint64, len(paths))
     places = known.find(keys).tolist()
     decoded = functools.lru_cache(_SHARED)(functools.partial(_record, kind=kind))
     places = [p if p >= 0 and decoded(known.text_of(p)) else -1 for p in places]
@@ -283,7 +283,7 @@ def _read_all(paths: list[str], read: Callable[[str], Record], what: str) -> Ite
             yield from records
 
 
-def _key(path: str) -> int:
+def file_key(path: str) -> int:
     """Name a file by path, size and time; 0 for one that is not there."""
     try:
         stat = os.stat(path)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Optional, Union
 
 from mmengine.logging import print_log
@@ -32,6 +33,7 @@ from .image_files import bit_depth, unreadable_reason
 from .labeled_checks import build_labeled, fill_num_classes
 from .pipelines import labeled_pipeline
 from .seeding import seeded
+from .transforms.cached import cached, open_cache
 from .transforms.load_channels import LoadChannels
 from .transforms.named_transforms import Named
 from .transforms.value_ranges import SaysWhatDoesNotApply
@@ -94,10 +96,13 @@ class SemiDataset(Dataset):
             'skip': it is named in the log once by each worker, and the next image of the same part
             takes its place. Everything else that is wrong (masks, sizes, transforms) is an error
             always.
+        cache: Folder of decoded images and masks of 8 bits, 3 bytes and 1 a pixel, which data
+            workers, ranks and later runs share; None for none. A full disk ends it with a warning.
 
     Raises:
         ValueError: See ``UnlabeledDataset`` and ``build_labeled``; an argument outside its values;
-            a geometry that no dataset would use; a loading transform with ``ignore_empty=True``.
+            a geometry that no dataset would use; a loading transform with ``ignore_empty=True``; a
+            cache that cannot be written.
         FileNotFoundError: A folder or list file is missing.
         TypeError: ``unlabeled`` is another kind of dataset.
     """
@@ -110,6 +115,7 @@ class SemiDataset(Dataset):
         geometry: Named = None,
         loading: Optional[Mapping[str, Any]] = None,
         on_error: Annotated[str, OneOf('raise', 'skip')] = 'raise',
+        cache: Optional[str] = None,
     ) -> None:
         self.on_error = on_error
         labeled, unlabeled = _compose(labeled, unlabeled, geometry, loading)
@@ -124,6 +130,8 @@ class SemiDataset(Dataset):
             self._refuse_ignore_empty(source)
             self._warn_deep_images(source)
         self._say_what_does_not_apply()
+        if cache is not None:
+            self._cache(open_cache(cache))
         sizes = [size for size in map(crop_size, self._parts.values()) if size]
         self._meta = dict(crop_size=tuple(map(max, zip(*sizes)))) if sizes else {}
         self._named: set[str] = set()
@@ -194,6 +202,13 @@ class SemiDataset(Dataset):
             for transform in nested_transforms(pipeline_transforms(leaf)):
                 if isinstance(transform, SaysWhatDoesNotApply):
                     transform.say_what_does_not_apply(image)
+
+    def _cache(self, folder: Path) -> None:
+        for leaf in (leaf for part in self._parts.values() for leaf in leaf_datasets(part)):
+            pipeline: Any = getattr(leaf, 'pipeline', None)
+            if hasattr(pipeline, 'transforms'):
+                remote = getattr(leaf, 'backend_args', None)
+                pipeline.transforms = cached(pipeline.transforms, folder, remote)
 
     @property
     def metainfo(self) -> dict[str, Any]:

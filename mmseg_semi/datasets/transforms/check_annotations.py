@@ -97,15 +97,11 @@ class CheckAnnotations(BaseTransform):
             )
 
     def _check_values(self, mask: np.ndarray, name: str, num_classes: int) -> None:
-        counts = np.bincount(mask.ravel(), minlength=256)
-        if not counts[num_classes:].any():
-            return
-        wrong: dict[float, int] = {
-            int(value): int(counts[value])
-            for value in np.flatnonzero(counts)
-            if value >= num_classes and value != self.ignore_index
-        }
-        if wrong:
+        no_class = (mask >= num_classes) & (mask != self.ignore_index)
+        if no_class.any():
+            wrong = dict(
+                zip(*(one.tolist() for one in np.unique(mask[no_class], return_counts=True)))
+            )
             raise DataError(_values_message(name, wrong, num_classes, self.ignore_index))
 
     def _warn_once(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmseg_semi.errors import DataError
 
 from .carry_maps import VALID_MAP, check_maps
+from .memory_layout import to_tensor
 
 META_KEYS = (
     'img_path',
@@ -73,8 +74,8 @@ class PackSemiInputs(BaseTransform):
         sample = SegDataSample(metainfo={k: results[k] for k in self.meta_keys if k in results})
         sample.set_data(fields)
         return dict(
-            weak=_to_tensor(results['img']),
-            strong=[_to_tensor(image) for image in results.get('strong_imgs', [])],
+            weak=to_tensor(results['img']),
+            strong=[to_tensor(image) for image in results.get('strong_imgs', [])],
             data_samples=sample,
         )
 
@@ -85,9 +86,4 @@ class PackSemiInputs(BaseTransform):
 def _pack_map(one: np.ndarray, valid: np.ndarray) -> Tensor:
     one = np.atleast_3d(one).copy()
     one[~valid] = 0
-    return _to_tensor(one)
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    image = np.atleast_3d(image)  # OpenCV drops a single channel
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return to_tensor(one)

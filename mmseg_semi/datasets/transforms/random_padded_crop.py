@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Optional
 
+import cv2
 import numpy as np
 from mmseg.datasets.transforms import RandomCrop
 from mmseg.registry import TRANSFORMS
 
 from mmseg_semi.arguments import Each, Whole, checked
 from mmseg_semi.errors import DataError
+
+from .value_ranges import is_rgb
 
 #: What geometric transforms give to pixels of a map that are not of the image.
 OUTSIDE = 255
@@ -74,6 +77,10 @@ class RandomPaddedCrop(RandomCrop):
                 f'RandomPaddedCrop.pad_color is {color}, but {path} has {channels} channels: give '
                 'three equal numbers, such as (0, 0, 0), or None'
             )
+        if is_rgb(image):
+            below, right = size[0] - image.shape[0], size[1] - image.shape[1]
+            kind, bgr = cv2.BORDER_CONSTANT, color[::-1]
+            return cv2.copyMakeBorder(image, 0, below, 0, right, kind, value=bgr)
         padded = np.empty((*size, channels), image.dtype)
         padded[:] = color[::-1] if channels == 3 else color[0]
         padded[: image.shape[0], : image.shape[1]] = image

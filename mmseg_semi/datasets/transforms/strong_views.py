@@ -12,6 +12,7 @@ from mmseg_semi.arguments import Whole, checked
 from mmseg_semi.errors import DataError
 
 from .carry_maps import pixel_numbers
+from .memory_layout import unflipped
 from .named_transforms import Named, list_transforms
 
 
@@ -48,6 +49,7 @@ class StrongViews(BaseTransform):
         Raises:
             DataError: A transform moves pixels or changes shape or type of the image.
         """
+        results['img'] = unflipped(results['img'])
         results['strong_imgs'] = [self._view(results) for _ in range(self.num_views)]
         return results
 
