@@ -17,6 +17,7 @@ from mmseg_semi.arguments import check_choice, check_number, check_shapes
 NEIGHBOR_CRITERIA = ('max', 'min', 'random', 'two_max')
 JOINT_SCALES = ('one', 'probability')
 JOINT_RULES = ('max', 'alone')
+_BLOCK = 2**18  # numbers of a block, whose copies stay in a CPU's cache
 
 
 @torch.no_grad()
@@ -88,11 +89,33 @@ def refine_neighborhood(
     if not 1 <= neighbors <= available:
         raise ValueError(f'neighbors must be in [1, {available}] for this window, got {neighbors}')
     check_shapes(prob=(prob, 'B K H W'))
-    together = _Joint(_empirical(joint, prob), joint_scale, joint_rule)
-    padded = F.pad(prob, [window // 2] * 4)
+    empirical, reach = _empirical(joint, prob), window // 2
     if criterion == 'random':
+        together = _Joint(empirical, joint_scale, joint_rule)
+        padded = F.pad(prob, [reach] * 4)
         return _unite_random(prob, padded, rings, neighbors, together, generator)
-    return _unite_extreme(prob, padded, rings, neighbors, together, criterion == 'max')
+    out = torch.empty_like(prob)
+    for image, classes in _blocks(prob):
+        own = None if empirical is None else empirical[:, classes]
+        together, part = _Joint(own, joint_scale, joint_rule), prob[image, classes]
+        padded = F.pad(part, [reach] * 4)
+        out[image, classes] = _unite_extreme(
+            part, padded, rings, neighbors, together, criterion == 'max'
+        )
+    return out
+
+
+def _blocks(prob: Tensor) -> list[tuple[slice, slice]]:
+    """Images and classes that are refined at once: on a CPU as many as its cache holds."""
+    batch, classes, height, width = prob.shape
+    if prob.device.type != 'cpu':
+        return [(slice(batch), slice(classes))]
+    size = max(_BLOCK // max(height * width, 1), 1)
+    return [
+        (slice(image, image + 1), slice(first, first + size))
+        for image in range(batch)
+        for first in range(0, classes, size)
+    ]
 
 
 _Rings = list[tuple[float, list[tuple[int, int]]]]
@@ -123,13 +146,13 @@ def _empirical(joint: Union[None, float, Tensor], prob: Tensor) -> Union[None, T
         return None
     if not isinstance(joint, Tensor):
         check_number('joint', joint, 0, 1)
-        return prob.new_full((1, 1, 1, 1), joint)
+        return prob.new_full((1, prob.shape[1], 1, 1), joint)
     if joint.shape not in ((), prob.shape[1:2]):
         raise ValueError(
             f'joint must be a number or one for each of the {prob.shape[1]} classes, '
             f'got shape {tuple(joint.shape)}'
         )
-    return joint.to(prob).reshape(1, -1, 1, 1)
+    return joint.to(prob).reshape(1, -1, 1, 1).expand(1, prob.shape[1], 1, 1)
 
 
 class _Joint:

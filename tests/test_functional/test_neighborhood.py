@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmseg_semi.functional import refine_neighborhood
+from mmseg_semi.functional import neighborhood, refine_neighborhood
 
 
 def generator(seed=0):
@@ -267,3 +267,18 @@ def test_joint_probability_by_hand():
     for wrong in (dict(joint_scale='both'), dict(joint_rule='min')):
         with pytest.raises(ValueError, match=f'{next(iter(wrong))} must be one of'):
             refine_neighborhood(prob, **options, **wrong)
+
+
+@pytest.mark.parametrize('joint', [None, 0.3, torch.linspace(0, 0.5, 5)])
+@pytest.mark.parametrize('criterion', ['max', 'min', 'two_max'])
+def test_blocks_are_the_whole(monkeypatch, criterion, joint):
+    prob = torch.rand(2, 5, 9, 8, generator=torch.Generator().manual_seed(0)).softmax(1)
+    found = {}
+    for block in (1, 150, 10**9):
+        monkeypatch.setattr(neighborhood, '_BLOCK', block)
+        found[block] = refine_neighborhood(
+            prob, criterion=criterion, joint=joint, joint_scale='probability'
+        )
+        assert len(neighborhood._blocks(prob)) == {1: 10, 150: 6, 10**9: 2}[block]
+    assert torch.equal(found[1], found[10**9]) and torch.equal(found[150], found[10**9])
+    assert not torch.equal(found[1], prob)

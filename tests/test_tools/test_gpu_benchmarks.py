@@ -52,7 +52,8 @@ def commands(request, tmp_path: Path) -> list[list[str]]:
 def test_every_tool_takes_its_options_and_the_pages_are_joined(commands, tmp_path):
     *tools, join = commands
     names = {Path(words[0]).stem for words in tools}
-    benchmarks = {'corrmatch', 'rankmatch', 's4mc', 'weighting', 'step', 'frameworks', 'training'}
+    benchmarks = {'corrmatch', 'rankmatch', 's4mc', 'weighting'}
+    benchmarks |= {'step', 'frameworks', 'training', 'data', 'growth'}
     assert names == benchmarks and Path(join[0]).stem == 'join_tables'
     for script, *words in tools:
         tool = load_tool(Path(script).relative_to('tools'))
@@ -103,8 +104,23 @@ def test_the_plain_update_of_a_teacher_is_the_same():
     assert networks[0][1].running_mean.tolist() == [0.5, 0.5]
 
 
+def test_exponents_of_growth(tmp_path):
+    tool = load_tool('benchmarks/growth.py')
+    assert tool.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+    assert tool.exponent([10, 100], [5.0, 5.0]) == pytest.approx(0)
+    out = tmp_path / 'growth.md'
+    tool.main(['--threads', '1', '--scale', '0.05', '--repeats', '1', '--out', str(out)])
+    rows = load_tool('benchmarks/join_tables.py').content(out.read_text())['rows']
+    grown = {(row['benchmark'], row['measure'].split()[-1]) for row in rows}
+    assert len(rows) == len(grown) == 16 and {what for _, what in grown} == {
+        *('pixels', 'classes', 'agents', 'shapes')
+    }
+    assert {row['target'] for row in rows} == {'<= 1 + 0.25', '<= 2 + 0.25'}
+
+
 @pytest.mark.parametrize(
-    'name', ['corrmatch', 'rankmatch', 's4mc', 'weighting', 'step', 'training']
+    'name',
+    ['corrmatch', 'rankmatch', 's4mc', 'weighting', 'step', 'training', 'data', 'growth'],
 )
 def test_a_folder_that_is_not_there_is_refused_before_anything_is_measured(name, capsys):
     tool = load_tool(f'benchmarks/{name}.py')

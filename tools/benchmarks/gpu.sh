@@ -41,6 +41,8 @@ if [ -n "$toy" ]; then
   run step step --method unimatch "${step[@]}"
   run frameworks frameworks --network unet --crop 32 --batch 2 --repeats 1 --frameworks fixmatch
   run training training "${step[@]}" --repeats 1
+  run data data --scale 0.1 --images 2 --repeats 1
+  run growth growth --threads 1 --scale 0.1 --repeats 1
 else
   gpu=(--device cuda)
   for method in corrmatch rankmatch s4mc weighting; do run "$method" "$method" "${gpu[@]}"; done
@@ -50,5 +52,7 @@ else
   done
   run frameworks frameworks "${gpu[@]}" --network deeplabv3plus_r50 --batch 4 --repeats 5
   run training training "${gpu[@]}" --batch 4 --step-repeats 5 --compile
+  run data data --repeats 3
+  run growth growth "${gpu[@]}"
 fi
 "${PYTHON:-python}" tools/benchmarks/join_tables.py "${pages[@]}" --out "$folder"
