@@ -114,6 +114,7 @@ def small_config(cfg: Config, crop: int, amp: bool) -> Config:
     cfg.custom_hooks = []  # those that the model needs are added; no others, which may read data
     if segmentor is not cfg.model:
         cfg.model.warmup_epochs = cfg.model.warmup_iters = 0
+        cfg.model.compiled = None  # there is nothing to compute
     if amp:
         enable_amp(cfg)
     return cfg

@@ -95,26 +95,29 @@ def refine_neighborhood(
         padded = F.pad(prob, [reach] * 4)
         return _unite_random(prob, padded, rings, neighbors, together, generator)
     out = torch.empty_like(prob)
-    for image, classes in _blocks(prob):
+    for image, classes, rows in _blocks(prob):
         own = None if empirical is None else empirical[:, classes]
-        together, part = _Joint(own, joint_scale, joint_rule), prob[image, classes]
-        padded = F.pad(part, [reach] * 4)
-        out[image, classes] = _unite_extreme(
-            part, padded, rings, neighbors, together, criterion == 'max'
-        )
+        together, block = _Joint(own, joint_scale, joint_rule), (image, classes, rows)
+        around = slice(max(rows.start - reach, 0), rows.stop + reach)
+        missing = around.start - rows.start + reach, max(around.stop - prob.shape[2], 0)
+        padded = F.pad(prob[image, classes, around], [reach, reach, *missing])
+        largest = criterion == 'max'
+        out[block] = _unite_extreme(prob[block], padded, rings, neighbors, together, largest)
     return out
 
 
-def _blocks(prob: Tensor) -> list[tuple[slice, slice]]:
-    """Images and classes that are refined at once: on a CPU as many as its cache holds."""
+def _blocks(prob: Tensor) -> list[tuple[slice, slice, slice]]:
+    """Images, classes and rows that are refined at once: on a CPU as many as its cache holds."""
     batch, classes, height, width = prob.shape
     if prob.device.type != 'cpu':
-        return [(slice(batch), slice(classes))]
-    size = max(_BLOCK // max(height * width, 1), 1)
+        return [(slice(batch), slice(classes), slice(0, height))]
+    rows = max(_BLOCK // max(width, 1), 1)
+    planes = max(rows // max(height, 1), 1)
     return [
-        (slice(image, image + 1), slice(first, first + size))
+        (slice(image, image + 1), slice(first, first + planes), slice(row, min(row + rows, height)))
         for image in range(batch)
-        for first in range(0, classes, size)
+        for first in range(0, classes, planes)
+        for row in range(0, height, rows)
     ]
 
 

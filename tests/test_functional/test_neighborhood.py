@@ -270,15 +270,15 @@ def test_joint_probability_by_hand():
 
 
 @pytest.mark.parametrize('joint', [None, 0.3, torch.linspace(0, 0.5, 5)])
-@pytest.mark.parametrize('criterion', ['max', 'min', 'two_max'])
-def test_blocks_are_the_whole(monkeypatch, criterion, joint):
+@pytest.mark.parametrize(('criterion', 'window'), [('max', 3), ('min', 5), ('two_max', 7)])
+def test_blocks_are_the_whole(monkeypatch, criterion, window, joint):
     prob = torch.rand(2, 5, 9, 8, generator=torch.Generator().manual_seed(0)).softmax(1)
     found = {}
-    for block in (1, 150, 10**9):
+    for block, count in ((1, 90), (16, 50), (72, 10), (150, 6), (10**9, 2)):
         monkeypatch.setattr(neighborhood, '_BLOCK', block)
         found[block] = refine_neighborhood(
-            prob, criterion=criterion, joint=joint, joint_scale='probability'
+            prob, window, criterion=criterion, joint=joint, joint_scale='probability'
         )
-        assert len(neighborhood._blocks(prob)) == {1: 10, 150: 6, 10**9: 2}[block]
-    assert torch.equal(found[1], found[10**9]) and torch.equal(found[150], found[10**9])
+        assert len(neighborhood._blocks(prob)) == count
+    assert all(torch.equal(one, found[10**9]) for one in found.values())
     assert not torch.equal(found[1], prob)

@@ -109,7 +109,7 @@ def test_exponents_of_growth(tmp_path):
     assert tool.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
     assert tool.exponent([10, 100], [5.0, 5.0]) == pytest.approx(0)
     out = tmp_path / 'growth.md'
-    tool.main(['--threads', '1', '--scale', '0.05', '--repeats', '1', '--out', str(out)])
+    tool.main(['--threads', '1', '--scale', '0.3', '--repeats', '1', '--out', str(out)])
     rows = load_tool('benchmarks/join_tables.py').content(out.read_text())['rows']
     grown = {(row['benchmark'], row['measure'].split()[-1]) for row in rows}
     assert len(rows) == len(grown) == 16 and {what for _, what in grown} == {

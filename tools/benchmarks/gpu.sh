@@ -42,7 +42,7 @@ if [ -n "$toy" ]; then
   run frameworks frameworks --network unet --crop 32 --batch 2 --repeats 1 --frameworks fixmatch
   run training training "${step[@]}" --repeats 1
   run data data --scale 0.1 --images 2 --repeats 1
-  run growth growth --threads 1 --scale 0.1 --repeats 1
+  run growth growth --threads 1 --scale 0.3 --repeats 1
 else
   gpu=(--device cuda)
   for method in corrmatch rankmatch s4mc weighting; do run "$method" "$method" "${gpu[@]}"; done

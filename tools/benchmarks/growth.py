@@ -34,6 +34,7 @@ from mmseg_semi.functional import (
 )
 
 CROPS, CLASSES, AGENTS, SHAPES = (321, 513, 801), (2, 21, 150), (32, 64, 128, 256), (16, 64, 256)
+SMALLEST = 0.3
 #: What an exponent may be beyond that of the operation's count, for caches and noise.
 SLACK = 0.25
 
@@ -53,8 +54,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f'--repeats must be at least 1, got {args.repeats}')
-    if not 0 < args.scale <= 1:
-        parser.error(f'--scale must be above 0 and at most 1, got {args.scale}')
+    if not SMALLEST <= args.scale <= 1:  # an eighth of a crop has the 128 agents
+        parser.error(f'--scale must be from {SMALLEST} to 1, got {args.scale}')
     measuring.check_out(parser, args.out)
     return args
 
@@ -71,7 +72,7 @@ class Inputs:
 
     def side(self, crop: int) -> int:
         """The side of a crop at the scale that was asked for."""
-        return max(int(crop * self.scale) // 8 * 8 + 1, 17)
+        return int(crop * self.scale) // 8 * 8 + 1
 
     def source(self) -> torch.Generator:
         """A generator that starts anew."""

@@ -2,7 +2,7 @@
 """Measure what every method shares: ways to train, the teacher's update, the plan of the memory.
 
 `modes` times a training step in mixed precision, in torch's channels-last memory format, in both,
-and (`--compile`) with encoder and decoder compiled, beside the plain step. `ema` times the move of
+and (`--compile`) with the encoder compiled, beside the plain step. `ema` times the move of
 an EMA teacher beside a loop over its parameters; both give the same numbers, or the tool stops.
 `plan` compares the memory of a step with what `mmseg-semi plan` says of it from two smaller crops.
 """
@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     methods = [name for name in FRAMEWORKS if name != SUPERVISED]
     parser.add_argument('--method', default='unimatch', choices=methods)
     parser.add_argument('--network', default='deeplabv3plus_r50', choices=tuple(CROPS))
-    parser.add_argument('--compile', action='store_true', help='modes: compile the network, too')
+    parser.add_argument('--compile', action='store_true', help='modes: compile the encoder, too')
     return measuring.read_options(parser, argv)
 
 
@@ -61,14 +61,13 @@ def step_of(args: argparse.Namespace, *modes: str) -> Step:
     torch.manual_seed(0)
     config = load_config(args.method, args.network, args.crop)
     config.model.channels_last = 'channels_last' in modes
+    if 'compile' in modes:
+        config.model.compiled = 'inductor'
     if 'amp' in modes:
         enable_amp(config)
     step = Step(config, args.device)
     if 'channels_last' in modes:
         step.model.to(memory_format=torch.channels_last)
-    if 'compile' in modes:
-        step.student.backbone.compile()
-        step.student.decode_head.compile()
     step.set_data(make_data(step.model, args.batch, args.crop))
     return step
 

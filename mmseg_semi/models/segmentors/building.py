@@ -6,13 +6,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Optional
 
+import torch
 from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import HOOKS, MODELS
 from torch import nn
 
-from mmseg_semi.arguments import check_arguments, check_whole
+from mmseg_semi.arguments import check_arguments, check_choice, check_whole
 from mmseg_semi.errors import hint
 from mmseg_semi.models.backbones.first_layer import average_rgb_filters
 from mmseg_semi.models.component import Component, build_component, build_components
@@ -161,6 +162,20 @@ def build_networks(model: Any, segmentor: dict[str, Any], teacher: Any) -> None:
         backbone = getattr(network, 'backbone', None)
         if backbone is not None:
             average_rgb_filters(backbone)
+
+
+def compile_encoders(model: Any, backend: Optional[str]) -> None:
+    """Let torch compile the encoders of student and teacher when they are called first.
+
+    Raises:
+        ValueError: torch has no such backend.
+    """
+    if backend is None:
+        return
+    check_choice('model.compiled', backend, (None, *torch.compiler.list_backends(None)))
+    for network in (model.segmentor, getattr(model.teacher, 'network', None)):
+        if network is not None:
+            network.backbone.compile(backend=backend)
 
 
 def build_components_of(

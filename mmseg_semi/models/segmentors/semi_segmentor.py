@@ -50,6 +50,9 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             ``SemiTrainLoop``.
         warmup_epochs: The same in passes over the unlabeled images; one of the two.
         channels_last: Whether training passes run in torch's channels-last memory format.
+        compiled: Backend of ``torch.compile`` for the encoders of student and teacher, such as
+            'inductor'; None leaves them as they are. Decoders stay as they are: heads read features
+            inside of them.
         data_preprocessor: ``SemiDataPreprocessor`` config. Defaults to that of ``segmentor``.
         test_cfg: ``dict(predict_with='student' | 'teacher' | 'both', refine=False)``. With
             ``'both'`` the teacher's is ``teacher_pred_sem_seg``. ``refine=True`` refines too.
@@ -74,6 +77,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         warmup_iters: int = 0,
         warmup_epochs: int = 0,
         channels_last: bool = False,
+        compiled: Optional[str] = None,
         data_preprocessor: Optional[dict[str, Any]] = None,
         test_cfg: Optional[dict[str, Any]] = None,
         train_cfg: Optional[dict[str, Any]] = None,
@@ -89,6 +93,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         self.supervised_weight, self.channels_last = supervised_weight, channels_last
         self.warmup_iters, self.warmup_epochs = building.check_warmup(warmup_iters, warmup_epochs)
         building.build_networks(self, segmentor, teacher)
+        building.compile_encoders(self, compiled)
         building.build_components_of(self, refiners, losses, heads, mixer, labeled_mixer, streams)
         self.predict_with = self._check_predictor(test_cfg)
         self.train_cfg, self.test_cfg = train_cfg, test_cfg

@@ -166,6 +166,29 @@ def test_channels_last_changes_speed_only(build, batch):
         torch.testing.assert_close(losses[0][name], losses[1][name], msg=name, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('teacher', [None, dict(type='EMATeacher')])
+def test_compiled_encoders_change_speed_only(build, batch, teacher):
+    found, calls = [], []
+    for compiled in (None, 'eager'):
+        torch.manual_seed(0)
+        model = build(compiled=compiled, teacher=teacher)
+        for network in [model.segmentor, *([model.teacher.network] if teacher else [])]:
+            call = network.backbone._compiled_call_impl
+            calls.append(call is not None)
+        hooked(model)
+        losses = model(**model.data_preprocessor(batch(), True), mode='loss')
+        sum(value for name, value in losses.items() if 'loss' in name).backward()
+        found.append([losses, model.state_dict(), [one.grad for one in model.parameters()]])
+    assert calls == [False] * (len(calls) // 2) + [True] * (len(calls) // 2)
+    assert list(found[0][1]) == list(found[1][1])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_backend_that_torch_lacks_is_refused(build):
+    with pytest.raises(ValueError, match=r"model\.compiled must be one of .*'inductor'.* 'fast'"):
+        build(compiled='fast')
+
+
 def test_not_finite_losses_stop_with_names(build, batch):
     model = build()
     data = model.data_preprocessor(batch(), True)
