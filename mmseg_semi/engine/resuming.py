@@ -26,7 +26,8 @@ STATISTICS = '.statistics'  # end of the keys of a file of channel statistics
 _PARTS = ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg')
 # Where the data lie and how fast they are read; batches and splits are compared by their numbers.
 _WITHOUT_EFFECT = {
-    *('num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory', 'timeout'),
+    *('num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory', 'timeout', 'cache'),
+    'compiled',
     *('data_root', 'ann_file', 'img_path', 'seg_map_path', 'pretrained', 'checkpoint'),
     *('batch_size', 'accumulative_counts', 'val_interval', 'val_begin', 'dynamic_intervals'),
 }

@@ -35,15 +35,21 @@ def resume(train, unimatch_run):
     return resume
 
 
-def test_the_same_config_differs_in_nothing(resume):
-    """The number of workers, the validation and what weights began as are no part of it."""
+def test_the_same_config_differs_in_nothing(resume, tmp_path):
+    """How data and networks come to be fast, the validation, and what weights began as."""
     init = dict(std=0.5)
     changes = dict(
-        model=dict(segmentor=dict(decode_head=dict(init_cfg=init))),
-        train_dataloader=dict(num_workers=2, persistent_workers=False, prefetch_factor=3),
+        model=dict(segmentor=dict(decode_head=dict(init_cfg=init)), compiled='eager'),
+        train_dataloader=dict(
+            num_workers=2,
+            persistent_workers=False,
+            prefetch_factor=3,
+            dataset=dict(cache=str(tmp_path / 'cache')),
+        ),
         train_cfg=dict(val_interval=7),
     )
     assert warnings(resume(**changes)) == []
+    assert len(list((tmp_path / 'cache').rglob('*.raw'))) > 8
 
 
 def test_weights_of_an_encoder_are_not_missed():

@@ -17,4 +17,4 @@ def test_it_says_its_options(server: Any, path: Path) -> None:
 
 
 def test_all_were_found() -> None:
-    assert len(SCRIPTS) == 39
+    assert len(SCRIPTS) == 42

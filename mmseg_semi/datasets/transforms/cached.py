@@ -78,14 +78,18 @@ class Cached(BaseTransform):
     def _keep(self, place: Path, array: np.ndarray) -> None:
         if array.dtype != np.uint8 or array.ndim not in (2, 3) or self._full:
             return
+        reason = ''
         try:
             if shutil.disk_usage(self.folder).free - array.nbytes < LEAST_FREE:
-                raise OSError(f'less than {LEAST_FREE >> 30} GiB would be left on its disk')
-            _write(place, array)
+                reason = f'less than {LEAST_FREE >> 30} GiB would be left on its disk'
+            else:
+                _write(place, array)
         except OSError as error:
+            reason = str(error)
+        if reason:
             self._full = True
             print_log(
-                f'cache {self.folder}: nothing more is kept, since {error}. Training goes on, and '
+                f'cache {self.folder}: nothing more is kept, since {reason}. Training goes on, and '
                 'decodes what is not there.',
                 logger='current',
                 level=logging.WARNING,
@@ -117,21 +121,17 @@ def open_cache(folder: str) -> Path:
     Raises:
         ValueError: It cannot be made or written.
     """
-    path = Path(folder).expanduser().absolute()
+    path, reason = Path(folder).expanduser().absolute(), 'it cannot be written'
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(_refusal(folder, error.strerror or str(error))) from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ValueError(_refusal(folder, 'it cannot be written'))
+        reason = error.strerror or str(error)
+    if not os.access(path, os.W_OK | os.X_OK) or not path.is_dir():
+        raise ValueError(
+            f'train_dataloader.dataset.cache is {folder!r}: {reason}. Name a folder that can be '
+            'written, on a disk with room for the decoded images (3 bytes a pixel), or None.'
+        )
     return path
-
-
-def _refusal(folder: str, reason: str) -> str:
-    return (
-        f'train_dataloader.dataset.cache is {folder!r}: {reason}. Name a folder that can be '
-        'written, on a disk with room for the decoded images (3 bytes a pixel), or None.'
-    )
 
 
 def _write(place: Path, array: np.ndarray) -> None:
