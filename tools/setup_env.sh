@@ -133,7 +133,7 @@ run_steps() {
   step tools 'installing what builds packages' \
     pip_install 'setuptools<81' wheel ninja psutil packaging
   imports "$PYTHON" 'torch, mmcv._ext' ||
-    step mmcv "installing $MMCV (built if pip finds no wheel: 11 minutes on 2 cores)" install_mmcv
+    step mmcv "installing $MMCV (built if pip finds no wheel: 13 minutes on 2 cores)" install_mmcv
   step packages 'installing mmseg_semi and the other packages (1 to 2 minutes)' \
     pip_install --no-build-isolation -e "$REPO[$EXTRAS,optional,tests]"
   step check 'looking at what is there' \

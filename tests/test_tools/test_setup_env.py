@@ -14,7 +14,7 @@ import json, os, sys
 from pathlib import Path
 here, args = Path(__file__).resolve().parents[1], sys.argv[1:]
 with open(os.environ['FAKE_LOG'], 'a') as log:
-    env = {name: os.environ.get(name) for name in ('FORCE_CUDA', 'MAX_JOBS')}
+    env = {name: os.environ.get(name) for name in ('FORCE_CUDA', 'MAX_JOBS', 'CFLAGS')}
     log.write(json.dumps(dict(args=args, env=env)) + '\\n')
 if os.environ.get('FAKE_FAILURE') in args:
     sys.exit('the network is down')
@@ -94,7 +94,8 @@ def test_an_own_environment_is_made_once(machine):
     assert [call['args'][-1].replace(str(machine.repo), '') for call in calls] == wanted
     assert {'setuptools<81', 'wheel', 'ninja', 'psutil'} <= set(calls[1]['args'])
     assert '--no-build-isolation' in calls[2]['args']
-    assert calls[2]['env'] == dict(FORCE_CUDA='0', MAX_JOBS='3')
+    flags = '-O3 -g0 -DNDEBUG -fwrapv'  # optimized, without debug symbols
+    assert calls[2]['env'] == dict(FORCE_CUDA='0', MAX_JOBS='3', CFLAGS=flags)
     limits = (machine.logs / 'constraints.txt').read_text().split()
     assert {'torch==2.13.0', 'mmengine==0.10.7', 'mmdet==3.3.0', 'setuptools<81'} <= set(limits)
     assert machine.run(OWN) == (0, f'[set-up] ready: {machine.repo}/.venv/bin/python\n', [])
@@ -108,7 +109,8 @@ def test_a_failure_is_said_and_the_next_call_goes_on(machine):
     code, out, _ = machine.run(OWN, '--stack=onedl', FAKE_FAILURE=mmcv)
     assert code == 1 and f'this step failed: installing {mmcv} (built if pip finds no' in out
     assert str(log) in out and 'the network is down' in log.read_text()
-    code, out, calls = machine.run(OWN, '--stack', 'onedl', FAKE_BAD_WHEEL='1')
+    code, out, calls = machine.run(OWN, '--stack', 'onedl', FAKE_BAD_WHEEL='1', CFLAGS='-O1')
+    assert {call['env']['CFLAGS'] for call in calls} == {'-O1'}  # one's own are kept
     assert code == 0 and f'ready: {machine.repo}/.venv-onedl/bin/python' in out
     assert not any('torch==2.13.0' in call['args'] for call in calls)
     tries = [call['args'] for call in calls if call['args'][-1] == mmcv]

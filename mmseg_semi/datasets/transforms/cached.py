@@ -90,7 +90,8 @@ class Cached(BaseTransform):
             self._full = True
             print_log(
                 f'cache {self.folder}: nothing more is kept, since {reason}. Training goes on, and '
-                'decodes what is not there.',
+                'decodes what is not there; free some space, or set '
+                'train_dataloader.dataset.cache to a folder of another disk.',
                 logger='current',
                 level=logging.WARNING,
             )
