@@ -26,7 +26,7 @@ from mmseg_semi.functional.contrast import (
 )
 from mmseg_semi.models.component import NormCfg, last_head
 from mmseg_semi.models.memories import ClassPrototypes, NegativeQueues, check_memory
-from mmseg_semi.models.quantiles import global_quantiles
+from mmseg_semi.models.ranks import GlobalQuantiles
 from mmseg_semi.structures import STEPS, SegOutputs, SemiStep
 
 from .base_semi_head import BaseSemiHead
@@ -163,6 +163,7 @@ class ContrastHead(BaseSemiHead):
         self.loss_weight, self.stream = loss_weight, stream
         self.decay_by, self.divisor, self.teacher_stream = decay_by, divisor, teacher_stream
         self.pseudo_fields = () if teacher_stream else ('logits',)
+        self._quantiles = GlobalQuantiles()
         self._bank_cfg = check_memory('ContrastHead.bank', NegativeQueues, bank)
 
     # -------------------------------------------------------------------------------- layers
@@ -341,7 +342,7 @@ class ContrastHead(BaseSemiHead):
         valid = torch.cat([view.own_valid for view in views])
         entropy = -confidence_score(full.softmax(dim=1), 'entropy')
         alpha = self.alpha_at(step)
-        low, high = global_quantiles(entropy, valid, [alpha, 1 - alpha])
+        low, high = self._quantiles(entropy, valid, [alpha, 1 - alpha])
         sure = to_grid(valid & (entropy <= low), grid)
         unsure = to_grid(valid & (entropy >= high), grid)
         label = to_grid(torch.cat([view.pseudo.label for view in views]), grid)

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Optional
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_gather
 from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf, Whole
@@ -18,6 +17,7 @@ from mmseg_semi.functional import (
     sample_per_class,
     to_grid,
 )
+from mmseg_semi.models.ranks import gather_items
 from mmseg_semi.structures import SegOutputs, SemiStep, View
 
 from .base_memory import BaseMemory, check_stored
@@ -166,7 +166,7 @@ class FeatureMemoryBank(BaseMemory):
         state = (self.features.clone(), self.counts.clone(), self.heads.clone())
         sources, items, present = zip(*self._pending)
         widths = [one.shape[1] for one in items]
-        gathered = [all_gather(torch.cat(several, dim=1)) for several in (items, present)]
+        gathered = zip(*gather_items(torch.cat(items, dim=1), torch.cat(present, dim=1)))
         # By source: what each rank pushes.
         parts = [zip(*(rank.split(widths, dim=1) for rank in several)) for several in gathered]
         for source, theirs, exist in zip(sources, *parts):

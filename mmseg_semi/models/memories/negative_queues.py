@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Optional
 
 import torch
-from mmengine.dist import all_gather, get_world_size
 from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf, Whole, check_whole
 from mmseg_semi.functional.contrast import draw_below, gather_pixels
+from mmseg_semi.models.ranks import gather_items
 
 from .base_memory import BaseMemory, check_stored
 
@@ -151,9 +151,10 @@ class NegativeQueues(BaseMemory):
     def _gathered(self) -> tuple[Tensor, Tensor]:
         """What all ranks have noted, in their order, the existing items of a row first."""
         assert self._pending is not None
-        items, present = (torch.cat(all_gather(one.contiguous()), 1) for one in self._pending)
-        if get_world_size() == 1:
-            return items, present
+        gathered = gather_items(*self._pending)
+        if len(gathered) == 1:
+            return gathered[0]
+        items, present = (torch.cat(one, 1) for one in zip(*gathered))
         order = (~present).to(torch.uint8).argsort(dim=1, stable=True)
         rows = torch.arange(len(order), device=order.device)[:, None]
         return items[rows, order], present.gather(1, order)

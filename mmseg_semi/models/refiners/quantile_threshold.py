@@ -11,7 +11,7 @@ from torch import Tensor
 from mmseg_semi.arguments import Number, OneOf
 from mmseg_semi.functional import confidence_score, selected_ratio
 from mmseg_semi.functional.confidence import CONFIDENCE_KINDS
-from mmseg_semi.models.quantiles import global_quantiles
+from mmseg_semi.models.ranks import GlobalQuantiles
 from mmseg_semi.structures import STEPS, PseudoLabel, SegOutputs, SemiStep, View
 
 from .base_refiner import STAGES, BaseRefiner
@@ -86,6 +86,7 @@ class QuantileThreshold(BaseRefiner):
         if of == 'refined_mixed' and score != 'max':
             self.pseudo_fields = ('prob',)
         self._before: tuple[BaseRefiner, ...] = ()
+        self._quantiles = GlobalQuantiles()
 
     def attach(self, model: SemiSegmentor) -> None:
         """Find the refiners that come before, and check the stream."""
@@ -120,7 +121,7 @@ class QuantileThreshold(BaseRefiner):
 
     def _quantile(self, score: Tensor, valid: Tensor, step: SemiStep) -> Tensor:
         counted = torch.ones_like(valid) if self.use_padding else valid
-        return global_quantiles(score, counted, [self.alpha_at(step)])[0]
+        return self._quantiles(score, counted, [self.alpha_at(step)])[0]
 
     def _raw(self, step: SemiStep) -> tuple[Tensor, Tensor]:
         """Unrefined scores (B, H, W) of the weak images, and the 0-dim threshold of all ranks."""

@@ -16,7 +16,7 @@ from mmseg_semi.engine.hooks import MeanTeacherHook, MemoryBankHook
 from mmseg_semi.models.heads import ContrastHead, contrast_head
 from mmseg_semi.models.heads.contrast_head import TeacherPixels, rank_bounds
 from mmseg_semi.models.memories import NegativeQueues
-from mmseg_semi.models.quantiles import global_quantiles
+from mmseg_semi.models.ranks import GlobalQuantiles
 from mmseg_semi.structures import Mix
 
 from ..conftest import SEGMENTOR
@@ -478,14 +478,14 @@ def memory_of_a_rank(rank, rounds):
     queues, own = NegativeQueues(4, 3, 7, 10, 5), []
     head = ContrastHead(norm_cfg=None)
     head.num_classes, head.prototypes = 4, None
-    rest = []
+    rest, quantiles = [], GlobalQuantiles()
     for features, negative, label, entropy, valid in rounds[rank]:
         torch.manual_seed(10 * len(own) + rank)
         queues.note(features, negative)
         own.append([one.clone() for one in queues._pending])
         queues.update_state()
         positives = head.positives(TeacherPixels(features, None, label, negative))
-        rest.append((positives, *global_quantiles(entropy, valid, [0.2, 0.8])))
+        rest.append((positives, *quantiles(entropy, valid, [0.2, 0.8])))
     return dict(queues.state_dict()), own, rest
 
 
