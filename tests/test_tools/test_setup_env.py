@@ -61,7 +61,12 @@ class Machine:
         (self.fakes / 'pip/__init__.py').touch()
         (self.fakes / 'pip/__main__.py').write_text(FAKE_PIP)
         (self.fakes / 'pytest.py').write_text(FAKE_PYTEST)
-        shutil.copytree(empty, self.active, symlinks=True)
+        self.empty = empty
+        self.make(self.active)
+
+    def make(self, folder):
+        """Copy the empty environment, whose pip is the fake one: making one takes seconds."""
+        shutil.copytree(self.empty, folder, symlinks=True)
 
     def run(self, *args, script='setup_env.sh', **env):
         """Exit code, output and the calls of pip."""
@@ -106,6 +111,7 @@ def test_an_own_environment_is_made_once(machine):
 
 def test_a_failure_is_said_and_the_next_call_goes_on(machine):
     mmcv, log = 'onedl-mmcv==2.3.6', machine.logs / 'mmcv.log'
+    machine.make(machine.repo / '.venv-onedl')
     code, out, _ = machine.run(OWN, '--stack=onedl', FAKE_FAILURE=mmcv)
     assert code == 1 and f'this step failed: installing {mmcv} (built if pip finds no' in out
     assert str(log) in out and 'the network is down' in log.read_text()
@@ -147,6 +153,7 @@ def test_what_cannot_be_done_is_refused(machine):
 
 
 def test_run_tests_passes_options_on(machine):
+    machine.make(machine.repo / '.venv')
     code, out, _ = machine.run('-k', 'a b', script='run_tests.sh')
     start = ['-q', '-n', str(len(os.sched_getaffinity(0))), '--dist', 'loadgroup']
     start.append('--no-loadscope-reorder')
@@ -157,6 +164,7 @@ def test_run_tests_passes_options_on(machine):
 
 
 def test_the_quickstart_installs_what_its_data_need(machine):
+    machine.make(machine.repo / '.venv')
     (machine.repo / 'tools/quickstart.py').write_text('import sys; print(sys.argv[1:])')
     code, out, calls = machine.run(OWN, '--seed', '1', script='quickstart.sh')
     assert code == 0 and "['--seed', '1']" in out and len(calls) == 4, out
