@@ -75,14 +75,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption('numprocesses', None) and not hasattr(config, 'workerinput'):
         return
     from config_cache import remember_configs
+    from fork_server import be_fast
 
     remember_configs()
-    # Formatting a config takes longer than a few steps of training; see also fork_server.py.
-    importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
-    # A data worker whose loader is gone without a word notices in half a second, not in five.
-    importlib.import_module('torch.utils.data._utils.worker').MP_STATUS_CHECK_INTERVAL = 0.5
-    # So does a loader whose worker had an error: it waits that long for it to end, then ends it.
-    importlib.import_module('torch.utils.data._utils').MP_STATUS_CHECK_INTERVAL = 0.5
+    be_fast()
     # A data set that is built searches all objects of all tests for garbage: here new ones alone.
     new_garbage = types.SimpleNamespace(collect=lambda: gc.collect(1))
     importlib.import_module('mmengine.dataset.base_dataset').gc = new_garbage

@@ -5,9 +5,6 @@ of them still is a process of its own, with its own ``sys.argv``, folder, enviro
 
 Commands are JSON lines on stdin, answers are JSON lines on stdout. The first argument is a JSON
 object: ``preload`` lists modules to import, ``block`` top-level packages that can not be imported.
-
-mmengine pretty-prints the whole config with yapf again and again (log, dump, every checkpoint),
-which takes most of the time of a run of a few iterations: here the text is left as it is.
 """
 
 from __future__ import annotations
@@ -36,6 +33,16 @@ class ImportBlocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name.split('.')[0] in self.names:
             raise ModuleNotFoundError(f'No module named {name!r} (blocked by a test)', name=name)
+
+
+def be_fast() -> None:
+    """Let what is slow in packages, and no test looks at, be fast."""
+    # Formatting a config takes longer than a few steps of training.
+    importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
+    # A data worker whose loader is gone without a word notices in half a second, not in five.
+    importlib.import_module('torch.utils.data._utils.worker').MP_STATUS_CHECK_INTERVAL = 0.5
+    # So does a loader whose worker had an error: it waits that long for it to end, then ends it.
+    importlib.import_module('torch.utils.data._utils').MP_STATUS_CHECK_INTERVAL = 0.5
 
 
 def run_script(request: dict[str, Any], blocker: ImportBlocker) -> None:
@@ -112,7 +119,7 @@ def main() -> None:
     gc.disable()  # nothing that is imported is garbage
     for name in settings['preload']:
         importlib.import_module(name)
-    importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
+    be_fast()
     importlib.import_module('PIL.Image').init()  # the first picture imports all formats
     read_configs()
     gc.collect()
