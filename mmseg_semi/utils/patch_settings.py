@@ -12,24 +12,14 @@ from mmseg_semi.utils.config_keys import value_at
 
 
 def check_patches(cfg: Config) -> None:
-    """Refuse sizes that are no multiples of the patch of the encoder.
+    """Refuse training crops that are no multiples of the patch of the encoder.
 
     Raises:
-        ValueError: A training crop: names its key, its size and the nearest one that fits; or a
-            segmentor that predicts images as they are.
+        ValueError: Names the key of the crop, its size and the nearest one that fits.
     """
-    prefix = 'model.segmentor' if value_at(cfg, 'model.segmentor') else 'model'
-    backbone = value_at(cfg, f'{prefix}.backbone') or {}
-    kind, whole = backbone.get('type'), value_at(cfg, f'{prefix}.type')
-    patch = _patch(backbone)
+    prefix, kind, patch = _encoder(cfg)
     if not patch:
         return
-    if whole in ('EncoderDecoder', 'SlidingEncoderDecoder'):
-        raise ValueError(
-            f'{prefix}.type is {whole!r}, which predicts images as they are, but {prefix}.backbone '
-            f"({kind}) takes sides that are multiples of {patch}: set it to 'PatchEncoderDecoder', "
-            'which resizes where they are not'
-        )
     for key, value in _crops('train_dataloader', cfg.get('train_dataloader')):
         sides = value if isinstance(value, (list, tuple)) else (value, value)
         if all(isinstance(side, int) for side in sides) and any(side % patch for side in sides):
@@ -38,6 +28,29 @@ def check_patches(cfg: Config) -> None:
                 f'{key} is {value!r}, but {prefix}.backbone ({kind}) takes images whose sides are '
                 f'multiples of {patch}: set it to {near}'
             )
+
+
+def check_patch_segmentor(cfg: Config) -> None:
+    """Refuse a segmentor that predicts images as they are where the encoder has patches.
+
+    Raises:
+        ValueError: Names the key and the segmentor that resizes.
+    """
+    prefix, kind, patch = _encoder(cfg)
+    whole = value_at(cfg, f'{prefix}.type')
+    if patch and whole in ('EncoderDecoder', 'SlidingEncoderDecoder'):
+        raise ValueError(
+            f'{prefix}.type is {whole!r}, which predicts images as they are, but {prefix}.backbone '
+            f"({kind}) takes sides that are multiples of {patch}: set it to 'PatchEncoderDecoder', "
+            'which resizes where they are not'
+        )
+
+
+def _encoder(cfg: Config) -> tuple[str, Any, int]:
+    """Key of the segmentor, class of its encoder, and the patch; 0 where any size is taken."""
+    prefix = 'model.segmentor' if value_at(cfg, 'model.segmentor') else 'model'
+    backbone = value_at(cfg, f'{prefix}.backbone') or {}
+    return prefix, backbone.get('type'), _patch(backbone)
 
 
 def _patch(backbone: Mapping[str, Any]) -> int:
