@@ -56,7 +56,7 @@ def _encoder(cfg: Config) -> tuple[str, Any, int]:
 def _patch(backbone: Mapping[str, Any]) -> int:
     """The patch of an encoder that takes nothing but multiples of it; 0 for others."""
     kind = backbone.get('type')
-    entry = MODELS.get(kind) if isinstance(kind, str) else kind
+    entry: Any = MODELS.get(kind) if isinstance(kind, str) else kind
     if hasattr(entry, 'patch_of') and 'model' in backbone:
         return entry.patch_of(backbone)
     patch = getattr(entry, 'patch_size', None)
