@@ -16,7 +16,7 @@ from mmseg_semi.arguments import Each, Number, OneOf, Rule, Whole
 from mmseg_semi.errors import hint, reading
 from mmseg_semi.utils.channel_settings import check_channels
 from mmseg_semi.utils.config_keys import value_at
-from mmseg_semi.utils.patch_settings import check_patches
+from mmseg_semi.utils.patch_settings import check_patch_segmentor, check_patches
 from mmseg_semi.utils.safe_checkpoints import number_of
 
 UNKNOWN = 255
@@ -55,6 +55,7 @@ def check_settings(cfg: Config) -> None:
     _check_iou_metrics(cfg)
     _check_test_cfg(cfg)
     _check_numbers(cfg)
+    check_patch_segmentor(cfg)
     check_patches(cfg)
     check_channels(cfg)
 

@@ -53,6 +53,10 @@ KNOWN = {
 }
 
 
+#: A backbone whose weights and channels are those of another library's files.
+_TRANSFORMERS = 'HFBackbone'
+
+
 class Address(str):
     """Where weights are, with how the variable says it.
 
@@ -95,6 +99,14 @@ def set_weights(network: MutableMapping[str, Any], value: Any) -> None:
     if value == DEFAULT:
         _say_default(network, backbone)
         return
+    if backbone.get('type') == _TRANSFORMERS:
+        if value is not None:
+            raise ValueError(
+                f'{_TRANSFORMERS} takes the weights of backbone.model: set that to their folder, '
+                'and leave this out, or give None to start from scratch'
+            )
+        backbone['pretrained'] = False
+        return
     network.pop('pretrained', None)
     backbone.pop('init_cfg', None)
     if value is None:
@@ -110,6 +122,24 @@ def set_weights(network: MutableMapping[str, Any], value: Any) -> None:
     plain = Path(value).name == value and not Path(value).suffix
     address = Address.of(place, f'weights={value!r}', advice if plain else '')
     backbone['init_cfg'] = ConfigDict(type='Pretrained', checkpoint=address)
+
+
+def set_channels(backbone: MutableMapping[str, Any], value: int) -> None:
+    """Let an encoder take images of so many channels.
+
+    Raises:
+        ValueError: Its settings are those of another library, which say another number.
+    """
+    if backbone.get('type') != _TRANSFORMERS:
+        backbone['in_channels'] = value
+        return
+    model = backbone.get('model')
+    own = model.get('num_channels', 3) if isinstance(model, Mapping) else 3
+    if own != value:
+        raise ValueError(
+            f'{_TRANSFORMERS} of this model takes {own} channels: set backbone.model to settings '
+            f'with num_channels={value}, which starts from scratch'
+        )
 
 
 def _say_default(network: MutableMapping[str, Any], backbone: Mapping[str, Any]) -> None:

@@ -76,6 +76,13 @@ def _data(cfg: Config) -> Iterator[Any]:
         yield from _nodes(cfg.get(part))
 
 
+def _heldout(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """Name and data set of the parts that are not trained, without those that are None."""
+    for name in ('val', 'test'):
+        if cfg.get(f'{name}_dataloader'):
+            yield name, cfg[f'{name}_dataloader'].dataset
+
+
 def _data_root(cfg: Config, value: Any, _root: Any) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError("give the folder of the data, such as data_root='data/leaves'")
@@ -99,7 +106,7 @@ def _split(cfg: Config, value: Any, root: Any) -> None:
         )
     training = cfg.train_dataloader.dataset
     parts = dict(labeled=training.labeled, unlabeled=training.get('unlabeled'))
-    parts |= dict(val=cfg.val_dataloader.dataset, test=cfg.test_dataloader.dataset)
+    parts |= dict(_heldout(cfg))
     for name, part in parts.items():
         if part is None:
             continue
@@ -147,10 +154,9 @@ def _scale(cfg: Config, value: Any, _root: Any) -> None:
     else:
         _check_size('the largest width and height, or None for images as they are', value)
         geometry.resize.scale = tuple(value)
-    for loader in (cfg.val_dataloader, cfg.test_dataloader):
-        pipeline = loader.dataset.pipeline
-        loader.dataset.pipeline = [one for one in pipeline if value or one.type != 'Resize']
-        for one in loader.dataset.pipeline:
+    for _, dataset in _heldout(cfg):
+        dataset.pipeline = [one for one in dataset.pipeline if value or one.type != 'Resize']
+        for one in dataset.pipeline:
             if one.type == 'Resize':
                 one.scale = tuple(value)
     for one in cfg.tta_pipeline[-1].transforms[0]:
@@ -167,11 +173,10 @@ def _in_channels(cfg: Config, value: Any, root: Any) -> None:
     channels = dict(in_channels=value, statistics=str(Path(root, STATISTICS_FILE)))
     loading = ConfigDict(type='LoadChannels', **channels)
     cfg.train_dataloader.dataset.loading = loading
-    heldout = (cfg[f'{name}_dataloader'].dataset for name in ('val', 'test'))
-    for pipeline in (*(one.pipeline for one in heldout), cfg.tta_pipeline):
+    for pipeline in (*(one.pipeline for _, one in _heldout(cfg)), cfg.tta_pipeline):
         pipeline[0] = loading
     network = cfg.model.get('segmentor') or cfg.model
-    network.backbone.in_channels = value
+    encoder_weights.set_channels(network.backbone, value)
     network.data_preprocessor.update(channels)
 
 
@@ -213,7 +218,8 @@ def _batch_size(cfg: Config, value: Any, _root: Any) -> None:
 def _workers(cfg: Config, value: Any, _root: Any) -> None:
     Whole(0).check('it', value)
     for part in _PARTS:
-        cfg[part].update(num_workers=value, persistent_workers=value > 0)
+        if cfg.get(part):
+            cfg[part].update(num_workers=value, persistent_workers=value > 0)
 
 
 def _learning_rate(cfg: Config, value: Any, _root: Any) -> None:

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import check_there
+from mmseg_semi.models.backbones import CLIPVisionTransformer, DINOv2
 from mmseg_semi.models.backbones.first_layer import fits_averaged
 from mmseg_semi.models.backbones.package_files import SCHEME, package_file
 from mmseg_semi.utils.safe_checkpoints import read_checkpoint
@@ -35,10 +36,16 @@ _FILLING = (torch.Tensor.normal_, torch.Tensor.uniform_)
 _WHOLE = 'backbone.'
 # They have an ``init_weights`` of their own, which makes positions fit and nothing else.
 _KNOWN_INIT = (MixVisionTransformer, SwinTransformer)
+# They load what a file has, under its names, and start as their papers say without one.
+_EXACT = (CLIPVisionTransformer, DINOv2)
+# What a file may lack: no map depends on it, or it has weights of its own.
+_MAY_LACK = ('mask_token', 'detail.')
 STEM_HINT = (
     ' Weights of the UniMatch family have a wider stem: set model.segmentor.backbone.stem_channels='
     '128 (model.backbone.stem_channels for a plain segmentor).'
 )
+NO_NAME = 'none of the weights has a name of the backbone'
+CONVERT_HINT = ' Files of Hugging Face are converted by tools/model_converters/semi2mmseg.py.'
 
 
 def wrong_shapes(
@@ -155,18 +162,29 @@ def check_pretrained(cfg: Config) -> None:
         network = build_shapes(backbone, cfg.get('default_scope', 'mmseg'))
         wrong = _misfits(network, state, init)
         if wrong:
-            hint = STEM_HINT if any(text.startswith('stem.') for text in wrong) else ''
+            hint = _hint(wrong, network)
             raise ValueError(
                 f'{key}: {file} does not fit the backbone {backbone["type"]}: '
                 f'{name_some(wrong, 3)}. Correct the backbone or give other weights.{hint}'
             )
 
 
+def _hint(wrong: Sequence[str], network: nn.Module) -> str:
+    if any(text.startswith('stem.') for text in wrong):
+        return STEM_HINT
+    if any(text.startswith('register_tokens ') for text in wrong):
+        return ' Weights with registers have 4 of them: set backbone.registers to 4, others to 0.'
+    if wrong == [NO_NAME] and isinstance(network, _EXACT):
+        return CONVERT_HINT
+    return ''
+
+
 def _misfits(
     network: nn.Module, state: Mapping[str, Any], init: MutableMapping[str, Any]
 ) -> list[str]:
     """What of the weights does not fit a backbone; ``init`` gets the prefix of a whole network."""
-    plain = getattr(type(network), 'init_weights', None) is BaseModule.init_weights
+    exact = isinstance(network, _EXACT)
+    plain = exact or getattr(type(network), 'init_weights', None) is BaseModule.init_weights
     if not plain and not isinstance(network, _KNOWN_INIT):
         return []  # it has ways of its own to make weights fit
     wanted, start = network.state_dict(), init.get('prefix') or ''
@@ -176,8 +194,13 @@ def _misfits(
     start = f'{start}.' if start and not start.endswith('.') else start
     state = {name[len(start) :]: value for name, value in state.items() if name.startswith(start)}
     if not set(state) & set(wanted):
-        return ['none of the weights has a name of the backbone']
+        return [NO_NAME]
     wrong = wrong_shapes(state, wanted, averaged=True)
+    if exact:
+        needed = (name for name in wanted if not name.startswith(_MAY_LACK))
+        wrong += [f'{name} is missing' for name in needed if name not in state]
+        alone = (name for name in state if name not in wanted and '.' not in name)
+        wrong += [f'{name} is in the file alone' for name in alone]
     return [text for text in wrong if plain or 'pos' not in text.split()[0]]
 
 

@@ -11,7 +11,8 @@ from mmseg.registry import MODELS
 
 from mmseg_semi.models import HFBackbone
 
-pytest.importorskip('transformers')
+AutoModel = pytest.importorskip('transformers').AutoModel
+save_file = pytest.importorskip('safetensors.torch').save_file
 VIT = dict(hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
 CONV = dict(hidden_sizes=(8, 16, 24, 32), depths=(1, 1, 1, 1))
 TINY = dict(
@@ -135,6 +136,28 @@ def test_weights_come_from_a_folder(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in scratch.state_dict().items())
 
 
+def test_weights_that_do_not_belong_to_the_settings_are_refused(tmp_path):
+    """Random numbers would take their place."""
+    network = built().network
+    network.save_pretrained(tmp_path)
+    backbone = HFBackbone(str(tmp_path))
+    weights = tmp_path / 'model.safetensors'
+    for state in (dict(other=torch.zeros(1)), dict(network.state_dict())):
+        name = next(one for one in network.state_dict() if one.endswith('fc1.bias'))
+        state[name] = torch.zeros(3)
+        save_file(state, weights, metadata=dict(format='pt'))
+        with pytest.raises(
+            ValueError, match=rf'than its config.json says, .*other sizes \({name}[,)]'
+        ):
+            backbone.init_weights()
+    weights.write_bytes(b'none')
+    with pytest.raises(ValueError, match=r'cannot read its weights \(.*\): give a local folder'):
+        backbone.init_weights()
+    for kind in ('swin', 'convnextv2'):  # a plain network has no normalizations of maps
+        AutoModel.from_config(built(kind).network.config).save_pretrained(tmp_path / kind)
+        HFBackbone(str(tmp_path / kind)).init_weights()
+
+
 def test_a_checkpoint_of_another_version_of_transformers_fits():
     backbone = built()
     state = {name: torch.randn_like(value) for name, value in backbone.state_dict().items()}
@@ -150,6 +173,20 @@ def test_a_checkpoint_of_another_version_of_transformers_fits():
     backbone.load_state_dict(renamed)
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, state[name])
+
+
+def test_checkpoints_have_the_names_of_transformers_5():
+    """Whichever version has written them, so that tools find nothing amiss."""
+    backbone = built('swin')
+    layer = backbone.network.swin.encoder.layers[0].blocks[0]
+    del layer.attention.q_proj
+    layer.attention.attention = torch.nn.ModuleDict(dict(query=torch.nn.Linear(2, 2)))
+    state = backbone.state_dict()
+    (name,) = (one for one in state if one.endswith('layers.0.blocks.0.attention.q_proj.weight'))
+    assert not any('attention.attention' in one for one in state)
+    state[name] = torch.ones(2, 2)
+    backbone.load_state_dict(state)
+    assert torch.equal(layer.attention.attention['query'].weight, torch.ones(2, 2))
 
 
 @pytest.mark.parametrize(

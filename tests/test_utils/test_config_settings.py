@@ -213,3 +213,18 @@ def test_a_crop_that_is_no_multiple_of_the_patch_is_refused():
         with pytest.raises(ValueError, match=re.escape(message)):
             load_config(path, options)
     assert load_config(path, {'crop_size': (70, 84)}).train_dataloader.dataset.geometry
+    message = "segmentor.type is 'EncoderDecoder', which .* multiples of 14: set it to 'PatchEnco"
+    with pytest.raises(ValueError, match=message):
+        load_config(path, {'model.segmentor.type': 'EncoderDecoder'})
+
+
+def test_the_patch_of_a_network_of_transformers_is_in_its_settings(tmp_path):
+    pytest.importorskip('transformers')
+    settings = dict(model_type='dinov2', patch_size=16, num_hidden_layers=4)
+    base = CONFIGS / 'unimatch_v2/unimatch_v2_dinov2-s_custom.py'
+    path = tmp_path / 'own.py'
+    backbone = dict(_delete_=True, type='HFBackbone', model=settings)
+    path.write_text(f'_base_ = {str(base)!r}\nmodel = dict(segmentor=dict(backbone={backbone}))\n')
+    with pytest.raises(ValueError, match=r'crop_size is \(322, 322\).*16: set it to \(320, 320\)'):
+        load_config(str(path))
+    assert load_config(str(path), {'crop_size': (64, 96)}).model

@@ -20,7 +20,7 @@ from tool_runs import CONFIGS, load_checkpoint
 
 from mmseg_semi.apis import train
 from mmseg_semi.utils.config import load_config
-from mmseg_semi.utils.encoder_weights import KNOWN, set_weights
+from mmseg_semi.utils.encoder_weights import KNOWN, set_channels, set_weights
 from mmseg_semi.utils.weight_checks import check_pretrained, without_downloads
 
 CUSTOM = [one for name in ('supervised', 'unimatch') for one in CONFIGS.glob(f'{name}/*_custom.py')]
@@ -208,6 +208,22 @@ def test_weights_of_another_size_or_kind_are_refused(tmp_path, kind, wider):
     assert 'none of the weights has a name of the backbone' in refused(
         config(kind, tmp_path / 'a.pth')
     )
+
+
+def test_a_network_of_transformers_has_weights_and_channels_of_its_own():
+    backbone = ConfigDict(type='HFBackbone', model='some/folder')
+    network = ConfigDict(type='PatchEncoderDecoder', backbone=backbone)
+    set_weights(network, 'default')
+    set_channels(backbone, 3)
+    assert set(backbone) == {'type', 'model'}
+    with pytest.raises(ValueError, match=r'HFBackbone takes the weights of backbone.model'):
+        set_weights(network, 'dinov2_small')
+    with pytest.raises(ValueError, match=r'takes 3 channels: set .* with num_channels=4, which'):
+        set_channels(backbone, 4)
+    set_weights(network, None)
+    assert backbone.pretrained is False
+    backbone.model = ConfigDict(model_type='dinov2', num_channels=4)
+    set_channels(backbone, 4)
 
 
 def test_a_list_of_starts_has_no_weights_taken_out():

@@ -45,6 +45,24 @@ def network(cfg):
     return cfg.model.get('segmentor') or cfg.model
 
 
+def test_a_part_may_be_left_out(tmp_path):
+    (tmp_path / 'splits/some').mkdir(parents=True)
+    text = f"""
+data_root = {str(tmp_path)!r}
+split = 'splits/some'
+scale = (640, 160)
+in_channels = 4
+workers = 0
+val_dataloader = val_cfg = val_evaluator = None
+"""
+    cfg = own(tmp_path, text)
+    assert cfg.val_dataloader is None
+    test = cfg.test_dataloader
+    assert (test.num_workers, test.dataset.ann_file) == (0, 'splits/some/val.txt')
+    loading, resize = test.dataset.pipeline[:2]
+    assert (loading.in_channels, resize.scale) == (4, (640, 160))
+
+
 @pytest.mark.parametrize('base', CUSTOM, ids=lambda path: path.stem)
 def test_all_that_depends_on_a_variable_follows(tmp_path, base):
     crop = (98, 126) if 'dinov2' in base.stem else (96, 128)  # multiples of the patch

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from tool_runs import TOOLS, load_checkpoint
 from torch import nn
@@ -24,6 +25,12 @@ from mmseg_semi.utils.weight_checks import (
 
 # The name of a copy: a hash of the whole address, and the address's own name.
 COPY = 'c8ce12c58df9-resnet50_v1c-2cccc1ad.pth'
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
 
 
 class Plain(nn.Module):
@@ -195,6 +202,41 @@ def test_a_backbone_that_makes_weights_fit_itself_is_left_to_it(tmp_path):
     vit = dict(type='VisionTransformer', num_layers=1, embed_dims=8, num_heads=1, img_size=(32, 32))
     torch.save(MODELS.build(vit).state_dict(), tmp_path / 'vit.pth')
     check_pretrained(config(dict(vit, img_size=(64, 64)), pretrained=str(tmp_path / 'vit.pth')))
+
+
+DINO = dict(type='DINOv2', arch='small', depth=1, out_indices=(0,))
+CLIP = dict(type='CLIPVisionTransformer', channels=8, depth=1, heads=2, embed_dim=4, out_indices=())
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+@pytest.mark.parametrize(
+    ('file', 'network', 'message'),
+    [
+        (dict(DINO, depth=2), DINO, None),
+        (DINO, dict(DINO, arch='base'), r'cls_token is \(1, 1, 384\), the network has'),
+        (DINO, dict(DINO, depth=2), r'blocks\.1\.norm1\.weight is missing'),
+        (dict(DINO, registers=4), DINO, r'register_tokens is in the file alone.*registers to 4'),
+        (DINO, dict(DINO, registers=4), r'register_tokens is missing.*set backbone.registers to 4'),
+        (RESNET, DINO, r'none of the weights has a name of the backbone.*semi2mmseg\.py'),
+        (CLIP, CLIP, None),
+        (CLIP, dict(CLIP, channels=16), r'cls_token is \(8,\), the network has \(16,\)'),
+        (dict(CLIP, depth=2), dict(CLIP, depth=3), r'blocks\.2\.\S+ is missing'),
+    ],
+)
+def test_vision_transformers_with_names_of_published_files(
+    tmp_path, file, network, message, prefix
+):
+    """They draw numbers where there is no file, and then take what one has."""
+    made = MODELS.build(file).state_dict()
+    made.pop('mask_token', None)  # of no use, and not in every file
+    torch.save({f'{prefix}{name}': value for name, value in made.items()}, tmp_path / 'w.pth')
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth'))
+    cfg = config(dict(network, init_cfg=init))
+    if message is None:
+        check_pretrained(cfg)
+        return
+    with pytest.raises(ValueError, match=rf'checkpoint: \S+w\.pth does not fit.*{message}'):
+        check_pretrained(cfg)
 
 
 def test_weights_of_a_resumed_run_come_from_its_checkpoint():

@@ -86,6 +86,15 @@ def test_a_dry_run_prints_every_command_of_rankmatchs_table_1(run, calls, tmp_pa
     assert calls == [] and list(tmp_path.iterdir()) == [], 'runs and writes nothing'
 
 
+def test_a_dry_run_of_unimatch_v2_on_voc(run, calls):
+    text = run('unimatch_v2/voc12', '--dry-run', '--seeds', 0)
+    train = re.findall(r'^bash tools/dist_train.sh \S+/unimatch_v2_(\S+).py 4 ', text, re.M)
+    splits = (92, 183, 366, 732, 1464)
+    assert train == [f'dinov2-{size}_voc12-{split}' for size in 'sbl' for split in splits]
+    assert '#   92: configs/unimatch_v2/unimatch_v2_dinov2-b_voc12-92.py, paper 86.3' in text
+    assert calls == []
+
+
 def test_as_many_processes_as_the_batch_is_for():
     rows = {row.stem: row for method in METHODS.values() for row in method.rows}
     own = {

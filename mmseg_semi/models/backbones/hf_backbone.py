@@ -11,14 +11,17 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_semi.arguments import Each, OneOf, Whole, checked
+from mmseg_semi.errors import name_some
 
-#: Names of weights in transformers 4 and 5, of the same layers.
+#: Names of weights in transformers 4 and 5, of the same layers; checkpoints have the latter.
 RENAMED = (
     ('attention.attention.query', 'attention.q_proj'),
     ('attention.attention.key', 'attention.k_proj'),
     ('attention.attention.value', 'attention.v_proj'),
     ('attention.output.dense', 'attention.o_proj'),
 )
+#: Normalizations of a backbone's maps, which weights of the plain network do not have.
+ADDED = 'hidden_states_norms.'
 #: Weights that no map depends on, so that several GPUs need no ``find_unused_parameters``.
 UNUSED = ('mask_token', 'swin.layernorm.weight', 'swin.layernorm.bias')
 INSTALL = "install it with: pip install -e '.[hf]'"
@@ -84,12 +87,13 @@ class HFBackbone(BaseModule):
         if stages and (not out_indices or max(out_indices) >= stages):
             raise ValueError(
                 f'HFBackbone.out_indices must name stages from 0 to {stages - 1} of {model!r}, got '
-                f'{out_indices!r}'
+                f'{out_indices!r}: set it, such as to ({stages - 1},) for the last one'
             )
         config.out_indices = list(out_indices or ())
         self.network = _build(config, model)
         self.channels = tuple(self.network.channels)
         self.patch_size = _stride(config)
+        self._register_state_dict_hook(_save_renamed)
         for name, value in self.network.named_parameters():
             if name.endswith(UNUSED):
                 value.requires_grad_(False)
@@ -98,14 +102,34 @@ class HFBackbone(BaseModule):
         if frozen:
             self.requires_grad_(False).eval()
 
+    @staticmethod
+    def patch_of(backbone: Mapping[str, Any]) -> int:
+        """What the sides of images must be multiples of, for a config of this class."""
+        return _stride(_read_config(backbone['model']))
+
     def init_weights(self) -> None:
         """Take the weights of the folder or the hub, unless the network starts from scratch."""
         if not self.pretrained:
             return
         try:
-            found = type(self.network).from_pretrained(self.source, config=self.network.config)
-        except (OSError, ValueError) as error:
+            found, report = type(self.network).from_pretrained(
+                self.source,
+                config=self.network.config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        except Exception as error:  # of the hub, of the file, of torch or safetensors
             raise ValueError(_unreachable(self.source, 'weights', error)) from error
+        sized = [one if isinstance(one, str) else one[0] for one in report['mismatched_keys']]
+        wrong = [one for one in report['missing_keys'] if ADDED not in one]
+        wrong = [one for one in (*sized, *sorted(wrong)) if not one.endswith(UNUSED)]
+        if wrong:
+            raise ValueError(
+                f'HFBackbone.model={self.source!r}: its weights are of another network than its '
+                f'config.json says, {len(wrong)} tensors are missing or have other sizes '
+                f'({name_some(wrong, 3)}): give the folder as it was downloaded, or '
+                'pretrained=False to start from scratch'
+            )
         self.network.load_state_dict(found.state_dict())
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -128,14 +152,24 @@ class HFBackbone(BaseModule):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Take weights with the names of another version of transformers."""
-        names = {f'{prefix}{name}' for name in self.state_dict()}
-        for name in [one for one in state_dict if one.startswith(prefix) and one not in names]:
-            for pair in RENAMED:
-                for old, new in (pair, pair[::-1]):
-                    if old in name and name.replace(old, new) in names:
-                        state_dict[name.replace(old, new)] = state_dict.pop(name)
-                        break
+        own = [name for name, _ in (*self.named_parameters(), *self.named_buffers())]
+        names = {prefix + _newest(name): prefix + name for name in own}
+        for name in [one for one in state_dict if one.startswith(prefix)]:
+            state_dict[names.get(_newest(name), name)] = state_dict.pop(name)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _newest(name: str) -> str:
+    """The name of a weight in transformers 5."""
+    for old, new in RENAMED:
+        name = name.replace(old, new)
+    return name
+
+
+def _save_renamed(_module: Any, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    """Let checkpoints be the same with every version of transformers."""
+    for name in [one for one in state if one.startswith(prefix)]:
+        state[_newest(name)] = state.pop(name)
 
 
 def _read_config(model: Union[str, Mapping[str, Any]]) -> Any:
@@ -144,7 +178,7 @@ def _read_config(model: Union[str, Mapping[str, Any]]) -> Any:
     if isinstance(model, str):
         try:
             return auto.from_pretrained(model)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of the hub, or of the file
             raise ValueError(_unreachable(model, 'settings', error)) from error
     settings = {key: _plain(value) for key, value in model.items()}
     kind = settings.pop('model_type', None)

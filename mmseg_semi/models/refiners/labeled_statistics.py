@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Pixels of a kind, over all ranks, below which an iteration says nothing about it.
 FEWEST = 10
+#: What stands for an average that nothing has shown yet; checkpoints take no NaN.
+UNKNOWN = -1.0
 
 
 def labeled_predictions(step: SemiStep) -> PseudoLabel:
@@ -68,9 +70,9 @@ class LabeledStatistics(BaseRefiner):
         self.move(found)
 
     def average(self, value: Tensor, found: Tensor, known: Tensor) -> Tensor:
-        """A step of the average where ``known``; what is not known yet (NaN) begins with it."""
+        """A step of the average where ``known``; what is not known yet begins with it."""
         moved = self.momentum * value + (1 - self.momentum) * found
-        return torch.where(known, torch.where(torch.isnan(value), found, moved), value)
+        return torch.where(known, torch.where(value < 0, found, moved), value)
 
 
 @MODELS.register_module()
@@ -104,7 +106,7 @@ class GaussianThreshold(LabeledStatistics):
         self.initial, self.classes = initial, 0
         self.register_buffer('value', torch.tensor(float(initial), dtype=torch.float64))
         # Of wrong and of right pixels: mean and variance.
-        self.register_buffer('moments', torch.full((2, 2), torch.nan, dtype=torch.float64))
+        self.register_buffer('moments', torch.full((2, 2), UNKNOWN, dtype=torch.float64))
 
     def attach(self, model: SemiSegmentor) -> None:
         """Learn the number of classes, which bounds tau."""
@@ -136,9 +138,9 @@ class GaussianThreshold(LabeledStatistics):
         variance = (found[:, 2:] / count - mean**2).clamp(min=0)
         known = (count >= FEWEST).expand(2, 2)
         self.moments.copy_(self.average(self.moments, torch.cat([mean, variance], 1), known))
-        crossing = gaussian_crossing(*self.moments)
-        crossing = crossing.clamp(1 / self.classes, 1)
-        self.value.copy_(torch.where(torch.isnan(crossing), self.value, crossing))
+        crossing = gaussian_crossing(*self.moments).clamp(1 / self.classes, 1)
+        there = ~torch.isnan(crossing) & (self.moments >= 0).all()
+        self.value.copy_(torch.where(there, crossing, self.value))
 
     def observe(self, step: SemiStep) -> None:
         """Note the labeled pixels; log tau."""
@@ -195,13 +197,14 @@ class DistributionAlignment(LabeledStatistics):
     def attach(self, model: SemiSegmentor) -> None:
         """Make room for the means of the classes: labeled, unlabeled."""
         classes = last_head(model.segmentor).out_channels
-        unknown = torch.full((2, classes), torch.nan, dtype=torch.float64)
+        unknown = torch.full((2, classes), UNKNOWN, dtype=torch.float64)
         self.register_buffer('means', unknown)
 
     def forward(self, pseudo: PseudoLabel, outputs: SegOutputs, step: SemiStep) -> PseudoLabel:
         """Change the probabilities, and with them labels and confidences."""
-        ratio = (self.means[0] / self.means[1]).nan_to_num(nan=1.0).to(pseudo.prob.dtype)
-        prob = pseudo.prob * ratio[:, None, None]
+        known = (self.means >= 0).all(0)
+        ratio = torch.where(known, self.means[0] / self.means[1], 1.0)
+        prob = pseudo.prob * ratio.to(pseudo.prob.dtype)[:, None, None]
         prob = prob / prob.sum(dim=1, keepdim=True)
         confidence, label = prob.max(dim=1)
         return pseudo.update(prob=prob, confidence=confidence, label=label)
