@@ -86,12 +86,12 @@ def test_a_dry_run_prints_every_command_of_rankmatchs_table_1(run, calls, tmp_pa
     assert calls == [] and list(tmp_path.iterdir()) == [], 'runs and writes nothing'
 
 
-def test_a_dry_run_of_unimatch_v2_on_voc(run, calls):
-    text = run('unimatch_v2/voc12', '--dry-run', '--seeds', 0)
+def test_a_dry_run_of_unimatch_v2s_table_2(run, calls):
+    text = run('--table', 'UniMatch V2 2', '--dry-run', '--seeds', 0)
     train = re.findall(r'^bash tools/dist_train.sh \S+/unimatch_v2_(\S+).py 4 ', text, re.M)
-    splits = (92, 183, 366, 732, 1464)
-    assert train == [f'dinov2-{size}_voc12-{split}' for size in 'sbl' for split in splits]
-    assert '#   92: configs/unimatch_v2/unimatch_v2_dinov2-b_voc12-92.py, paper 86.3' in text
+    splits = (186, 372, 744, 1488)
+    assert train == [f'dinov2-{size}_cityscapes-{split}' for size in 'sbl' for split in splits]
+    assert '#   186: configs/unimatch_v2/unimatch_v2_dinov2-b_cityscapes-186.py, paper 83.6' in text
     assert calls == []
 
 
