@@ -92,13 +92,17 @@ def set_up(args: argparse.Namespace) -> None:
 def tabulate(
     args: argparse.Namespace, benchmarks: Mapping[str, Callable[[argparse.Namespace], Report]]
 ) -> None:
-    """Run the benchmarks, or the one that was asked for; print and write what they found."""
+    """Run the benchmarks, or the one that was asked for; print and write what they found.
+
+    The file is written after each of them, so that a stopped run leaves those that it finished.
+    """
     only = getattr(args, 'only', None)
-    names = [only] if only else list(benchmarks)
-    text = to_markdown([benchmarks[name](args) for name in names], args.device)
-    print(text)
-    if args.out:
-        write_file(args.out, text)
+    reports: list[Report] = []
+    for name in [only] if only else benchmarks:
+        reports.append(benchmarks[name](args))
+        if args.out:
+            write_file(args.out, to_markdown(reports, args.device))
+    print(to_markdown(reports, args.device))
 
 
 # ------------------------------------------------------------------------------------- results

@@ -124,6 +124,21 @@ def test_a_peak_is_what_a_fresh_process_prints_last(tmp_path):
     assert measuring.peak_in_own_process(str(script), 'ours', 'cpu', size=5) == 7
 
 
+def test_a_stopped_benchmark_leaves_what_it_has_finished(tmp_path):
+    out = tmp_path / 'table.md'
+    row = measuring.Row('first', 'time', '1 s', '2 s', '2.0x faster')
+
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    benchmarks = dict(first=lambda _: measuring.Report([row], ['a note']), second=stopped)
+    with pytest.raises(KeyboardInterrupt):
+        measuring.tabulate(SimpleNamespace(device='cpu', out=str(out)), benchmarks)
+    assert out.read_text().endswith(
+        '| `first` | time | 1 s | 2 s | 2.0x faster | - | - |\n\n- a note\n'
+    )
+
+
 def test_results_follow_from_the_numbers():
     tool = measuring
     assert [tool.at_least(value, 5) for value in (4.9, 5, 6)] == ['below target', 'PASS', 'PASS']
