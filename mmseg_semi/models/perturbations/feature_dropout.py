@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_semi.arguments import Number, OneOf
+from mmseg_semi.models.component import last_head
 
 from .base_perturbation import BasePerturbation
+
+if TYPE_CHECKING:
+    from mmseg_semi.models.segmentors import SemiSegmentor
 
 
 @MODELS.register_module()
 class FeatureDropout(BasePerturbation):
-    """Drop whole channels of every feature map that the decoder takes.
+    """Drop whole channels of every feature map that the decoder, or its classifier, takes.
 
     UniMatch (Yang et al., CVPR 2023, Sec. 3.2): ``Dropout2d(0.5)``. UniMatch V2 (TPAMI 2025):
     the second of two strong views keeps just the channels that the first one drops, half of the
@@ -29,9 +33,12 @@ class FeatureDropout(BasePerturbation):
         shared: Whether all maps drop the same channels; they must have as many.
         untouched: Share of the images, rounded down and drawn at random, all of whose views stay
             as they are.
+        place: ``'encoder'``, or ``'classifier'`` to drop channels of the map that the decoder's
+            last layer takes.
 
     Raises:
-        ValueError: An argument outside its values; in a step: ``complementary`` without two views,
+        ValueError: An argument outside its values; when the model is built, a decoder without a
+            classifier at that place; in a step: ``complementary`` without two views,
             or ``shared`` with maps of different channels.
     """
 
@@ -41,6 +48,7 @@ class FeatureDropout(BasePerturbation):
         complementary: Annotated[bool, OneOf(True, False)] = False,
         shared: Annotated[bool, OneOf(True, False)] = False,
         untouched: Annotated[float, Number(0, 1)] = 0.0,
+        place: Annotated[str, OneOf('encoder', 'classifier')] = 'encoder',
     ) -> None:
         super().__init__()
         if complementary and not prob:
@@ -49,7 +57,16 @@ class FeatureDropout(BasePerturbation):
                 f'{prob!r}: the second view would drop every channel'
             )
         self.prob, self.complementary = prob, complementary
-        self.shared, self.untouched = shared, untouched
+        self.shared, self.untouched, self.place = shared, untouched, place
+
+    def attach(self, model: SemiSegmentor) -> None:
+        """Refuse a decoder that has no classifier to drop channels before."""
+        if self.place == 'classifier' and last_head(model.segmentor).conv_seg is None:
+            raise ValueError(
+                f"{self._key}.place is 'classifier', but "
+                f'{type(last_head(model.segmentor)).__name__} decodes each class alone and has no '
+                "such layer: set it to 'encoder'"
+            )
 
     def forward(self, maps: list[Tensor], views: int) -> list[Tensor]:
         """Drop channels, each image for itself, and each map unless they share a draw."""
@@ -99,5 +116,5 @@ class FeatureDropout(BasePerturbation):
         """Show the constants in the model's printout."""
         return (
             f'prob={self.prob}, complementary={self.complementary}, shared={self.shared}, '
-            f'untouched={self.untouched}'
+            f'untouched={self.untouched}, place={self.place!r}'
         )

@@ -275,8 +275,10 @@ class PassesMixin:
             )
         counts = {s.name: len(step.encoded[s.features or s.name]) for s in streams}
         sizes = [counts[name] // len(several) for name, several in views.items() for _ in several]
-        for view, outputs in zip(flat, self.decode(features, network).split(sizes)):
-            view.outputs = outputs
+        with self.perturbed_classifier(streams, counts, views, network):
+            outputs = self.decode(features, network).split(sizes)
+        for view, own in zip(flat, outputs):
+            view.outputs = own
 
     def open_views(self, step: SemiStep, stream: Stream) -> list[View]:
         """Return what goes through a stream; strong views were mixed before."""
@@ -314,21 +316,56 @@ class PassesMixin:
     def perturb(self, step: SemiStep, stream: Stream, views: int) -> Features:
         """Return the features of a stream as the decoder gets them."""
         features = step.encoded[stream.features or stream.name]
-        if stream.perturbation is None:
+        if stream.perturbation is None or stream.perturbation.place != 'encoder':
             return features
         used = used_levels(self.segmentor, len(features.maps))
         maps = list(features.maps)
-        given = [maps[i] for i in used]
-        changed = stream.perturbation(given, views)
-        shapes = [[tuple(one.shape) for one in several] for several in (given, changed)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f'{stream.perturbation.config_key} ({type(stream.perturbation).__name__}) must '
-                f'return maps of the shapes that it got, {shapes[0]}, got {shapes[1]}'
-            )
+        changed = _perturbed(stream.perturbation, [maps[i] for i in used], views)
         for level, one in zip(used, changed):
             maps[level] = one
         return Features(maps, features.size, features.taps)
+
+    @contextmanager
+    def perturbed_classifier(
+        self,
+        streams: list[Stream],
+        counts: dict[str, int],
+        views: dict[str, list[View]],
+        network: nn.Module,
+    ) -> Iterator[None]:
+        """Let the perturbations whose place it is change what the classifier takes."""
+        there = {
+            one.name: one.perturbation
+            for one in streams
+            if one.perturbation is not None and one.perturbation.place == 'classifier'
+        }
+
+        def change(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            parts = dict(zip(counts, given[0].split(list(counts.values()))))
+            for name, perturbation in there.items():
+                (parts[name],) = _perturbed(perturbation, [parts[name]], len(views[name]))
+            return (torch.cat(list(parts.values())), *given[1:])
+
+        if not there:
+            yield
+            return
+        handle = classifier_of(decode_heads(network)[-1]).register_forward_pre_hook(change)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _perturbed(perturbation: BasePerturbation, maps: list[Tensor], views: int) -> list[Tensor]:
+    """Maps of a stream after its perturbation, which keeps their shapes."""
+    changed = perturbation(maps, views)
+    shapes = [[tuple(one.shape) for one in several] for several in (maps, changed)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f'{perturbation.config_key} ({type(perturbation).__name__}) must return maps of the '
+            f'shapes that it got, {shapes[0]}, got {shapes[1]}'
+        )
+    return changed
 
 
 class FeatureTaps:

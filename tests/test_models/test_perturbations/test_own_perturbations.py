@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from mmseg_semi.arguments import Number
-from mmseg_semi.models.perturbations import BasePerturbation
+from mmseg_semi.models.perturbations import BasePerturbation, FeatureDropout
 
 from ..helpers import hooked
 from ..steps import mixed_step, whole_step
@@ -86,6 +86,39 @@ def test_unimatch_v2_trains_through_what_is_left(build, batch):
     total.backward()
     assert log['strong.loss'] > 0 and 'perturbed.loss' not in log
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('group', [None, 'all'])
+def test_channels_are_dropped_before_the_classifier(build, batch, group):
+    """Those of the strong views alone, also where labeled images share their pass."""
+    dropout = dict(type='FeatureDropout', complementary=True, place='classifier')
+    streams = dict(labeled=dict(group=group), strong=dict(group=group, perturbation=dropout))
+    model = hooked(build(**{**V2, 'streams': streams}))
+    step = mixed_step(model, batch(labeled=((32, 32),) * 2, unlabeled=((32, 32),) * 3))
+    classifier, clean, taken, encoded = model.segmentor.decode_head.conv_seg, [], [], []
+    model.segmentor.backbone.register_forward_hook(lambda _, __, maps: encoded.append(maps))
+    classifier.register_forward_pre_hook(lambda _, given: clean.append(given[0]))
+    classifier.register_forward_hook(lambda _, given, __: taken.append(given[0]))
+    model.run_pass(step, *model.passes[-1])
+    ((before,), (after,), (maps,)) = clean, taken, encoded
+    others = 2 if group else 0
+    assert len(before) == others + 6 and after[:others].equal(before[:others])
+    factors = (after[others:].sum((2, 3)) / before[others:].sum((2, 3))).unflatten(0, (2, 3))
+    alive = factors.isfinite().all(0)
+    assert alive.sum() > 10
+    torch.testing.assert_close(factors.sum(0)[alive], torch.full_like(factors[0], 2)[alive])
+    assert {round(float(x), 3) for x in factors[:, alive].flatten()} == {0.0, 2.0}
+    views = [*([step.labeled] if group else []), *(one.outputs for one in step.streams['strong'])]
+    for level, one in enumerate(maps):
+        assert one.equal(torch.cat([view.maps[level] for view in views])), 'as encoded'
+    assert not classifier._forward_pre_hooks.keys() - {next(iter(classifier._forward_pre_hooks))}
+
+
+def test_a_decoder_without_a_classifier_is_refused(build):
+    model = build(**V2)
+    model.segmentor.decode_head.conv_seg = None
+    with pytest.raises(ValueError, match=r"place is 'classifier', but .* set it to 'encoder'"):
+        FeatureDropout(place='classifier').attach(model)
 
 
 class Note(BasePerturbation):
