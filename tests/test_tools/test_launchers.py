@@ -102,7 +102,7 @@ def launch(tmp_path):
     def launch(script: str, *args: object, **env: str) -> tuple[subprocess.Popen, Callable]:
         ready = tmp_path / 'ready'
         names = dict(PYTHON=sys.executable, PORT=free_port(), PYTHON_EXEC=str(rank))
-        with log.open('w') as file:
+        with log.open('a') as file:  # ranks that write at once do not overwrite each other
             process = subprocess.Popen(
                 ['bash', str(TOOLS / script), *map(str, args)],
                 env=environment(**names, READY=str(ready), **env),
@@ -123,7 +123,7 @@ def test_the_launcher_passes_a_signal_to_both_ranks(number, launch):
     lines = output().splitlines()
     called = f'-u {TOOLS}/train.py c.py --launcher pytorch --work-dir w'
     for rank in (0, 1):
-        assert f'rank {rank} of 2: {called}' in lines and f'rank {rank}: saved' in lines
+        assert f'rank {rank} of 2: {called}' in lines and f'rank {rank}: saved' in lines, output()
     assert 'Traceback' not in output()
 
 
