@@ -16,6 +16,11 @@ from .losses import at_least_float32
 SAMPLING_STRATEGIES = ('random', 'random_shared', 'uniform')
 # Elements of the correlation map that exist at once: 2 MiB (fits a cache) and 128 MiB in float32.
 _MAX_ELEMENTS = {'cpu': 2**19, 'cuda': 2**25}
+# Height and width together up to which interpolate goes another way on a CPU, whose rounding
+# depends on the number of channels.
+_SMALL = 128
+# Cells of a map that are enlarged at once, and the share of a map's cells that is worth it.
+_CELLS, _WIDE = 2**12, 0.25
 # Bins of the class counts where the number of classes is not known: class maps are 8-bit images.
 _DEFAULT_BINS = 256
 # Counters of each class that neighboring pixels spread over, so that they do not wait in line.
@@ -238,12 +243,19 @@ def sample_shapes(
 
 def _binarize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """Resize maps (n, h, w) and keep what lies above the middle of each map's range."""
+    strides = [grid_stride(*sides) for sides in zip(size, maps.shape[-2:])]
+    exact = {1, 2, 4}.issuperset(strides) and sum(size) > _SMALL
+    if not align_corners or maps.device.type != 'cpu' or not exact:
+        return _binarize_whole(maps, size, align_corners)
+    shapes, wide = _binarize_cells(maps, strides, size)
+    if wide.any():
+        shapes[wide] = _binarize_whole(maps[wide], size, align_corners)
+    return shapes
+
+
+def _binarize_whole(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """The same, pixel by pixel. What is resized at once fits a cache, and on a GPU is bounded."""
     shapes = torch.zeros(len(maps), *size, dtype=torch.bool, device=maps.device)
-    strides = _power_strides(maps.shape[-2:], size) if align_corners else None
-    if strides and maps.device.type == 'cpu':
-        _binarize_peaks(maps, strides, shapes)
-        return shapes
-    # What is resized at once is as small as a cache, and on a GPU bounded.
     some = max(1, _MAX_ELEMENTS.get(maps.device.type, 2**25) // (size[0] * size[1]))
     for part, out in zip(maps.split(some), shapes.split(some)):
         least, most = part.flatten(1).amin(1), part.flatten(1).amax(1)
@@ -256,48 +268,53 @@ def _binarize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     return shapes
 
 
-def _resized(maps: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
-    """Resize maps (n, h, w)."""
-    size = tuple(size)
-    return F.interpolate(maps[None], size=size, mode='bilinear', align_corners=align_corners)[0]
+def _resized(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Resize maps (n, h, w): where they get large, to the bits that a map has by itself."""
+    size, dim = tuple(size), 1 if sum(size) > _SMALL else 0
+    maps = maps.unsqueeze(dim)
+    return F.interpolate(maps, size, mode='bilinear', align_corners=align_corners).squeeze(dim)
 
 
-def _power_strides(grid: Sequence[int], size: Sequence[int]) -> Optional[tuple[int, ...]]:
-    """Strides of a grid on pixels, None where they are no powers of two.
+def _binarize_cells(
+    maps: Tensor, strides: Sequence[int], size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The same around the peaks of maps that lie on pixels, and which shapes are too wide for it.
 
-    Only with those a part of a map, resized by itself, has the bits of the whole.
+    A pixel is a mean of its cell's corners, so none is above the middle where no corner is. With
+    strides of 1, 2 and 4 rounding takes no mean out of its corners' range, so that a resized map
+    has the range of the map, and a cell by itself the bits that it has in the map.
+
+    Args:
+        maps: (n, h, w).
+        strides: Pixels of a cell, down and across.
+        size: ``(H, W)``.
+
+    Returns:
+        Bool (n, H, W), and bool (n,), shapes that are left empty since little would be saved.
     """
-    strides = tuple(grid_stride(pixels, cells) for pixels, cells in zip(size, grid))
-    return strides if all(one and not one & (one - 1) for one in strides) else None
-
-
-def _binarize_peaks(maps: Tensor, strides: tuple[int, ...], shapes: Tensor) -> None:
-    """The same, where all maps lie on pixels: no more is resized than what surrounds a peak.
-
-    A pixel lies between four positions of the map, so that one above the middle has a neighbor
-    that is. The lowest value is one of the map's.
-    """
-    least, across_rows, across_columns = maps.flatten(1).amin(1), maps.amax(2), maps.amax(1)
-    most = across_rows.amax(1)
-    # A little below the middle, so that rounding loses nothing.
-    middle = (least + 0.499 * (most - least))[:, None]
-    spans = [_spans(across_rows > middle), _spans(across_columns > middle)]
-    for i in (most > least).nonzero().flatten().tolist():
-        (top, bottom), (left, right) = (span[i] for span in spans)
-        down, across = strides
-        size = ((bottom - top) * down + 1, (right - left) * across + 1)
-        peak = _resized(maps[i : i + 1, top : bottom + 1, left : right + 1], size)
-        bound = 0.5 * (peak.max() - least[i])
-        y, x = top * down, left * across
-        torch.gt(peak - least[i], bound, out=shapes[i : i + 1, y : y + size[0], x : x + size[1]])
-
-
-def _spans(found: Tensor) -> list[list[int]]:
-    """First and last place of what is found in rows (n, length), one more on either side."""
-    length = found.shape[1]
-    places = found.to(torch.uint8)
-    first, last = places.argmax(1), length - 1 - places.flip(1).argmax(1)
-    return torch.stack([(first - 1).clamp(min=0), (last + 1).clamp(max=length - 1)], 1).tolist()
+    shapes = torch.zeros(len(maps), *size, dtype=torch.bool)
+    low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)
+    bound = 0.5 * (high - low)
+    above = maps - low[:, None, None] > bound[:, None, None]
+    above = above[:, :-1] | above[:, 1:]
+    above = above[:, :, :-1] | above[:, :, 1:]  # of a cell's corners, any
+    wide = above.flatten(1).sum(1) > _WIDE * above[0].numel()
+    above &= ~wide[:, None, None]
+    corners, pixels = maps, shapes
+    for dim, stride in enumerate(strides, 1):  # cells share their edges
+        corners, pixels = corners.unfold(dim, 2, 1), pixels.unfold(dim, stride + 1, stride)
+    down, across = strides
+    for cells in above.nonzero().split(_CELLS):
+        image, y, x = cells.unbind(1)
+        # One beside the other in a strip, which is as wide as what is not small.
+        strip = corners[image, y, x].transpose(0, 1).flatten(1)
+        strip = F.pad(strip, (0, max(0, _SMALL - strip.shape[1])))
+        wide_strip = (strip.shape[1] - 1) * across + 1
+        fine = _resized(strip[None], (down + 1, wide_strip), align_corners=True)[0]
+        fine = fine.unfold(1, across + 1, 2 * across)[:, : len(cells)].transpose(0, 1)
+        found = fine - low[image, None, None] > bound[image, None, None]
+        pixels.numpy()[image.numpy(), y.numpy(), x.numpy()] = found.numpy()
+    return shapes, wide
 
 
 def propagate_regions(

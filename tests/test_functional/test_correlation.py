@@ -403,12 +403,15 @@ def test_shapes_equal_those_of_rows(strategy, size, align_corners):
     assert all(sorted(image) == list(range(20)) for image in rows), 'all rows'
 
 
+@pytest.mark.parametrize('rounded', [False, True])
 @pytest.mark.parametrize('sharpness', [0.3, 3.0, 30.0])
 @pytest.mark.parametrize('strides', [(1, 1), (2, 4), (8, 2), (16, 16), (3, 4)])
-def test_shapes_around_peaks_are_those_of_whole_maps(strides, sharpness):
-    """On a grid that lies on pixels, where only what surrounds a map's peaks is resized."""
+def test_shapes_around_peaks_are_those_of_whole_maps(strides, sharpness, rounded):
+    """On a grid that lies on pixels, where only cells at a map's peaks are enlarged."""
     w1, w2 = features(size=(9, 12))
     w2 *= sharpness
+    if rounded:  # so that many pixels are exactly at the middle
+        w1, w2 = w1.round(), w2.round()
     size = (8 * strides[0] + 1, 11 * strides[1] + 1)
     index = torch.arange(108).expand(2, -1)
     shapes = sample_shapes(w1, w2, 108, size, align_corners=True, index=index)
