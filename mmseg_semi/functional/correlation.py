@@ -244,12 +244,12 @@ def sample_shapes(
 def _binarize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """Resize maps (n, h, w) and keep what lies above the middle of each map's range."""
     strides = [grid_stride(*sides) for sides in zip(size, maps.shape[-2:])]
-    exact = {1, 2, 4}.issuperset(strides) and sum(size) > _SMALL
-    if not align_corners or maps.device.type != 'cpu' or not exact:
+    powers = all(one and not one & (one - 1) for one in strides)  # whose fractions are exact
+    if not align_corners or not powers or sum(size) <= _SMALL or maps.device.type != 'cpu':
         return _binarize_whole(maps, size, align_corners)
-    shapes, wide = _binarize_cells(maps, strides, size)
-    if wide.any():
-        shapes[wide] = _binarize_whole(maps[wide], size, align_corners)
+    shapes, left = _binarize_cells(maps, strides, size)
+    if left.any():
+        shapes[left] = _binarize_whole(maps[left], size, align_corners)
     return shapes
 
 
@@ -278,11 +278,9 @@ def _resized(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
 def _binarize_cells(
     maps: Tensor, strides: Sequence[int], size: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """The same around the peaks of maps that lie on pixels, and which shapes are too wide for it.
+    """The same around the peaks of maps that lie on pixels, and which shapes are left to do.
 
-    A pixel is a mean of its cell's corners, so none is above the middle where no corner is. With
-    strides of 1, 2 and 4 rounding takes no mean out of its corners' range, so that a resized map
-    has the range of the map, and a cell by itself the bits that it has in the map.
+    A pixel is a mean of its cell's corners, so none is above the middle where no corner is.
 
     Args:
         maps: (n, h, w).
@@ -290,16 +288,22 @@ def _binarize_cells(
         size: ``(H, W)``.
 
     Returns:
-        Bool (n, H, W), and bool (n,), shapes that are left empty since little would be saved.
+        Bool (n, H, W), and bool (n,): wide shapes, where little would be saved, and those of maps
+        whose range may change by rounding when they are resized.
     """
     shapes = torch.zeros(len(maps), *size, dtype=torch.bool)
     low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)
-    bound = 0.5 * (high - low)
-    above = maps - low[:, None, None] > bound[:, None, None]
+    rounding, bound = 64 * torch.finfo(maps.dtype).eps, 0.5 * (high - low)
+    above = maps > (low + bound - rounding * high)[:, None, None]
     above = above[:, :-1] | above[:, 1:]
     above = above[:, :, :-1] | above[:, :, 1:]  # of a cell's corners, any
-    wide = above.flatten(1).sum(1) > _WIDE * above[0].numel()
-    above &= ~wide[:, None, None]
+    left = above.flatten(1).sum(1) > _WIDE * above[0].numel()
+    if max(strides) > 4:  # means of equal values, 3/8 of one and 5/8, may differ from them
+        highest = maps >= ((1 - rounding) * high)[:, None, None]
+        lowest = maps <= ((1 + rounding) * low)[:, None, None]
+        left |= highest.flatten(1).sum(1) > 1
+        left |= (lowest.flatten(1).sum(1) > 1) & (low > 0)
+    above &= ~left[:, None, None]
     corners, pixels = maps, shapes
     for dim, stride in enumerate(strides, 1):  # cells share their edges
         corners, pixels = corners.unfold(dim, 2, 1), pixels.unfold(dim, stride + 1, stride)
@@ -314,7 +318,7 @@ def _binarize_cells(
         fine = fine.unfold(1, across + 1, 2 * across)[:, : len(cells)].transpose(0, 1)
         found = fine - low[image, None, None] > bound[image, None, None]
         pixels.numpy()[image.numpy(), y.numpy(), x.numpy()] = found.numpy()
-    return shapes, wide
+    return shapes, left
 
 
 def propagate_regions(
