@@ -24,6 +24,7 @@ from mmengine.config import Config
 from mmseg_semi.files import shipped_root, write_file
 from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
 from mmseg_semi.version import __version__
+from mmseg_semi.zoo.run_logs import Run
 
 ROOT = shipped_root()
 TOOLS = ROOT / 'tools'
@@ -139,6 +140,8 @@ class Experiment:
         start = time.time()
         self._call('train', self.train_command())
         minutes = (time.time() - start) / 60
+        # One that was resumed has the steps of before in its logs.
+        minutes = max(minutes, Run(Path(self.work_dir), Path(self.config)).minutes)
         checkpoint = latest_checkpoint(self.work_dir)
         if checkpoint is None:
             raise RuntimeError(

@@ -53,6 +53,14 @@ def test_trains_resuming_then_tests_and_keeps_the_result(experiment, tmp_path):
     assert experiment.run() == metrics and len(experiment.calls) == 2, 'not run again'
 
 
+def test_minutes_of_a_resumed_run_are_those_of_all_its_steps(experiment, tmp_path):
+    logs = tmp_path / 'work/20260101_000000/vis_data'
+    logs.mkdir(parents=True)
+    lines = [dict(step=step, loss=1.0, time=3.0) for step in (50, 100)]
+    (logs / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    assert experiment.run()['train_minutes'] == 5.0
+
+
 def test_training_that_leaves_no_checkpoint(experiment, monkeypatch):
     monkeypatch.setattr('mmseg_semi.zoo.experiments.latest_checkpoint', lambda folder: None)
     with pytest.raises(RuntimeError, match=r'work has no checkpoint after training .*config\.py'):
