@@ -2,7 +2,8 @@
 
 ``threshold: Annotated[float, Number(0, 1)] = 0.95`` in the ``__init__`` of a class whose
 ``__init__`` is :func:`checked` (every ``Component`` is) refuses other values with a message that
-names the class, the argument, the value and what is allowed. None passes where it is the default.
+names the class, the argument, the value and what is allowed; so does ``flag: bool`` for all but
+True and False. None passes where it is the default.
 """
 
 from __future__ import annotations
@@ -152,6 +153,8 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _rules_of(annotation: Any, init: Callable[..., None]) -> list[Rule]:
+    if annotation in (bool, 'bool'):  # 'no' of a command line is a text, which would count as True
+        return [OneOf(True, False)]
     if isinstance(annotation, str):
         if 'Annotated' not in annotation:
             return []

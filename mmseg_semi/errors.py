@@ -157,6 +157,16 @@ def _machine_text(error: BaseException) -> str | None:
         for number, remedy in _OF_THE_MACHINE.items():
             if os.strerror(number) in str(error):
                 return f'a checkpoint could not be written: {remedy}, and run the command again.'
+    if type(error).__module__.startswith(('torch._dynamo.', 'torch._inductor.')):
+        return (
+            f'model.compiled: torch could not compile the encoder ({str(error).splitlines()[0]}). '
+            'Install a C++ compiler (a GPU needs triton, too), or set model.compiled=None.'
+        )
+    if isinstance(error, AssertionError) and 'divisible by the whole downsample rate' in str(error):
+        return (
+            f'{" ".join(str(error).split())}: choose a crop of such a size, in a config '
+            'train_dataloader.dataset.geometry.crop.crop_size.'
+        )
     memory = isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError'
     if memory or "can't allocate memory" in str(error):
         return (

@@ -31,7 +31,7 @@ class Box:
         count: Annotated[Optional[int], Whole(1)] = None,
         top: Annotated[int, Whole(2, 8)] = 4,
         kind: Annotated[str, OneOf('max', 'mean')] = 'max',
-        decay: Annotated[bool, OneOf(True, False)] = True,
+        decay: bool = True,
         pair: Annotated[tuple, Each(Number(0), 2)] = (1, 2),
         tap: Annotated[str, Feature()] = 'encoder',
         anything: Optional[int] = None,

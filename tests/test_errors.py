@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from types import SimpleNamespace
 from typing import Any, Callable
 
 import pytest
 import torch
+from mmseg.models.backbones import UNet
 from torch.utils.data import DataLoader, Dataset
 
 from mmseg_semi.arguments import check_choice
@@ -97,6 +99,21 @@ def test_too_little_memory_is_told():
     assert text.startswith('there is not enough memory (')
     assert 'train_dataloader.batch_size' in text
     assert refusal(RuntimeError('shapes do not agree')) is None
+
+
+def test_what_torch_cannot_compile_names_the_key():
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    text = refusal(InvalidCxxCompiler())
+    assert text.startswith('model.compiled: torch could not compile the encoder (No working C++')
+    assert text.endswith('or set model.compiled=None.') and '\n' not in text
+
+
+def test_a_size_that_a_unet_does_not_take_names_the_crop():
+    shape = SimpleNamespace(num_stages=5, strides=(1,) * 5, downsamples=(True,) * 4)
+    text = refusal(caught(lambda: UNet._check_input_divisible(shape, torch.zeros(1, 3, 65, 65))))
+    assert '(65, 65)' in text and 'divisible by the whole downsample rate 16' in text
+    assert text.endswith('train_dataloader.dataset.geometry.crop.crop_size.')
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,29 @@ def _pass_on(number: int, frame: Any) -> None:
     raise SignalException(f'signal {number}', sigval=signal.Signals(number))
 
 
+def _refusal(options: dict[str, str]) -> str:
+    """What is wrong with the numbers that the scripts were given; nothing where all are right."""
+    machines = options.get('--nnodes', '1')
+    most = int(machines) - 1 if machines.isdecimal() else 0
+    for option, name, low, high in (
+        ('--nproc-per-node', 'PROCESSES', 1, None),
+        ('--nnodes', 'NNODES', 1, None),
+        ('--node-rank', 'NODE_RANK', 0, max(most, 0)),
+        ('--master-port', 'PORT', 1, 65535),
+    ):
+        text = options.get(option, str(low))
+        if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+            allowed = f'>= {low}' if high is None else f'from {low} to {high}'
+            return f'{name} must be a whole number {allowed}, got {text!r}'
+    return ''
+
+
 def run() -> int:
     """Start the ranks and wait for them; return the exit status."""
-    for option, number in (one.partition('=')[::2] for one in sys.argv[1:]):
-        if option == '--nproc-per-node' and (not number.isdecimal() or int(number) < 1):
-            print(f'error: PROCESSES must be a whole number >= 1, got {number!r}', file=sys.stderr)
-            return 2
+    wrong = _refusal(dict(one.partition('=')[::2] for one in sys.argv[1:]))
+    if wrong:
+        print(f'error: {wrong}', file=sys.stderr)
+        return 2
     # torch takes seconds to import.
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

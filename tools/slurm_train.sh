@@ -16,6 +16,18 @@ WORK_DIR=$4
 shift 4
 GPUS=${GPUS:-4}
 GPUS_PER_NODE=${GPUS_PER_NODE:-4}
+for NUMBER in "GPUS=$GPUS" "GPUS_PER_NODE=$GPUS_PER_NODE" "CPUS_PER_TASK=${CPUS_PER_TASK:-5}"; do
+    case ${NUMBER#*=} in
+    '' | *[!0-9]* | 0*)
+        echo "error: ${NUMBER%%=*} must be a whole number >= 1, got '${NUMBER#*=}'" >&2
+        exit 2
+        ;;
+    esac
+done
+if ! command -v srun >/dev/null; then
+    echo "error: there is no srun here: run this where Slurm is, or take tools/dist_train.sh" >&2
+    exit 1
+fi
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 SIGNAL=

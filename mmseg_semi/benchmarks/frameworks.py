@@ -109,7 +109,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         parser.error(f'--crop must be at least 32, got {args.crop}')
     if args.network == 'unet' and args.crop % UNET_STRIDE:
         parser.error(f'--crop must be a multiple of {UNET_STRIDE} for unet, got {args.crop}')
-    measuring.check_out(parser, args.out)
+    measuring.check_shared(parser, args)
     if set(args.frameworks) <= {SUPERVISED}:
         parser.error(f'--frameworks needs one beside {SUPERVISED}, which always takes part')
     args.frameworks = [n for n in FRAMEWORKS if n == SUPERVISED or n in args.frameworks]

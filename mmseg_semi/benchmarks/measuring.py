@@ -48,15 +48,25 @@ def make_parser(description: str, benchmarks: Iterable[str] = ()) -> argparse.Ar
     parser.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
     parser.add_argument('--threads', type=int, help='CPU threads (default: what torch takes)')
     parser.add_argument(
-        '--step-repeats', type=int, default=3, help='turns of `step`, whose calls are long'
+        '--step-repeats',
+        type=int,
+        default=3,
+        help='turns of `step`, whose calls are long (default: %(default)s)',
     )
     parser.add_argument('--out', help='Markdown file to write (default: only print)')
     if benchmarks:
-        parser.add_argument('--repeats', type=int, default=5, help='turns of each side')
+        parser.add_argument(
+            '--repeats', type=int, default=5, help='turns of each side (default: %(default)s)'
+        )
         parser.add_argument('--only', choices=tuple(benchmarks), help='run one benchmark')
-    parser.add_argument('--crop', type=int, default=321, help='step: side of the crops')
     parser.add_argument(
-        '--batch', type=int, default=2, help='step: labeled images, and as many unlabeled ones'
+        '--crop', type=int, default=321, help='step: side of the crops (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--batch',
+        type=int,
+        default=2,
+        help='step: labeled images, and as many unlabeled ones (default: %(default)s)',
     )
     return parser
 
@@ -71,14 +81,18 @@ def read_options(
         if getattr(args, name, least) < least:
             option = name.replace('_', '-')
             parser.error(f'--{option} must be at least {least}, got {getattr(args, name)}')
-    check_out(parser, args.out)
+    check_shared(parser, args)
     return args
 
 
-def check_out(parser: argparse.ArgumentParser, out: Optional[str]) -> None:
-    """Refuse a file that could not be written, before anything is measured."""
-    if out and not Path(out).parent.is_dir():
-        parser.error(f'--out {out}: its folder does not exist, make it first')
+def check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a file that could not be written, and no threads, before anything is measured."""
+    if args.out and not Path(args.out).parent.is_dir():
+        parser.error(f'--out {args.out}: its folder does not exist, make it first')
+    if args.out and Path(args.out).is_dir():
+        parser.error(f'--out {args.out} is a folder: name a file in it, such as table.md')
+    if getattr(args, 'threads', None) is not None and args.threads < 1:
+        parser.error(f'--threads must be at least 1, got {args.threads}')
 
 
 def set_up(args: argparse.Namespace) -> None:

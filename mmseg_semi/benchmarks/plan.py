@@ -23,6 +23,7 @@ from mmseg_semi.benchmarks.step_memory import (
     peak_of_step,
     segmentor_of,
 )
+from mmseg_semi.datasets.samplers.semi_sampler import check_batch_size
 from mmseg_semi.errors import exiting
 from mmseg_semi.files import write_file
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
@@ -37,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs.plan().error(f'--crops {low} {high}: give the smaller side first')
     MMLogger.get_instance('mmengine', log_level='ERROR')  # optimizers report every parameter
     warnings.simplefilter('ignore')  # of what the networks are made of
+    if min(args.gpu_memory) <= args.reserve:
+        runs.plan().error(
+            f'--gpu-memory {min(args.gpu_memory):g}: --reserve {args.reserve:g} leaves nothing of '
+            'it for tensors; give a larger card or a smaller reserve'
+        )
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == 'cuda' and not torch.cuda.is_available():
@@ -74,6 +80,15 @@ def read(path: str, options: dict[str, Any] | None) -> Config:
             f'{path}: this is no config whose memory can be planned: name one that trains a '
             'segmentor on crops (train_dataloader.dataset.geometry.crop)'
         )
+    if segmentor_of(cfg) is not cfg.model:
+        ratio = tuple((cfg.train_dataloader.get('sampler') or {}).get('ratio', (1, 1)))
+        if ratio != (1, 1):
+            raise SystemExit(
+                f'{path}: train_dataloader.sampler.ratio is {ratio}, and plans are of batches with '
+                'as many unlabeled images as labeled ones: set it to (1, 1) for the plan'
+            )
+        with exiting(ValueError):
+            check_batch_size(cfg.train_dataloader.batch_size, ratio)
     return cfg
 
 

@@ -103,6 +103,8 @@ def test_the_table_of_corrmatch(thin, forked_peaks, tmp_path, capsys):
         (['--only', 'region'], "invalid choice: 'region'"),
         (['--batch', '1'], '--batch must be at least 2, got 1'),
         (['--step-repeats', '0'], '--step-repeats must be at least 1, got 0'),
+        (['--threads', '0'], '--threads must be at least 1, got 0'),
+        (['--out', str(measuring.REPO)], 'is a folder: name a file in it, such as table.md'),
     ],
 )
 def test_wrong_options_are_refused(capsys, options, message):

@@ -208,3 +208,48 @@ def test_a_number_of_processes_that_is_none(tool, number, tmp_path):
     assert done.stderr.splitlines()[-1] == (
         f"error: PROCESSES must be a whole number >= 1, got '{number}'"
     )
+
+
+@pytest.mark.parametrize(
+    ('variable', 'value', 'allowed'),
+    [
+        ('NNODES', 'x', '>= 1'),
+        ('NNODES', '0', '>= 1'),
+        ('NODE_RANK', '2', 'from 0 to 1'),
+        ('NODE_RANK', '-1', 'from 0 to 1'),
+        ('PORT', 'abc', 'from 1 to 65535'),
+        ('PORT', '99999', 'from 1 to 65535'),
+    ],
+)
+def test_variables_that_are_no_numbers_of_theirs(variable, value, allowed):
+    done = subprocess.run(
+        ['bash', TOOLS / 'dist_train.sh', 'none.py', '1'],
+        env=environment(PYTHON=sys.executable, **{'NNODES': '2', variable: value}),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: {variable} must be a whole number {allowed}, got '{value}'\n"
+
+
+@pytest.mark.parametrize(
+    ('variables', 'status', 'said'),
+    [
+        (dict(GPUS='x'), 2, "error: GPUS must be a whole number >= 1, got 'x'"),
+        (dict(GPUS_PER_NODE='0'), 2, "error: GPUS_PER_NODE must be a whole number >= 1, got '0'"),
+        (
+            dict(),
+            1,
+            'error: there is no srun here: run this where Slurm is, or take tools/dist_tra',
+        ),
+    ],
+)
+def test_what_slurm_cannot_start(variables, status, said):
+    done = subprocess.run(
+        ['bash', TOOLS / 'slurm_train.sh', 'gpu', 'name', 'c.py', 'work'],
+        env=environment(PATH='/usr/bin:/bin', **variables),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status and done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1

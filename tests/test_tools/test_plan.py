@@ -200,6 +200,7 @@ def test_the_command_reads_variables_and_writes(tmp_path, capsys):
         (['--crops', '64', '65'], "'64' is no side of a crop: give pixels above 64"),
         (['--gpu-memory', 'big'], "'big' is no memory: give gigabytes, such as 24GB"),
         (['--gpu-memory', '0'], "'0' is no memory"),
+        (['--gpu-memory', '24', '1'], '--gpu-memory 1: --reserve 2 leaves nothing of it'),
         (['--threads', '0'], "'0' is no number: give a whole one from 1 on"),
     ],
 )
@@ -252,6 +253,18 @@ def test_what_cannot_be_planned_is_refused():
         plan.read('nothing.py', {})
     with pytest.raises(SystemExit, match='num_view'):
         plan.read(UNIMATCH, {'train_dataloader.dataset.unlabeled.strong.num_view': 2})
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ({'train_dataloader.batch_size': 7}, 'batch_size is 7, .* a multiple of 2'),
+        ({'train_dataloader.sampler.ratio': (1, 2)}, r'sampler\.ratio is \(1, 2\), .* set it to'),
+    ],
+)
+def test_batches_that_are_not_halves_are_refused(options, said):
+    with pytest.raises(SystemExit, match=said):
+        plan.read(UNIMATCH, options)
 
 
 def test_running_out_of_memory_names_the_plan():

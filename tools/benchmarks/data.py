@@ -58,9 +58,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, least in (('images', 1), ('views', 1), ('repeats', 1)):
         if getattr(args, name) < least:
             parser.error(f'--{name} must be at least {least}, got {getattr(args, name)}')
-    if not 0 < args.scale <= 1:
-        parser.error(f'--scale must be above 0 and at most 1, got {args.scale}')
-    measuring.check_out(parser, args.out)
+    if not 0.05 <= args.scale <= 1:  # below, an image has no detail
+        parser.error(f'--scale must be from 0.05 to 1, got {args.scale}')
+    measuring.check_shared(parser, args)
     args.device, args.threads = 'cpu', 1
     return args
 

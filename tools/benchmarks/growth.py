@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f'--repeats must be at least 1, got {args.repeats}')
     if not SMALLEST <= args.scale <= 1:  # an eighth of a crop has the 128 agents
         parser.error(f'--scale must be from {SMALLEST} to 1, got {args.scale}')
-    measuring.check_out(parser, args.out)
+    measuring.check_shared(parser, args)
     return args
 
 

@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             f'--step-repeats must be at least 1 and --batch even and at least 4, got '
             f'{args.step_repeats} and {args.batch}'
         )
-    measuring.check_out(parser, args.out)
+    measuring.check_shared(parser, args)
     return args
 
 

@@ -44,7 +44,14 @@ METHODS = tuple(name for name in FRAMEWORKS if name != SUPERVISED)
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = measuring.make_parser(__doc__)
-    parser.add_argument('--method', nargs='+', default=METHODS, choices=METHODS, metavar='NAME')
+    parser.add_argument(
+        '--method',
+        nargs='+',
+        default=METHODS,
+        choices=METHODS,
+        metavar='NAME',
+        help=f'which ones (default: all of {", ".join(METHODS)})',
+    )
     parser.add_argument('--network', default='deeplabv3plus_r50', choices=tuple(CROPS))
     return measuring.read_options(parser, list(argv) if argv is not None else None)
 

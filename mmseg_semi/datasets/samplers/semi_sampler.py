@@ -20,6 +20,19 @@ ORDER = {'labeled': 0, 'unlabeled': 1}
 AUGMENTATION = {'labeled': 2, 'unlabeled': 3}
 
 
+def check_batch_size(batch_size: int, ratio: Sequence[int]) -> None:
+    """Refuse images of a batch that are no multiple of ``sum(ratio)``, with ValueError."""
+    unit = sum(ratio)
+    if batch_size <= 0 or batch_size % unit:
+        below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
+        fitting = ' or '.join(str(size) for size in (below, above) if size > 0)
+        raise ValueError(
+            f'train_dataloader.batch_size is {batch_size}, but a batch (labeled and unlabeled '
+            f'together, on each rank) must be a multiple of {unit}, the sum of sampler.ratio='
+            f'{tuple(ratio)}. Set batch_size to {fitting}, or change the ratio.'
+        )
+
+
 @DATA_SAMPLERS.register_module()
 class SemiSampler(Sampler):
     """Endless stream of labeled and unlabeled samples in a fixed ratio.
@@ -81,15 +94,7 @@ class SemiSampler(Sampler):
         Raises:
             ValueError: Not a multiple of sum(ratio).
         """
-        unit = sum(self.ratio)
-        if batch_size <= 0 or batch_size % unit:
-            below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
-            fitting = ' or '.join(str(size) for size in (below, above) if size > 0)
-            raise ValueError(
-                f'train_dataloader.batch_size is {batch_size}, but a batch (labeled and unlabeled '
-                f'together, on each rank) must be a multiple of {unit}, the sum of sampler.ratio='
-                f'{self.ratio}. Set batch_size to {fitting}, or change the ratio.'
-            )
+        check_batch_size(batch_size, self.ratio)
         self.batch_size = int(batch_size)
 
     def set_position(self, iteration: int, seed: int | None = None) -> None:

@@ -8,7 +8,9 @@ import mmap
 import os
 import shutil
 import struct
-import tempfile
+import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from .load_channels import LoadChannels
 
 #: Bytes that a disk must have left for another file to be kept.
 LEAST_FREE = 2**30
+_PARTS = 'parts'  # folder of files that are being written
 _MAGIC, _HEAD = b'uint8 1\n', struct.Struct('<8sIII4x')  # height, width, channels; 0 of a mask
 #: What is known to give nothing but an image or a mask; subclasses may add to that.
 _LOADERS = (LoadImageFromFile, LoadChannels, LoadAnnotations)
@@ -34,7 +37,7 @@ class Cached(BaseTransform):
 
     What it has decoded is a ``.raw`` file of ``folder``, which later calls of any process map into
     memory: each page is there once, and no more of it is read than is used. Arrays of other types
-    than uint8 are not kept. A file that changes is decoded anew.
+    than uint8 are not kept. A file whose path, size or time of change is another is decoded anew.
 
     Args:
         loader: A ``LoadImageFromFile``, ``LoadChannels`` or ``LoadAnnotations``.
@@ -78,23 +81,22 @@ class Cached(BaseTransform):
     def _keep(self, place: Path, array: np.ndarray) -> None:
         if array.dtype != np.uint8 or array.ndim not in (2, 3) or self._full:
             return
-        reason = ''
         try:
-            if shutil.disk_usage(self.folder).free - array.nbytes < LEAST_FREE:
-                reason = f'less than {LEAST_FREE >> 30} GiB would be left on its disk'
-            else:
-                _write(place, array)
+            if shutil.disk_usage(self.folder).free - array.nbytes >= LEAST_FREE:
+                _write(self.folder, place, array)
+                return
+            reason = f'less than {LEAST_FREE >> 30} GiB would be left on its disk'
+            remedy = 'free some'
         except OSError as error:
-            reason = str(error)
-        if reason:
-            self._full = True
-            print_log(
-                f'cache {self.folder}: nothing more is kept, since {reason}. Training goes on, and '
-                'decodes what is not there; free some space, or set '
-                'train_dataloader.dataset.cache to a folder of another disk.',
-                logger='current',
-                level=logging.WARNING,
-            )
+            reason, remedy = str(error), 'make it a folder that can be written'
+        self._full = True
+        print_log(
+            f'cache {self.folder}: nothing more is kept, since {reason}. Training goes on, and '
+            f'decodes what is not there; {remedy}, or set train_dataloader.dataset.cache to a '
+            'folder of another disk.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(loader={self.loader}, folder={str(self.folder)!r})'
@@ -119,35 +121,43 @@ def cached(transforms: list[Any], folder: Path, backend_args: Any = None) -> lis
 def open_cache(folder: str) -> Path:
     """Make the folder of decoded files.
 
+    What killed runs have left half-written is removed.
+
     Raises:
-        ValueError: It cannot be made or written.
+        ValueError: It is no folder, or cannot be made or written.
     """
-    path, reason = Path(folder).expanduser().absolute(), 'it cannot be written'
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if not os.access(path, os.W_OK | os.X_OK) or not path.is_dir():
+    path, reason = Path(), 'it is no folder'
+    if isinstance(folder, (str, os.PathLike)) and str(folder).strip() and '://' not in str(folder):
+        path, reason = Path(folder).expanduser().absolute(), 'it cannot be written'
+        try:
+            (path / _PARTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    if not path.is_absolute() or not os.access(path / _PARTS, os.W_OK | os.X_OK):
         raise ValueError(
             f'train_dataloader.dataset.cache is {folder!r}: {reason}. Name a folder that can be '
             'written, on a disk with room for the decoded images (3 bytes a pixel), or None.'
         )
+    for part in (path / _PARTS).iterdir():
+        with suppress(OSError):  # another run may do so at the same time
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()
     return path
 
 
-def _write(place: Path, array: np.ndarray) -> None:
+def _write(folder: Path, place: Path, array: np.ndarray) -> None:
     """Keep an array; several processes may do so at once, and readers see a whole file or none."""
     height, width, channels = (*array.shape, 0)[:3]
-    place.parent.mkdir(exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
-        try:
+    part = folder / _PARTS / uuid.uuid4().hex
+    for one in (place, part):
+        one.parent.mkdir(exist_ok=True)
+    try:
+        with open(part, 'xb') as file:
             file.write(_HEAD.pack(_MAGIC, height, width, channels))
             file.write(np.ascontiguousarray(array).data)
-            file.flush()
-            os.replace(file.name, place)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(part, place)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _read(place: Path) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from mmseg_semi.arguments import OneOf, Whole, checked
+from mmseg_semi.arguments import Whole, checked
 from mmseg_semi.datasets.dataset_tree import image_loaders
 from mmseg_semi.datasets.transforms import LoadChannels
 from mmseg_semi.utils.drawing import Tile, as_rgb, colors, legend, paint, sheet
@@ -37,7 +37,7 @@ class PredictionPictureHook(Hook):
     @checked
     def __init__(
         self,
-        draw: Annotated[bool, OneOf(True, False)] = False,
+        draw: bool = False,
         interval: Annotated[int, Whole(1)] = 50,
     ) -> None:
         self.draw, self.interval = draw, interval

@@ -112,7 +112,7 @@ class CLIPVisionTransformer(BaseModule):
         out_indices: Annotated[Sequence[int], Each(Whole(0))] = (0, 4),
         trained: Annotated[str, OneOf(*TRAINED)] = 'attention',
         detail: Optional[dict[str, Any]] = None,
-        with_cp: Annotated[bool, OneOf(True, False)] = False,
+        with_cp: bool = False,
         init_cfg: Optional[Union[dict[str, Any], list[dict[str, Any]]]] = None,
     ) -> None:
         super().__init__(init_cfg)

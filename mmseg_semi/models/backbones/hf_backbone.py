@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from mmseg_semi.arguments import Each, OneOf, Whole, checked
+from mmseg_semi.arguments import Each, Whole, checked
 from mmseg_semi.errors import name_some
 
 #: Names of weights in transformers 4 and 5, of the same layers; checkpoints have the latter.
@@ -73,9 +73,9 @@ class HFBackbone(BaseModule):
         self,
         model: Union[str, Mapping[str, Any]],
         out_indices: Annotated[Optional[Sequence[int]], Each(Whole(0))] = None,
-        pretrained: Annotated[bool, OneOf(True, False)] = True,
-        frozen: Annotated[bool, OneOf(True, False)] = False,
-        with_cp: Annotated[bool, OneOf(True, False)] = False,
+        pretrained: bool = True,
+        frozen: bool = False,
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
         self.source = model if isinstance(model, str) else ''

@@ -70,7 +70,7 @@ class AgentRankHead(BaseSemiHead):
         agents_from: Annotated[str, OneOf(*AGENT_SOURCES)] = 'view',
         reduction: Annotated[str, OneOf(*REDUCTIONS)] = 'sum',
         epsilon: Annotated[float, Number(0, 1)] = 0.0,
-        use_padding: Annotated[bool, OneOf(True, False)] = False,
+        use_padding: bool = False,
         loss_weight: Annotated[float, Number(0)] = 0.1,
         stream: str = 'strong',
     ) -> None:

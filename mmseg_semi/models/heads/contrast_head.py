@@ -136,7 +136,7 @@ class ContrastHead(BaseSemiHead):
         norm_cfg: Annotated[Optional[dict[str, Any]], NormCfg()] = None,
         min_prob: Annotated[float, Number(0, 1)] = 0.3,
         alpha: Annotated[float, Number(0, 0.5)] = 0.2,
-        decay: Annotated[bool, OneOf(True, False)] = True,
+        decay: bool = True,
         low_rank: Annotated[Optional[int], Whole(1)] = None,
         high_rank: Annotated[Optional[int], Whole(1)] = None,
         num_queries: Annotated[int, Whole(1)] = 256,

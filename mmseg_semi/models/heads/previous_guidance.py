@@ -76,10 +76,10 @@ class PreviousGuidance(HeldNetwork, BaseSemiHead):
         every: Annotated[Optional[float], Number(0, above=True)] = None,
         metric: str = 'mIoU',
         threshold: Annotated[float, Number(0, 1)] = 0.9,
-        by_mean_confidence: Annotated[bool, OneOf(True, False)] = False,
+        by_mean_confidence: bool = False,
         peak: Annotated[float, Number(0)] = 1.0,
         ramp_by: Annotated[str, OneOf(*RAMPS)] = 'epoch',
-        on_cpu: Annotated[bool, OneOf(True, False)] = False,
+        on_cpu: bool = False,
     ) -> None:
         super().__init__()
         self.size, self.most, self.push, self.every, self.metric = size, most, push, every, metric

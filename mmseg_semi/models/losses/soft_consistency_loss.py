@@ -45,7 +45,7 @@ class SoftConsistencyLoss(BaseSemiLoss):
         loss_weight: float = 1.0,
         kind: Annotated[str, OneOf(*CONSISTENCY_KINDS)] = 'kl',
         denominator: Annotated[str, OneOf(*DENOMINATORS)] = 'valid',
-        before_propagation: Annotated[bool, OneOf(True, False)] = True,
+        before_propagation: bool = True,
     ) -> None:
         super().__init__(stream, loss_weight)
         self.kind, self.denominator = kind, denominator

@@ -73,7 +73,7 @@ class FeatureMemoryBank(BaseMemory):
         size: Annotated[int, Whole(1)] = 256,
         num_push: Annotated[Optional[int], Whole(1)] = None,
         min_confidence: Annotated[float, Number(0, 1)] = 0.95,
-        shared: Annotated[bool, OneOf(True, False)] = True,
+        shared: bool = True,
         reliable_from: Annotated[str, OneOf(*RELIABLE_FROM)] = 'weak',
         push: Annotated[str, OneOf(*PUSHES)] = 'after',
     ) -> None:

@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from mmseg_semi.arguments import Number, OneOf
+from mmseg_semi.arguments import Number
 from mmseg_semi.functional import mix_partners
 from mmseg_semi.functional.equalization import (
     class_boxes,
@@ -97,7 +97,7 @@ class ClassAwareCutMix(BaseMixer):
         prob: Annotated[float, Number(0, 1)] = 1.0,
         min_component: Annotated[float, Number(0, 1, below=True)] = 0.03,
         min_share: Annotated[float, Number(0, 1)] = 0.03,
-        extra_loads: Annotated[bool, OneOf(True, False)] = True,
+        extra_loads: bool = True,
         head: str = 'class_confidence',
     ) -> None:
         super().__init__()

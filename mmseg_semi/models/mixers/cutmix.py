@@ -63,9 +63,9 @@ class CutMix(BaseMixer):
         draw: Annotated[str, OneOf(*BOX_DRAWS)] = 'fitting',
         coin: Annotated[str, OneOf(*COINS)] = 'image',
         partner: Annotated[str, OneOf(*PARTNERS)] = 'random',
-        same_partner: Annotated[bool, OneOf(True, False)] = False,
+        same_partner: bool = False,
         partner_stream: Optional[str] = None,
-        refine_partners: Annotated[bool, OneOf(True, False)] = True,
+        refine_partners: bool = True,
     ) -> None:
         super().__init__()
         self.boxes: dict[str, Any] = dict(

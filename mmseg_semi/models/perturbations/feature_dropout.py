@@ -45,8 +45,8 @@ class FeatureDropout(BasePerturbation):
     def __init__(
         self,
         prob: Annotated[float, Number(0, 1, below=True)] = 0.5,
-        complementary: Annotated[bool, OneOf(True, False)] = False,
-        shared: Annotated[bool, OneOf(True, False)] = False,
+        complementary: bool = False,
+        shared: bool = False,
         untouched: Annotated[float, Number(0, 1)] = 0.0,
         place: Annotated[str, OneOf('encoder', 'classifier')] = 'encoder',
     ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from mmseg.registry import MODELS
 
-from mmseg_semi.arguments import Each, Number, OneOf, Whole
+from mmseg_semi.arguments import Each, Number, Whole
 from mmseg_semi.functional import box_agreement, selected_ratio
 from mmseg_semi.models.component import last_head
 from mmseg_semi.structures import PseudoLabel, SegOutputs, SemiStep
@@ -44,7 +44,7 @@ class DetectionAgreement(BaseRefiner):
     def __init__(
         self,
         min_confidence: Annotated[float, Number(0, 1)] = 0.95,
-        restrict: Annotated[bool, OneOf(True, False)] = False,
+        restrict: bool = False,
         exempt: Annotated[Sequence[int], Each(Whole(0))] = (),
     ) -> None:
         super().__init__()

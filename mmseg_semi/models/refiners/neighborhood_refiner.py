@@ -76,7 +76,7 @@ class NeighborhoodRefiner(BaseRefiner):
         joint_rule: Annotated[str, OneOf(*JOINT_RULES)] = 'max',
         on: Annotated[str, OneOf(*REFINED)] = 'classes',
         label: Annotated[str, OneOf(*LABELS)] = 'refined',
-        use_padding: Annotated[bool, OneOf(True, False)] = False,
+        use_padding: bool = False,
     ) -> None:
         super().__init__()
         self.on, self.label, self.use_padding = on, label, use_padding

@@ -69,13 +69,13 @@ class QuantileThreshold(BaseRefiner):
         self,
         alpha: Annotated[float, Number(0, 1)] = 0.4,
         score: Annotated[str, OneOf(*CONFIDENCE_KINDS)] = 'margin',
-        decay: Annotated[bool, OneOf(True, False)] = True,
+        decay: bool = True,
         decay_by: Annotated[str, OneOf(*STEPS)] = 'iteration',
         final: Annotated[float, Number(0, 1)] = 0.0,
         of: Annotated[str, OneOf(*SOURCES)] = 'raw',
         stream: Optional[str] = None,
-        inclusive: Annotated[bool, OneOf(True, False)] = False,
-        use_padding: Annotated[bool, OneOf(True, False)] = False,
+        inclusive: bool = False,
+        use_padding: bool = False,
     ) -> None:
         super().__init__()
         self.alpha, self.score, self.final = alpha, score, final

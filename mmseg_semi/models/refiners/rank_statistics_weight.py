@@ -72,8 +72,8 @@ class RankStatisticsWeight(BaseRefiner):
         similarity: Annotated[str, OneOf(*SIMILARITIES)] = 'rank',
         tap: Annotated[str, Feature()] = 'penultimate',
         in_channels: Annotated[Optional[int], Whole(1)] = None,
-        upsample: Annotated[bool, OneOf(True, False)] = False,
-        after_mixing: Annotated[bool, OneOf(True, False)] = False,
+        upsample: bool = False,
+        after_mixing: bool = False,
         bank: Optional[dict[str, Any]] = None,
     ) -> None:
         super().__init__()

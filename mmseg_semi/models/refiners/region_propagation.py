@@ -57,7 +57,7 @@ class RegionPropagation(BaseRefiner):
         num_shapes: Annotated[int, Whole(1)] = 128,
         strategy: Annotated[str, OneOf(*SAMPLING_STRATEGIES)] = 'random',
         threshold: Annotated[Optional[float], Number(0, 1)] = None,
-        after_mixing: Annotated[bool, OneOf(True, False)] = False,
+        after_mixing: bool = False,
         head: str = 'correlation',
     ) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Optional
 
-import torch
 from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
@@ -28,6 +27,8 @@ from .network import FeatureTaps, check_result, decode_heads
 from .sliding_encoder_decoder import WINDOW_KEYS, SlidingEncoderDecoder
 from .streams import Stream, build_streams, plan_passes
 
+#: What ``model.compiled`` may be: compilers of torch, and two that compile nothing, to find faults.
+COMPILERS = ('inductor', 'cudagraphs', 'aot_eager', 'eager')
 _PREPROCESSOR_TYPES = ('SegDataPreProcessor', 'SemiDataPreprocessor')
 # Heads whose forward() returns several maps in training although loss() and predict() are the
 # standard ones.
@@ -168,11 +169,11 @@ def compile_encoders(model: Any, backend: Optional[str]) -> None:
     """Let torch compile the encoders of student and teacher when they are called first.
 
     Raises:
-        ValueError: torch has no such backend.
+        ValueError: It is none of ``COMPILERS``.
     """
     if backend is None:
         return
-    check_choice('model.compiled', backend, (None, *torch.compiler.list_backends(None)))
+    check_choice('model.compiled', backend, (None, *COMPILERS))
     for network in (model.segmentor, getattr(model.teacher, 'network', None)):
         if network is not None:
             network.backbone.compile(backend=backend)

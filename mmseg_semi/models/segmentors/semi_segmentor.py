@@ -11,7 +11,7 @@ from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from mmseg_semi.arguments import check_number
+from mmseg_semi.arguments import check_choice, check_number
 from mmseg_semi.functional import selected_ratio
 from mmseg_semi.models.component import Component
 from mmseg_semi.models.heads import BaseSemiHead
@@ -90,6 +90,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         inner = segmentor.pop('data_preprocessor', None)
         super().__init__(building.preprocessor_cfg(data_preprocessor or inner), init_cfg)
         check_number('model.supervised_weight', supervised_weight, 0)
+        check_choice('model.channels_last', channels_last, (True, False))
         self.supervised_weight, self.channels_last = supervised_weight, channels_last
         self.warmup_iters, self.warmup_epochs = building.check_warmup(warmup_iters, warmup_epochs)
         building.build_networks(self, segmentor, teacher)

@@ -61,7 +61,7 @@ class EMATeacher(BaseTeacher):
         momentum: Annotated[float, Number(0, 1, below=True)] = 0.99,
         buffers: Annotated[str, OneOf(*BUFFER_MODES)] = 'ema',
         mode: Annotated[str, OneOf(*FORWARD_MODES)] = 'eval',
-        warm_up: Annotated[bool, OneOf(True, False)] = True,
+        warm_up: bool = True,
         copy_epochs: Annotated[int, Whole(0)] = 0,
     ) -> None:
         super().__init__()

@@ -172,3 +172,31 @@ def test_a_folder_that_cannot_be_is_refused(scenes, tmp_path, case):
     folder = str(tmp_path / 'file' / ('deeper' if case == 'below a file' else ''))
     with pytest.raises(ValueError, match=r'^train_dataloader\.dataset\.cache is .*Name a folder'):
         build(scenes, folder)
+
+
+@pytest.mark.parametrize('folder', ['', ' ', 'http://x/y', 1, True])
+def test_what_is_no_folder_is_refused(scenes, tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob('*'))
+    with pytest.raises(ValueError, match=r'dataset\.cache is .*: it is no folder\. Name a folder'):
+        build(scenes, folder)
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_what_killed_runs_left_is_removed_and_what_is_being_written_is_not(scenes, tmp_path):
+    build(scenes, str(tmp_path / 'cache'))
+    old, new = (tmp_path / 'cache' / 'parts' / name for name in ('old', 'new'))
+    old.write_bytes(b'x')
+    new.write_bytes(b'x')
+    os.utime(old, (1, 1))
+    build(scenes, str(tmp_path / 'cache'))
+    assert new.exists() and not old.exists()
+
+
+def test_other_users_may_read_what_the_umask_lets_them(scenes, tmp_path):
+    before = os.umask(0o022)
+    try:
+        items(build(scenes, str(tmp_path / 'cache')))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in kept(tmp_path / 'cache')} == {0o644}

@@ -184,9 +184,14 @@ def test_compiled_encoders_change_speed_only(build, batch, teacher):
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
-def test_a_backend_that_torch_lacks_is_refused(build):
-    with pytest.raises(ValueError, match=r"model\.compiled must be one of .*'inductor'.* 'fast'"):
-        build(compiled='fast')
+@pytest.mark.parametrize(
+    'arguments',
+    [dict(compiled='fast'), dict(compiled='tvm'), dict(channels_last='no'), dict(channels_last=1)],
+)
+def test_what_a_switch_cannot_be_is_refused(build, arguments):
+    ((name, value),) = arguments.items()
+    with pytest.raises(ValueError, match=rf'model\.{name} must be one of .*, got {value!r}'):
+        build(**arguments)
 
 
 def test_not_finite_losses_stop_with_names(build, batch):
