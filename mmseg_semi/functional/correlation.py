@@ -243,9 +243,10 @@ def sample_shapes(
 
 def _binarize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """Resize maps (n, h, w) and keep what lies above the middle of each map's range."""
+    if not align_corners or sum(size) <= _SMALL or maps.device.type != 'cpu':
+        return _binarize_whole(maps, size, align_corners)
     strides = [grid_stride(*sides) for sides in zip(size, maps.shape[-2:])]
-    powers = all(one and not one & (one - 1) for one in strides)  # whose fractions are exact
-    if not align_corners or not powers or sum(size) <= _SMALL or maps.device.type != 'cpu':
+    if not all(one and not one & (one - 1) for one in strides):  # powers of 2 are exact
         return _binarize_whole(maps, size, align_corners)
     shapes, left = _binarize_cells(maps, strides, size)
     if left.any():

@@ -32,7 +32,8 @@ def test_the_table(tmp_path):
     ('option', 'text'),
     [
         (['--images', '0'], '--images must be at least 1, got 0'),
-        (['--scale', '2'], '--scale must be above 0 and at most 1, got 2.0'),
+        (['--scale', '2'], '--scale must be from 0.05 to 1, got 2.0'),
+        (['--scale', '0.001'], '--scale must be from 0.05 to 1, got 0.001'),
         (['--out', 'no/folder/x.md'], 'its folder does not exist'),
     ],
 )
