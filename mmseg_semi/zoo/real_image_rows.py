@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,9 +184,15 @@ def rows_of_table(name: str, known: dict[str, Path]) -> list[str]:
     with exiting(ValueError):
         tables = find_paper_table(load_methods(CONFIGS), name)
     found: dict[str, None] = {}
-    for row in (row for one in tables for row in one.rows):
-        if row.prefix in known and not row.reason:
-            found[f'{row.prefix}:{row.setting}' if row.setting else row.prefix] = None
+    left_out: dict[str, None] = {}
+    for row in (row for one in tables for row in one.rows if not row.reason):
+        rows = found if row.prefix in known else left_out
+        rows[f'{row.prefix}:{row.setting}' if row.setting else row.prefix] = None
     if not found:
         raise SystemExit(f'--ablation {name}: none of its rows has a method of {", ".join(known)}')
+    if left_out:
+        print(
+            f'--ablation {name}: left out, this set has no such method: {", ".join(left_out)}',
+            file=sys.stderr,
+        )
     return list(found)

@@ -36,6 +36,7 @@ from mmseg_semi.zoo.result_table import (
     Results,
     add_run_options,
     positive,
+    read_run_options,
     run_rows,
     table,
     write_table,
@@ -88,13 +89,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--images', type=positive, default=6, help='images in the picture')
     add_run_options(parser, 'work_dirs/real_images')
-    args = parser.parse_args(argv)
+    args = read_run_options(parser, argv)
     for name in ('picture', 'curve'):
         file = getattr(args, name)
         if file and not file.endswith('.png'):
             parser.error(f'--{name} must end in .png, got {file}')
     if args.curve and len({*(args.labels or ())} - {ALL}) < 2:
-        parser.error('--curve needs several numbers of labels, such as --labels 12 46')
+        parser.error('--curve needs several numbers of labels, such as --labels 12 46 (and all)')
     return args
 
 

@@ -50,12 +50,24 @@ def add_run_options(parser: argparse.ArgumentParser, work_dir: str) -> None:
     parser.add_argument('--threads', type=positive, help='CPU threads of each run')
 
 
+def read_run_options(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Read a command line; refuse what would fail after the runs, or in the first of them."""
+    args = parser.parse_args(argv)
+    if args.out and Path(args.out).is_dir():
+        parser.error(f'--out {args.out} is a folder: name a file in it, such as table.md')
+    if min(args.seeds) < 0:
+        parser.error(f'--seeds must be whole numbers >= 0, got {min(args.seeds)}')
+    return args
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('configs', nargs='+', help='config files, one table row each')
     add_run_options(parser, 'work_dirs/result_table')
-    return parser.parse_args(argv)
+    return read_run_options(parser, argv)
 
 
 def gain(

@@ -171,12 +171,23 @@ def test_curve_and_pictures(runs, tmp_path, monkeypatch):
         (['--picture', 'a.jpg'], '--picture must end in .png, got a.jpg'),
         (['--curve', 'a', '--labels', '12', '46'], '--curve must end in .png, got a'),
         (['--curve', 'a.png', '--labels', '12', 'all'], '--curve needs several numbers of labels'),
+        (['--out', '/tmp'], '--out /tmp is a folder: name a file in it'),
+        (['--seeds', '0', '-1'], '--seeds must be whole numbers >= 0, got -1'),
     ],
 )
-def test_pictures_that_can_not_be(options, said, capsys):
+def test_options_that_can_not_be(options, said, capsys):
     with pytest.raises(SystemExit):
         real_images.parse_args(['--data', 'camvid', *options])
     assert said in capsys.readouterr().err
+
+
+def test_rows_of_a_table_that_the_set_lacks_are_named(capsys):
+    known = real_images.rows('camvid')
+    assert real_images.rows_of_table('Weighting 3', known) == ['mean_teacher']
+    said = capsys.readouterr().err
+    assert said.startswith('--ablation Weighting 3: left out, this set has no such method: ')
+    assert 'weighting_mean_teacher:ppw' in said
+    assert real_images.rows_of_table('CorrMatch 5', known) and not capsys.readouterr().err
 
 
 def test_curve_has_the_figures_of_each_row():

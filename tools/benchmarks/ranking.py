@@ -27,7 +27,13 @@ from mmseg_semi.zoo.boxes import hash_of_lists
 from mmseg_semi.zoo.experiments import Experiment, call
 from mmseg_semi.zoo.real_image_rows import BASE, check_lists, list_of, options_of, parts_of, rows
 from mmseg_semi.zoo.real_images import DATA, PARTS
-from mmseg_semi.zoo.result_table import add_run_options, positive, table, write_table
+from mmseg_semi.zoo.result_table import (
+    add_run_options,
+    positive,
+    read_run_options,
+    table,
+    write_table,
+)
 
 RANDOM, RANKED = 'random', 'ranked'
 
@@ -43,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--iters', type=positive, default=1000, help='steps of each training')
     add_run_options(parser, 'work_dirs/ranking')
-    return parser.parse_args(argv)
+    return read_run_options(parser, argv)
 
 
 def names_in(path: Path) -> list[str]:
