@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import mmap
@@ -86,9 +87,11 @@ class Cached(BaseTransform):
                 _write(self.folder, place, array)
                 return
             reason = f'less than {LEAST_FREE >> 30} GiB would be left on its disk'
-            remedy = 'free some'
+            remedy = 'free some space'
         except OSError as error:
-            reason, remedy = str(error), 'make it a folder that can be written'
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = str(error)
+            remedy = 'free some space' if full else 'make it a folder that can be written'
         self._full = True
         print_log(
             f'cache {self.folder}: nothing more is kept, since {reason}. Training goes on, and '

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 from collections import namedtuple
@@ -164,6 +165,23 @@ def test_a_full_disk_is_said(scenes, tmp_path, monkeypatch, warnings_logged):
     said = [text for text in warnings_logged if 'nothing more is kept' in text]
     assert len(said) == 3  # once by each loader
     assert all('less than 1 GiB would be left on its disk' in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ('number', 'remedy'),
+    [(errno.ENOSPC, 'free some space'), (errno.EACCES, 'make it a folder that can be written')],
+)
+def test_what_ends_the_keeping_says_what_to_do(
+    scenes, tmp_path, monkeypatch, warnings_logged, number, remedy
+):
+    def fail(*paths):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, 'replace', fail)
+    items(build(scenes, str(tmp_path / 'cache')))
+    said = [text for text in warnings_logged if 'nothing more is kept' in text]
+    assert said and all(f'; {remedy}, or set train_dataloader.dataset.cache' in one for one in said)
+    assert not [path for path in (tmp_path / 'cache').rglob('*') if path.is_file()]
 
 
 @pytest.mark.parametrize('case', ['file', 'below a file'])
