@@ -2,9 +2,5 @@
 # images.
 _base_ = './unimatch_efficientnet-lite0_camvid-12.py'
 model = dict(
-    refiners=dict(
-        select=dict(
-            _delete_=True, type='EMAThreshold', update='per_class', initial=0.5, momentum=0.99
-        )
-    )
+    refiners=dict(select=dict(_delete_=True, type='EMAThreshold', update='per_class', warm_up=True))
 )

@@ -46,6 +46,7 @@ class Experiment:
         train_args: Further arguments of tools/train.py, such as ``--amp``.
         split: Hash of the split that is trained on, where it is known.
         keep_predictions: Whether the predicted label maps are kept, in ``predictions``.
+        best: Whether the checkpoint of the best validation is tested, and not the last one.
     """
 
     config: str
@@ -57,6 +58,7 @@ class Experiment:
     train_args: list[str] = field(default_factory=list)
     keep_predictions: bool = True
     split: Optional[str] = None
+    best: bool = False
 
     @property
     def result_path(self) -> Path:
@@ -142,8 +144,9 @@ class Experiment:
         minutes = (time.time() - start) / 60
         # One that was resumed has the steps of before in its logs.
         minutes = max(minutes, Run(Path(self.work_dir), Path(self.config)).minutes)
-        checkpoint = latest_checkpoint(self.work_dir)
-        if checkpoint is None:
+        best = str(max(Path(self.work_dir).glob('best_*.pth'), key=os.path.getmtime, default=''))
+        checkpoint = best if self.best else latest_checkpoint(self.work_dir)
+        if not checkpoint:
             raise RuntimeError(
                 f'{self.work_dir} has no checkpoint after training {self.config}, so there is '
                 'nothing to test. Let default_hooks.checkpoint save one.'

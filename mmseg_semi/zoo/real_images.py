@@ -2,7 +2,8 @@
 
 Each seed has one supervised start, and every row, the supervised one too, goes on from it for as
 many steps. Runs that are finished are not repeated and interrupted ones are resumed, so the command
-can be given again until the table is complete.
+can be given again until the table is complete. With --guard, rows are trained as the configs for
+own images are.
 """
 
 from __future__ import annotations
@@ -79,6 +80,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--iters', type=positive, default=500, help='steps of each row after it')
     parser.add_argument(
+        '--guard',
+        action='store_true',
+        help='no common start: each row trains in one piece, first on labels alone, and the '
+        'checkpoint of the best of ten validations is predicted, as configs for own images have it',
+    )
+    parser.add_argument(
         '--part', choices=PARTS, default='test', help='what is predicted; choices are made on val'
     )
     parser.add_argument(
@@ -141,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         every[labels], boxes = run(these, known[BASE], labels, args)
         results = every[labels]
         many = f'{args.data}, {labels} labeled images, {args.part} part'
+        many += ', best of ten validations' if args.guard else ''
         base = args.base if args.base in results else None
         text = '\n'.join(
             [f'{many}.\n', table(results, base), *(f'{one.said()}\n' for one in boxes)]
@@ -208,7 +216,7 @@ def plan(
         args: The command line.
 
     Returns:
-        Starts and runs by name and seed.
+        Starts, of which there are none with ``--guard``, and runs by name and seed.
     """
     folder, starts, runs = folder_of(labels, args), {}, {}
     split = hash_of_lists(list_of(base, labels))
@@ -216,8 +224,19 @@ def plan(
     def experiment(name: str, config: Path, seed: int, *options: str) -> Experiment:
         every = [*options_of(config, labels, args.part), *options]
         work_dir = str(folder / name / f'seed{seed}')
-        return Experiment(str(config), work_dir, seed, every, args.threads, split=split)
+        return Experiment(
+            str(config), work_dir, seed, every, args.threads, split=split, best=args.guard
+        )
 
+    if args.guard:
+        steps = args.start_iters + args.iters
+        shared = [f'train_cfg.max_iters={steps}', f'train_cfg.val_interval={max(1, steps // 10)}']
+        shared.append('default_hooks.checkpoint.save_best=mIoU')
+        for name, config in picked.items():
+            alone = [f'model.warmup_iters={args.start_iters}'] if unlabeled_of(config) else []
+            for seed in args.seeds:
+                runs[name, seed] = experiment(name, config, seed, *shared, *alone)
+        return starts, runs
     for seed in args.seeds:
         start = experiment('start', base, seed, f'train_cfg.max_iters={args.start_iters}')
         starts['start', seed] = start
@@ -232,7 +251,7 @@ def plan(
 
 def folder_of(labels: str, args: argparse.Namespace) -> Path:
     """Folder of a table's runs."""
-    return Path(args.work_dir, f'{args.data}-{labels}')
+    return Path(args.work_dir, f'{args.data}-{labels}{"-guard" if args.guard else ""}')
 
 
 def run(

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -51,6 +52,18 @@ def test_trains_resuming_then_tests_and_keeps_the_result(experiment, tmp_path):
     assert test[1] == str(TOOLS / 'test.py') and test[3].endswith('work/iter_4.pth')
     assert test[-1] == 'x=1' and '--out' in test
     assert experiment.run() == metrics and len(experiment.calls) == 2, 'not run again'
+
+
+def test_the_best_checkpoint_is_tested_where_it_is_asked_for(experiment, tmp_path):
+    experiment.best = True
+    with pytest.raises(RuntimeError, match='work has no checkpoint after training'):
+        experiment.run()
+    for age, step in ((10, 300), (5, 200)):  # the older one was left by a killed run
+        path = tmp_path / f'work/best_mIoU_iter_{step}.pth'
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    experiment.run()
+    assert experiment.calls[-1][3].endswith('work/best_mIoU_iter_200.pth')
 
 
 def test_minutes_of_a_resumed_run_are_those_of_all_its_steps(experiment, tmp_path):

@@ -113,10 +113,30 @@ def test_every_row_goes_on_from_the_start_of_its_seed(runs, tmp_path, capsys):
     load = f'load_from={starts[1].work_dir}/iter_500.pth'
     assert supervised.options == [load, 'train_cfg.max_iters=500']
     assert unimatch.options == [load, 'train_cfg.max_iters=500', 'model.warmup_iters=0']
+    assert not any(run.best for run in runs)
     text = out.read_text()
     assert text in capsys.readouterr().out
     assert 'camvid, 12 labeled images, test part.' in text and 'seeds 0, 3.' in text
     assert '| `unimatch` | 51.50 ± 2.12 | +0.00 ± 0.00 | 0: 50.00, 3: 53.00 | 2.0 |' in text
+
+
+def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs, tmp_path, capsys):
+    arguments = ['--data', 'camvid', '--methods', 'unimatch', 'supervised', '--seeds', '0', '3']
+    real_images.main([*arguments, '--work-dir', 'work', '--iters', '300', '--guard'])
+    shared = [
+        'train_cfg.max_iters=800',
+        'train_cfg.val_interval=80',
+        'default_hooks.checkpoint.save_best=mIoU',
+    ]
+    assert {run.work_dir: run.options for run in runs} == {
+        f'work/camvid-12-guard/{name}/seed{seed}': [*shared, *alone]
+        for name, alone in (('unimatch', ['model.warmup_iters=500']), ('supervised', []))
+        for seed in (0, 3)
+    }
+    assert all(run.best for run in runs)
+    assert (
+        'camvid, 12 labeled images, test part, best of ten validations.' in capsys.readouterr().out
+    )
 
 
 def options(run: Experiment) -> dict[str, Any]:

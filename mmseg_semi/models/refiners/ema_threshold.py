@@ -50,12 +50,18 @@ class EMAThreshold(BaseRefiner):
         when: ``'after'``: an iteration is filtered by what the iterations before it left;
             ``'before'``: by the value that its own batch has moved (the authors' program; the
             paper gives no order).
+        warm_up: Whether to limit the momentum of the t-th update, t counted from 0, by
+            ``1 - 1 / (t + 1)``, so that the threshold is the mean of what was found until that is
+            m, and ``initial`` holds for no longer than the first iteration. Of a class, updates
+            count that find it. Without, a run of some hundred iterations hardly leaves
+            ``initial``.
 
     Raises:
         ValueError: An argument outside its values.
     """
 
     value: Tensor
+    updates: Tensor
     class_values: Tensor
     position_values: Tensor
     stage = 'selection'
@@ -67,11 +73,15 @@ class EMAThreshold(BaseRefiner):
         momentum: Annotated[float, Number(0, 1)] = 0.999,
         update: Annotated[str, OneOf(*UPDATES)] = 'presence',
         when: Annotated[str, OneOf(*MOMENTS)] = 'after',
+        warm_up: bool = False,
     ) -> None:
         super().__init__()
         self.initial, self.momentum, self.update, self.when = initial, momentum, update, when
+        self.warm_up = warm_up
         # float64: with m = 0.999 the steps soon fall below float32's resolution.
         self.register_buffer('value', torch.tensor(float(initial), dtype=torch.float64))
+        if warm_up:  # of tau, then of the classes
+            self.register_buffer('updates', torch.zeros(1, dtype=torch.float64))
         self._pending: Optional[Tensor] = None
 
     @property
@@ -85,6 +95,8 @@ class EMAThreshold(BaseRefiner):
             head = last_head(model.segmentor)
             start = torch.full((head.out_channels,), float(self.initial), dtype=torch.float64)
             self.register_buffer('class_values', start)
+            if self.warm_up:
+                self.updates = self.updates.new_zeros(1 + head.out_channels)
         elif self.update == 'per_position':
             empty = torch.full((1, 1), float(self.initial), dtype=torch.float64)
             self.register_buffer('position_values', empty)
@@ -100,7 +112,7 @@ class EMAThreshold(BaseRefiner):
         """Tau and ``_values`` that a step selects with."""
         if self.when == 'after':
             return self.value, self._values
-        return step.once((self, 'moved'), lambda: self._moved(self.statistics(step.raw_pseudo)))
+        return step.once((self, 'moved'), lambda: self._moved(self.statistics(step.raw_pseudo))[:2])
 
     def threshold_at(self, step: SemiStep) -> Tensor:
         """Return tau as a step selects with it."""
@@ -156,16 +168,21 @@ class EMAThreshold(BaseRefiner):
         if self._pending is None:
             return
         found, self._pending = self._pending, None
-        value, values = self._moved(found)
+        value, values, found_any = self._moved(found)
         self.value.copy_(value)
         if self.update in BY_CLASS:
             self.class_values.copy_(values)
         elif self.update == 'per_position':
             self.position_values = values
+        if self.warm_up:
+            self.updates += found_any
 
     @torch.no_grad()
-    def _moved(self, found: Tensor) -> tuple[Tensor, Tensor]:
-        """Tau and ``_values`` after an update by what all ranks found."""
+    def _moved(self, found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tau and ``_values`` after an update by what all ranks found, and which it moves.
+
+        The last one says whether it moves tau, and each class.
+        """
         found = found.clone()
         all_reduce(found, op=self._reduction)
         if self.update in ('presence', 'per_class_max'):
@@ -176,14 +193,26 @@ class EMAThreshold(BaseRefiner):
             delta = mean_of_present(found[0] / found[1])
         else:
             delta = found[0].sum() / found[1].sum()
-        value = _step_of_average(self.value, delta, self.momentum)
+        goals = delta.reshape(1)
         if self.update == 'per_class_max':
-            goal = torch.where(torch.isfinite(found), found, torch.nan)
-        elif self.update in ('per_class', 'per_position'):
-            goal = found[0] / found[1]
-        else:
-            return value, value
-        return value, _step_of_average(self._values, goal, self.momentum)
+            goals = torch.cat([goals, torch.where(torch.isfinite(found), found, torch.nan)])
+        elif self.update == 'per_class':
+            goals = torch.cat([goals, found[0] / found[1]])
+        momentum = self._momentum.expand_as(goals)
+        value = _step_of_average(self.value, delta, momentum[0])
+        values = value
+        if self.update in BY_CLASS:
+            values = _step_of_average(self.class_values, goals[1:], momentum[1:])
+        elif self.update == 'per_position':
+            values = _step_of_average(self.position_values, found[0] / found[1], momentum[0])
+        return value, values, ~goals.isnan()
+
+    @property
+    def _momentum(self) -> Tensor:
+        """Momentum of the next update: of tau, and of each class; or one for all."""
+        if not self.warm_up:
+            return self.value.new_full((1,), self.momentum)
+        return (1 - 1 / (self.updates + 1)).clamp(max=self.momentum)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         stored = state_dict.get(f'{prefix}position_values')
@@ -195,11 +224,11 @@ class EMAThreshold(BaseRefiner):
         """Show the constants in the model's printout."""
         return (
             f'initial={self.initial}, momentum={self.momentum}, update={self.update!r}, '
-            f'when={self.when!r}'
+            f'when={self.when!r}, warm_up={self.warm_up}'
         )
 
 
-def _step_of_average(value: Tensor, towards: Tensor, momentum: float) -> Tensor:
+def _step_of_average(value: Tensor, towards: Tensor, momentum: Tensor) -> Tensor:
     """Step of the moving average; entries of ``towards`` that are NaN leave the value."""
     return torch.where(torch.isnan(towards), value, momentum * value + (1 - momentum) * towards)
 

@@ -20,8 +20,8 @@ STATE['per_position'] = {'position_values'}
 CLASSES = 5
 
 
-def threshold_of(update, momentum=0.9, initial=0.7):
-    refiner = EMAThreshold(initial, momentum, update)
+def threshold_of(update, momentum=0.9, initial=0.7, **kwargs):
+    refiner = EMAThreshold(initial, momentum, update, **kwargs)
     refiner.name = 'select'
     head = SimpleNamespace(out_channels=CLASSES)
     refiner.attach(SimpleNamespace(segmentor=SimpleNamespace(decode_head=head)))
@@ -116,6 +116,47 @@ def test_threshold_follows_the_formula(update, momentum):
         if update == 'per_class':
             np.testing.assert_allclose(refiner.class_values.numpy(), classes, atol=1e-7)
             classes = refiner.class_values.numpy().copy()
+
+
+@pytest.mark.parametrize('update', FORMULAS)
+def test_a_threshold_that_warms_up_is_the_mean_of_what_was_found(update):
+    """With m = 0.75 of the first four updates; of a class, of those that found it."""
+    refiner = threshold_of(update, 0.75, warm_up=True)
+    found, by_class = [], [[] for _ in range(CLASSES)]
+
+    def average(values):
+        mean = 0.7
+        for t, value in enumerate(values):
+            m = min(t / (t + 1), 0.75)
+            mean = m * mean + (1 - m) * value
+        return mean
+
+    for seed in range(3):
+        for kind in SEQUENCE:
+            pseudo = predictions(seed, **kind)
+            feed(refiner, pseudo)
+            refiner.update_state()
+            delta, means = reference_delta(update, pseudo)
+            found += [delta] * (not np.isnan(delta))
+            for values, mean in zip(by_class, means):
+                values += [mean] * (not np.isnan(mean))
+            if len(found) <= 4:
+                assert refiner.value.item() == pytest.approx(np.mean(found), abs=1e-7)
+            assert refiner.value.item() == pytest.approx(average(found), abs=1e-7)
+            if update == 'per_class':
+                expected = [average(values) for values in by_class]
+                np.testing.assert_allclose(refiner.class_values.numpy(), expected, atol=1e-7)
+                assert refiner.updates.tolist() == [len(found), *map(len, by_class)]
+    assert len(found) > 8, 'past the end of the warm-up'
+    again = threshold_of(update, 0.75, warm_up=True)
+    again.load_state_dict(refiner.state_dict())
+    for one in (refiner, again):
+        feed(one, predictions(9))
+        one.update_state()
+    assert torch.equal(again.value, refiner.value)
+    assert again.value.item() == pytest.approx(
+        0.75 * average(found) + 0.25 * reference_delta(update, predictions(9))[0], abs=1e-7
+    )
 
 
 def test_small_steps_are_not_lost():

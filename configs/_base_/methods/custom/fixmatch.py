@@ -4,5 +4,7 @@
 _base_ = '../fixmatch.py'
 method = dict(
     teacher=dict(type='EMATeacher', momentum=0.996),
-    refiners=dict(select=dict(_delete_=True, type='EMAThreshold', update='per_class', initial=0.5)),
+    refiners=dict(
+        select=dict(_delete_=True, type='EMAThreshold', update='per_class', warm_up=True)
+    ),
 )

@@ -3,5 +3,5 @@
 # trained (docs/results.md).
 _base_ = '../unimatch_v2.py'
 method = dict(
-    refiners=dict(select=dict(_delete_=True, type='EMAThreshold', update='per_class', initial=0.5))
+    refiners=dict(select=dict(_delete_=True, type='EMAThreshold', update='per_class', warm_up=True))
 )

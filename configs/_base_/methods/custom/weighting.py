@@ -4,7 +4,7 @@ _base_ = '../weighting.py'
 method = dict(
     teacher=dict(type='EMATeacher', momentum=0.996),
     refiners=dict(
-        select=dict(_delete_=True, type='EMAThreshold', update='per_class', initial=0.5),
+        select=dict(_delete_=True, type='EMAThreshold', update='per_class', warm_up=True),
         agreement=None,
     ),
 )
