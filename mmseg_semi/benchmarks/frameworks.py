@@ -55,7 +55,10 @@ FRAMEWORKS = (
     'corrmatch',
     'rankmatch',
     's4mc',
+    'weighting',
 )
+#: Where a framework's config has another name: what it is put on follows.
+CONFIG_NAMES = dict(weighting='weighting_unimatch')
 CROPS = dict(unet=64, deeplabv3plus_r50=321)
 UNET_STRIDE = 16
 # A pass with gradient goes forward, and backward to the inputs and to the weights of each layer.
@@ -128,7 +131,8 @@ def load_config(name: str, network: str, crop: int) -> Any:
         crop: Side of the images in pixels.
     """
     configs = REPO / 'configs'
-    config = Config.fromfile(configs / name / f'{name}_unet_digit-scenes-60.py')
+    file = f'{CONFIG_NAMES.get(name, name)}_unet_digit-scenes-60.py'
+    config = Config.fromfile(configs / name / file)
     if network != 'unet':
         config.model = measuring.load_segmentor()
         if name != SUPERVISED:

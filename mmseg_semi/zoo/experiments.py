@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from mmengine.config import Config
 
@@ -65,10 +65,10 @@ class Experiment:
         """Where the result is kept."""
         return Path(self.work_dir) / RESULT_FILE
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """What a kept result or checkpoint must agree with to be taken for this run's.
 
-        Where data and checkout are does not count.
+        Where data, checkout and the folder of all runs are does not count.
         """
         config = Config.fromfile(self.config).to_dict()
         text = json.dumps(config, default=repr)  # not pretty_text, which takes seconds
@@ -76,10 +76,11 @@ class Experiment:
             text = text.replace(root, 'DATA_ROOT')
         path = Path(self.config).resolve()
         inside = ROOT in path.parents
+        runs = f'={Path(self.work_dir).parent.parent}{os.sep}'
         return dict(
             config=str(path.relative_to(ROOT) if inside else path),
             seed=self.seed,
-            options=self.options,
+            options=[one.replace(runs, '=../../') for one in self.options],
             processes=self.processes,
             train_args=self.train_args,
             split=self.split,
@@ -103,6 +104,9 @@ class Experiment:
         changed = [key for key in settings if earlier.get(key) != settings[key]]
         if not changed or latest_checkpoint(self.work_dir) is None:
             return None
+        if 'options' in changed:
+            other = sorted({*earlier.get('options', ())} ^ {*settings['options']})
+            changed[changed.index('options')] = f'options {", ".join(other)}'
         return (
             f'{self.work_dir} has checkpoints of {self.config} with other settings '
             f'({", ".join(changed)}), and training would go on from them. Give another work '

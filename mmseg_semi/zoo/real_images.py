@@ -218,8 +218,9 @@ def plan(
     Returns:
         Starts, of which there are none with ``--guard``, and runs by name and seed.
     """
-    folder, starts, runs = folder_of(labels, args), {}, {}
-    split = hash_of_lists(list_of(base, labels))
+    starts: Runs = {}
+    runs: Runs = {}
+    folder, split = folder_of(labels, args), hash_of_lists(list_of(base, labels))
 
     def experiment(name: str, config: Path, seed: int, *options: str) -> Experiment:
         every = [*options_of(config, labels, args.part), *options]

@@ -432,6 +432,7 @@ PASSES = dict(
     corrmatch=(3, 0, 2),
     rankmatch=(4, 0, 2),
     s4mc=(2, 1, 0),
+    weighting=(4, 0, 2),  # UniMatch's
 )
 
 

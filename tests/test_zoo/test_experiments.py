@@ -118,6 +118,7 @@ def test_checkpoints_of_other_settings_are_not_taken_up(experiment, change):
     for name, value in change.items():
         setattr(experiment, name, value)
     (key,) = change
+    key = 'options x=1, x=2' if key == 'options' else key
     with pytest.raises(RuntimeError, match=rf'other settings \({key}\).*another work folder'):
         experiment.run()
     assert len(experiment.calls) == calls and experiment.result() is None
@@ -140,6 +141,20 @@ def test_where_data_and_checkout_are_does_not_count(tmp_path, monkeypatch):
     inside_path = inside.config
     monkeypatch.setattr('mmseg_semi.zoo.experiments.Config.fromfile', lambda path: Config())
     assert inside.settings()['config'] == 'configs/x.py' != inside_path
+
+
+def test_where_the_folder_of_all_runs_is_does_not_count(tmp_path):
+    (tmp_path / 'config.py').write_text('a = 1\n')
+
+    def run_in(folder, start='start'):
+        load = f'load_from={folder / start / "seed0/iter_5.pth"}'
+        where = str(folder / 'unimatch/seed0')
+        return Experiment(str(tmp_path / 'config.py'), where, options=['b=1', load])
+
+    first, moved = run_in(tmp_path / 'here'), run_in(tmp_path / 'there')
+    assert first.settings() == moved.settings()
+    assert first.settings()['options'] == ['b=1', 'load_from=../../start/seed0/iter_5.pth']
+    assert first.settings() != run_in(tmp_path / 'here', 'other').settings()
 
 
 def test_several_processes_are_those_of_the_distributed_scripts(experiment):
