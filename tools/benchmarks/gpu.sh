@@ -47,7 +47,7 @@ else
   gpu=(--device cuda)
   for method in corrmatch rankmatch s4mc weighting; do run "$method" "$method" "${gpu[@]}"; done
   for crop in 321 513; do
-    methods=(unimatch corrmatch rankmatch s4mc)
+    methods=(unimatch corrmatch rankmatch s4mc weighting)
     run "step_$crop" step "${gpu[@]}" --crop "$crop" --batch 4 --method "${methods[@]}"
   done
   run frameworks frameworks "${gpu[@]}" --network deeplabv3plus_r50 --batch 4 --repeats 5

@@ -21,7 +21,8 @@ class MeanTeacherHook(StateHook):
     An update is an iteration, or, when gradients are accumulated
     (``optim_wrapper.accumulative_counts``), the iterations whose gradients the optimizer applies
     together: the teacher rests in the iterations between. Updates are counted from the end of the
-    model's warm-up. What a teacher's own passes found it takes in after every iteration.
+    model's warm-up, unless the teacher's ``from_start`` says otherwise. What a teacher's own passes
+    found it takes in after every iteration.
     """
 
     kind = BaseTeacher
@@ -54,5 +55,5 @@ class MeanTeacherHook(StateHook):
             if not wrapper.should_update():
                 return
             iterations = wrapper._accumulative_counts  # of an update; only the last may have fewer
-        past = runner.iter - getattr(self.model, 'warmup_length', 0)
-        self.parts[0].move(past // iterations)
+        start = 0 if self.parts[0].from_start else getattr(self.model, 'warmup_length', 0)
+        self.parts[0].move((runner.iter - start) // iterations)

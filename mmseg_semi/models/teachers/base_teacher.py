@@ -22,9 +22,12 @@ class BaseTeacher(HeldNetwork):
     Attributes:
         network: What labels, and predicts when the teacher is asked to; None in one made of others.
         starts_as_student: Whether a plain checkpoint of the segmentor starts the network too.
+        from_start: Whether updates count from the run's first, and not from the end of the model's
+            warm-up.
     """
 
     starts_as_student: bool = False
+    from_start: bool = False
 
     @abstractmethod
     def label(self, images: Tensor) -> SegOutputs:
@@ -47,7 +50,8 @@ class BaseTeacher(HeldNetwork):
         """Follow the student after an update of it.
 
         Args:
-            update: Number of the optimizer's update after the warm-up, from 0; negative in it.
+            update: Number of the optimizer's update after the warm-up, from 0; negative in it. With
+                ``from_start``, the number of the run's update.
         """
 
     def follow(self, own: nn.Module, student: nn.Module) -> None:

@@ -44,12 +44,17 @@ class EMATeacher(BaseTeacher):
         mode: ``'train'`` normalizes the images it labels by their own statistics and applies
             dropout, as some methods do; its state is not touched by that while it labels.
         warm_up: Whether to limit the momentum by ``1 - 1 / (t + 1)``.
+        from_start: Whether the teacher averages in the model's warm-up too: t counts from the run's
+            first update, and the limit is ``(1 + t) / (10 + t)``, an average of about the last
+            tenth of the updates. Without, the first pseudo-labels are those of a copy of the
+            student, which is less sure than an average.
         copy_epochs: Epochs after the warm-up in which the teacher's parameters still are the
             student's (1 in U2PL's and S4MC's programs); needs ``SemiTrainLoop``.
 
     Raises:
-        ValueError: An argument outside its values; when training begins, ``buffers='own'``
-            without a pass of the teacher in mode 'train'.
+        ValueError: An argument outside its values; ``from_start`` with what belongs to the warm-up
+            alone: ``buffers='own'``, ``copy_epochs``, ``warm_up=False``. When training begins,
+            ``buffers='own'`` without a pass of the teacher in mode 'train'.
         RuntimeError: While training: the length of an epoch is not known.
     """
 
@@ -63,10 +68,17 @@ class EMATeacher(BaseTeacher):
         mode: Annotated[str, OneOf(*FORWARD_MODES)] = 'eval',
         warm_up: bool = True,
         copy_epochs: Annotated[int, Whole(0)] = 0,
+        from_start: bool = False,
     ) -> None:
         super().__init__()
+        if from_start and (buffers == 'own' or copy_epochs or not warm_up):
+            raise ValueError(
+                'EMATeacher.from_start=True averages from the first update on, and is not for '
+                f'buffers={buffers!r}, warm_up={warm_up}, copy_epochs={copy_epochs}: set '
+                "buffers='ema', warm_up=True and copy_epochs=0, or from_start=False"
+            )
         self.momentum, self.buffer_mode, self.mode, self.warm_up = momentum, buffers, mode, warm_up
-        self.copy_epochs = copy_epochs
+        self.copy_epochs, self.from_start = copy_epochs, from_start
         self._model: tuple[Any, ...] = ()
         self._followers: list[tuple[nn.Module, nn.Module]] = []
         self._found: dict[nn.Module, dict[str, Tensor]] = {}
@@ -141,9 +153,11 @@ class EMATeacher(BaseTeacher):
             update_teacher(own, student, momentum=0.0, buffers='copy')
 
     def momentum_at(self, update: int) -> float:
-        """Momentum of the move after the optimizer's ``update``, from 0 after the warm-up."""
+        """Momentum of the move after the optimizer's ``update``, counted as in ``move``."""
         if not self.warm_up:
             return self.momentum
+        if self.from_start:
+            return min((1 + update) / (10 + update), self.momentum)
         return 0.0 if update < 0 else min(1 - 1 / (update + 1), self.momentum)
 
     @property
@@ -166,7 +180,7 @@ class EMATeacher(BaseTeacher):
         """Show the constants in the model's printout."""
         return (
             f'momentum={self.momentum}, buffers={self.buffer_mode!r}, mode={self.mode!r}, '
-            f'warm_up={self.warm_up}, copy_epochs={self.copy_epochs}'
+            f'warm_up={self.warm_up}, copy_epochs={self.copy_epochs}, from_start={self.from_start}'
         )
 
 

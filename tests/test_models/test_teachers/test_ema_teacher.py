@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -166,6 +167,32 @@ def test_the_teacher_is_the_student_in_the_warm_up_and_where_it_is_told(build, b
     model.set_progress(4, 10)
     with pytest.raises(RuntimeError, match='copy_epochs=1 needs to know how long an epoch is'):
         run_step(model, batch())
+
+
+@pytest.mark.parametrize('accumulated', [1, 2])
+def test_from_start_averages_in_the_warm_up_too(build, accumulated):
+    """Momenta 1/10, 2/11, 3/12, ..., of updates that are counted from the run's first."""
+    teacher = dict(type='EMATeacher', momentum=0.35, from_start=True)
+    model = hooked(build(teacher=teacher, warmup_iters=4))
+    hook = MeanTeacherHook()
+    runner = runner_of(model, hooks=[])
+    hook.before_train(runner)
+    wrapper = SimpleNamespace(_accumulative_counts=accumulated)
+    weight = model.segmentor.decode_head.conv_seg.weight
+    average = float(model.teacher.network.decode_head.conv_seg.weight[0, 0])
+    for update in range(8):
+        for part in range(accumulated):
+            runner = runner_of(model, update * accumulated + part)
+            wrapper.should_update = lambda part=part: part == accumulated - 1
+            runner.optim_wrapper = wrapper
+            with torch.no_grad():
+                weight.fill_(update)
+            hook.after_train_iter(runner, runner.iter)
+        m = min((1 + update) / (10 + update), 0.35)
+        average = m * average + (1 - m) * update
+        found = float(model.teacher.network.decode_head.conv_seg.weight[0, 0])
+        assert found == pytest.approx(average, rel=1e-5)
+    assert m == 0.35, 'the limit has been reached'
 
 
 def statistics_of_a_rank(rank, values):

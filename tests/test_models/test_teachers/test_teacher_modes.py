@@ -86,6 +86,18 @@ def test_labeling_leaves_the_teacher_as_it_was(build, batch, mode, fails):
         (dict(type='EMATeacher', momentum=1), ValueError, r'momentum .* in \[0, 1\), got 1'),
         (dict(type='EMATeacher', buffers='none'), ValueError, "buffers must be one .*got 'none'"),
         (dict(type='EMATeacher', warm_up=2), ValueError, 'warm_up must be one of .*got 2'),
+        *(
+            (
+                dict(type='EMATeacher', from_start=True, **one),
+                ValueError,
+                f'from_start=True .*{shown}',
+            )
+            for one, shown in (
+                (dict(buffers='own', mode='train'), "buffers='own'"),
+                (dict(copy_epochs=1), 'copy_epochs=1'),
+                (dict(warm_up=False), 'warm_up=False'),
+            )
+        ),
         (dict(type='EMATeacher', beta=0.9), TypeError, "EMATeacher has no argument 'beta'"),
         (dict(type='EMATeechr'), KeyError, r"'EMATeechr' is not a known Teacher.*'EMATeacher'"),
         (dict(type='CutMix'), KeyError, "'CutMix' is not a known Teacher"),
