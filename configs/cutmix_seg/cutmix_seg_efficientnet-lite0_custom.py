@@ -1,4 +1,7 @@
-_base_ = ['../_base_/settings/efficientnet-lite0_custom.py', '../_base_/methods/cutmix_seg.py']
+_base_ = [
+    '../_base_/settings/efficientnet-lite0_custom.py',
+    '../_base_/methods/custom/cutmix_seg.py',
+]
 model = dict(
     _delete_=True,
     segmentor=_base_.model,

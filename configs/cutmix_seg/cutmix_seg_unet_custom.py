@@ -1,4 +1,4 @@
-_base_ = ['../_base_/settings/unet_custom.py', '../_base_/methods/cutmix_seg.py']
+_base_ = ['../_base_/settings/unet_custom.py', '../_base_/methods/custom/cutmix_seg.py']
 model = dict(
     _delete_=True,
     segmentor=_base_.model,

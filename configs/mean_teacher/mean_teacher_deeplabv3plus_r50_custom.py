@@ -1,4 +1,7 @@
-_base_ = ['../_base_/settings/deeplabv3plus_r50_custom.py', '../_base_/methods/mean_teacher.py']
+_base_ = [
+    '../_base_/settings/deeplabv3plus_r50_custom.py',
+    '../_base_/methods/custom/mean_teacher.py',
+]
 model = dict(
     _delete_=True,
     segmentor=_base_.model,

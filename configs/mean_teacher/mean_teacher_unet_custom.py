@@ -1,4 +1,4 @@
-_base_ = ['../_base_/settings/unet_custom.py', '../_base_/methods/mean_teacher.py']
+_base_ = ['../_base_/settings/unet_custom.py', '../_base_/methods/custom/mean_teacher.py']
 model = dict(
     _delete_=True,
     segmentor=_base_.model,

@@ -1,4 +1,7 @@
-_base_ = ['../_base_/settings/deeplabv3plus_r50_custom.py', '../_base_/methods/s4mc_fixmatch.py']
+_base_ = [
+    '../_base_/settings/deeplabv3plus_r50_custom.py',
+    '../_base_/methods/custom/s4mc_fixmatch.py',
+]
 model = dict(
     _delete_=True,
     segmentor=_base_.model,

@@ -1,4 +1,4 @@
-_base_ = ['../_base_/settings/unet_custom.py', '../_base_/methods/s4mc_fixmatch.py']
+_base_ = ['../_base_/settings/unet_custom.py', '../_base_/methods/custom/s4mc_fixmatch.py']
 model = dict(
     _delete_=True,
     segmentor=_base_.model,

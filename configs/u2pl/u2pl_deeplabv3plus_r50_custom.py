@@ -1,4 +1,4 @@
-_base_ = ['../_base_/settings/deeplabv3plus_r50_custom.py', '../_base_/methods/u2pl.py']
+_base_ = ['../_base_/settings/deeplabv3plus_r50_custom.py', '../_base_/methods/custom/u2pl.py']
 model = dict(
     _delete_=True,
     segmentor=_base_.model,

@@ -82,8 +82,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--guard',
         action='store_true',
-        help='no common start: each row trains in one piece, first on labels alone, and the '
-        'checkpoint of the best of ten validations is predicted, as configs for own images have it',
+        help='as configs for own images: each row trains in one piece, first on labels alone, with '
+        'a teacher that averages from the start, and the best of ten validations is predicted',
     )
     parser.add_argument(
         '--part', choices=PARTS, default='test', help='what is predicted; choices are made on val'
@@ -235,6 +235,8 @@ def plan(
         shared.append('default_hooks.checkpoint.save_best=mIoU')
         for name, config in picked.items():
             alone = [f'model.warmup_iters={args.start_iters}'] if unlabeled_of(config) else []
+            if Config.fromfile(config).model.get('teacher'):
+                alone.append('model.teacher.from_start=True')
             for seed in args.seeds:
                 runs[name, seed] = experiment(name, config, seed, *shared, *alone)
         return starts, runs

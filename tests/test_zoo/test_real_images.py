@@ -121,8 +121,10 @@ def test_every_row_goes_on_from_the_start_of_its_seed(runs, tmp_path, capsys):
 
 
 def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs, tmp_path, capsys):
-    arguments = ['--data', 'camvid', '--methods', 'unimatch', 'supervised', '--seeds', '0', '3']
-    real_images.main([*arguments, '--work-dir', 'work', '--iters', '300', '--guard'])
+    methods = ['unimatch', 'unimatch_student', 'supervised']
+    arguments = ['--data', 'camvid', '--methods', *methods, '--seeds', '0', '3', '--guard']
+    real_images.main([*arguments, '--work-dir', 'work', '--iters', '300'])
+    unimatch = ['model.warmup_iters=500', 'model.teacher.from_start=True']
     shared = [
         'train_cfg.max_iters=800',
         'train_cfg.val_interval=80',
@@ -130,7 +132,9 @@ def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs
     ]
     assert {run.work_dir: run.options for run in runs} == {
         f'work/camvid-12-guard/{name}/seed{seed}': [*shared, *alone]
-        for name, alone in (('unimatch', ['model.warmup_iters=500']), ('supervised', []))
+        for name, alone in dict(
+            unimatch=unimatch, unimatch_student=unimatch[:1], supervised=[]
+        ).items()
         for seed in (0, 3)
     }
     assert all(run.best for run in runs)

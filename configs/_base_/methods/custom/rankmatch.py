@@ -2,7 +2,7 @@
 # is most of what a network learns from few labels (docs/results.md).
 _base_ = '../rankmatch.py'
 method = dict(
-    teacher=dict(type='EMATeacher', momentum=0.996),
+    teacher=dict(type='EMATeacher', momentum=0.996, from_start=True),
     refiners=dict(
         select=dict(_delete_=True, type='EMAThreshold', update='per_class', warm_up=True)
     ),

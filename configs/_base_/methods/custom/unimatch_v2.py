@@ -3,5 +3,8 @@
 # trained (docs/results.md).
 _base_ = '../unimatch_v2.py'
 method = dict(
-    refiners=dict(select=dict(_delete_=True, type='EMAThreshold', update='per_class', warm_up=True))
+    teacher=dict(from_start=True),
+    refiners=dict(
+        select=dict(_delete_=True, type='EMAThreshold', update='per_class', warm_up=True)
+    ),
 )

@@ -1,10 +1,7 @@
-# As in unimatch.py. Weights of prototypes (PPW) alone: agreement with a detector's boxes needs a
-# detector first.
+# As in unimatch.py, and with the paper's threshold: unsure pixels have little weight anyway. Weights of
+# prototypes (PPW) alone: agreement with a detector's boxes needs a detector first.
 _base_ = '../weighting.py'
 method = dict(
-    teacher=dict(type='EMATeacher', momentum=0.996),
-    refiners=dict(
-        select=dict(_delete_=True, type='EMAThreshold', update='per_class', warm_up=True),
-        agreement=None,
-    ),
+    teacher=dict(type='EMATeacher', momentum=0.996, from_start=True),
+    refiners=dict(agreement=None),
 )

@@ -1,0 +1,3 @@
+# As in unimatch.py: the teacher averages in the start too.
+_base_ = '../s4mc_fixmatch.py'
+method = dict(teacher=dict(from_start=True))
