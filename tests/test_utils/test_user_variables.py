@@ -122,6 +122,16 @@ def test_presets_go_on_all_and_ones_own_values_come_last(tmp_path, base, preset)
     assert not {'start', 'batch_size', 'workers', 'learning_rate'} & set(cfg)
 
 
+@pytest.mark.parametrize('base', CUSTOM, ids=lambda path: path.stem)
+def test_a_teacher_of_own_images_averages_in_the_start(base):
+    cfg = load_config(str(base))
+    assert ('supervised' in base.stem) == ('segmentor' not in cfg.model)
+    if 'segmentor' in cfg.model:
+        assert cfg.model.warmup_iters == 2000 and cfg.model.teacher.from_start is True
+        threshold = cfg.model.refiners.get('select', {})
+        assert threshold.get('update') != 'per_class' or threshold.warm_up is True
+
+
 @pytest.mark.parametrize(
     ('bases', 'message'),
     [
