@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import resource
@@ -163,6 +164,24 @@ def end_logs() -> list[Path]:
     return _WRITTEN
 
 
+def best_of(runner: Any) -> tuple[Optional[str], float]:
+    """The checkpoint of the best validation of a run and its score; None where it keeps none."""
+    best = runner.message_hub.get_info('best_ckpt')
+    return (str(best), runner.message_hub.get_info('best_score')) if best else (None, -math.inf)
+
+
+def start_of(runner: Any) -> int:
+    """The steps of a run that train on labels alone before its method begins."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return getattr(model, 'warmup_length', 0)
+
+
+def start_is_best(runner: Any) -> bool:
+    """Whether the best validation of a run with unlabeled images is one of its start."""
+    found = re.search(r'_iter_(\d+)\.pth$', best_of(runner)[0] or '')
+    return found is not None and int(found[1]) <= start_of(runner) < runner.max_iters
+
+
 class StartHook(Hook):
     """Says what is trained, where it goes, and after some steps how long it will take.
 
@@ -195,18 +214,14 @@ class StartHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Log the best checkpoint, and whether it is that of a start on labels alone."""
-        best = runner.message_hub.get_info('best_ckpt')
-        if not best:
+        best, score = best_of(runner)
+        if best is None:
             return
-        score = runner.message_hub.get_info('best_score')
         print_log(f'Best on the validation images: {score:.2f}, {best}', logger='current')
-        found = re.search(r'_iter_(\d+)\.pth$', str(best))
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        start = getattr(model, 'warmup_length', 0)
-        if found and int(found[1]) <= start < runner.max_iters:
+        if start_is_best(runner):
             print_log(
-                f'That is from the first {start} steps, which trained on the labels alone: the '
-                'unlabeled images have not helped so far. Use that checkpoint, and look at '
+                f'That is from the first {start_of(runner)} steps, which trained on labels alone: '
+                'the unlabeled images have not helped so far. Use that checkpoint, and look at '
                 '"selected" in the log and at the pictures of mmseg-semi check; a smaller '
                 'model.losses.*.loss_weight or Weighting (weighting_unimatch_*_custom.py) may help',
                 logger='current',

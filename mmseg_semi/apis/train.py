@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import gc
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +27,9 @@ from mmseg_semi.apis.runner_setup import (
     set_work_dir,
     setup_distributed,
 )
-from mmseg_semi.apis.start import StartRunner, end_logs
+from mmseg_semi.apis.start import StartRunner, best_of, end_logs, start_is_best
+from mmseg_semi.arguments import OneOf
+from mmseg_semi.files import PART_SUFFIX
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_settings import SEED, check_together
 from mmseg_semi.utils.safe_checkpoints import (
@@ -33,6 +38,7 @@ from mmseg_semi.utils.safe_checkpoints import (
     refuse_incomplete,
     resumable_checkpoint,
 )
+from mmseg_semi.utils.user_variables import GUARDS
 from mmseg_semi.utils.weight_checks import check_pretrained, fetch, without_downloads
 from mmseg_semi.utils.work_dirs import claimed, leaving_nothing
 from mmseg_semi_cli import runs
@@ -133,6 +139,7 @@ def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> N
         args: The command line.
         begin: To be called before the first step.
     """
+    OneOf(*GUARDS).check('guarded', cfg.get('guarded', False))
     setup_distributed(cfg, args.launcher)
     add_checks(cfg)
     enable_tensorboard(cfg)
@@ -144,6 +151,7 @@ def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> N
         SEED.check('--seed', args.seed)
         cfg.setdefault('randomness', {})
         cfg.randomness.seed = args.seed
+    alone = copy.deepcopy(cfg)  # what the guard may train
     if args.resume or cfg.get('resume'):
         set_resume(cfg, args.resume or cfg.get('load_from') or 'auto', args.seed)
     else:
@@ -163,4 +171,65 @@ def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> N
         runner = StartRunner.from_cfg(cfg)
         runner.begin = begin
         runner.train()
+        best, score = best_of(runner)
+        semi = 'segmentor' in cfg.model and best is not None
+        always, asked = cfg.get('guarded') == 'always', bool(cfg.get('guarded'))
+        if semi and asked and (always or start_is_best(runner)):
+            alone.randomness = dict(cfg.get('randomness') or {}, seed=runner.seed)
+            label_alone(alone, runner.max_iters)
+            del runner
+            gc.collect()  # its memory is needed
+            train_labels_alone(alone, str(best), score)
     finish_distributed()
+
+
+def label_alone(cfg: Config, steps: int) -> None:
+    """Let a config train on labels alone, in a folder below its own.
+
+    Args:
+        cfg: The config as it was before a resumption; changed.
+        steps: Of the whole run.
+    """
+    hook = cfg.default_hooks.checkpoint
+    if hook.get('out_dir'):
+        hook.out_dir = checkpoint_folder(cfg)
+    cfg.work_dir = os.path.join(cfg.work_dir, 'labels_alone')
+    if cfg.get('visualizer'):
+        cfg.visualizer.name = 'labels_alone'  # mmengine has one for each name
+    cfg.model.update(warmup_iters=steps, warmup_epochs=0)
+    checkpoint = latest_checkpoint(checkpoint_folder(cfg))  # of a run that was interrupted
+    cfg.resume = checkpoint is not None
+    if checkpoint is not None:
+        cfg.load_from = checkpoint
+        cfg.model = without_downloads(cfg.model)
+
+
+def train_labels_alone(cfg: Config, best: str, score: float) -> None:
+    """Train the labels alone to their end, and take their best checkpoint where it is better.
+
+    Args:
+        cfg: From ``label_alone``.
+        best: The best checkpoint so far, which is replaced.
+        score: Its score.
+    """
+    print_log(
+        f'The guard is on: training on the labels alone, in {cfg.work_dir}, whose best checkpoint '
+        'is taken where it is better (guard = False, or guarded=False, leaves that out)',
+        logger='current',
+    )
+    runner = StartRunner.from_cfg(cfg)
+    runner.train()
+    found, other = best_of(runner)
+    if found is None or other <= score:
+        print_log(f'Best on the validation images stays {score:.2f}, {best}', logger='current')
+        return
+    kept = os.path.join(os.path.dirname(best), os.path.basename(found))
+    if is_main_process():
+        shutil.copyfile(found, kept + PART_SUFFIX)
+        os.replace(kept + PART_SUFFIX, kept)
+        if kept != best:
+            Path(best).unlink(missing_ok=True)
+    print_log(
+        f'Best on the validation images: {other:.2f}, of the labels alone: {kept}',
+        logger='current',
+    )

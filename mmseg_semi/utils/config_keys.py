@@ -27,6 +27,7 @@ from mmseg_semi.errors import hint
 _READ_BY_NAME = (
     *('custom_imports', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'compile'),
     *('efficient_conv_bn_eval', 'runner_type', 'tta_model', 'tta_pipeline', 'method'),
+    'guarded',  # of mmseg_semi/apis/train.py
     *('detection_classes', 'detection_min_area'),  # of tools/dataset_converters/masks_to_coco.py
 )
 # Where mmseg.apis.inference_model looks. A child that sets it again changes no data set.

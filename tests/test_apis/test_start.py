@@ -159,5 +159,7 @@ def test_the_best_checkpoint_is_named_and_a_start_that_stayed_the_best(
     assert lines[0] == f'Best on the validation images: 71.23, work/best_mIoU_iter_{best}.pth'
     assert len(lines) == 1 + warned
     if warned:
-        assert lines[1].startswith(f'That is from the first {warmup} steps, which trained on the')
+        assert lines[1].startswith(
+            f'That is from the first {warmup} steps, which trained on labels'
+        )
         assert said[1][1]['level'] == logging.WARNING
