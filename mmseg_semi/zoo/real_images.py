@@ -83,7 +83,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--guard',
         action='store_true',
         help='as configs for own images: each row trains in one piece, first on labels alone, with '
-        'a teacher that averages from the start, and the best of ten validations is predicted',
+        'a teacher that averages from the start; the best of ten validations is predicted, and '
+        'labels alone are trained to the end where their start stays the best',
     )
     parser.add_argument(
         '--part', choices=PARTS, default='test', help='what is predicted; choices are made on val'
@@ -232,7 +233,7 @@ def plan(
     if args.guard:
         steps = args.start_iters + args.iters
         shared = [f'train_cfg.max_iters={steps}', f'train_cfg.val_interval={max(1, steps // 10)}']
-        shared.append('default_hooks.checkpoint.save_best=mIoU')
+        shared += ['default_hooks.checkpoint.save_best=mIoU', 'guarded=True']
         for name, config in picked.items():
             alone = [f'model.warmup_iters={args.start_iters}'] if unlabeled_of(config) else []
             if Config.fromfile(config).model.get('teacher'):

