@@ -215,7 +215,8 @@ def test_configs_set_the_teacher_and_the_one_strong_view(name):
     momentum = 0.99 if short else 0.999
     momentum = 0.996 if re.search('cityscapes|custom', name.stem) else momentum
     threshold = 0.0 if 'cityscapes' in name.stem else 0.95
-    assert model.teacher == dict(type='EMATeacher', momentum=momentum)
+    own = dict(from_start=True) if 'custom' in name.stem else {}
+    assert model.teacher == dict(type='EMATeacher', momentum=momentum, **own)
     joint = dict(group='joint')
     assert model.streams == dict(labeled=joint, strong=joint)
     assert 'MeanTeacherHook' not in str(config.get('custom_hooks'))
