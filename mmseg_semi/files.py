@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
+#: Folder of a run in which the guard of own images trains the labels alone.
+LABELS_ALONE = 'labels_alone'
 PART_SUFFIX = '.part'
 
 

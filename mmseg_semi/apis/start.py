@@ -221,7 +221,7 @@ class StartHook(Hook):
         if start_is_best(runner):
             print_log(
                 f'That is from the first {start_of(runner)} steps, which trained on labels alone: '
-                'the unlabeled images have not helped so far. Use that checkpoint, and look at '
+                'the unlabeled images have not helped so far. Look at '
                 '"selected" in the log and at the pictures of mmseg-semi check; a smaller '
                 'model.losses.*.loss_weight or Weighting (weighting_unimatch_*_custom.py) may help',
                 logger='current',

@@ -29,7 +29,7 @@ from mmseg_semi.apis.runner_setup import (
 )
 from mmseg_semi.apis.start import StartRunner, best_of, end_logs, start_is_best
 from mmseg_semi.arguments import OneOf
-from mmseg_semi.files import PART_SUFFIX
+from mmseg_semi.files import LABELS_ALONE, PART_SUFFIX
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_settings import SEED, check_together
 from mmseg_semi.utils.safe_checkpoints import (
@@ -139,7 +139,7 @@ def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> N
         args: The command line.
         begin: To be called before the first step.
     """
-    OneOf(*GUARDS).check('guarded', cfg.get('guarded', False))
+    check_guard(cfg)
     setup_distributed(cfg, args.launcher)
     add_checks(cfg)
     enable_tensorboard(cfg)
@@ -152,10 +152,13 @@ def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> N
         cfg.setdefault('randomness', {})
         cfg.randomness.seed = args.seed
     alone = copy.deepcopy(cfg)  # what the guard may train
+    if cfg.get('resume'):  # load_from is a checkpoint of this run
+        alone.load_from = None
     if args.resume or cfg.get('resume'):
         set_resume(cfg, args.resume or cfg.get('load_from') or 'auto', args.seed)
     else:
         refuse_used(checkpoint_folder(cfg))
+        refuse_used(os.path.join(checkpoint_folder(cfg), LABELS_ALONE))
     if is_main_process():
         check_writable(checkpoint_folder(cfg))
     if cfg.get('load_from') and not cfg.get('resume'):
@@ -166,21 +169,48 @@ def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> N
     check_data_paths(cfg, ('train', 'val') if is_detector(cfg) else ('val',))
     if cfg.get('resume'):
         cfg.model = without_downloads(cfg.model)  # all weights come from the checkpoint
+        if cfg.get('guarded'):
+            check_pretrained(alone)
     check_pretrained(cfg)
     with explaining_lost_ranks(), explaining_built(cfg):
         runner = StartRunner.from_cfg(cfg)
         runner.begin = begin
         runner.train()
         best, score = best_of(runner)
-        semi = 'segmentor' in cfg.model and best is not None
-        always, asked = cfg.get('guarded') == 'always', bool(cfg.get('guarded'))
-        if semi and asked and (always or start_is_best(runner)):
+        if best is not None and wants_labels_alone(cfg, runner):
             alone.randomness = dict(cfg.get('randomness') or {}, seed=runner.seed)
             label_alone(alone, runner.max_iters)
             del runner
             gc.collect()  # its memory is needed
             train_labels_alone(alone, str(best), score)
     finish_distributed()
+
+
+def check_guard(cfg: Config) -> None:
+    """Refuse a guard that could not say which checkpoint is better.
+
+    Raises:
+        ValueError: ``guarded`` is no such value, or ``'always'`` without a score to compare.
+    """
+    guarded = cfg.get('guarded', False)
+    OneOf(*GUARDS).check('guarded', guarded)
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    best, validates = hook.get('save_best'), cfg.get('val_dataloader') is not None
+    if guarded == 'always' and not (isinstance(best, str) and validates):
+        raise ValueError(
+            "guarded='always' compares checkpoints by their validation, but "
+            f'default_hooks.checkpoint.save_best is {best!r}'
+            f"{'' if validates else ' and val_dataloader is None'}: set save_best='mIoU' and the "
+            'three val_* keys, or guarded=False'
+        )
+
+
+def wants_labels_alone(cfg: Config, runner: StartRunner) -> bool:
+    """Whether the guard trains the labels alone after a run; it goes on with what it has begun."""
+    if not cfg.get('guarded') or 'segmentor' not in cfg.model:
+        return False
+    begun = latest_checkpoint(os.path.join(checkpoint_folder(cfg), LABELS_ALONE)) is not None
+    return begun or cfg.guarded == 'always' or start_is_best(runner)
 
 
 def label_alone(cfg: Config, steps: int) -> None:
@@ -193,9 +223,9 @@ def label_alone(cfg: Config, steps: int) -> None:
     hook = cfg.default_hooks.checkpoint
     if hook.get('out_dir'):
         hook.out_dir = checkpoint_folder(cfg)
-    cfg.work_dir = os.path.join(cfg.work_dir, 'labels_alone')
+    cfg.work_dir = os.path.join(cfg.work_dir, LABELS_ALONE)
     if cfg.get('visualizer'):
-        cfg.visualizer.name = 'labels_alone'  # mmengine has one for each name
+        cfg.visualizer.name = LABELS_ALONE  # mmengine has one for each name
     cfg.model.update(warmup_iters=steps, warmup_epochs=0)
     checkpoint = latest_checkpoint(checkpoint_folder(cfg))  # of a run that was interrupted
     cfg.resume = checkpoint is not None
@@ -220,7 +250,7 @@ def train_labels_alone(cfg: Config, best: str, score: float) -> None:
     runner = StartRunner.from_cfg(cfg)
     runner.train()
     found, other = best_of(runner)
-    if found is None or other <= score:
+    if found is None or other <= score or '://' in found:  # a file backend keeps both
         print_log(f'Best on the validation images stays {score:.2f}, {best}', logger='current')
         return
     kept = os.path.join(os.path.dirname(best), os.path.basename(found))

@@ -76,23 +76,28 @@ class Experiment:
             text = text.replace(root, 'DATA_ROOT')
         path = Path(self.config).resolve()
         inside = ROOT in path.parents
-        runs = f'={Path(self.work_dir).parent.parent}{os.sep}'
-        return dict(
+        found = dict(
             config=str(path.relative_to(ROOT) if inside else path),
             seed=self.seed,
-            options=[one.replace(runs, '=../../') for one in self.options],
+            options=self.options,
             processes=self.processes,
             train_args=self.train_args,
             split=self.split,
             config_text=text,
         )
+        return self._moved(found)
 
     def result(self) -> Optional[dict[str, float]]:
         """Return the kept metrics, or None when the run is not finished."""
         if not self.result_path.is_file():
             return None
         kept = json.loads(self.result_path.read_text())
-        return kept['metrics'] if kept['settings'] == self.settings() else None
+        return kept['metrics'] if self._moved(kept['settings']) == self.settings() else None
+
+    def _moved(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings without the folder of all runs."""
+        runs = f'={Path(self.work_dir).parent.parent}{os.sep}'
+        return dict(settings, options=[one.replace(runs, '=../../') for one in settings['options']])
 
     def conflict(self) -> Optional[str]:
         """Why the folder cannot be used for this run, None when it can.
@@ -100,7 +105,7 @@ class Experiment:
         It has checkpoints of other settings, which would be taken up.
         """
         path, settings = Path(self.work_dir, SETTINGS_FILE), self.settings()
-        earlier = json.loads(path.read_text()) if path.is_file() else settings
+        earlier = self._moved(json.loads(path.read_text())) if path.is_file() else settings
         changed = [key for key in settings if earlier.get(key) != settings[key]]
         if not changed or latest_checkpoint(self.work_dir) is None:
             return None

@@ -12,7 +12,7 @@ from typing import Any, Optional
 from mmengine.config import Config
 
 from mmseg_semi.engine.hooks.training_monitor_hook import WARNINGS_FILE
-from mmseg_semi.files import read_json
+from mmseg_semi.files import LABELS_ALONE, read_json
 from mmseg_semi.utils.config import data_places
 
 _SCALARS = 'vis_data/scalars.json'
@@ -156,6 +156,12 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
     return list(found.values())
 
 
+def _name_of(run: Run) -> str:
+    """Its config, and that it is what the guard has trained."""
+    alone = ' (labels alone)' if run.folder.name == LABELS_ALONE else ''
+    return f'{run.config_path.stem}{alone}'
+
+
 def rows_of(runs: Sequence[Run]) -> list[Row]:
     """Put runs together whose configs differ in the seed alone; a row is named by its config.
 
@@ -165,7 +171,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     for run in runs:
         content = {key: one for key, one in run.config.to_dict().items() if key not in _OF_A_RUN}
         groups.setdefault(json.dumps(content, sort_keys=True, default=repr), []).append(run)
-    stems = [several[0].config_path.stem for several in groups.values()]
+    stems = [_name_of(several[0]) for several in groups.values()]
     rows = []
     for stem, several in zip(stems, groups.values()):
         ordered = sorted(several, key=lambda run: (run.seed is None, run.seed, str(run.folder)))

@@ -115,3 +115,42 @@ def test_configs_of_own_images_are_guarded(tmp_path, text, expected):
 def test_guarded_is_true_or_false():
     with pytest.raises(ValueError, match=r"guarded must be one of \(True, False, 'always'\).*'no'"):
         train.train(Config(dict(guarded='no')), SimpleNamespace(), lambda: None)
+
+
+@pytest.mark.parametrize(
+    'missing',
+    [dict(default_hooks=dict(checkpoint=dict(save_best=None))), dict(val_dataloader=None)],
+)
+def test_always_needs_a_validation_to_compare(missing):
+    whole = dict(
+        guarded='always',
+        default_hooks=dict(checkpoint=dict(save_best='mIoU')),
+        val_dataloader=dict(),
+    )
+    train.check_guard(Config(whole))
+    train.check_guard(Config(whole | missing | dict(guarded=True)))
+    with pytest.raises(ValueError, match=r"guarded='always' compares .*set save_best='mIoU'"):
+        train.check_guard(Config(whole | missing))
+
+
+@pytest.mark.parametrize(
+    ('guarded', 'step', 'begun', 'expected'),
+    [
+        (True, 400, False, True),
+        (True, 600, False, False),
+        (True, 600, True, True),  # it was interrupted, or the run goes on with more iterations
+        ('always', 600, False, True),
+        (False, 400, True, False),
+    ],
+)
+def test_when_the_labels_alone_are_trained(config, monkeypatch, guarded, step, begun, expected):
+    config.guarded = guarded
+    asked = []
+    monkeypatch.setattr(
+        train, 'latest_checkpoint', lambda folder: asked.append(folder) or begun or None
+    )
+    runner = runner_with(f'wants{guarded}{step}{begun}', f'best_mIoU_iter_{step}.pth', 40.0)
+    assert train.wants_labels_alone(config, runner) is expected
+    assert set(asked) <= {f'{config.work_dir}/labels_alone'}
+    config.model = dict(type='EncoderDecoder')
+    assert train.wants_labels_alone(config, runner) is False

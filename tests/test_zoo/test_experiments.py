@@ -155,6 +155,11 @@ def test_where_the_folder_of_all_runs_is_does_not_count(tmp_path):
     assert first.settings() == moved.settings()
     assert first.settings()['options'] == ['b=1', 'load_from=../../start/seed0/iter_5.pth']
     assert first.settings() != run_in(tmp_path / 'here', 'other').settings()
+    # A result that names the folder, as earlier ones do, counts as well.
+    kept = dict(first.settings(), options=first.options)
+    first.result_path.parent.mkdir(parents=True)
+    first.result_path.write_text(json.dumps(dict(settings=kept, metrics=dict(mIoU=9.0))))
+    assert first.result() == dict(mIoU=9.0)
 
 
 def test_several_processes_are_those_of_the_distributed_scripts(experiment):

@@ -107,6 +107,17 @@ def test_rows_are_configs_and_their_runs_seeds(runs):
     assert rows[0].scores('mIoU', 'test') == []
 
 
+def test_what_the_guard_has_trained_is_a_row_of_its_own(runs, tmp_path):
+    run = tmp_path / 'unimatch'
+    shutil.copytree(runs / 'unimatch/seed0', run)
+    shutil.copytree(run, run / 'labels_alone')
+    cfg = Config.fromfile(run / 'labels_alone/unimatch.py')
+    cfg.model.warmup_iters = 12
+    cfg.dump(str(run / 'labels_alone/unimatch.py'))
+    rows = rows_of(find_runs([tmp_path]))
+    assert sorted(row.name for row in rows) == ['unimatch', 'unimatch (labels alone)']
+
+
 def test_the_table(runs, tmp_path, capsys):
     out = tmp_path / 'table.csv'
     compare.main([str(runs), '--of', 'best', '--out', str(out)])

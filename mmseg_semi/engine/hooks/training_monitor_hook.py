@@ -31,11 +31,11 @@ _COLLAPSED = 0.1
 _WORSE = 1.0
 _THRESHOLD = (
     "a threshold for each class (model.refiners.select=dict(_delete_=True, type='EMAThreshold', "
-    "update='per_class', initial=0.5))"
+    "update='per_class', warm_up=True))"
 )
 _LONGER = (
     'a longer start on labels alone (model.warmup_iters), an EMA teacher '
-    "(model.teacher=dict(type='EMATeacher'))"
+    "(model.teacher=dict(type='EMATeacher', from_start=True))"
 )
 
 

@@ -53,8 +53,8 @@ class EMAThreshold(BaseRefiner):
         warm_up: Whether to limit the momentum of the t-th update, t counted from 0, by
             ``1 - 1 / (t + 1)``, so that the threshold is the mean of what was found until that is
             m, and ``initial`` holds for no longer than the first iteration. Of a class, updates
-            count that find it. Without, a run of some hundred iterations hardly leaves
-            ``initial``.
+            count that find it; until one does it keeps ``initial``. Without, a run of some hundred
+            iterations hardly leaves ``initial``.
 
     Raises:
         ValueError: An argument outside its values.

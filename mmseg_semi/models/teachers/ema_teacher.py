@@ -47,7 +47,7 @@ class EMATeacher(BaseTeacher):
         from_start: Whether the teacher averages in the model's warm-up too: t counts from the run's
             first update, and the limit is ``(1 + t) / (10 + t)``, an average of about the last
             tenth of the updates. Without, the first pseudo-labels are those of a copy of the
-            student, which is less sure than an average.
+            student, which is surer of itself than an average.
         copy_epochs: Epochs after the warm-up in which the teacher's parameters still are the
             student's (1 in U2PL's and S4MC's programs); needs ``SemiTrainLoop``.
 
