@@ -235,6 +235,14 @@ def enable_tensorboard(cfg: Config) -> None:
         cfg.visualizer.vis_backends = [*backends, dict(type='TensorboardVisBackend')]
 
 
+def checkpoint_folder(cfg: Config) -> str:
+    """Where ``CheckpointHook`` writes: the folder of the run, or one of its name in ``out_dir``."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if hook.get('out_dir') in (None, cfg.work_dir):
+        return str(cfg.work_dir)
+    return os.path.join(hook['out_dir'], os.path.basename(cfg.work_dir.rstrip(os.sep)))
+
+
 def set_work_dir(cfg: Config, work_dir: str | None, config_file: str) -> None:
     """Choose the folder of the run: argument, config, or ``work_dirs/<config name>``."""
     if work_dir is not None:

@@ -244,6 +244,12 @@ def number_of(name: str) -> Optional[int]:
     return int(match.group(1)) if match else None
 
 
+def best_checkpoint(folder: Union[str, Path]) -> Optional[str]:
+    """The newest checkpoint of a best validation that a folder keeps, None where it keeps none."""
+    found = sorted(Path(folder).glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    return str(found[-1]) if found else None
+
+
 def latest_checkpoint(folder: Union[str, Path]) -> Optional[str]:
     """Find the newest checkpoint of a run that it can go on from.
 

@@ -22,7 +22,7 @@ from typing import Any, Optional
 from mmengine.config import Config
 
 from mmseg_semi.files import shipped_root, write_file
-from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
+from mmseg_semi.utils.safe_checkpoints import best_checkpoint, latest_checkpoint
 from mmseg_semi.version import __version__
 from mmseg_semi.zoo.run_logs import Run
 
@@ -153,9 +153,9 @@ class Experiment:
         minutes = (time.time() - start) / 60
         # One that was resumed has the steps of before in its logs.
         minutes = max(minutes, Run(Path(self.work_dir), Path(self.config)).minutes)
-        best = str(max(Path(self.work_dir).glob('best_*.pth'), key=os.path.getmtime, default=''))
-        checkpoint = best if self.best else latest_checkpoint(self.work_dir)
-        if not checkpoint:
+        find = best_checkpoint if self.best else latest_checkpoint
+        checkpoint = find(self.work_dir)
+        if checkpoint is None:
             raise RuntimeError(
                 f'{self.work_dir} has no checkpoint after training {self.config}, so there is '
                 'nothing to test. Let default_hooks.checkpoint save one.'

@@ -22,7 +22,7 @@ from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY, VERSIONS_KEY
 from mmseg_semi.errors import DataError, refusal
 from mmseg_semi.files import write_file
 from mmseg_semi.utils.drawing import as_rgb, colors, overlay
-from mmseg_semi.utils.safe_checkpoints import numbered, read_checkpoint
+from mmseg_semi.utils.safe_checkpoints import best_checkpoint, numbered, read_checkpoint
 from mmseg_semi.zoo.compare import SAID, choose_base, choose_scores, table, without_score
 from mmseg_semi.zoo.evaluating import Evaluation, evaluate, same_images, validation_batches
 from mmseg_semi.zoo.report_progress import html_color, through_training
@@ -75,8 +75,7 @@ def last_checkpoint(run: Run) -> Optional[str]:
 
 def checkpoint_of(run: Run) -> Optional[str]:
     """The checkpoint of the best validation where it is kept, else the last one."""
-    best = sorted(run.folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    return str(best[-1]) if best else last_checkpoint(run)
+    return best_checkpoint(run.folder) or last_checkpoint(run)
 
 
 def predict_rows(rows: Sequence[Row]) -> tuple[list[Predicted], dict[str, Any], list[str]]:

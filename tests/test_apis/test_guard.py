@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub
 from tool_runs import CONFIGS
 
-from mmseg_semi.apis import train
+from mmseg_semi.apis import guard
 from mmseg_semi.apis.start import best_of, start_is_best
 from mmseg_semi.utils.config import load_config
 
@@ -52,11 +52,19 @@ def config(tmp_path):
 
 def test_the_labels_alone_are_the_same_training_without_its_method(config, tmp_path):
     config.load_from = 'start.pth'
-    train.label_alone(config, 1000)
+    config = guard.of_labels_alone(config)
+    guard.set_labels_alone(config, 1000, 7)
     assert config.work_dir == str(tmp_path / 'work/labels_alone')
     assert config.model.warmup_iters == 1000 and config.model.warmup_epochs == 0
     assert config.resume is False and config.load_from == 'start.pth'
+    assert config.randomness.seed == 7
     assert config.model.segmentor.pretrained == 'w.pth'
+
+
+def test_a_checkpoint_of_the_run_itself_does_not_start_them(config):
+    config.update(resume=True, load_from='work/iter_500.pth')
+    assert guard.of_labels_alone(config).load_from is None
+    assert config.load_from == 'work/iter_500.pth'
 
 
 def test_an_interrupted_one_is_resumed_where_checkpoints_go(config, tmp_path, monkeypatch):
@@ -67,8 +75,8 @@ def test_an_interrupted_one_is_resumed_where_checkpoints_go(config, tmp_path, mo
         asked.append(folder)
         return f'{folder}/iter_40.pth'
 
-    monkeypatch.setattr(train, 'latest_checkpoint', latest)
-    train.label_alone(config, 1000)
+    monkeypatch.setattr(guard, 'latest_checkpoint', latest)
+    guard.set_labels_alone(config, 1000, 7)
     assert asked == [str(tmp_path / 'large/work/labels_alone')]
     assert config.resume is True and config.load_from == f'{asked[0]}/iter_40.pth'
     assert 'pretrained' not in config.model.segmentor
@@ -86,9 +94,9 @@ def test_the_better_checkpoint_is_kept(config, tmp_path, monkeypatch, score, ste
     said, trained = [], []
     runner = runner_with(f'alone{score}{step}', other, score)
     runner.train = lambda: trained.append(config.work_dir)
-    monkeypatch.setattr(train.StartRunner, 'from_cfg', lambda cfg: runner)
-    monkeypatch.setattr(train, 'print_log', lambda text, **_: said.append(text))
-    train.train_labels_alone(config, str(best), 40.0)
+    monkeypatch.setattr(guard.StartRunner, 'from_cfg', lambda cfg: runner)
+    monkeypatch.setattr(guard, 'print_log', lambda text, **_: said.append(text))
+    guard.train_labels_alone(config, str(best), 40.0)
     assert trained == [config.work_dir]
     kept = {path.name: path.read_text() for path in (tmp_path / 'work').glob('*.pth*')}
     if taken:
@@ -114,7 +122,7 @@ def test_configs_of_own_images_are_guarded(tmp_path, text, expected):
 
 def test_guarded_is_true_or_false():
     with pytest.raises(ValueError, match=r"guarded must be one of \(True, False, 'always'\).*'no'"):
-        train.train(Config(dict(guarded='no')), SimpleNamespace(), lambda: None)
+        guard.check_guard(Config(dict(guarded='no')))
 
 
 @pytest.mark.parametrize(
@@ -127,10 +135,10 @@ def test_always_needs_a_validation_to_compare(missing):
         default_hooks=dict(checkpoint=dict(save_best='mIoU')),
         val_dataloader=dict(),
     )
-    train.check_guard(Config(whole))
-    train.check_guard(Config(whole | missing | dict(guarded=True)))
+    guard.check_guard(Config(whole))
+    guard.check_guard(Config(whole | missing | dict(guarded=True)))
     with pytest.raises(ValueError, match=r"guarded='always' compares .*set save_best='mIoU'"):
-        train.check_guard(Config(whole | missing))
+        guard.check_guard(Config(whole | missing))
 
 
 @pytest.mark.parametrize(
@@ -147,10 +155,10 @@ def test_when_the_labels_alone_are_trained(config, monkeypatch, guarded, step, b
     config.guarded = guarded
     asked = []
     monkeypatch.setattr(
-        train, 'latest_checkpoint', lambda folder: asked.append(folder) or begun or None
+        guard, 'latest_checkpoint', lambda folder: asked.append(folder) or begun or None
     )
     runner = runner_with(f'wants{guarded}{step}{begun}', f'best_mIoU_iter_{step}.pth', 40.0)
-    assert train.wants_labels_alone(config, runner) is expected
+    assert guard.wants_labels_alone(config, runner) is expected
     assert set(asked) <= {f'{config.work_dir}/labels_alone'}
     config.model = dict(type='EncoderDecoder')
-    assert train.wants_labels_alone(config, runner) is False
+    assert guard.wants_labels_alone(config, runner) is False

@@ -209,6 +209,10 @@ WEIGHTS = {
     'used-folder': Case(
         'work has checkpoints of an earlier run (iter_1.pth)', change=checkpoint(dict(a=1))
     ),
+    'used-labels-alone': Case(
+        'work/labels_alone has checkpoints of an earlier run (iter_1.pth)',
+        change=checkpoint(dict(a=1), 'work/labels_alone/iter_1.pth'),
+    ),
     'resume-empty': Case('is empty', change=write('work/iter_1.pth', ''), args=('--resume',)),
     'resume-text': Case('iter_1.pth', change=write('work/iter_1.pth', 'x'), args=('--resume',)),
 }

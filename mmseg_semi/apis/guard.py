@@ -1,0 +1,113 @@
+"""The guard of own images: what the labels alone reach, where unlabeled images do not help.
+
+Where the best validation of a run is one of its start on labels alone, they are trained to the end
+too, in a folder below the run's, and their best checkpoint is taken if it is better.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+
+from mmseg_semi.apis.runner_setup import checkpoint_folder
+from mmseg_semi.apis.start import StartRunner, best_of, start_is_best
+from mmseg_semi.arguments import OneOf
+from mmseg_semi.files import LABELS_ALONE, PART_SUFFIX
+from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
+from mmseg_semi.utils.user_variables import GUARDS
+from mmseg_semi.utils.weight_checks import without_downloads
+
+
+def check_guard(cfg: Config) -> None:
+    """Refuse a guard that could not say which checkpoint is better.
+
+    Raises:
+        ValueError: ``guarded`` is no such value, or ``'always'`` without a score to compare.
+    """
+    guarded = cfg.get('guarded', False)
+    OneOf(*GUARDS).check('guarded', guarded)
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    best, validates = hook.get('save_best'), cfg.get('val_dataloader') is not None
+    if guarded == 'always' and not (isinstance(best, str) and validates):
+        raise ValueError(
+            "guarded='always' compares checkpoints by their validation, but "
+            f'default_hooks.checkpoint.save_best is {best!r}'
+            f"{'' if validates else ' and val_dataloader is None'}: set save_best='mIoU' and the "
+            'three val_* keys, or guarded=False'
+        )
+
+
+def wants_labels_alone(cfg: Config, runner: StartRunner) -> bool:
+    """Whether the guard trains the labels alone after a run; it goes on with what it has begun."""
+    if not cfg.get('guarded') or 'segmentor' not in cfg.model:
+        return False
+    begun = latest_checkpoint(os.path.join(checkpoint_folder(cfg), LABELS_ALONE)) is not None
+    return begun or cfg.guarded == 'always' or start_is_best(runner)
+
+
+def of_labels_alone(cfg: Config) -> Config:
+    """A copy of a config before it is pointed to a checkpoint to be resumed from."""
+    alone = copy.deepcopy(cfg)
+    if cfg.get('resume'):  # load_from is a checkpoint of the run with unlabeled images
+        alone.load_from = None
+    return alone
+
+
+def set_labels_alone(cfg: Config, steps: int, seed: int) -> None:
+    """Let a config train on labels alone, in a folder below its own.
+
+    Args:
+        cfg: From ``of_labels_alone``; changed.
+        steps: Of the whole run.
+        seed: Of the run with unlabeled images.
+    """
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    hook = cfg.default_hooks.checkpoint
+    if hook.get('out_dir'):
+        hook.out_dir = checkpoint_folder(cfg)
+    cfg.work_dir = os.path.join(cfg.work_dir, LABELS_ALONE)
+    if cfg.get('visualizer'):
+        cfg.visualizer.name = LABELS_ALONE  # mmengine has one for each name
+    cfg.model.update(warmup_iters=steps, warmup_epochs=0)
+    checkpoint = latest_checkpoint(checkpoint_folder(cfg))  # of a run that was interrupted
+    cfg.resume = checkpoint is not None
+    if checkpoint is not None:
+        cfg.load_from = checkpoint
+        cfg.model = without_downloads(cfg.model)
+
+
+def train_labels_alone(cfg: Config, best: str, score: float) -> None:
+    """Train the labels alone to their end, and take their best checkpoint where it is better.
+
+    Args:
+        cfg: From ``set_labels_alone``.
+        best: The best checkpoint so far, which is replaced.
+        score: Its score.
+    """
+    print_log(
+        f'The guard is on: training on the labels alone, in {cfg.work_dir}, whose best checkpoint '
+        'is taken where it is better (guard = False, or guarded=False, leaves that out)',
+        logger='current',
+    )
+    runner = StartRunner.from_cfg(cfg)
+    runner.train()
+    found, other = best_of(runner)
+    if found is None or other <= score or '://' in found:  # a file backend keeps both
+        print_log(f'Best on the validation images stays {score:.2f}, {best}', logger='current')
+        return
+    kept = os.path.join(os.path.dirname(best), os.path.basename(found))
+    if is_main_process():
+        shutil.copyfile(found, kept + PART_SUFFIX)
+        os.replace(kept + PART_SUFFIX, kept)
+        if kept != best:
+            Path(best).unlink(missing_ok=True)
+    print_log(
+        f'Best on the validation images: {other:.2f}, of the labels alone: {kept}',
+        logger='current',
+    )
