@@ -269,7 +269,9 @@ class PassesMixin:
             features = self.encode(joined, network)
             parts = features.split([sum(map(len, several)) for several in images])
             step.encoded.update({one.name: part for one, part in zip(with_images, parts)})
-        if len(with_images) < len(streams) or any(one.perturbation for one in streams):
+        if len(with_images) < len(streams) or any(
+            one.perturbation_at('encoder') for one in streams
+        ):
             features = Features.join(
                 [self.perturb(step, stream, len(views[stream.name])) for stream in streams]
             )
@@ -316,11 +318,12 @@ class PassesMixin:
     def perturb(self, step: SemiStep, stream: Stream, views: int) -> Features:
         """Return the features of a stream as the decoder gets them."""
         features = step.encoded[stream.features or stream.name]
-        if stream.perturbation is None or stream.perturbation.place != 'encoder':
+        perturbation = stream.perturbation_at('encoder')
+        if perturbation is None:
             return features
         used = used_levels(self.segmentor, len(features.maps))
         maps = list(features.maps)
-        changed = _perturbed(stream.perturbation, [maps[i] for i in used], views)
+        changed = _perturbed(perturbation, [maps[i] for i in used], views)
         for level, one in zip(used, changed):
             maps[level] = one
         return Features(maps, features.size, features.taps)
@@ -334,11 +337,8 @@ class PassesMixin:
         network: nn.Module,
     ) -> Iterator[None]:
         """Let the perturbations whose place it is change what the classifier takes."""
-        there = {
-            one.name: one.perturbation
-            for one in streams
-            if one.perturbation is not None and one.perturbation.place == 'classifier'
-        }
+        every = {one.name: one.perturbation_at('classifier') for one in streams}
+        there = {name: one for name, one in every.items() if one is not None}
 
         def change(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             parts = dict(zip(counts, given[0].split(list(counts.values()))))

@@ -111,6 +111,8 @@ def test_channels_are_dropped_before_the_classifier(build, batch, group):
     views = [*([step.labeled] if group else []), *(one.outputs for one in step.streams['strong'])]
     for level, one in enumerate(maps):
         assert one.equal(torch.cat([view.maps[level] for view in views])), 'as encoded'
+        stores = {view.maps[level].untyped_storage().data_ptr() for view in views}
+        assert stores == {one.untyped_storage().data_ptr()}, 'not copied'
     assert len(classifier._forward_pre_hooks) == 1, 'that of this test alone is left'
 
 
