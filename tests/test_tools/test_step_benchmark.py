@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import ExitStack
+
+import numpy as np
 import pytest
 import torch
 from tool_runs import load_tool
 
+from mmseg_semi.benchmarks.frameworks import watched
+
 tool = load_tool('benchmarks/step.py')
+
+
+def passes_of(method, crop=32):
+    config = tool.load_config(method, 'unet', crop)
+    config.model.segmentor.decode_head.dropout_ratio = 0  # draws from torch's generator in a pass
+    step = tool.TimedStep(config, 'cpu')
+    step.set_data(tool.make_data(step.model, 2, crop))
+    found = tool.Passes(step, 'cpu')
+    found.whole()
+    return found
 
 
 @pytest.fixture(scope='module')
 def passes():
-    step = tool.TimedStep(tool.load_config('unimatch', 'unet', 32), 'cpu')
-    step.set_data(tool.make_data(step.model, 2, 32))
-    found = tool.Passes(step)
-    found.note()
-    return found
+    return passes_of('unimatch')
 
 
 def test_the_passes_of_a_step_are_found(passes):
-    images = {'backbone': [], 'decode_head': []}
-    for _, part, inputs, grad in passes.noted:
-        assert grad, 'the student labels in the pass that trains'
-        images[part].append(len(inputs) if part == 'backbone' else len(inputs[-1]))
+    images = {'encoder': [], 'decoder': []}
+    for one in passes.noted:
+        assert one.grad, 'the student labels in the pass that trains'
+        images[one.part].append(len(one.given if one.part == 'encoder' else one.given[-1]))
     # Labeled, weak and two strong views of 2 images each. The maps of the first two are decoded
     # with their channels dropped, too, as in the released program.
-    assert sum(images['backbone']) == 8 and sum(images['decode_head']) == 12
-    assert 'forward' not in passes.step.student.backbone.__dict__, 'nothing stays behind'
+    assert sum(images['encoder']) == 8 and sum(images['decoder']) == 12
+    assert tool.segmentor_passes.encode.__module__ == tool.segmentor_passes.__name__
 
 
 def test_bare_passes_run_the_same_images_and_train_all_weights(passes, monkeypatch):
     seen = []
-    with passes.watched(
-        lambda network, part, inputs, run: seen.append((part, len(inputs))) or run()
-    ):
+    with ExitStack() as stack:
+        for part in ('backbone', 'decode_head'):
+            note = lambda given, run, part=part: seen.append((part, len(given[-1]))) or run()  # noqa: E731
+            stack.enter_context(watched(getattr(passes.step.student, part), note))
         passes.bare()
-    assert [part for part, _ in seen] == [part for _, part, _, _ in passes.noted]
+    names = dict(encoder='backbone', decoder='decode_head')
+    assert seen == [(names[one.part], len(one.given[-1])) for one in passes.noted]
     monkeypatch.setattr(passes.step.optimizer, 'update_params', lambda loss: loss.backward())
     for one in passes.step.student.parameters():
         one.grad = None
@@ -45,9 +59,35 @@ def test_bare_passes_run_the_same_images_and_train_all_weights(passes, monkeypat
 
 
 def test_parts_sum_to_the_step(passes):
-    parts = passes.split('cpu')
+    passes.whole()
+    parts = passes.parts[-1]
     assert set(parts) == {'encoder', 'decoder', 'backward and optimizer', 'the rest'}
     assert all(seconds > 0 for seconds in parts.values())
+
+
+@pytest.mark.parametrize('method', ['corrmatch', 'rankmatch', 'weighting', 'u2pl', 's4mc'])
+def test_own_operations_are_those_of_the_step(method, monkeypatch):
+    """The same losses and the same gradients of the method's own layers; none in the network."""
+    passes = passes_of(method, 64)
+    model, losses, trained = passes.step.model, [], []
+    monkeypatch.setattr(
+        passes.step.optimizer, 'update_params', lambda loss: losses.append(loss) or loss.backward()
+    )
+    state = copy.deepcopy(model.state_dict())
+    for run in (passes.whole, passes.own):
+        model.load_state_dict(state)
+        model.zero_grad()
+        torch.manual_seed(1)
+        np.random.seed(1)
+        run()
+        trained.append({name: one.grad for name, one in model.named_parameters()})
+    torch.testing.assert_close(losses[1], losses[0])
+    whole, own = trained
+    for name, gradient in own.items():
+        if name.startswith('segmentor.'):
+            assert gradient is None and whole[name] is not None
+        else:
+            torch.testing.assert_close(gradient, whole[name])
 
 
 def test_the_table(capsys, tmp_path):
@@ -55,6 +95,7 @@ def test_the_table(capsys, tmp_path):
     size = ['--network', 'unet', '--crop', '48', '--batch', '2', '--step-repeats', '1']
     tool.main(['--method', 'mean_teacher', *size, '--out', str(out)])
     text = out.read_text()
+    assert '| `mean_teacher` | own operations, by themselves, against the bare passes |' in text
     assert '| `mean_teacher` | time of a step against its bare passes |' in text
     memory = next(line for line in text.splitlines() if 'memory of a step' in line)
     step, bare, ratio = (float(cell.split()[0]) for cell in memory.split('|')[3:6])

@@ -2,24 +2,28 @@
 """Measure what a method's own operations cost in a training step, beside its network's passes.
 
 A step is as in frameworks.py: random images that are prepared once, past the warm-up. Its passes
-are noted, images and gradients of each, and run again bare: the same images through the same
-networks, backward from the mean of all logits, the optimizer. What the step takes more is the
-method's own: mixing, pseudo-labels, heads, losses and their backward pass, the teacher's update.
-Step and bare passes take turns in one process; memory is counted in a step of its own.
+are noted. Then they are run bare: the same images through the same networks, backward from the mean
+of all logits, the optimizer. And the step is run without them: each pass gives what it gave before,
+and gradients end at it. What is left is the method's own: mixing, pseudo-labels, heads, losses and
+their backward pass, the teacher's update. Step, bare passes and own operations take turns in one
+process; memory is counted in a step of its own. What a method does inside a pass (a dropout before
+the classifier) is part of the pass.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Union
+from unittest.mock import patch
 
 import torch
 from mmengine.logging import MMLogger
+from torch import Tensor
 
 from mmseg_semi.benchmarks import measuring
 from mmseg_semi.benchmarks.frameworks import (
@@ -30,11 +34,20 @@ from mmseg_semi.benchmarks.frameworks import (
     keeps_gradients,
     load_config,
     make_data,
-    watched,
 )
-from mmseg_semi.benchmarks.measuring import Report, Row, at_most, duration, in_turns, mebibytes
+from mmseg_semi.benchmarks.measuring import (
+    Report,
+    Row,
+    at_most,
+    duration,
+    in_turns,
+    mebibytes,
+    median_ratio,
+)
 from mmseg_semi.benchmarks.step_memory import LiveBytes
 from mmseg_semi.errors import run_tool
+from mmseg_semi.models.segmentors import network as segmentor_passes
+from mmseg_semi.structures import Features, SegOutputs
 
 #: Percent of the bare passes that a method's own operations may take.
 OWN_PERCENT = dict(cpu=10.0, cuda=5.0)
@@ -56,78 +69,129 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return measuring.read_options(parser, list(argv) if argv is not None else None)
 
 
+class Replayed(torch.autograd.Function):
+    """Gives what a pass has made; gradients end here, and its inputs get zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, made: Sequence[Tensor], *given: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors of ``made`` as if they were made of those that are given."""
+        ctx.zeros = [torch.zeros((), dtype=one.dtype, device=one.device) for one in given]
+        ctx.shapes = [one.shape for one in given]
+        return tuple(one.detach() for one in made)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:
+        """Return zeros that take no memory."""
+        return (None, *(zero.expand(shape) for zero, shape in zip(ctx.zeros, ctx.shapes)))
+
+
+@dataclass
+class Pass:
+    """A pass of a step.
+
+    Attributes:
+        network: The network.
+        part: ``'encoder'`` or ``'decoder'``.
+        given: Images, or the maps of the encoder.
+        grad: Whether it keeps what gradients need.
+        made: The maps or the logits that it gave.
+        taps: The features that were tapped in it.
+    """
+
+    network: Any
+    part: str
+    given: Any
+    grad: bool
+    made: list[Tensor]
+    taps: dict[str, Tensor]
+
+    def again(self, given: Union[Tensor, Features]) -> Union[Features, SegOutputs]:
+        """What it gave, as if it had been made of what is given now."""
+        maps = given.maps if isinstance(given, Features) else []
+        every, anchor = [*self.made, *self.taps.values()], torch.zeros((), requires_grad=True)
+        found = list(Replayed.apply(every, anchor, *maps))
+        made, taps = found[: len(self.made)], dict(zip(self.taps, found[len(self.made) :]))
+        if isinstance(given, Tensor):
+            return Features(made, (given.shape[-2], given.shape[-1]), taps)
+        features = {**given.taps, **taps}
+        return SegOutputs(made, given.size, self.network.align_corners, maps, features)
+
+
 class Passes:
-    """The passes of a step: they are noted, timed, and run again bare.
+    """The passes of a step: they are noted and timed, run again bare, and left out.
 
     Args:
         step: The step.
+        device: ``'cpu'`` or ``'cuda'``.
     """
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
-        networks = [step.student] + ([step.teacher] if step.teacher is not None else [])
-        self.modules = [(one, part) for one in networks for part in ('backbone', 'decode_head')]
-        #: Of each pass: its network, part, inputs and whether it keeps what gradients need.
-        self.noted: list[tuple[Any, str, Any, bool]] = []
-        self.seconds: dict[str, float] = {}
+    def __init__(self, step: TimedStep, device: str) -> None:
+        self.step, self.device = step, device
+        self.noted: list[Pass] = []
+        #: Of each whole step that was run: seconds of its parts.
+        self.parts: list[dict[str, float]] = []
 
     @contextmanager
     def watched(self, watch: Callable[[Any, str, Any, Callable[[], Any]], Any]) -> Iterator[None]:
-        """Let ``watch`` make each pass of a part of a network."""
-        with ExitStack() as stack:
-            for network, part in self.modules:
-                stack.enter_context(watched(getattr(network, part), partial(watch, network, part)))
+        """Let ``watch`` make each pass of the step, of its network, part and what it is given."""
+        encode, decode = segmentor_passes.encode, segmentor_passes.decode
+
+        def watched_encode(network: Any, images: Tensor, taps: Any) -> Any:
+            return watch(network, 'encoder', images, lambda: encode(network, images, taps))
+
+        def watched_decode(network: Any, features: Features, taps: Any) -> Any:
+            return watch(network, 'decoder', features, lambda: decode(network, features, taps))
+
+        with patch.multiple(segmentor_passes, encode=watched_encode, decode=watched_decode):
             yield
 
-    def note(self) -> None:
-        """Run the step once and keep the inputs of its passes."""
-
-        def watch(network: Any, part: str, inputs: Any, run: Callable[[], Any]) -> Any:
-            kept = inputs.detach() if part == 'backbone' else [one.detach() for one in inputs]
-            self.noted.append((network, part, kept, keeps_gradients(getattr(network, part))))
-            return run()
-
-        self.noted.clear()
-        with self.watched(watch):
-            self.step()
-
-    def split(self, device: str) -> dict[str, float]:
-        """Run the step once; seconds of the forward passes, of the rest before and after."""
+    def whole(self) -> None:
+        """Run the step; note its passes, and the seconds of its parts."""
         found = dict(encoder=0.0, decoder=0.0)
+        self.noted.clear()
 
-        def now() -> float:
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            return time.perf_counter()
-
-        def watch(network: Any, part: str, inputs: Any, run: Callable[[], Any]) -> Any:
-            start = now()
-            made = run()
-            found['encoder' if part == 'backbone' else 'decoder'] += now() - start
-            return made
+        def watch(network: Any, part: str, given: Any, run: Callable[[], Any]) -> Any:
+            made: list[Any] = []
+            found[part] += measuring.timed(lambda: made.append(run()), self.device)
+            (one,) = made
+            if part == 'encoder':
+                inputs, outputs, taps = given.detach(), one.maps, one.taps
+            else:
+                inputs, outputs = detached(given.maps), one.stages
+                taps = {name: tap for name, tap in one.features.items() if name not in given.taps}
+            taps = dict(zip(taps, detached([*taps.values()])))
+            grad = keeps_gradients(network)
+            self.noted.append(Pass(network, part, inputs, grad, detached(outputs), taps))
+            return one
 
         with self.watched(watch):
-            start = now()
-            self.step()
-            whole = now() - start
-        update = self.step.update_seconds
-        found['backward and optimizer'] = update
-        found['the rest'] = whole - sum(found.values())
-        return found
+            seconds = measuring.timed(self.step, self.device)
+        found['backward and optimizer'] = self.step.update_seconds
+        found['the rest'] = seconds - sum(found.values())
+        self.parts.append(found)
 
     def bare(self) -> None:
-        """Run the passes alone, backward from the mean of their outputs, and the optimizer."""
+        """Run the passes alone, backward from the mean of their logits, and the optimizer."""
         total = torch.zeros((), device=next(self.step.student.parameters()).device)
         made: dict[int, Any] = {}
-        for network, part, inputs, grad in self.noted:
-            with nullcontext() if grad else torch.no_grad():
-                if part == 'backbone':
-                    made[id(network)] = network.extract_feat(inputs)
+        for one in self.noted:
+            network = one.network
+            with nullcontext() if one.grad else torch.no_grad():
+                if one.part == 'encoder':
+                    made[id(network)] = network.extract_feat(one.given)
                     continue
-                maps = self._joined(made.get(id(network)), inputs) if grad else inputs
+                maps = self._joined(made.get(id(network)), one.given) if one.grad else one.given
                 logits = network.decode_head(maps)
-                total = total + logits.mean() if grad else total
+                total = total + logits.mean() if one.grad else total
         self.step.optimizer.update_params(total)
+
+    def own(self) -> None:
+        """Run the step without its passes."""
+        left = iter(self.noted)
+        with self.watched(lambda network, part, given, run: next(left).again(given)):
+            self.step()
+        if next(left, None) is not None:
+            raise AssertionError('the step has fewer passes than before')
 
     @staticmethod
     def _joined(features: Any, inputs: Any) -> Any:
@@ -137,6 +201,11 @@ class Passes:
             one[torch.arange(images, device=one.device) % len(one)] if len(one) != images else one
             for one in features
         ]
+
+
+def detached(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same values without what made them."""
+    return [one.detach() for one in tensors]
 
 
 class TimedStep(Step):
@@ -169,22 +238,28 @@ def measure(name: str, args: argparse.Namespace) -> Report:
     """Measure a method's step and its bare passes in turns."""
     step = TimedStep(load_config(name, args.network, args.crop), args.device)
     step.set_data(make_data(step.model, args.batch, args.crop))
-    passes = Passes(step)
-    passes.note()
-    whole, bare = in_turns([step, passes.bare], args.step_repeats, args.device)
-    own = [100 * (a / b - 1) for a, b in zip(whole, bare)]
-    percent, target = statistics.median(own), OWN_PERCENT[args.device]
+    passes = Passes(step, args.device)
+    sides = (passes.whole, passes.bare, passes.own)
+    whole, bare, own = in_turns(sides, args.step_repeats, args.device)
+    percent, target = 100 * median_ratio(own, bare), OWN_PERCENT[args.device]
     peaks = [peak_of(run, step, args.device) for run in (step, passes.bare)]
     report = Report()
     report.rows = [
         Row(
             name,
+            'own operations, by themselves, against the bare passes',
+            duration(statistics.median(own)),
+            duration(statistics.median(bare)),
+            f'{percent:.1f} %',
+            f'<= {target:g} %',
+            at_most(percent, target),
+        ),
+        Row(
+            name,
             'time of a step against its bare passes',
             duration(statistics.median(whole)),
             duration(statistics.median(bare)),
-            f'{percent:+.1f} %',
-            f'<= {target:g} %',
-            at_most(percent, target),
+            f'{100 * (median_ratio(whole, bare) - 1):+.1f} %',
         ),
         Row(
             name,
@@ -194,11 +269,9 @@ def measure(name: str, args: argparse.Namespace) -> Report:
             f'{peaks[0] / peaks[1]:.2f}',
         ),
     ]
-    parts = [passes.split(args.device) for _ in range(args.step_repeats)]
-    report.notes = [
-        f'`{name}`: {measuring.split_of(parts)}; own share by turn '
-        f'{", ".join(f"{one:+.1f} %" for one in own)}.'
-    ]
+    turns = ', '.join(f'{100 * (a / b - 1):+.1f} %' for a, b in zip(whole, bare))
+    parts = measuring.split_of(passes.parts[-args.step_repeats :])
+    report.notes = [f'`{name}`: {parts}; a step against its bare passes, by turn: {turns}.']
     return report
 
 
