@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,27 @@ def write_files(files: Mapping[Path, str | bytes]) -> None:
 def write_file(path: str | Path, content: str | bytes) -> None:
     """Write one file, see :func:`write_files`."""
     write_files({Path(path): content})
+
+
+def check_writable(folder: str | Path, what: str, remedy: str) -> None:
+    """Try to write a file in a folder before the work of which it is to hold the result.
+
+    Args:
+        folder: It is made where it is not there.
+        what: What is to be written, as in 'no checkpoint'.
+        remedy: What to do, after a colon.
+
+    Raises:
+        ValueError: It cannot be written.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f'{folder}: no {what} can be written there ({error.strerror}): {remedy}'
+        ) from error
 
 
 def check_there(

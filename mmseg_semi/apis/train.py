@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from mmseg_semi.apis.runner_setup import (
     setup_distributed,
 )
 from mmseg_semi.apis.start import StartRunner, best_of, end_logs
-from mmseg_semi.files import LABELS_ALONE
+from mmseg_semi.files import LABELS_ALONE, check_writable
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi.utils.config_settings import SEED, check_together
 from mmseg_semi.utils.safe_checkpoints import (
@@ -53,25 +52,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parse_tool(runs.train(), argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
-
-
-def check_writable(folder: str) -> None:
-    """Try to write a file where checkpoints are going to be, before the first iteration.
-
-    Raises:
-        ValueError: It cannot be written.
-    """
-    if '://' in folder:  # a file backend of mmengine
-        return
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f'{folder}: no checkpoint can be written there ({error.strerror}): name another folder '
-            'with --work-dir or default_hooks.checkpoint.out_dir'
-        ) from error
 
 
 def refuse_used(folder: str) -> None:
@@ -153,8 +133,12 @@ def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> N
     else:
         refuse_used(checkpoint_folder(cfg))
         refuse_used(os.path.join(checkpoint_folder(cfg), LABELS_ALONE))
-    if is_main_process():
-        check_writable(checkpoint_folder(cfg))
+    if is_main_process() and '://' not in checkpoint_folder(cfg):  # a file backend of mmengine
+        check_writable(
+            checkpoint_folder(cfg),
+            'checkpoint',
+            'name another folder with --work-dir or default_hooks.checkpoint.out_dir',
+        )
     if cfg.get('load_from') and not cfg.get('resume'):
         refuse_incomplete(cfg.load_from, 'load_from')
         if '://' in cfg.load_from:

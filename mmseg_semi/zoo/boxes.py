@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
 from mmseg_semi.detection.coco import read_coco
 from mmseg_semi.files import write_file
-from mmseg_semi.zoo.experiments import TOOLS, call, shown
+from mmseg_semi.zoo.experiments import TOOLS, call, ending_commands, shown
 
 MINUTES = 'minutes.txt'
 
@@ -135,7 +135,8 @@ class Boxes:
         try:
             for command in commands:
                 print('#', shown(command), flush=True)
-                call(command, str(self.work_dir / 'boxes.log'), threads, command[2])
+                with ending_commands():
+                    call(command, str(self.work_dir / 'boxes.log'), threads, command[2])
         finally:  # an interrupted training counts
             minutes = before + (time.time() - start) / 60
             write_file(self.work_dir / MINUTES, f'{minutes:.2f}\n')

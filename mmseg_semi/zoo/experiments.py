@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NoReturn, Optional
 
 from mmengine.config import Config
 
@@ -30,6 +32,7 @@ ROOT = shipped_root()
 TOOLS = ROOT / 'tools'
 INSTALLED = ROOT.name == '.mim'  # from a wheel: there is no repository
 RESULT_FILE, SETTINGS_FILE = 'result.json', 'settings.json'
+_RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Experiment:
         split: Hash of the split that is trained on, where it is known.
         keep_predictions: Whether the predicted label maps are kept, in ``predictions``.
         best: Whether the checkpoint of the best validation is tested, and not the last one.
+        test_options: ``--cfg-options`` of testing alone; another test does not train anew.
     """
 
     config: str
@@ -59,6 +63,7 @@ class Experiment:
     keep_predictions: bool = True
     split: Optional[str] = None
     best: bool = False
+    test_options: list[str] = field(default_factory=list)
 
     @property
     def result_path(self) -> Path:
@@ -66,7 +71,7 @@ class Experiment:
         return Path(self.work_dir) / RESULT_FILE
 
     def settings(self) -> dict[str, Any]:
-        """What a kept result or checkpoint must agree with to be taken for this run's.
+        """What a kept checkpoint must agree with to be taken for this run's.
 
         Where data, checkout and the folder of all runs are does not count.
         """
@@ -89,32 +94,42 @@ class Experiment:
 
     def result(self) -> Optional[dict[str, float]]:
         """Return the kept metrics, or None when the run is not finished."""
-        if not self.result_path.is_file():
-            return None
-        kept = json.loads(self.result_path.read_text())
-        return kept['metrics'] if self._moved(kept['settings']) == self.settings() else None
+        kept = self._kept_result()
+        return None if kept is None else kept['metrics']
+
+    def _kept_result(self) -> Optional[dict[str, Any]]:
+        kept = _read_dict(self.result_path) or {}
+        same = self._moved(kept.get('settings', {})) == self.settings() if kept else False
+        return kept if same and kept.get('test_options', []) == self.test_options else None
 
     def _moved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings without the folder of all runs."""
         runs = f'={Path(self.work_dir).parent.parent}{os.sep}'
-        return dict(settings, options=[one.replace(runs, '=../../') for one in settings['options']])
+        options = settings.get('options', [])
+        return dict(settings, options=[one.replace(runs, '=../../') for one in options])
 
     def conflict(self) -> Optional[str]:
         """Why the folder cannot be used for this run, None when it can.
 
         It has checkpoints of other settings, which would be taken up.
         """
-        path, settings = Path(self.work_dir, SETTINGS_FILE), self.settings()
-        earlier = self._moved(json.loads(path.read_text())) if path.is_file() else settings
+        if latest_checkpoint(self.work_dir) is None:
+            return None
+        settings, path = self.settings(), Path(self.work_dir, SETTINGS_FILE)
+        earlier = self._moved(_read_dict(path) or {}) if path.is_file() else settings
         changed = [key for key in settings if earlier.get(key) != settings[key]]
-        if not changed or latest_checkpoint(self.work_dir) is None:
+        if not changed:
             return None
         if 'options' in changed:
-            other = sorted({*earlier.get('options', ())} ^ {*settings['options']})
-            changed[changed.index('options')] = f'options {", ".join(other)}'
+            before, now = earlier['options'], settings['options']
+            gone, new = (
+                ', '.join(one for one in some if one not in others) or 'none'
+                for some, others in ((before, now), (now, before))
+            )
+            changed[changed.index('options')] = f'options: before {gone}, now {new}'
         return (
             f'{self.work_dir} has checkpoints of {self.config} with other settings '
-            f'({", ".join(changed)}), and training would go on from them. Give another work '
+            f'({"; ".join(changed)}), and training would go on from them. Give another work '
             'folder, or remove that one.'
         )
 
@@ -128,10 +143,13 @@ class Experiment:
         rest = ['--work-dir', os.path.join(self.work_dir, 'test')]
         if self.keep_predictions:
             rest += ['--out', os.path.join(self.work_dir, 'predictions')]
-        return self._command('test', [self.config, checkpoint], rest)
+        return self._command('test', [self.config, checkpoint], rest, self.test_options)
 
-    def _command(self, tool: str, files: list[str], rest: list[str]) -> list[str]:
-        options = ['--cfg-options', *self.options] if self.options else []
+    def _command(
+        self, tool: str, files: list[str], rest: list[str], more: Sequence[str] = ()
+    ) -> list[str]:
+        given = [*self.options, *more]
+        options = ['--cfg-options', *given] if given else []
         if self.processes == 1:
             return [sys.executable, str(TOOLS / f'{tool}.py'), *files, *rest, *options]
         script = str(TOOLS / f'dist_{tool}.sh')
@@ -163,20 +181,42 @@ class Experiment:
         self._call('test', self.test_command(checkpoint))
         metrics = newest_metrics(os.path.join(self.work_dir, 'test'))
         metrics['train_minutes'] = round(minutes, 2)
-        content = dict(settings=self.settings(), metrics=metrics)
+        content = dict(
+            settings=self.settings(),
+            test_options=self.test_options,
+            commits=self._note_commit(),
+            metrics=metrics,
+        )
         write_file(self.result_path, json.dumps(content, indent=1))
         return metrics
 
     def _claim_folder(self) -> None:
-        """Note the settings of the run, before it leaves any checkpoint."""
+        """Note the settings and the commit of the run, before it leaves any checkpoint."""
         conflict = self.conflict()
         if conflict:
             raise RuntimeError(conflict)
-        write_file(Path(self.work_dir, SETTINGS_FILE), json.dumps(self.settings(), indent=1))
+        self._note_commit()
+
+    def _note_commit(self) -> list[str]:
+        """Add the commit to those that the run has noted beside its settings; return all."""
+        path = Path(self.work_dir, SETTINGS_FILE)
+        earlier = (_read_dict(path) or {}).get('commits', [])
+        commits = list(dict.fromkeys([*earlier, checkout_commit()]))
+        write_file(path, json.dumps(dict(self.settings(), commits=commits), indent=1))
+        return commits
 
     def _call(self, step: str, command: Sequence[str]) -> None:
         log = os.path.join(self.work_dir, f'{step}.log')
         call(command, log, self.threads, self.config)
+
+
+def _read_dict(path: Path) -> Optional[dict[str, Any]]:
+    """What a JSON file has; None where it is not there, or broken."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _data_roots(node: object) -> set[str]:
@@ -210,10 +250,35 @@ def call(command: Sequence[str], log: str, threads: Optional[int], what: str) ->
             env[name] = str(threads)
     os.makedirs(os.path.dirname(log), exist_ok=True)
     with open(log, 'ab') as output:
-        code = subprocess.call(list(command), stdout=output, stderr=subprocess.STDOUT, env=env)
+        code = _wait_for(list(command), stdout=output, stderr=subprocess.STDOUT, env=env)
     if code:
         tail = Path(log).read_text(errors='replace').splitlines()[-15:]
         raise RuntimeError(f'{Path(command[1]).name} {what} failed, see {log}:\n' + '\n'.join(tail))
+
+
+def _wait_for(command: list[str], **options: Any) -> int:
+    with subprocess.Popen(command, **options) as process:
+        _RUNNING.add(process)
+        try:
+            return process.wait()
+        finally:
+            _RUNNING.discard(process)
+
+
+@contextmanager
+def ending_commands() -> Iterator[None]:
+    """Pass SIGTERM on to the commands that run, which save a checkpoint, and end with them."""
+
+    def end(number: int, frame: Any) -> NoReturn:
+        for process in [*_RUNNING]:
+            process.send_signal(number)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _free_port() -> int:
@@ -249,7 +314,7 @@ def run_experiments(
         report(experiment, metrics)
         return metrics
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with ending_commands(), ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(run, experiments))
 
 
@@ -273,6 +338,17 @@ def checkout_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return 'unknown'
     return text.strip()
+
+
+def commits_of(runs: Iterable[Experiment]) -> str:
+    """The commits that the finished ones of some runs were trained and tested at, in words.
+
+    Runs are kept over commits, so these need not be that of the checkout.
+    """
+    kept = [_read_dict(run.result_path) for run in runs]
+    each = [one.get('commits', ['not noted']) for one in kept if one is not None]
+    commits = dict.fromkeys(commit for several in each for commit in several)
+    return f'Commit{"s" if len(commits) > 1 else ""} {", ".join(commits) or "not noted"}'
 
 
 def newest_metrics(folder: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from mmseg_semi.files import write_file
 from mmseg_semi.utils.drawing import Tile, as_rgb, colors, legend, paint, png_of, sheet
+from mmseg_semi.zoo.experiments import RESULT_FILE
 
 TILE = 192
 
@@ -45,7 +46,8 @@ def _read(path: Path, flag: int) -> np.ndarray:
     image = cv2.imread(str(path), flag)
     if image is None:
         raise FileNotFoundError(
-            f'{path} can not be read as an image: put it there, or run its test again'
+            f'{path} can not be read as an image: put it there; a prediction is made anew where '
+            f'{RESULT_FILE} of its run is removed and the command given again'
         )
     return image
 

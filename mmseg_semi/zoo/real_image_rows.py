@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mmseg_semi.errors import exiting, hint
-from mmseg_semi.files import shipped_root, write_file
+from mmseg_semi.files import check_there, shipped_root, write_file
 from mmseg_semi.zoo.paper_tables import find_paper_table, load_methods
 from mmseg_semi.zoo.write_configs import assignment, nested
 
@@ -59,8 +59,8 @@ def unlabeled_of(config: Path) -> dict[str, Any]:
     return Config.fromfile(config).train_dataloader.dataset.get('unlabeled') or {}
 
 
-def options_of(config: Path, labels: str, part: str) -> list[str]:
-    """What is changed in a config for a number of labels and the part that is predicted."""
+def options_of(config: Path, labels: str) -> list[str]:
+    """What is changed in a config for a number of labels."""
     options = []
     if labels != parts_of(config).labels:
         dataset, split = 'train_dataloader.dataset', f'splits/{labels}'
@@ -75,10 +75,14 @@ def options_of(config: Path, labels: str, part: str) -> list[str]:
             path = Path(boxes[key])
             path = path.parent.with_name(labels) / path.name
             options.append(f'{dataset}.unlabeled.detections.{key}={path}')
-    if part != 'test':
-        prefix = 'test_dataloader.dataset.data_prefix'
-        options += [f'{prefix}.img_path=images/{part}', f'{prefix}.seg_map_path=annotations/{part}']
     return options
+
+
+def test_options_of(part: str) -> list[str]:
+    """What is changed in a config for the part that is predicted."""
+    prefix = 'test_dataloader.dataset.data_prefix'
+    options = [f'{prefix}.img_path=images/{part}', f'{prefix}.seg_map_path=annotations/{part}']
+    return [] if part == 'test' else options
 
 
 def list_of(config: Path, labels: str) -> Path:
@@ -87,11 +91,11 @@ def list_of(config: Path, labels: str) -> Path:
     return Path(root, 'splits', labels, 'labeled.txt')
 
 
-def check_lists(config: Path, labels: str) -> None:
-    """Refuse a number of labels of which the data set has no lists.
+def check_lists(config: Path, labels: str, part: str) -> None:
+    """Refuse a number of labels of which the data set has no lists, and a part that it lacks.
 
     Raises:
-        SystemExit: Says which there are.
+        SystemExit: Says which there are, or which folder is not there.
     """
     wanted = list_of(config, labels)
     root = wanted.parents[2]
@@ -107,6 +111,9 @@ def check_lists(config: Path, labels: str) -> None:
             f'--labels {labels}: {wanted} does not exist; there are '
             f'{", ".join(there)} and all. Name one, or make lists with --labels of the converter.'
         )
+    for kind in ('images', 'annotations'):
+        remedy = 'Make the data set whole with its converter, or predict another --part.'
+        check_there(root / kind / part, remedy, f'--part {part}', 'folder', SystemExit)
 
 
 def chosen(names: Sequence[str], known: dict[str, Path], folder: Path) -> dict[str, Path]:

@@ -9,6 +9,7 @@ own images are.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
@@ -31,11 +32,13 @@ from mmseg_semi.zoo.real_image_rows import (
     parts_of,
     rows,
     rows_of_table,
+    test_options_of,
     unlabeled_of,
 )
 from mmseg_semi.zoo.result_table import (
     Results,
     add_run_options,
+    check_out,
     positive,
     read_run_options,
     run_rows,
@@ -82,9 +85,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--guard',
         action='store_true',
-        help='as configs for own images: each row trains in one piece, first on labels alone, with '
-        'a teacher that averages from the start; the best of ten validations is predicted, and '
-        'labels alone are trained to the end where their start stays the best',
+        help='as configs for own images, but with the teachers of these rows: each trains in one '
+        'piece, first --start-iters on labels alone, with a teacher that averages from the start; '
+        'the best of ten validations is predicted, and labels alone are trained to the end where '
+        'their start stays the best',
     )
     parser.add_argument(
         '--part', choices=PARTS, default='test', help='what is predicted; choices are made on val'
@@ -102,6 +106,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         file = getattr(args, name)
         if file and not file.endswith('.png'):
             parser.error(f'--{name} must end in .png, got {file}')
+        check_out(parser, f'--{name}', file, f'{name}.png')
     if args.curve and len({*(args.labels or ())} - {ALL}) < 2:
         parser.error('--curve needs several numbers of labels, such as --labels 12 46 (and all)')
     return args
@@ -119,7 +124,7 @@ def boxes_of(config: Path, labels: str, folder: Path) -> Optional[Boxes]:
         return None
     parts = parts_of(config)
     detector = CONFIGS / 'detection' / f'faster-rcnn{MODEL}{parts.data}-{parts.labels}.py'
-    options = options_of(config, labels, 'test')
+    options = options_of(config, labels)
     return Boxes(str(config), str(detector), str(folder), '.png', options)
 
 
@@ -133,28 +138,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     names = [row for table in args.ablation for row in rows_of_table(table, known)]
     names = [*(args.methods or ([] if names else [ALL])), *names]
+    numbers = args.labels or [parts_of(known[BASE]).labels]
+    for labels in numbers:
+        check_lists(known[BASE], labels, args.part)
     picked = chosen(names, known, Path(args.work_dir, 'configs'))
     if args.base not in {BASE, *picked}:
         raise SystemExit(
             f'--base {args.base}: no such row is run; name one of {", ".join(picked)}, or add it '
             'to --methods'
         )
-    numbers = args.labels or [parts_of(known[BASE]).labels]
-    for labels in numbers:
-        check_lists(known[BASE], labels)
+    if args.base not in picked:
+        print(f'no row is compared with {BASE}, add it to --methods', file=sys.stderr)
+    if ALL in numbers and [*picked] != [BASE]:
+        print(f'--labels {ALL}: {BASE} alone is run, the ceiling', file=sys.stderr)
     every: dict[str, Results] = {}
     for labels in numbers:
         # With all of them, what is left to learn from are the labels.
         these = {BASE: known[BASE]} if labels == ALL else picked
-        every[labels], boxes = run(these, known[BASE], labels, args)
+        every[labels], boxes, runs = run(these, known[BASE], labels, args)
         results = every[labels]
         many = f'{args.data}, {labels} labeled images, {args.part} part'
-        many += ', best of ten validations' if args.guard else ''
+        many += ', checkpoint of the best validation' if args.guard else ''
         base = args.base if args.base in results else None
         text = '\n'.join(
             [f'{many}.\n', table(results, base), *(f'{one.said()}\n' for one in boxes)]
         )
-        write_table(text, args.seeds, _out(args.out, labels, args))
+        write_table(text, runs.values(), args.seeds, _out(args.out, labels, args))
         picture = _out(args.picture, labels, args)
         if picture:
             draw(picture, results, known[BASE], labels, args)
@@ -224,10 +233,15 @@ def plan(
     folder, split = folder_of(labels, args), hash_of_lists(list_of(base, labels))
 
     def experiment(name: str, config: Path, seed: int, *options: str) -> Experiment:
-        every = [*options_of(config, labels, args.part), *options]
-        work_dir = str(folder / name / f'seed{seed}')
         return Experiment(
-            str(config), work_dir, seed, every, args.threads, split=split, best=args.guard
+            str(config),
+            str(folder / name / f'seed{seed}'),
+            seed,
+            [*options_of(config, labels), *options],
+            args.threads,
+            split=split,
+            best=args.guard,
+            test_options=test_options_of(args.part),
         )
 
     if args.guard:
@@ -260,7 +274,7 @@ def folder_of(labels: str, args: argparse.Namespace) -> Path:
 
 def run(
     picked: dict[str, Path], base: Path, labels: str, args: argparse.Namespace
-) -> tuple[Results, list[Boxes]]:
+) -> tuple[Results, list[Boxes], Runs]:
     """Make the boxes, run the starts, then the rows.
 
     Args:
@@ -270,7 +284,7 @@ def run(
         args: The command line.
 
     Returns:
-        Metrics by row and seed, and the boxes that rows read.
+        Metrics by row and seed, the boxes that rows read, and all runs.
     """
     starts, runs = plan(picked, base, labels, args)
     found = [boxes_of(config, labels, folder_of(labels, args)) for config in picked.values()]
@@ -280,4 +294,4 @@ def run(
             one.make(args.threads)
     run_rows(starts, args.jobs)
     results = run_rows(runs, args.jobs)
-    return {name: results[name] for name in picked}, boxes
+    return {name: results[name] for name in picked}, boxes, {**starts, **runs}

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmseg_semi.files import write_file
+from mmseg_semi.files import check_writable, write_file
 from mmseg_semi.utils.config import load_config
-from mmseg_semi.zoo.experiments import (
-    Experiment,
-    checkout_commit,
-    mean_and_spread,
-    run_experiments,
-)
+from mmseg_semi.utils.config_settings import SEED
+from mmseg_semi.zoo.experiments import Experiment, commits_of, mean_and_spread, run_experiments
 
 #: Metrics of a row by seed.
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]
@@ -55,11 +51,28 @@ def read_run_options(
 ) -> argparse.Namespace:
     """Read a command line; refuse what would fail after the runs, or in the first of them."""
     args = parser.parse_args(argv)
-    if args.out and Path(args.out).is_dir():
-        parser.error(f'--out {args.out} is a folder: name a file in it, such as table.md')
-    if min(args.seeds) < 0:
-        parser.error(f'--seeds must be whole numbers >= 0, got {min(args.seeds)}')
+    check_out(parser, '--out', args.out, 'table.md')
+    args.seeds = list(dict.fromkeys(args.seeds))
+    for seed in args.seeds:
+        try:
+            SEED.check('--seeds', seed)
+        except ValueError as error:
+            parser.error(str(error))
     return args
+
+
+def check_out(
+    parser: argparse.ArgumentParser, option: str, file: Optional[str], example: str
+) -> None:
+    """Refuse a file that could not be written, before the work."""
+    if not file:
+        return
+    if Path(file).is_dir():
+        parser.error(f'{option} {file} is a folder: name a file in it, such as {example}')
+    try:
+        check_writable(Path(file).parent, 'file', f'name another one with {option}')
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -151,15 +164,18 @@ def run_rows(runs: Mapping[tuple[str, int], Experiment], jobs: int) -> Results:
     return results
 
 
-def write_table(text: str, seeds: Sequence[int], out: Optional[str]) -> None:
-    """Print a table with the commit and the seeds above it, and write it where asked.
+def write_table(
+    text: str, runs: Iterable[Experiment], seeds: Sequence[int], out: Optional[str]
+) -> None:
+    """Print a table with its commits and seeds above it, and write it where asked.
 
     Args:
         text: The table.
+        runs: The finished runs that it is of.
         seeds: Of the runs.
         out: Markdown file, or None.
     """
-    text = f'Commit {checkout_commit()}, seeds {", ".join(map(str, seeds))}.\n\n{text}'
+    text = f'{commits_of(runs)}, seeds {", ".join(map(str, seeds))}.\n\n{text}'
     print(text)
     if out:
         write_file(Path(out), text)
@@ -182,4 +198,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     results = run_rows(runs, args.jobs)
     ordered = {config: results[config] for config in args.configs}
-    write_table(table(ordered), args.seeds, args.out)
+    write_table(table(ordered), runs.values(), args.seeds, args.out)

@@ -22,7 +22,7 @@ from mmseg_semi.files import shipped_root, write_file
 from mmseg_semi.zoo.boxes import Boxes, distinct, hash_of_lists
 from mmseg_semi.zoo.experiments import (
     Experiment,
-    checkout_commit,
+    commits_of,
     mean_and_spread,
     run_experiments,
     shown,
@@ -349,7 +349,7 @@ def run_all(
             write_out()
 
     def write_out() -> str:
-        text = f'Commit {checkout_commit()}, seeds {args.seeds}{said_options(args)}.\n\n'
+        text = f'{commits_of(run for _, run in runs)}, seeds {args.seeds}{said_options(args)}.\n\n'
         text += table_text(rows, finished_results(runs))
         if args.out:
             write_file(args.out, text)

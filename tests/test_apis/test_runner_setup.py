@@ -11,9 +11,10 @@ from mmseg.registry import HOOKS, OPTIMIZERS, TRANSFORMS
 from tool_runs import TOOLS, UNIMATCH, write_config
 
 from mmseg_semi.apis import runner_setup
-from mmseg_semi.apis.train import check_writable, refuse_used
+from mmseg_semi.apis.train import refuse_used
 from mmseg_semi.engine.hooks import DataCheckHook, RunRecordHook
 from mmseg_semi.errors import refusal
+from mmseg_semi.files import check_writable
 
 
 def test_sync_bn_becomes_bn_wherever_it_stands(monkeypatch):
@@ -143,12 +144,13 @@ def test_work_dir_is_argument_or_config_or_name():
 
 
 def test_a_folder_that_takes_no_checkpoint_is_named_at_once(tmp_path):
-    check_writable(str(tmp_path / 'new'))
+    said = ('checkpoint', 'name another folder')
+    check_writable(str(tmp_path / 'new'), *said)
     assert list((tmp_path / 'new').iterdir()) == []
     (tmp_path / 'file').touch()
     for folder in (str(tmp_path / 'file' / 'run'), '/proc/run'):
         with pytest.raises(ValueError, match=f'{folder}: no checkpoint can be written there'):
-            check_writable(folder)
+            check_writable(folder, *said)
 
 
 CHECKS = [dict(type='mmseg.DataCheckHook'), dict(type='mmseg.RunRecordHook')]

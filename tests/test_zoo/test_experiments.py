@@ -1,6 +1,8 @@
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from mmengine.config import Config
 from mmseg_semi.zoo.experiments import (
     TOOLS,
     Experiment,
+    commits_of,
     mean_and_spread,
     newest_metrics,
     run_experiments,
@@ -118,12 +121,89 @@ def test_checkpoints_of_other_settings_are_not_taken_up(experiment, change):
     for name, value in change.items():
         setattr(experiment, name, value)
     (key,) = change
-    key = 'options x=1, x=2' if key == 'options' else key
+    key = 'options: before x=1, now x=2' if key == 'options' else key
     with pytest.raises(RuntimeError, match=rf'other settings \({key}\).*another work folder'):
         experiment.run()
     assert len(experiment.calls) == calls and experiment.result() is None
     experiment.calls.clear()  # as if the folder had no checkpoint
     assert experiment.run()['mIoU'] == 50.5
+
+
+def test_another_test_of_a_training_does_not_train_anew(experiment):
+    experiment.run()
+    experiment.test_options = ['part=val']
+    assert experiment.result() is None and experiment.conflict() is None
+    experiment.calls.clear()
+    experiment.run()
+    train, test = experiment.calls
+    assert '--resume' in train and train[-1] == 'x=1', 'what is finished goes on to its end'
+    assert test[-3:] == ['--cfg-options', 'x=1', 'part=val']
+    assert experiment.result() is not None
+    experiment.test_options = []
+    assert experiment.result() is None
+
+
+def test_a_run_notes_its_commits(experiment, tmp_path, monkeypatch):
+    at = iter(['one', 'one', 'two', 'two'])
+    monkeypatch.setattr('mmseg_semi.zoo.experiments.checkout_commit', lambda: next(at))
+    other = Experiment(experiment.config, str(tmp_path / 'other'))
+    assert commits_of([experiment, other]) == 'Commit not noted'
+    experiment.run()
+    assert commits_of([experiment, other]) == 'Commit one'
+    experiment.test_options = ['part=val']
+    experiment.run()
+    assert commits_of([experiment, other]) == 'Commits one, two'
+    other.result_path.parent.mkdir()
+    other.result_path.write_text(json.dumps(dict(settings={}, metrics={})))
+    assert commits_of([experiment, other]) == 'Commits one, two, not noted'
+
+
+@pytest.mark.parametrize('text', ['', '{"settings": {', '[]', '{"metrics": {"mIoU": 1}}'])
+def test_a_broken_result_is_tested_anew(experiment, text):
+    experiment.run()
+    experiment.result_path.write_text(text)
+    assert experiment.result() is None
+    assert experiment.run()['mIoU'] == 50.5
+
+
+def test_broken_settings_are_refused_beside_checkpoints(experiment, tmp_path):
+    experiment.run()
+    experiment.result_path.unlink()
+    (tmp_path / 'work/settings.json').write_text('{"con')
+    with pytest.raises(RuntimeError, match=r'other settings \(.*options: before none, now x=1'):
+        experiment.run()
+
+
+def test_sigterm_ends_the_command_that_runs(tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text(
+        'import pathlib, signal, sys, time\n'
+        'def end(*_):\n'
+        '    pathlib.Path("ended").touch()\n'
+        '    sys.exit(143)\n'
+        'signal.signal(signal.SIGTERM, end)\n'
+        'pathlib.Path("begun").touch()\n'
+        'time.sleep(60)\n'
+    )
+    parent = tmp_path / 'parent.py'
+    parent.write_text(
+        'import sys\n'
+        'from mmseg_semi.zoo.experiments import Experiment, call, run_experiments\n'
+        'class Run(Experiment):\n'
+        '    def run(self):\n'
+        '        call([sys.executable, "child.py"], "log/x.log", 1, "x")\n'
+        'run_experiments([Run("c.py", "w"), Run("c.py", "w2")])\n'
+    )
+    process = subprocess.Popen([sys.executable, str(parent)], cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / 'begun').exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    (tmp_path / 'begun').unlink()
+    process.terminate()
+    assert process.wait(60) == 143
+    assert (tmp_path / 'ended').exists()
+    assert not (tmp_path / 'begun').exists(), 'the next one is not begun'
 
 
 def test_where_data_and_checkout_are_does_not_count(tmp_path, monkeypatch):

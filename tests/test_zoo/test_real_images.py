@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,14 @@ def lists(monkeypatch, tmp_path_factory) -> None:
         path = root / f'splits/{labels}/labeled.txt'
         path.parent.mkdir(parents=True)
         path.touch()
+    make_parts(root)
     monkeypatch.setenv('CAMVID_ROOT', str(root))
+
+
+def make_parts(root: Path) -> None:
+    for kind in ('images', 'annotations'):
+        for part in ('val', 'test'):
+            (root / kind / part).mkdir(parents=True)
 
 
 @pytest.fixture
@@ -139,9 +147,8 @@ def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs
         for seed in (0, 3)
     }
     assert all(run.best for run in runs)
-    assert (
-        'camvid, 12 labeled images, test part, best of ten validations.' in capsys.readouterr().out
-    )
+    said = 'camvid, 12 labeled images, test part, checkpoint of the best validation.'
+    assert said in capsys.readouterr().out
 
 
 def options(run: Experiment) -> dict[str, Any]:
@@ -156,7 +163,13 @@ def test_other_numbers_of_labels(runs, tmp_path):
     one, all_images = runs[1], runs[3]
     assert options(one)[f'{dataset}.labeled.ann_file'] == 'splits/46/labeled.txt'
     assert options(one)[f'{dataset}.unlabeled.ann_file'] == 'splits/46/unlabeled.txt'
-    assert options(one)['test_dataloader.dataset.data_prefix.seg_map_path'] == 'annotations/val'
+    prefix = 'test_dataloader.dataset.data_prefix'
+    assert all(
+        run.test_options
+        == [f'{prefix}.img_path=images/val', f'{prefix}.seg_map_path=annotations/val']
+        for run in runs
+    )
+    assert not any(key.startswith('test_') for key in options(one)), 'training is the same'
     assert 'supervised' in all_images.config
     assert options(all_images)[f'{dataset}.labeled.ann_file'] == ''
     assert f'{dataset}.unlabeled.ann_file' not in options(all_images)
@@ -197,7 +210,10 @@ def test_curve_and_pictures(runs, tmp_path, monkeypatch):
         (['--curve', 'a', '--labels', '12', '46'], '--curve must end in .png, got a'),
         (['--curve', 'a.png', '--labels', '12', 'all'], '--curve needs several numbers of labels'),
         (['--out', '/tmp'], '--out /tmp is a folder: name a file in it'),
-        (['--seeds', '0', '-1'], '--seeds must be whole numbers >= 0, got -1'),
+        (['--out', '/proc/a.md'], '/proc: no file can be written there'),
+        (['--picture', '/proc/a/b.png'], '/proc/a: no file can be written there'),
+        (['--seeds', '0', '-1'], '--seeds must be a whole number from 0 to 4294967295, got -1'),
+        (['--seeds', '4294967296'], '--seeds must be a whole number from 0 to 4294967295'),
     ],
 )
 def test_options_that_can_not_be(options, said, capsys):
@@ -228,8 +244,30 @@ def test_all_labels_do_not_change_the_rows_of_other_numbers(runs, tmp_path):
     assert rows == ['supervised', 'unimatch']
 
 
+def test_what_is_not_compared_or_run_is_said(runs, tmp_path, capsys):
+    arguments = ['--data', 'camvid', '--methods', 'unimatch', '--seeds', '1', '1']
+    real_images.main([*arguments, '--labels', 'all', '12', '--work-dir', str(tmp_path)])
+    said = capsys.readouterr()
+    assert 'no row is compared with supervised, add it to --methods' in said.err
+    assert '--labels all: supervised alone is run, the ceiling' in said.err
+    assert 'seeds 1.' in said.out, 'a seed is run once'
+    real_images.main(['--data', 'camvid', '--methods', 'supervised', '--seeds', '1'])
+    assert not capsys.readouterr().err
+
+
+def test_a_part_that_is_not_there_is_refused_before_anything_is_run(runs, tmp_path, monkeypatch):
+    root = Path(os.environ['CAMVID_ROOT'])
+    (root / 'annotations/test').rmdir()
+    arguments = ['--data', 'camvid', '--methods', 'corrmatch:no-soft', '--work-dir', str(tmp_path)]
+    with pytest.raises(SystemExit, match='--part test: there is no folder .*annotations/test'):
+        real_images.main(arguments)
+    assert not runs and not list(tmp_path.iterdir()), 'no config of a setting is left'
+    real_images.main([*arguments, '--part', 'val'])
+
+
 def test_results_of_other_lists_are_not_taken(runs, tmp_path, monkeypatch):
     monkeypatch.setenv('CAMVID_ROOT', str(tmp_path))
+    make_parts(tmp_path)
     arguments = ['--data', 'camvid', '--methods', 'supervised', '--seeds', '0']
     lists = tmp_path / 'splits/12'
     lists.mkdir(parents=True)
@@ -256,6 +294,7 @@ def camvid(tmp_path, monkeypatch, runs) -> list[list[str]]:
             path = root / f'splits/{labels}/{part}.txt'
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f'{part}_{labels}\n')
+    make_parts(root)
 
     def call(command, log, threads, what):
         made.append(command)

@@ -25,7 +25,7 @@ from mmseg_semi.files import read_list, write_file
 from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
 from mmseg_semi.zoo.boxes import hash_of_lists
 from mmseg_semi.zoo.experiments import Experiment, call
-from mmseg_semi.zoo.real_image_rows import BASE, check_lists, list_of, options_of, parts_of, rows
+from mmseg_semi.zoo.real_image_rows import BASE, check_lists, list_of, rows, test_options_of
 from mmseg_semi.zoo.real_images import DATA, PARTS
 from mmseg_semi.zoo.result_table import (
     add_run_options,
@@ -63,11 +63,17 @@ def train(labeled: Path, seed: int, config: Path, args: argparse.Namespace) -> E
         f'train_dataloader.dataset.labeled.ann_file={labeled.resolve()}',
         f'train_cfg.max_iters={args.iters}',
         f'train_cfg.val_interval={args.iters}',
-        *options_of(config, parts_of(config).labels, args.part),
     ]
-    split = hash_of_lists(labeled)
     folder = str(labeled.parent / 'run')
-    run = Experiment(str(config), folder, seed, options, threads=args.threads, split=split)
+    run = Experiment(
+        str(config),
+        folder,
+        seed,
+        options,
+        args.threads,
+        split=hash_of_lists(labeled),
+        test_options=test_options_of(args.part),
+    )
     print(f'{folder}: mIoU {run.run()["mIoU"]:.2f}', flush=True)
     return run
 
@@ -106,24 +112,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='WARNING')  # it reports each variable it reads
     config = rows(args.data)[BASE]
-    check_lists(config, args.labels)
+    check_lists(config, args.labels, args.part)
     first = list_of(config, args.labels)
     labeled, unlabeled = names_in(first), names_in(first.with_name('unlabeled.txt'))
     root = Path(args.work_dir, f'{args.data}-{args.labels}+{args.more}')
     alone = f'{args.labels} labels'
     results: dict[str, dict[int, dict[str, float]]] = {alone: {}, RANDOM: {}, RANKED: {}}
+    runs: list[Experiment] = []
     for seed in args.seeds:
         folder = root / f'seed{seed}'
         start = train(write_lists(folder / 'start', labeled, unlabeled), seed, config, args)
         results[alone][seed] = start.run()
+        runs.append(start)
         drawn = random.Random(seed).sample(unlabeled, args.more)
         ranked = rank(start, unlabeled, config)[: args.more]
         for name, more in ((RANDOM, drawn), (RANKED, ranked)):
             left = [one for one in unlabeled if one not in more]
             lists = write_lists(folder / name, [*labeled, *more], left)
-            results[name][seed] = train(lists, seed, config, args).run()
+            runs.append(train(lists, seed, config, args))
+            results[name][seed] = runs[-1].run()
     head = f'{args.data}, {alone} and {args.more} more, {args.part} part.\n\n'
-    write_table(head + table(results, RANDOM), args.seeds, args.out)
+    write_table(head + table(results, RANDOM), runs, args.seeds, args.out)
 
 
 if __name__ == '__main__':
