@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -25,7 +26,9 @@ from mmseg_semi.analysis.pseudo_label_counts import GradientCounts, PseudoLabelC
 from mmseg_semi.arguments import Whole
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.datasets.samplers import SemiSampler
+from mmseg_semi.engine.resuming import changed_settings
 from mmseg_semi.engine.semi_train_loop import SemiTrainLoop, seed_step
+from mmseg_semi.errors import name_some
 from mmseg_semi.files import write_file
 from mmseg_semi.models.component import last_head
 from mmseg_semi.models.teachers.base_teacher import forward_mode
@@ -43,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='training config of a method')
+    parser.add_argument('config', help="training config of a method, that of the run's work folder")
     parser.add_argument('checkpoint')
     parser.add_argument(
         '--truth', required=True, metavar='DIR', help='true masks of the unlabeled images'
@@ -87,7 +90,16 @@ def start_run(cfg: Config, checkpoint: str, work_dir: str, seed: int) -> Runner:
     runner = Runner.from_cfg(cfg)
     model, loop = runner.model, runner.train_loop
     check_run(runner)
-    done = load_weights(model, checkpoint).get('meta', {}).get('iter', 0)
+    loaded = load_weights(model, checkpoint)
+    changed = changed_settings(loaded, runner.cfg)
+    if changed:
+        print(
+            f'the checkpoint was trained with {name_some([*changed.values()])}; its step is '
+            'measured with what the config says now: name the config in its work folder for the '
+            'step as it was',
+            file=sys.stderr,
+        )
+    done = loaded.get('meta', {}).get('iter', 0)
     model.set_progress(0, loop.max_iters, loop.iters_per_epoch)
     iteration = max(min(done, loop.max_iters - 1), model.warmup_length, 1)
     loop._iter = iteration  # hooks leave a resumed run's teacher and banks as they are

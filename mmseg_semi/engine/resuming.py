@@ -102,8 +102,7 @@ def check_resumed(runner: Any, checkpoint: Mapping[str, Any]) -> None:
     """
     model = getattr(runner.model, 'module', runner.model)
     _refuse_other_model(model, checkpoint)
-    old, new = checkpoint.get('meta', {}).get(SETTINGS_KEY), settings_of(runner.cfg)
-    changed = _changes(old, new) if isinstance(old, Mapping) else {}
+    changed = changed_settings(checkpoint, runner.cfg)
     _refuse_other_kinds(changed)
     fixed = [text for key, text in changed.items() if key.startswith(_OF_THE_CHECKPOINT)]
     if fixed:
@@ -119,6 +118,12 @@ def check_resumed(runner: Any, checkpoint: Mapping[str, Any]) -> None:
             'now, and its results will be those of neither.'
         )
     _warn_of_schedule(runner, checkpoint)
+
+
+def changed_settings(checkpoint: Mapping[str, Any], cfg: Mapping[str, Any]) -> dict[str, str]:
+    """What a checkpoint was trained with and a config has otherwise, in words by key."""
+    old = checkpoint.get('meta', {}).get(SETTINGS_KEY)
+    return _changes(old, settings_of(cfg)) if isinstance(old, Mapping) else {}
 
 
 def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:

@@ -274,6 +274,16 @@ def test_the_tool_measures_every_unlabeled_image_once(measured):
     assert measured['gradients'].keys() == {'decode.loss_ce', 'strong.loss', 'perturbed.loss'}
 
 
+def test_a_config_of_another_schedule_is_said(server, unimatch_run, digit_root, tmp_path):
+    """Thresholds and weights may depend on how far a run is."""
+    command = (unimatch_run.config, unimatch_run.checkpoint, '--images', '2', '--gradients', '0')
+    command += ('--truth', digit_root / 'audit' / 'unlabeled')
+    done = server.run(TOOL, *command, cwd=tmp_path)
+    assert 'the checkpoint was trained with' not in done.output
+    done = server.run(TOOL, *command, '--cfg-options', 'train_cfg.max_iters=90', cwd=tmp_path)
+    assert 'the checkpoint was trained with train_cfg.max_iters=8 (now 90); its step' in done.output
+
+
 def without_truth(found: dict[str, Any]) -> list[Any]:
     """What can be said without any truth."""
     rows = [found['raw'], *(one['after'] for one in found['refiners'].values())]
