@@ -167,11 +167,12 @@ def convert_pairs(
         make_image: Returns uint8 (H, W, 3); a function of a module, as ``make_mask``.
         make_mask: Returns the class numbers, uint8 (H, W).
         note: See :func:`convert`.
-        args: ``workers`` and ``overwrite``.
+        args: ``workers`` and ``overwrite``, and ``raw`` where there is such a folder.
 
     Raises:
-        SystemExit: See :func:`convert`.
+        SystemExit: See :func:`convert` and :func:`refuse_others`.
     """
+    refuse_others(out, parts, getattr(args, 'raw', None))
     options = dict(workers=args.workers, overwrite=args.overwrite)
     for kind, make in (('images', make_image), ('annotations', make_mask)):
         tasks = [
@@ -182,6 +183,32 @@ def convert_pairs(
         what = 'images' if kind == 'images' else 'masks'
         counts: Counts = convert(tasks, make, note, what=what, colors=what == 'images', **options)
         report(out, counts, what)
+
+
+def refuse_others(
+    out: Path, parts: Mapping[str, Iterable[str]], raw: str | Path | None = None
+) -> None:
+    """Refuse a folder that has files of another data set, before anything is written.
+
+    Args:
+        out: Folder of the data set.
+        parts: Names of the images of each part.
+        raw: Folder that is read.
+
+    Raises:
+        SystemExit: Names some of the files.
+    """
+    if raw is not None and out.resolve() == Path(raw).resolve():
+        raise SystemExit(f'--out {out} is the folder that is read: name another one')
+    for kind in ('images', 'annotations'):
+        for part, names in parts.items():
+            folder, known = out / kind / part, set(names)
+            others = [one.name for one in sorted(folder.glob('*.png')) if one.stem not in known]
+            if others:
+                raise SystemExit(
+                    f'{folder} has {len(others)} files that are not of this data set: '
+                    f'{name_some(others, 3)}. Name another folder with --out, or remove that one.'
+                )
 
 
 # -------------------------------------------------------------------------------------------- lists

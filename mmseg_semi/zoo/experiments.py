@@ -272,7 +272,9 @@ def ending_commands() -> Iterator[None]:
     def end(number: int, frame: Any) -> NoReturn:
         for process in [*_RUNNING]:
             process.send_signal(number)
-        raise SystemExit(128 + number)
+        os.write(2, b'SIGTERM: what runs saves a checkpoint; give the command again to go on\n')
+        status = 128 + number
+        raise SystemExit(status)
 
     before = signal.signal(signal.SIGTERM, end)
     try:

@@ -152,6 +152,20 @@ def test_a_second_run_keeps_what_is_there_and_mends_what_is_broken(street, tmp_p
     assert listed(out, 2) != contents['splits/2/labeled.txt'].decode().split()
 
 
+def test_a_folder_of_another_data_set_is_left_as_it_is(street, stack, tmp_path):
+    out = tmp_path / 'out'
+    camvid.main([str(street), '--out', str(out), '--partial', '--labels', '2'])
+    before = written(out)
+    said = refusal(sstem.main, stack, '--out', out, '--partial', '--labels', '1')
+    assert f'{out}/images/train has 9 files that are not of this data set: 0001TP_00000.png' in said
+    assert said.endswith('Name another folder with --out, or remove that one.')
+    assert written(out) == before
+    raw = written(street)
+    said = refusal(camvid.main, street, '--out', f'{street}/', '--partial', '--labels', '2')
+    assert said == f'--out {street} is the folder that is read: name another one'
+    assert written(street) == raw
+
+
 def test_camvid_that_is_wrong(street, tmp_path):
     out = tmp_path / 'out'
     args = (street, '--out', out)

@@ -21,6 +21,8 @@ def runs(monkeypatch: Any, tmp_path: Path) -> list[Experiment]:
     """The experiments that would have been run, on a CamVid of which there are lists alone."""
     monkeypatch.setenv('CAMVID_ROOT', str(tmp_path))
     tool.write_lists(tmp_path / 'splits/12', LABELED, UNLABELED)
+    for kind in ('images', 'annotations'):
+        (tmp_path / kind / 'test').mkdir(parents=True)
     done: list[Experiment] = []
 
     def run(experiment: Experiment) -> dict[str, float]:

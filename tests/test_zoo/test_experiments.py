@@ -194,14 +194,16 @@ def test_sigterm_ends_the_command_that_runs(tmp_path):
         '        call([sys.executable, "child.py"], "log/x.log", 1, "x")\n'
         'run_experiments([Run("c.py", "w"), Run("c.py", "w2")])\n'
     )
-    process = subprocess.Popen([sys.executable, str(parent)], cwd=tmp_path)
+    command = [sys.executable, str(parent)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (tmp_path / 'begun').exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     (tmp_path / 'begun').unlink()
     process.terminate()
-    assert process.wait(60) == 143
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and 'give the command again to go on' in said
     assert (tmp_path / 'ended').exists()
     assert not (tmp_path / 'begun').exists(), 'the next one is not begun'
 
