@@ -215,19 +215,21 @@ def test_means_of_the_digit_scenes_are_those_of_their_seeds() -> None:
 
 def test_the_table_of_the_readme_is_that_of_the_results() -> None:
     found = []
-    for table in tables(REPO / 'docs/results.md')[:4]:
+    for number, table in enumerate(tables(REPO / 'docs/results.md')[:5]):
         seeds = {row[0]: [float(one) for one in row[-1].split(', ')] for row in table}
         for name, *_, mean, gain, _ in table:
             assert mean == spread(seeds[name])
             more = [one - other for one, other in zip(seeds[name], seeds['supervised'])]
             error = statistics.stdev(more) / len(more) ** 0.5
-            assert name == 'supervised' or within(gain, statistics.mean(more), error)
+            # Some rows of ssTEM are compared with a supervised run that the text names.
+            if name != 'supervised' and number < 4:
+                assert within(gain, statistics.mean(more), error)
         found.append({row[0]: row[1] for row in table})
-    real, _, nuclei, land = found
+    real, _, nuclei, land, sstem = found
     rows = tables(REPO / 'README.md')[1]
     assert len(rows) == 15 == len(real)
     for name, *means in rows:
-        assert means == [one.get(name, '') for one in (real, nuclei, land)]
+        assert means == [one.get(name, '') for one in (real, nuclei, land, sstem)]
 
 
 def test_choosing_has_the_figures_of_the_results() -> None:
