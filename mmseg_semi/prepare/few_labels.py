@@ -206,8 +206,9 @@ def refuse_others(
             others = [one.name for one in sorted(folder.glob('*.png')) if one.stem not in known]
             if others:
                 raise SystemExit(
-                    f'{folder} has {len(others)} files that are not of this data set: '
-                    f'{name_some(others, 3)}. Name another folder with --out, or remove that one.'
+                    f'{folder} has {len(others)} files of which there is nothing in what is read, '
+                    f'as of another data set: {name_some(others, 3)}. Name another folder with '
+                    '--out, or remove that one.'
                 )
 
 

@@ -133,9 +133,9 @@ class Boxes:
         """
         commands, start, before = self.commands(), time.time(), self._minutes() or 0.0
         try:
-            for command in commands:
-                print('#', shown(command), flush=True)
-                with ending_commands():
+            with ending_commands():
+                for command in commands:
+                    print('#', shown(command), flush=True)
                     call(command, str(self.work_dir / 'boxes.log'), threads, command[2])
         finally:  # an interrupted training counts
             minutes = before + (time.time() - start) / 60

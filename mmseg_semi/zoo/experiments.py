@@ -13,6 +13,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,9 @@ from mmseg_semi.zoo.run_logs import Run
 ROOT = shipped_root()
 TOOLS = ROOT / 'tools'
 INSTALLED = ROOT.name == '.mim'  # from a wheel: there is no repository
-RESULT_FILE, SETTINGS_FILE = 'result.json', 'settings.json'
+RESULT_FILE, SETTINGS_FILE, NOT_NOTED = 'result.json', 'settings.json', 'not noted'
 _RUNNING: set[subprocess.Popen[bytes]] = set()
+_ENDING = threading.Event()
 
 
 @dataclass
@@ -94,13 +96,19 @@ class Experiment:
 
     def result(self) -> Optional[dict[str, float]]:
         """Return the kept metrics, or None when the run is not finished."""
-        kept = self._kept_result()
+        kept = self.kept_result()
         return None if kept is None else kept['metrics']
 
-    def _kept_result(self) -> Optional[dict[str, Any]]:
-        kept = _read_dict(self.result_path) or {}
-        same = self._moved(kept.get('settings', {})) == self.settings() if kept else False
-        return kept if same and kept.get('test_options', []) == self.test_options else None
+    def kept_result(self) -> Optional[dict[str, Any]]:
+        """What is kept of this run and test, None when there is no such result."""
+        kept = self._kept_of_training()
+        return kept if kept and kept.get('test_options', []) == self.test_options else None
+
+    def _kept_of_training(self) -> Optional[dict[str, Any]]:
+        """What is kept of this run, whatever was tested."""
+        kept = _read_dict(self.result_path)
+        same = kept and 'metrics' in kept and self._moved(kept.get('settings', {}))
+        return kept if same == self.settings() else None
 
     def _moved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings without the folder of all runs."""
@@ -169,8 +177,12 @@ class Experiment:
         start = time.time()
         self._call('train', self.train_command())
         minutes = (time.time() - start) / 60
-        # One that was resumed has the steps of before in its logs.
-        minutes = max(minutes, Run(Path(self.work_dir), Path(self.config)).minutes)
+        # One that was resumed has the steps of before in its logs, or was timed before.
+        timed = [minutes, Run(Path(self.work_dir), Path(self.config)).minutes]
+        minutes = max(
+            *timed,
+            (self._kept_of_training() or {'metrics': {}})['metrics'].get('train_minutes', 0.0),
+        )
         find = best_checkpoint if self.best else latest_checkpoint
         checkpoint = find(self.work_dir)
         if checkpoint is None:
@@ -200,9 +212,11 @@ class Experiment:
     def _note_commit(self) -> list[str]:
         """Add the commit to those that the run has noted beside its settings; return all."""
         path = Path(self.work_dir, SETTINGS_FILE)
-        earlier = (_read_dict(path) or {}).get('commits', [])
-        commits = list(dict.fromkeys([*earlier, checkout_commit()]))
-        write_file(path, json.dumps(dict(self.settings(), commits=commits), indent=1))
+        begun = latest_checkpoint(self.work_dir) is not None
+        noted = (_read_dict(path) or {}) if begun else dict(commits=[])
+        commits = [*dict.fromkeys([*noted.pop('commits', [NOT_NOTED]), checkout_commit()])]
+        settings = noted or self.settings()  # those that it was begun with
+        write_file(path, json.dumps(dict(settings, commits=commits), indent=1))
         return commits
 
     def _call(self, step: str, command: Sequence[str]) -> None:
@@ -257,22 +271,30 @@ def call(command: Sequence[str], log: str, threads: Optional[int], what: str) ->
 
 
 def _wait_for(command: list[str], **options: Any) -> int:
-    with subprocess.Popen(command, **options) as process:
-        _RUNNING.add(process)
-        try:
+    if _ENDING.is_set():
+        text = f'SIGTERM came before {shown(command)}: give the command again to go on'
+        raise RuntimeError(text)
+    process = subprocess.Popen(command, **options)
+    _RUNNING.add(process)
+    try:
+        with process:  # it is waited for, whatever is raised
             return process.wait()
-        finally:
-            _RUNNING.discard(process)
+    finally:
+        _RUNNING.discard(process)
 
 
 @contextmanager
 def ending_commands() -> Iterator[None]:
-    """Pass SIGTERM on to the commands that run, which save a checkpoint, and end with them."""
+    """Pass SIGTERM on to the commands that run, begin no other, and end with them.
+
+    A training saves a checkpoint.
+    """
 
     def end(number: int, frame: Any) -> NoReturn:
+        _ENDING.set()
         for process in [*_RUNNING]:
             process.send_signal(number)
-        os.write(2, b'SIGTERM: what runs saves a checkpoint; give the command again to go on\n')
+        os.write(2, b'SIGTERM: a training saves a checkpoint; give the command again to go on\n')
         status = 128 + number
         raise SystemExit(status)
 
@@ -281,6 +303,7 @@ def ending_commands() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _ENDING.clear()
 
 
 def _free_port() -> int:
@@ -347,10 +370,10 @@ def commits_of(runs: Iterable[Experiment]) -> str:
 
     Runs are kept over commits, so these need not be that of the checkout.
     """
-    kept = [_read_dict(run.result_path) for run in runs]
-    each = [one.get('commits', ['not noted']) for one in kept if one is not None]
+    kept = [run.kept_result() for run in runs]
+    each = [one.get('commits', [NOT_NOTED]) for one in kept if one is not None]
     commits = dict.fromkeys(commit for several in each for commit in several)
-    return f'Commit{"s" if len(commits) > 1 else ""} {", ".join(commits) or "not noted"}'
+    return f'Commit{"s" if len(commits) > 1 else ""} {", ".join(commits) or NOT_NOTED}'
 
 
 def newest_metrics(folder: str) -> dict[str, float]:

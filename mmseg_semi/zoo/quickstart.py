@@ -21,7 +21,7 @@ from mmengine.logging import MMLogger
 
 from mmseg_semi.prepare import digit_scenes, land_cover
 from mmseg_semi.zoo import real_images
-from mmseg_semi.zoo.experiments import ROOT, Experiment
+from mmseg_semi.zoo.experiments import ROOT, Experiment, ending_commands
 from mmseg_semi.zoo.pictures import draw_tests
 from mmseg_semi.zoo.real_image_rows import BASE, parts_of, rows
 
@@ -133,7 +133,7 @@ def run_all(experiments: dict[str, Experiment]) -> dict[str, dict]:
     for name, experiment in experiments.items():
         state = 'training' if name in waiting else 'already trained and tested:'
         print(f'{name}: {state} {experiment.config}, log in {experiment.work_dir}', flush=True)
-    with ThreadPoolExecutor(max(1, min(len(waiting), CORES))) as pool:
+    with ending_commands(), ThreadPoolExecutor(max(1, min(len(waiting), CORES))) as pool:
         running = {name: pool.submit(e.run) for name, e in waiting.items()}
         while any(not job.done() for job in running.values()):
             wait(running.values(), timeout=15)

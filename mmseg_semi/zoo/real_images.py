@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f'--base {args.base}: no such row is run; name one of {", ".join(picked)}, or add it '
             'to --methods'
         )
-    if args.base not in picked:
+    if args.base not in picked and {*numbers} != {ALL}:
         print(f'no row is compared with {BASE}, add it to --methods', file=sys.stderr)
     if ALL in numbers and [*picked] != [BASE]:
         print(f'--labels {ALL}: {BASE} alone is run, the ceiling', file=sys.stderr)

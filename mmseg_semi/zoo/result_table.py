@@ -51,14 +51,19 @@ def read_run_options(
 ) -> argparse.Namespace:
     """Read a command line; refuse what would fail after the runs, or in the first of them."""
     args = parser.parse_args(argv)
-    check_out(parser, '--out', args.out, 'table.md')
+    check_run_options(parser, args)
+    return args
+
+
+def check_run_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse seeds and a file that can not be; each seed is run once."""
     args.seeds = list(dict.fromkeys(args.seeds))
     for seed in args.seeds:
         try:
             SEED.check('--seeds', seed)
         except ValueError as error:
             parser.error(str(error))
-    return args
+    check_out(parser, '--out', args.out, 'table.md')
 
 
 def check_out(

@@ -36,6 +36,7 @@ from mmseg_semi.zoo.paper_tables import (
     find_table,
     load_methods,
 )
+from mmseg_semi.zoo.result_table import check_run_options
 
 CONFIGS = shipped_root() / 'configs'
 DETECTIONS = 'train_dataloader.dataset.unlabeled.detections'
@@ -80,6 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not (args.list or args.count or args.tables or args.table):
         parser.error('name a table, or give --list')
+    check_run_options(parser, args)
     return args
 
 

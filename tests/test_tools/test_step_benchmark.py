@@ -21,8 +21,12 @@ def passes_of(method, crop=32):
     step = tool.TimedStep(config, 'cpu')
     step.set_data(tool.make_data(step.model, 2, crop))
     found = tool.Passes(step, 'cpu')
-    found.whole()
+    found.note()
     return found
+
+
+def images_in(given):
+    return len(given if torch.is_tensor(given) else given[-1])
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +38,7 @@ def test_the_passes_of_a_step_are_found(passes):
     images = {'encoder': [], 'decoder': []}
     for one in passes.noted:
         assert one.grad, 'the student labels in the pass that trains'
-        images[one.part].append(len(one.given if one.part == 'encoder' else one.given[-1]))
+        images[one.part].append(images_in(one.given))
     # Labeled, weak and two strong views of 2 images each. The maps of the first two are decoded
     # with their channels dropped, too, as in the released program.
     assert sum(images['encoder']) == 8 and sum(images['decoder']) == 12
@@ -45,11 +49,15 @@ def test_bare_passes_run_the_same_images_and_train_all_weights(passes, monkeypat
     seen = []
     with ExitStack() as stack:
         for part in ('backbone', 'decode_head'):
-            note = lambda given, run, part=part: seen.append((part, len(given[-1]))) or run()  # noqa: E731
+
+            def note(given, run, part=part):
+                seen.append((part, images_in(given)))
+                return run()
+
             stack.enter_context(watched(getattr(passes.step.student, part), note))
         passes.bare()
     names = dict(encoder='backbone', decoder='decode_head')
-    assert seen == [(names[one.part], len(one.given[-1])) for one in passes.noted]
+    assert seen == [(names[one.part], images_in(one.given)) for one in passes.noted]
     monkeypatch.setattr(passes.step.optimizer, 'update_params', lambda loss: loss.backward())
     for one in passes.step.student.parameters():
         one.grad = None
@@ -59,13 +67,13 @@ def test_bare_passes_run_the_same_images_and_train_all_weights(passes, monkeypat
 
 
 def test_parts_sum_to_the_step(passes):
-    passes.whole()
-    parts = passes.parts[-1]
+    passes.note()
+    parts = passes.seconds
     assert set(parts) == {'encoder', 'decoder', 'backward and optimizer', 'the rest'}
     assert all(seconds > 0 for seconds in parts.values())
 
 
-@pytest.mark.parametrize('method', ['corrmatch', 'rankmatch', 'weighting', 'u2pl', 's4mc'])
+@pytest.mark.parametrize('method', tool.METHODS)
 def test_own_operations_are_those_of_the_step(method, monkeypatch):
     """The same losses and the same gradients of the method's own layers; none in the network."""
     passes = passes_of(method, 64)
@@ -74,7 +82,7 @@ def test_own_operations_are_those_of_the_step(method, monkeypatch):
         passes.step.optimizer, 'update_params', lambda loss: losses.append(loss) or loss.backward()
     )
     state = copy.deepcopy(model.state_dict())
-    for run in (passes.whole, passes.own):
+    for run in (passes.note, passes.own):
         model.load_state_dict(state)
         model.zero_grad()
         torch.manual_seed(1)

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from mmengine.config import Config
 from mmseg_semi.zoo.experiments import (
     TOOLS,
     Experiment,
+    call,
     commits_of,
+    ending_commands,
     mean_and_spread,
     newest_metrics,
     run_experiments,
@@ -154,8 +157,45 @@ def test_a_run_notes_its_commits(experiment, tmp_path, monkeypatch):
     experiment.run()
     assert commits_of([experiment, other]) == 'Commits one, two'
     other.result_path.parent.mkdir()
-    other.result_path.write_text(json.dumps(dict(settings={}, metrics={})))
+    earlier = dict(settings=other.settings(), metrics=dict(mIoU=1.0))
+    other.result_path.write_text(json.dumps(earlier))
     assert commits_of([experiment, other]) == 'Commits one, two, not noted'
+    other.result_path.write_text(json.dumps(dict(earlier, settings={})))
+    assert commits_of([experiment, other]) == 'Commits one, two', 'that is of another run'
+
+
+def test_commits_of_before_they_were_noted_stay_unknown(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmseg_semi.zoo.experiments.checkout_commit', lambda: 'new')
+    experiment.run()
+    (tmp_path / 'work/settings.json').write_text(json.dumps(experiment.settings()))
+    experiment.test_options = ['part=val']
+    experiment.run()
+    assert commits_of([experiment]) == 'Commits not noted, new'
+
+
+def test_settings_stay_those_that_a_training_was_begun_with(experiment, tmp_path):
+    experiment.run()
+    call = experiment._call
+
+    def edited(step, command):
+        (tmp_path / 'config.py').write_text('a = 2\n')
+        call(step, command)
+
+    experiment._call, experiment.test_options = edited, ['part=val']
+    experiment.run()
+    experiment._call = call
+    experiment.result_path.unlink()
+    with pytest.raises(RuntimeError, match=r'other settings \(config_text\)'):
+        experiment.run()
+
+
+def test_another_test_keeps_the_minutes_of_the_training(experiment):
+    experiment.run()
+    kept = json.loads(experiment.result_path.read_text())
+    kept['metrics']['train_minutes'] = 7.5
+    experiment.result_path.write_text(json.dumps(kept))
+    experiment.test_options = ['part=val']
+    assert experiment.run()['train_minutes'] == 7.5
 
 
 @pytest.mark.parametrize('text', ['', '{"settings": {', '[]', '{"metrics": {"mIoU": 1}}'])
@@ -206,6 +246,17 @@ def test_sigterm_ends_the_command_that_runs(tmp_path):
     assert process.returncode == 143 and 'give the command again to go on' in said
     assert (tmp_path / 'ended').exists()
     assert not (tmp_path / 'begun').exists(), 'the next one is not begun'
+
+
+def test_sigterm_begins_no_other_command(tmp_path):
+    with pytest.raises(SystemExit) as ended, ending_commands():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            with pytest.raises(RuntimeError, match='SIGTERM came before python -c'):
+                call([sys.executable, '-c', ''], str(tmp_path / 'x.log'), 1, 'x')
+    assert ended.value.code == 143
+    call([sys.executable, '-c', ''], str(tmp_path / 'x.log'), 1, 'x')
 
 
 def test_where_data_and_checkout_are_does_not_count(tmp_path, monkeypatch):

@@ -66,6 +66,14 @@ def make_splits(tmp_path: Path, *names: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------- plan
+@pytest.mark.parametrize('option', [('--seeds', -1), ('--seeds', 2**32), ('--out', '/proc/a.md')])
+def test_seeds_and_files_that_can_not_be_are_refused_before_any_run(run, capsys, option):
+    with pytest.raises(SystemExit):
+        run('rankmatch/table-1', *option)
+    said = capsys.readouterr().err
+    assert 'must be a whole number from 0' in said or 'no file can be written there' in said
+
+
 def test_a_dry_run_prints_every_command_of_rankmatchs_table_1(run, calls, tmp_path):
     text = run('rankmatch/table-1', '--dry-run')
     assert '# 10 configs, 3 seeds: 30 runs, 30 left; 0 detectors to train first' in text

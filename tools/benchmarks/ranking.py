@@ -24,7 +24,7 @@ from mmseg_semi.errors import run_tool
 from mmseg_semi.files import read_list, write_file
 from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
 from mmseg_semi.zoo.boxes import hash_of_lists
-from mmseg_semi.zoo.experiments import Experiment, call
+from mmseg_semi.zoo.experiments import Experiment, call, ending_commands
 from mmseg_semi.zoo.real_image_rows import BASE, check_lists, list_of, rows, test_options_of
 from mmseg_semi.zoo.real_images import DATA, PARTS
 from mmseg_semi.zoo.result_table import (
@@ -119,18 +119,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     alone = f'{args.labels} labels'
     results: dict[str, dict[int, dict[str, float]]] = {alone: {}, RANDOM: {}, RANKED: {}}
     runs: list[Experiment] = []
-    for seed in args.seeds:
-        folder = root / f'seed{seed}'
-        start = train(write_lists(folder / 'start', labeled, unlabeled), seed, config, args)
-        results[alone][seed] = start.run()
-        runs.append(start)
-        drawn = random.Random(seed).sample(unlabeled, args.more)
-        ranked = rank(start, unlabeled, config)[: args.more]
-        for name, more in ((RANDOM, drawn), (RANKED, ranked)):
-            left = [one for one in unlabeled if one not in more]
-            lists = write_lists(folder / name, [*labeled, *more], left)
-            runs.append(train(lists, seed, config, args))
-            results[name][seed] = runs[-1].run()
+    with ending_commands():
+        for seed in args.seeds:
+            folder = root / f'seed{seed}'
+            start = train(write_lists(folder / 'start', labeled, unlabeled), seed, config, args)
+            results[alone][seed] = start.run()
+            runs.append(start)
+            drawn = random.Random(seed).sample(unlabeled, args.more)
+            ranked = rank(start, unlabeled, config)[: args.more]
+            for name, more in ((RANDOM, drawn), (RANKED, ranked)):
+                left = [one for one in unlabeled if one not in more]
+                lists = write_lists(folder / name, [*labeled, *more], left)
+                runs.append(train(lists, seed, config, args))
+                results[name][seed] = runs[-1].run()
     head = f'{args.data}, {alone} and {args.more} more, {args.part} part.\n\n'
     write_table(head + table(results, RANDOM), runs, args.seeds, args.out)
 

@@ -6,8 +6,8 @@ are noted. Then they are run bare: the same images through the same networks, ba
 of all logits, the optimizer. And the step is run without them: each pass gives what it gave before,
 and gradients end at it. What is left is the method's own: mixing, pseudo-labels, heads, losses and
 their backward pass, the teacher's update. Step, bare passes and own operations take turns in one
-process; memory is counted in a step of its own. What a method does inside a pass (a dropout before
-the classifier) is part of the pass.
+process; memory is counted in a step of its own. What a method changes inside a pass (a dropout
+before the classifier) is in neither.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ class Passes:
     def __init__(self, step: TimedStep, device: str) -> None:
         self.step, self.device = step, device
         self.noted: list[Pass] = []
-        #: Of each whole step that was run: seconds of its parts.
-        self.parts: list[dict[str, float]] = []
+        #: Of the parts of the step that was noted; a GPU is waited for at the end of each pass.
+        self.seconds: dict[str, float] = {}
 
     @contextmanager
     def watched(self, watch: Callable[[Any, str, Any, Callable[[], Any]], Any]) -> Iterator[None]:
@@ -145,7 +145,7 @@ class Passes:
         with patch.multiple(segmentor_passes, encode=watched_encode, decode=watched_decode):
             yield
 
-    def whole(self) -> None:
+    def note(self) -> None:
         """Run the step; note its passes, and the seconds of its parts."""
         found = dict(encoder=0.0, decoder=0.0)
         self.noted.clear()
@@ -168,7 +168,7 @@ class Passes:
             seconds = measuring.timed(self.step, self.device)
         found['backward and optimizer'] = self.step.update_seconds
         found['the rest'] = seconds - sum(found.values())
-        self.parts.append(found)
+        self.seconds = found
 
     def bare(self) -> None:
         """Run the passes alone, backward from the mean of their logits, and the optimizer."""
@@ -235,12 +235,12 @@ def peak_of(run: Callable[[], Any], step: Step, device: str) -> int:
 
 
 def measure(name: str, args: argparse.Namespace) -> Report:
-    """Measure a method's step and its bare passes in turns."""
+    """Measure a method's step, its bare passes and its own operations in turns."""
     step = TimedStep(load_config(name, args.network, args.crop), args.device)
     step.set_data(make_data(step.model, args.batch, args.crop))
     passes = Passes(step, args.device)
-    sides = (passes.whole, passes.bare, passes.own)
-    whole, bare, own = in_turns(sides, args.step_repeats, args.device)
+    passes.note()
+    whole, bare, own = in_turns((step, passes.bare, passes.own), args.step_repeats, args.device)
     percent, target = 100 * median_ratio(own, bare), OWN_PERCENT[args.device]
     peaks = [peak_of(run, step, args.device) for run in (step, passes.bare)]
     report = Report()
@@ -270,7 +270,7 @@ def measure(name: str, args: argparse.Namespace) -> Report:
         ),
     ]
     turns = ', '.join(f'{100 * (a / b - 1):+.1f} %' for a, b in zip(whole, bare))
-    parts = measuring.split_of(passes.parts[-args.step_repeats :])
+    parts = measuring.split_of([passes.seconds])
     report.notes = [f'`{name}`: {parts}; a step against its bare passes, by turn: {turns}.']
     return report
 
