@@ -269,9 +269,7 @@ class PassesMixin:
             features = self.encode(joined, network)
             parts = features.split([sum(map(len, several)) for several in images])
             step.encoded.update({one.name: part for one, part in zip(with_images, parts)})
-        if len(with_images) < len(streams) or any(
-            one.perturbation_at('encoder') for one in streams
-        ):
+        if len(with_images) < len(streams) or any(_perturbation(one, 'encoder') for one in streams):
             features = Features.join(
                 [self.perturb(step, stream, len(views[stream.name])) for stream in streams]
             )
@@ -318,7 +316,7 @@ class PassesMixin:
     def perturb(self, step: SemiStep, stream: Stream, views: int) -> Features:
         """Return the features of a stream as the decoder gets them."""
         features = step.encoded[stream.features or stream.name]
-        perturbation = stream.perturbation_at('encoder')
+        perturbation = _perturbation(stream, 'encoder')
         if perturbation is None:
             return features
         used = used_levels(self.segmentor, len(features.maps))
@@ -337,7 +335,7 @@ class PassesMixin:
         network: nn.Module,
     ) -> Iterator[None]:
         """Let the perturbations whose place it is change what the classifier takes."""
-        every = {one.name: one.perturbation_at('classifier') for one in streams}
+        every = {one.name: _perturbation(one, 'classifier') for one in streams}
         there = {name: one for name, one in every.items() if one is not None}
 
         def change(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -354,6 +352,12 @@ class PassesMixin:
             yield
         finally:
             handle.remove()
+
+
+def _perturbation(stream: Stream, place: str) -> Optional[BasePerturbation]:
+    """The perturbation of a stream at a place, None where there is none."""
+    one = stream.perturbation
+    return one if one is not None and one.place == place else None
 
 
 def _perturbed(perturbation: BasePerturbation, maps: list[Tensor], views: int) -> list[Tensor]:

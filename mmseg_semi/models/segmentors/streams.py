@@ -64,11 +64,6 @@ class Stream:
     source: str = field(init=False, default='')
     trains: bool = field(init=False, default=True)
 
-    def perturbation_at(self, place: str) -> Optional[BasePerturbation]:
-        """Its perturbation, if that is what ``place`` (of BasePerturbation) names."""
-        one = self.perturbation
-        return one if one is not None and one.place == place else None
-
 
 def build_streams(
     cfgs: Optional[Mapping[str, Any]],
