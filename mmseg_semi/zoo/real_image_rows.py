@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from mmseg_semi.zoo.paper_tables import find_paper_table, load_methods
 from mmseg_semi.zoo.write_configs import assignment, nested
 
 CONFIGS = shipped_root() / 'configs'
+METHODS = CONFIGS / '_base_' / 'methods'
 MODEL, BASE, ALL = '_efficientnet-lite0_', 'supervised', 'all'
 
 
@@ -165,10 +166,7 @@ def write_setting(config: Path, method: str, setting: str, folder: Path) -> Path
             f'--methods {method}:{setting}: there is no such setting.'
             f'{hint(setting, list(settings))} {advice}'
         )
-    lines = [f'_base_ = {str(config)!r}']
-    for name, value in nested(settings[setting]).items():
-        lines += assignment(name, value)
-    text = '\n'.join(lines) + '\n'
+    text = child_of(config, settings[setting])
     if '_ROOT' in text:
         raise SystemExit(
             f'--methods {method}:{setting}: this setting reads files of VOC, choose another one'
@@ -176,6 +174,56 @@ def write_setting(config: Path, method: str, setting: str, folder: Path) -> Path
     path = folder / f'{config.stem}_{setting}.py'
     write_file(path, text)
     return path
+
+
+def child_of(config: Path, keys: Mapping[str, Any]) -> str:
+    """Text of a child of a config, with values by dotted keys."""
+    lines = [f'_base_ = {str(config)!r}']
+    for name, value in nested(keys).items():
+        lines += assignment(name, value)
+    return '\n'.join(lines) + '\n'
+
+
+def for_own_images(config: Path, folder: Path) -> Path:
+    """The child of a row's config with what the configs for own images change in its method.
+
+    Its teacher stays, and so does a row that changes something itself.
+
+    Args:
+        config: The row's config.
+        folder: Where the child is written.
+    """
+    method, _, _, change = parts_of(config)
+    names = (method, method.partition('_')[0])  # weighting_unimatch is of weighting.py
+    files = [METHODS / 'custom' / f'{name}.py' for name in names]
+    own = next((file for file in files if file.is_file()), None)
+    if own is None or change:
+        return config
+    base = Config.fromfile(METHODS / own.name).method
+    keys = changed(dict(base, teacher=None), dict(Config.fromfile(own).method, teacher=None))
+    keys = {f'model.{key}': value for key, value in keys.items()}
+    if 'model.refiners.agreement' in keys:  # with none, nothing reads the boxes
+        keys['train_dataloader.dataset.unlabeled.detections'] = None
+    if not keys:
+        return config
+    path = folder / f'{config.stem}_own.py'
+    write_file(path, child_of(config, keys))
+    return path
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config has otherwise than an old one, by dotted keys; another type as a whole."""
+    found: dict[str, Any] = {}
+    for key in (key for key in new if key not in old or old[key] != new[key]):
+        before, now = old.get(key), new[key]
+        if not isinstance(now, Mapping):
+            found[key] = now
+        elif isinstance(before, Mapping) and before.get('type') == now.get('type'):
+            inner = changed(before, now)
+            found |= {f'{key}.{name}': value for name, value in inner.items()}
+        else:
+            found[key] = dict(_delete_=True, **now)
+    return found
 
 
 def rows_of_table(name: str, known: dict[str, Path]) -> list[str]:

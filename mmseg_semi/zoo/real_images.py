@@ -27,6 +27,7 @@ from mmseg_semi.zoo.real_image_rows import (
     MODEL,
     check_lists,
     chosen,
+    for_own_images,
     list_of,
     options_of,
     parts_of,
@@ -85,10 +86,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--guard',
         action='store_true',
-        help='as configs for own images, but with the teachers of these rows: each trains in one '
-        'piece, first --start-iters on labels alone, with a teacher that averages from the start; '
-        'the best of ten validations is predicted, and labels alone are trained to the end where '
-        'their start stays the best',
+        help='as configs for own images, but with the momentum of these rows: each trains in one '
+        'piece, first --start-iters on labels alone, with a teacher that averages from the start '
+        'and what those configs change in its method; the best of ten validations is predicted, '
+        'and labels alone are trained to the end where their start stays the best',
     )
     parser.add_argument(
         '--part', choices=PARTS, default='test', help='what is predicted; choices are made on val'
@@ -141,7 +142,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers = args.labels or [parts_of(known[BASE]).labels]
     for labels in numbers:
         check_lists(known[BASE], labels, args.part)
-    picked = chosen(names, known, Path(args.work_dir, 'configs'))
+    written = Path(args.work_dir, 'configs')
+    picked = chosen(names, known, written)
+    if args.guard:
+        picked = {name: for_own_images(config, written) for name, config in picked.items()}
     if args.base not in {BASE, *picked}:
         raise SystemExit(
             f'--base {args.base}: no such row is run; name one of {", ".join(picked)}, or add it '

@@ -16,13 +16,15 @@ from mmseg_semi.datasets.splits import split_hash
 from mmseg_semi.detection.coco import coco_images, write_coco_files
 from mmseg_semi.zoo import boxes, real_images, result_table
 from mmseg_semi.zoo.experiments import Experiment
-from mmseg_semi.zoo.real_image_rows import parts_of
+from mmseg_semi.zoo.real_image_rows import for_own_images, parts_of
 
 CONFIGS = REPO / 'configs'
 READ = ('results', 'images')
 METHODS = {'ael', 'augseg', 'corrmatch', 'cutmix_seg', 'fixmatch', 'mean_teacher', 'rankmatch'}
 METHODS |= {'s4mc', 's4mc_fixmatch', 'supervised', 'u2pl', 'unimatch'}
 METHODS |= {'weighting_ael', 'weighting_unimatch'}
+#: Methods whose own images have a base of another name.
+OWN = dict(weighting_unimatch='weighting')
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +151,37 @@ def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs
     assert all(run.best for run in runs)
     said = 'camvid, 12 labeled images, test part, checkpoint of the best validation.'
     assert said in capsys.readouterr().out
+
+
+def test_with_the_guard_methods_are_those_of_own_images(runs, tmp_path):
+    names = sorted(METHODS)
+    picked = real_images.rows('camvid')
+    children = {name: for_own_images(picked[name], tmp_path) for name in names}
+    models = {name: Config.fromfile(path).model for name, path in children.items()}
+    for name in METHODS - {'supervised', 'weighting_ael'}:
+        own = Config.fromfile(CONFIGS / f'_base_/methods/custom/{OWN.get(name, name)}.py').method
+        for part in ('refiners', 'losses', 'mixer', 'streams'):
+            assert models[name].get(part) == own.get(part), (name, part)
+    assert models['rankmatch'].heads.rank.reduction == 'mean'
+    assert models['rankmatch'].heads.rank.tap == 'penultimate', 'as in the row'
+    assert models['unimatch'].teacher.momentum == 0.99, 'as in the row'
+    assert models['weighting_ael'].refiners.agreement is None
+    assert (
+        Config.fromfile(children['weighting_ael']).train_dataloader.dataset.unlabeled.get(
+            'detections'
+        )
+        is None
+    )
+    unchanged = {name for name in names if children[name] == picked[name]}
+    same = {'augseg', 'corrmatch', 'cutmix_seg', 'mean_teacher', 's4mc', 's4mc_fixmatch', 'u2pl'}
+    assert unchanged == {*same, 'supervised'}
+    assert for_own_images(picked['unimatch_student'], tmp_path) == picked['unimatch_student']
+    arguments = ['--data', 'camvid', '--methods', 'unimatch', 'supervised', '--seeds', '0']
+    real_images.main([*arguments, '--guard', '--work-dir', str(tmp_path)])
+    assert [Path(run.config).stem for run in runs] == [
+        'unimatch_efficientnet-lite0_camvid-12_own',
+        'supervised_efficientnet-lite0_camvid-12',
+    ]
 
 
 def options(run: Experiment) -> dict[str, Any]:
