@@ -51,17 +51,13 @@ class RandomGaussianBlur(BaseTransform):
             image = results['img']
             check_kind(image, type(self).__name__, results.get('img_path'))
             pillow = self.backend == 'pillow' and is_rgb(image)
-            results['img'] = (_blur_pillow if pillow else _blur_cv2)(image, sigma)
+            results['img'] = (_blur_pillow if pillow else blurred)(image, sigma)
         return results
 
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(sigma={self.sigma}, prob={self.prob}, backend={self.backend!r})'
         )
-
-
-def _blur_cv2(image: np.ndarray, sigma: float) -> np.ndarray:
-    return blurred(image, 2 * int(np.ceil(3 * sigma)) + 1, sigma)
 
 
 def _blur_pillow(image: np.ndarray, sigma: float) -> np.ndarray:

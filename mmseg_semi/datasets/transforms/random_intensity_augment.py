@@ -16,6 +16,7 @@ from mmseg_semi.errors import hint, name_some
 
 from .channel_operations import (
     adjust_sharpness,
+    blurred,
     channel_auto_contrast,
     channel_blur,
     channel_brightness,
@@ -44,11 +45,6 @@ def auto_contrast(image: np.ndarray) -> np.ndarray:
 def equalize(image: np.ndarray) -> np.ndarray:
     """Flatten each channel's histogram, as PIL's ``ImageOps.equalize``; image (H, W, 3) uint8."""
     return _lut_by_channel(image, _flatten)
-
-
-def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur with a Gaussian of ``sigma`` pixels, cut off at three sigmas; image (H, W, 3) uint8."""
-    return cv2.GaussianBlur(image, (0, 0), sigma)
 
 
 def posterize(image: np.ndarray, bits: float) -> np.ndarray:
@@ -113,7 +109,7 @@ OPERATIONS = {
     'identity': _Operation(lambda image: image, channels=lambda results: results['img']),
     'autocontrast': _Operation(auto_contrast, channels=channel_auto_contrast),
     'equalize': _Operation(equalize, channels=channel_equalize),
-    'gaussian_blur': _Operation(gaussian_blur, (0.1, 2.0), 0.01, 100, channel_blur),
+    'gaussian_blur': _Operation(blurred, (0.1, 2.0), 0.01, 100, channel_blur),
     'contrast': _Operation(adjust_contrast, _FACTORS, channels=channel_contrast),
     'brightness': _Operation(adjust_brightness, _FACTORS, channels=channel_brightness),
     'color': _Operation(adjust_saturation, _FACTORS),

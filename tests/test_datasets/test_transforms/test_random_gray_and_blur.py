@@ -30,6 +30,13 @@ def test_blur_has_the_sigma_asked_for(sigma):
     assert np.abs(result[..., 1] - expected).max() <= 1.5
 
 
+@pytest.mark.parametrize('sigma', [0.33, 0.8, 2.0])
+def test_blur_of_8_bits_is_rounded_once(sigma):
+    blur = RandomGaussianBlur(sigma=(sigma, sigma), prob=1)
+    exact = blur(dict(img=IMAGE.astype(np.float32)))['img']
+    assert np.abs(blur(dict(img=IMAGE))['img'] - exact).max() <= 0.501
+
+
 @pytest.mark.parametrize('sigma', [0.1, 0.8, 2.0])
 def test_blur_of_the_pillow_backend_is_pillows(sigma):
     blur = RandomGaussianBlur(sigma=(sigma, sigma), prob=1, backend='pillow')
