@@ -15,8 +15,8 @@ def quantile_threshold(score: Tensor, valid: Tensor, quantile: float) -> Tensor:
     """Score under which a given share of the valid pixels lies (S4MC's threshold).
 
     Exact, with linear interpolation between order statistics as numpy and ``torch.quantile``
-    have it by default, but for any number of pixels (``torch.quantile`` takes 2^24). Found by
-    one sort on the device; neither the maps nor their count are read back.
+    have it by default, but for any number of pixels (``torch.quantile`` takes 2^24). Nothing is
+    sorted, and neither the maps nor their count are read back from the device.
 
     Over several ranks: each packs its scores with ``pack_scores`` to one common size, gathers
     the packs of all ranks into ``scores`` and calls
@@ -39,19 +39,41 @@ def quantile_threshold(score: Tensor, valid: Tensor, quantile: float) -> Tensor:
     score = score.to(torch.promote_types(score.dtype, torch.float32))
     if score.numel() == 0:
         return score.new_full((), float('nan'))
-    # Invalid pixels go behind all valid ones but NaN, which sorts last and is propagated.
-    ordered = score.masked_fill(~valid, float('inf')).flatten().sort().values
     count = valid.sum()
     last = (count - 1).clamp(min=0)
     position = last.double() * quantile
     below = position.floor().long()
-    pair = ordered.gather(0, torch.stack([below, (below + 1).minimum(last)])).double()
-    low, high = pair.unbind()
+    # Invalid pixels go behind all valid ones.
+    pair = _order_statistics(score.masked_fill(~valid, float('inf')), below).double()
+    low, high = pair[0], torch.where(below < last, pair[1], pair[0])
     share = position - below
     # Without a step to make there is none: 0 * inf is not 0.
     value = torch.where((share > 0) & (high > low), low + share * (high - low), low)
     nan = torch.full_like(value, float('nan'))
-    return torch.where((count > 0) & ~ordered[-1].isnan(), value, nan).to(score.dtype)
+    return torch.where((count > 0) & ~(score.isnan() & valid).any(), value, nan).to(score.dtype)
+
+
+def _order_statistics(values: Tensor, rank: Tensor) -> Tensor:
+    """Value number ``rank`` (0-dim, from 0) in ascending order and the next one, (2,).
+
+    Found bit by bit, from the number of values below a bound; ``values`` has no NaN to count on.
+    """
+    whole, bits = (torch.int64, 64) if values.dtype == torch.float64 else (torch.int32, 32)
+    keys = values.flatten().view(whole)
+    keys = torch.where(keys < 0, keys ^ torch.iinfo(whole).max, keys)  # in the order of values
+
+    def at_least(bound: Tensor) -> Tensor:
+        return torch.count_nonzero(keys < bound) <= rank
+
+    found = keys.new_full((), torch.iinfo(whole).min)
+    found = torch.where(at_least(found.new_zeros(())), 0, found)
+    for bit in reversed(range(bits - 1)):
+        bound = found | (1 << bit)
+        found = torch.where(at_least(bound), bound, found)
+    above = torch.where(keys > found, keys, torch.iinfo(whole).max).amin()
+    repeated = torch.count_nonzero(keys <= found) > rank + 1
+    both = torch.stack([found, torch.where(repeated, found, above)])
+    return torch.where(both < 0, both ^ torch.iinfo(whole).max, both).view(values.dtype)
 
 
 @torch.no_grad()

@@ -143,3 +143,18 @@ def test_wrong_arguments_are_refused():
         quantile_threshold(score, valid[:1], 0.5)
     with pytest.raises(ValueError, match='one shape'):
         pack_scores(score, valid[:1])
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
+def test_order_statistics_are_those_of_a_sort(dtype):
+    source = torch.Generator().manual_seed(0)
+    special = torch.tensor([0.0, -0.0, float('inf'), float('-inf')], dtype=dtype)
+    for power in range(1, 7):
+        score = torch.randn(2**power + 10, generator=source).mul(3).to(dtype)
+        score[::3] = score[::3].round()  # some are equal
+        score[::5] = special[power % 4]
+        valid = torch.arange(len(score)) < 2**power + 1  # their positions are exact
+        score[~valid] = float('nan')
+        ordered = score[valid].sort().values
+        for number, value in enumerate(ordered.tolist()):
+            assert quantile_threshold(score, valid, number / 2**power).item() == value
