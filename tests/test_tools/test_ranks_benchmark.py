@@ -1,15 +1,20 @@
-"""The benchmark of ranks; that two ranks compute the same is tested in test_distributed.py."""
+"""Two ranks and one on the same global batch: what they compute, and the benchmark of it."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from tool_runs import load_tool
 
+from mmseg_semi.benchmarks.frameworks import Step, load_config, make_data
+
 tool = load_tool('benchmarks/ranks.py')
+#: How near two ranks come; of S4MC a pixel on the quantile itself may fall on either side.
+NEAR = dict(fixmatch=1e-6, mean_teacher=1e-6, unimatch=1e-6, corrmatch=1e-6, augseg=1e-6, s4mc=1e-4)
 TOY = ['--crop', '32', '--batch', '4', '--step-repeats', '1', '--threads', '1']
 
 
@@ -53,3 +58,45 @@ def test_wrong_options(option, capsys):
     with pytest.raises(SystemExit) as error:
         tool.parse_args(option)
     assert error.value.code == 2 and '--batch even and at least 4' in capsys.readouterr().err
+
+
+def losses_of(name: str, rank: int | None) -> dict[str, float]:
+    """Losses of a method, of the whole batch or of a rank's half of it.
+
+    Without what differs from one batch to two by its nature: partners within the batch, random
+    draws, and BatchNorm over the images of a rank, which has its running statistics here.
+    """
+    torch.manual_seed(0)
+    config = load_config(name, 'unet', 64)
+    config.model.mixer = None
+    if 'perturbed' in (config.model.get('streams') or {}):
+        config.model.streams.perturbed.perturbation = None
+    step = Step(config, 'cpu')
+    step.set_data(make_data(step.model, 4, 64))
+    for module in step.model.modules():
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.Dropout2d)):
+            module.eval()
+    data = step.data if rank is None else half_of(step.data, rank)
+    _, values = step.model.parse_losses(step.model.loss(**data))
+    return {key: value.item() for key, value in values.items() if 'loss' in key}
+
+
+def half_of(one: Any, rank: int) -> Any:
+    """A rank's half of all that has a batch of four in it."""
+    if isinstance(one, dict):
+        return {key: half_of(value, rank) for key, value in one.items()}
+    if isinstance(one, list) and isinstance(one[0], torch.Tensor):  # views
+        return [half_of(value, rank) for value in one]
+    return one[rank * 2 : rank * 2 + 2]
+
+
+def losses_of_a_rank(rank: int) -> list[dict[str, float]]:
+    return [losses_of(name, rank) for name in NEAR]
+
+
+def test_two_ranks_compute_the_losses_of_one(on_two_ranks):
+    for (name, near), *halves in zip(NEAR.items(), *on_two_ranks(losses_of_a_rank)):
+        whole = losses_of(name, None)
+        assert whole['strong.loss'] > 0 and halves[0] != halves[1]
+        for key, value in whole.items():
+            assert sum(half[key] for half in halves) / 2 == pytest.approx(value, rel=near, abs=1e-7)
