@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import datetime
 import platform
 import resource
 import statistics
@@ -32,6 +33,7 @@ from torch import Tensor
 from mmseg_semi.files import shipped_root, write_file
 from mmseg_semi.models.segmentors.building import needed_hooks
 from mmseg_semi.models.teachers.ema_teacher import update_teacher
+from mmseg_semi.utils.collect_env import checkout_commit
 
 REPO = shipped_root()
 CLASSES = 21
@@ -180,7 +182,7 @@ def split_of(parts: list[dict[str, float]]) -> str:
 
 
 def machine(device: str) -> str:
-    """Name what the figures were measured on."""
+    """Name what the figures were measured on, the commit and the day."""
     processor = platform.processor() or platform.machine()
     with suppress(OSError):
         for line in Path('/proc/cpuinfo').read_text().splitlines():
@@ -188,6 +190,7 @@ def machine(device: str) -> str:
                 processor = line.split(':', 1)[1].strip()
                 break
     text = f'{processor}, {torch.get_num_threads()} thread(s), torch {torch.__version__}'
+    text += f', commit {checkout_commit()}, {datetime.date.today()}'
     return f'{torch.cuda.get_device_name()}, {text}' if device == 'cuda' else text
 
 

@@ -6,9 +6,11 @@ Run it with ``python -m mmseg_semi.utils.collect_env``.
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
 from typing import Callable, Optional
 
+from mmseg_semi.files import shipped_root
 from mmseg_semi.version import __version__
 
 STACKS = {
@@ -129,6 +131,23 @@ def format_env(rows: dict[str, str]) -> str:
 def main() -> None:
     """Print the report."""
     print(format_env(collect_env()))
+
+
+def checkout_commit() -> str:
+    """Return the commit of the repository, marked when files are changed; a wheel's version."""
+    root = shipped_root()
+    if root.name == '.mim':  # from a wheel: there is no repository
+        return f'of version {__version__}'
+    try:
+        text = subprocess.check_output(
+            ['git', 'describe', '--always', '--dirty'],
+            text=True,
+            stderr=subprocess.DEVNULL,
+            cwd=root,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+    return text.strip()
 
 
 if __name__ == '__main__':

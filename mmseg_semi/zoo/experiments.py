@@ -25,8 +25,8 @@ from typing import Any, NoReturn, Optional
 from mmengine.config import Config
 
 from mmseg_semi.files import shipped_root, write_file
+from mmseg_semi.utils.collect_env import checkout_commit
 from mmseg_semi.utils.safe_checkpoints import best_checkpoint, latest_checkpoint
-from mmseg_semi.version import __version__
 from mmseg_semi.zoo.run_logs import Run
 
 ROOT = shipped_root()
@@ -347,22 +347,6 @@ def mean_and_spread(values: Sequence[float]) -> str:
     """Format mean and sample standard deviation."""
     deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
     return f'{statistics.mean(values):.2f}{deviation}'
-
-
-def checkout_commit() -> str:
-    """Return the commit of the repository, marked when files are changed; a wheel's version."""
-    if INSTALLED:
-        return f'of version {__version__}'
-    try:
-        text = subprocess.check_output(
-            ['git', 'describe', '--always', '--dirty'],
-            text=True,
-            stderr=subprocess.DEVNULL,
-            cwd=ROOT,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return 'unknown'
-    return text.strip()
 
 
 def commits_of(runs: Iterable[Experiment]) -> str:

@@ -28,41 +28,54 @@ FAKE = f"""\
 #!{sys.executable}
 import shlex, subprocess, sys
 words = sys.argv[1:]
+if words[0] == '-c':  # whether there is a GPU
+    sys.exit()
 with open(__file__ + '.log', 'a') as log:
     print(shlex.join(words), file=log)
 if words[0].endswith('join_tables.py'):
     sys.exit(subprocess.call([sys.executable, *words]))
-open(words[words.index('--out') + 1], 'w').write({PAGE!r})
+if 'frameworks' not in words[0]:
+    open(words[words.index('--out') + 1], 'w').write({PAGE!r})
+sys.exit('frameworks' in words[0] or 's4mc' in words[0])
 """
+SCRIPT = REPO / 'tools/benchmarks/gpu.sh'
+METHODS = ('corrmatch', 'rankmatch', 's4mc', 'weighting')
+TOOLS = {
+    '': {*METHODS, 'step', 'frameworks', 'training', 'data', 'growth'},
+    '--toy': {*METHODS, 'step', 'frameworks', 'training', 'data', 'growth'},
+    '--cpu': {'corrmatch', 'step', 'data', 'training'},
+}
 
 
-@pytest.fixture(params=['--toy', ''])
-def commands(request, tmp_path: Path) -> list[list[str]]:
-    """What the script runs, at toy sizes and for a GPU; its folder is ``tmp_path / 'found'``."""
-    fake = tmp_path / 'python'
+def commands(folder: Path, option: str, code: int) -> tuple[list[list[str]], str]:
+    """What the script runs, and its output; pages go to ``folder / 'found'``."""
+    fake = folder / 'python'
     fake.write_text(FAKE)
     fake.chmod(0o755)
-    options = [request.param] if request.param else []
-    script = REPO / 'tools/benchmarks/gpu.sh'
-    command = ['bash', script, *options, tmp_path / 'found']
-    run_command(command, tmp_path, PYTHON=str(fake))
-    return [shlex.split(line) for line in Path(f'{fake}.log').read_text().splitlines()]
+    command = ['bash', SCRIPT, *([option] if option else []), folder / 'found']
+    output = run_command(command, folder, code=code, PYTHON=str(fake)).output
+    return [shlex.split(line) for line in Path(f'{fake}.log').read_text().splitlines()], output
 
 
-def test_every_tool_takes_its_options_and_the_pages_are_joined(commands, tmp_path):
-    *tools, join = commands
-    names = {Path(words[0]).stem for words in tools}
-    benchmarks = {'corrmatch', 'rankmatch', 's4mc', 'weighting'}
-    benchmarks |= {'step', 'frameworks', 'training', 'data', 'growth'}
-    assert names == benchmarks and Path(join[0]).stem == 'join_tables'
+def page_of(words: list[str]) -> Path:
+    return Path(words[words.index('--out') + 1])
+
+
+@pytest.mark.parametrize('option', TOOLS)
+def test_every_tool_takes_its_options_and_the_pages_are_joined(option, tmp_path):
+    """Those of tools that fail too, where they have written one."""
+    (*tools, join), output = commands(tmp_path, option, code=0 if option == '--cpu' else 1)
+    assert {Path(words[0]).stem for words in tools} == TOOLS[option]
+    assert Path(join[0]).stem == 'join_tables'
     for script, *words in tools:
         tool = load_tool(Path(script).relative_to('tools'))
         if not hasattr(tool, 'parse_args'):
             tool = frameworks
-        assert tool.parse_args(words).out == words[words.index('--out') + 1]
+        assert tool.parse_args(words).out == str(page_of(words))
     found = json.loads((tmp_path / 'found/benchmarks.json').read_text())
-    assert found.keys() == {Path(words[words.index('--out') + 1]).stem for words in tools}
-    assert found['s4mc'] == dict(
+    pages = {page_of(words).stem for words in tools} - {'frameworks'}
+    assert found.keys() == pages
+    assert found['data'] == dict(
         machine='Measured on a machine.',
         rows=[
             dict(benchmark='one', measure='time', ratio='2.0x faster'),
@@ -71,18 +84,44 @@ def test_every_tool_takes_its_options_and_the_pages_are_joined(commands, tmp_pat
         notes=['`one`: a note.'],
     )
     text = (tmp_path / 'found/benchmarks.md').read_text()
-    assert all(f'\n## {name}\n' in text for name in found) and text.count(PAGE) == len(tools)
+    assert all(f'\n## {name}\n' in text for name in found) and text.count(PAGE) == len(pages)
+    assert text.strip() in output
+    if option != '--cpu':
+        last = 'gpu.sh: tools/benchmarks/s4mc.py tools/benchmarks/frameworks.py failed, see above'
+        assert output.splitlines()[-1] == last
 
 
-TOY = ['--network', 'unet', '--crop', '64', '--step-repeats', '1', '--repeats', '1']
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory) -> dict[str, list[dict[str, str]]]:
+    """Rows of all pages that the tools themselves write at toy sizes."""
+    folder = tmp_path_factory.mktemp('toy')
+    (*tools, join), _ = commands(folder, '--toy', code=1)
+    threads = torch.get_num_threads()
+    for script, *words in tools:
+        load_tool(Path(script).relative_to('tools')).main(words)
+    torch.set_num_threads(threads)
+    load_tool('benchmarks/join_tables.py').main(join[1:])
+    pages = [*map(str, map(page_of, tools))]
+    load_tool('benchmarks/join_tables.py').main([*pages, '--out', str(folder)])
+    found = json.loads((folder / 'benchmarks.json').read_text())
+    assert all(one['machine'].startswith('Measured on ') for one in found.values())
+    return {name: one['rows'] for name, one in found.items()}
 
 
-def test_what_every_method_shares(tmp_path):
-    tool = load_tool('benchmarks/training.py')
-    out = tmp_path / 'training.md'
-    tool.main([*TOY, '--out', str(out)])
-    rows = load_tool('benchmarks/join_tables.py').content(out.read_text())['rows']
-    measures = {row['measure']: row for row in rows}
+def test_all_tools_at_toy_sizes(toy):
+    assert toy.keys() == TOOLS['--toy'] and all(toy.values())
+    measures = {(name, row.get('measure')) for name, rows in toy.items() for row in rows}
+    assert measures >= {
+        ('step', 'own operations, by themselves, against the bare passes'),
+        ('corrmatch', 'peak memory, forward and backward'),
+        ('data', 'unlabeled images a second, OpenCV'),
+        ('training', 'memory of a step, planned and counted'),
+        ('training', "the teacher's update"),
+    }
+
+
+def test_what_every_method_shares(toy):
+    measures = {row['measure']: row for row in toy['training']}
     modes = [name for name in measures if name.startswith('a step with ')]
     assert modes == [f'a step with {n}' for n in ('channels_last', 'amp', 'amp and channels_last')]
     assert all(float(measures[name]['ratio'].split('x')[0]) > 0 for name in modes)
@@ -104,13 +143,11 @@ def test_the_plain_update_of_a_teacher_is_the_same():
     assert networks[0][1].running_mean.tolist() == [0.5, 0.5]
 
 
-def test_exponents_of_growth(tmp_path):
+def test_exponents_of_growth(toy):
     tool = load_tool('benchmarks/growth.py')
     assert tool.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
     assert tool.exponent([10, 100], [5.0, 5.0]) == pytest.approx(0)
-    out = tmp_path / 'growth.md'
-    tool.main(['--threads', '1', '--scale', '0.3', '--repeats', '1', '--out', str(out)])
-    rows = load_tool('benchmarks/join_tables.py').content(out.read_text())['rows']
+    rows = toy['growth']
     grown = {(row['benchmark'], row['measure'].split()[-1]) for row in rows}
     assert len(rows) == len(grown) == 16 and {what for _, what in grown} == {
         *('pixels', 'classes', 'agents', 'shapes')
@@ -132,11 +169,13 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_is_measured(name,
 
 
 def test_what_cannot_be_run_or_joined_is_said(tmp_path):
-    script = REPO / 'tools/benchmarks/gpu.sh'
-    done = run_command(['bash', script, '--toys'], tmp_path, code=2)
-    assert done.output == 'gpu.sh: unknown option --toys; there are --toy and then a FOLDER\n'
-    done = run_command(['bash', script, tmp_path / 'found'], tmp_path, code=1, PYTHON='false')
-    assert done.output.endswith('has failed, see above; --toy needs no GPU\n')
+    for words in (['--toys'], ['found', '--toy'], ['--toy', 'found', 'more']):
+        done = run_command(['bash', SCRIPT, *words], tmp_path, code=2)
+        left = words[1:] if words[0] == '--toy' else words
+        said = 'give --cpu or --toy, or neither, and then a FOLDER'
+        assert done.output == f'gpu.sh: cannot read {" ".join(left)}; {said}\n'
+    done = run_command(['bash', SCRIPT, tmp_path / 'found'], tmp_path, code=1, PYTHON='false')
+    assert done.output == 'gpu.sh: torch sees no GPU; give --cpu or --toy, which need none\n'
     join = load_tool('benchmarks/join_tables.py')
     page = tmp_path / 'page.md'
     for content, reason in (('text', 'no page of a benchmark'), (None, 'No such file')):

@@ -369,7 +369,7 @@ def test_a_wheel_needs_no_repository(plain_server, tmp_path):
     run_table = shipped / 'tools' / 'benchmarks' / 'run_table.py'
     script = tmp_path / 'script.py'
     script.write_text(
-        'from mmseg_semi.zoo.experiments import checkout_commit; print(checkout_commit())'
+        'from mmseg_semi.utils.collect_env import checkout_commit; print(checkout_commit())'
     )
     installed = dict(cwd=tmp_path, unblock=['mmseg_semi'], paths=[site])
     args = (

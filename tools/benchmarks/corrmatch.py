@@ -63,7 +63,7 @@ from mmseg_semi.functional import propagate_pixels, propagate_regions, sample_sh
 # percent that `step` adds beside network layers (at most).
 SPEED_UP = dict(cpu=5.0, cuda=20.0)
 SAMPLING_TIME = 3.0  # of `propagate_regions`, at most
-PIXEL_TIME, PIXEL_MEMORY = 1.5, 0.25
+PIXEL_TIME, PIXEL_MEMORY = 1.5, 0.1
 STEP_PERCENT = dict(cpu=15.0, cuda=10.0)
 REGION_THRESHOLD = 0.85
 

@@ -1,58 +1,80 @@
 #!/usr/bin/env bash
-# Runs all benchmarks of operations and training steps and joins their tables.
+# Runs all benchmarks of operations and training steps, joins their tables and prints them.
 #
-#   bash tools/benchmarks/gpu.sh [--toy] [FOLDER]
+#   bash tools/benchmarks/gpu.sh [--cpu | --toy] [FOLDER]
 #
 # Writes FOLDER/benchmarks.md and benchmarks.json (work_dirs/benchmarks by default); PYTHON is the
-# interpreter. --toy has sizes for a CPU.
+# interpreter. --cpu has the five ratios that docs/performance.md begins with, at their sizes, on
+# one thread of a CPU. --toy has all tools at sizes at which no ratio of time means much. What a
+# tool that fails or is stopped has finished is joined, too.
 set -euo pipefail
-toy=
-if [ "${1:-}" = --toy ]; then toy=1; shift; fi
-case "${1:-}" in -*)
-  echo "gpu.sh: unknown option $1; there are --toy and then a FOLDER" >&2
-  exit 2
-  ;;
+mode=gpu
+case "${1:-}" in
+  --cpu | --toy)
+    mode=${1#--}
+    shift
+    ;;
 esac
+if [ $# -gt 1 ] || [[ "${1:-}" == -* ]]; then
+  echo "gpu.sh: cannot read $*; give --cpu or --toy, or neither, and then a FOLDER" >&2
+  exit 2
+fi
 folder=${1:+$(realpath -m "$1")}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 folder=${folder:-work_dirs/benchmarks}
 mkdir -p "$folder"
 pages=()
+failed=()
 
 # run NAME TOOL OPTIONS...: writes the page NAME.
 run() {
   local page="$folder/$1.md" tool="tools/benchmarks/$2.py"
   shift 2
   echo "$tool $*"
-  "${PYTHON:-python}" "$tool" --out "$page" "$@" > /dev/null || {
-    echo "gpu.sh: $tool has failed, see above; --toy needs no GPU" >&2
-    exit 1
-  }
-  pages+=("$page")
+  rm -f "$page"
+  "${PYTHON:-python}" "$tool" --out "$page" "$@" > /dev/null || failed+=("$tool")
+  if [ -f "$page" ]; then pages+=("$page"); fi
 }
 
-if [ -n "$toy" ]; then
+if [ "$mode" = cpu ]; then
+  one=(--threads 1)
+  run rankmatch step "${one[@]}" --method rankmatch --step-repeats 1
+  run corrmatch corrmatch "${one[@]}" --only pixels
+  run data data --only voc12
+  run plan training "${one[@]}" --only plan
+  run ema training "${one[@]}" --only ema
+elif [ "$mode" = toy ]; then
   small=(--threads 1 --crop 64 --repeats 1)
   step=(--network unet --crop 64 --step-repeats 1)
-  run corrmatch corrmatch "${small[@]}" --only regions --size 33 --shapes 8 --grid 9
+  run corrmatch corrmatch "${small[@]}" --only pixels --grid 33
   run rankmatch rankmatch "${small[@]}" --only rank --grid 9 --channels 8 --agents 8
   run s4mc s4mc "${small[@]}" --only quantile --values 1000
   run weighting weighting "${small[@]}" --only bank
-  run step step --method unimatch "${step[@]}"
+  run step step --method unimatch rankmatch "${step[@]}"
   run frameworks frameworks --network unet --crop 32 --batch 2 --repeats 1 --frameworks fixmatch
   run training training "${step[@]}" --repeats 1
   run data data --scale 0.1 --images 2 --repeats 1
   run growth growth --threads 1 --scale 0.3 --repeats 1
 else
+  "${PYTHON:-python}" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || {
+    echo "gpu.sh: torch sees no GPU; give --cpu or --toy, which need none" >&2
+    exit 1
+  }
   gpu=(--device cuda)
   for method in corrmatch rankmatch s4mc weighting; do run "$method" "$method" "${gpu[@]}"; done
   for crop in 321 513; do
-    methods=(unimatch corrmatch rankmatch s4mc weighting)
-    run "step_$crop" step "${gpu[@]}" --crop "$crop" --batch 4 --method "${methods[@]}"
+    run "step_$crop" step "${gpu[@]}" --crop "$crop" --batch 4 --step-repeats 5
   done
   run frameworks frameworks "${gpu[@]}" --network deeplabv3plus_r50 --batch 4 --repeats 5
   run training training "${gpu[@]}" --batch 4 --step-repeats 5 --compile
-  run data data --repeats 3
+  run data data
   run growth growth "${gpu[@]}"
 fi
-"${PYTHON:-python}" tools/benchmarks/join_tables.py "${pages[@]}" --out "$folder"
+if [ ${#pages[@]} -gt 0 ]; then
+  "${PYTHON:-python}" tools/benchmarks/join_tables.py "${pages[@]}" --out "$folder"
+  cat "$folder/benchmarks.md"
+fi
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "gpu.sh: ${failed[*]} failed, see above" >&2
+  exit 1
+fi

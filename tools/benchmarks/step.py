@@ -227,8 +227,10 @@ def peak_of(run: Callable[[], Any], step: Step, device: str) -> int:
     """Bytes that a call takes at its peak beyond the state."""
     if device == 'cuda':
         return measuring.peak_of_call(run, lambda: None, device)
+    moments = [one for kept in step.optimizer.optimizer.state.values() for one in kept.values()]
+    state = [*step.model.state_dict().values(), *moments]
     counter = LiveBytes()
-    counter.ignore(one for one in step.model.state_dict().values() if torch.is_tensor(one))
+    counter.ignore(one for one in state if torch.is_tensor(one))
     with counter:
         run()
     return counter.peak

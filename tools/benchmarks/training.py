@@ -43,7 +43,8 @@ from mmseg_semi.benchmarks.step_memory import measure, peak_of_step
 from mmseg_semi.errors import run_tool
 from mmseg_semi.models.teachers.ema_teacher import update_teacher
 
-EMA_FASTER, PLAN_PERCENT = 2.0, 10.0
+#: A CPU has no kernels to launch: there, it must only be no slower, but for noise.
+EMA_FASTER, PLAN_PERCENT = dict(cpu=0.9, cuda=2.0), 10.0
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -118,7 +119,7 @@ def benchmark_ema(args: argparse.Namespace) -> Report:
         lambda: loop(second, student, 0.99),
     ]
     ours, plain = in_turns(sides, args.repeats, args.device)
-    ratio = median_ratio(plain, ours)
+    ratio, target = median_ratio(plain, ours), EMA_FASTER[args.device]
     report = Report()
     report.rows = [
         Row(
@@ -127,8 +128,8 @@ def benchmark_ema(args: argparse.Namespace) -> Report:
             duration(statistics.median(ours)),
             duration(statistics.median(plain)),
             f'{ratio:.1f}x faster',
-            f'>= {EMA_FASTER:g}x' if args.device == 'cuda' else '-',
-            at_least(ratio, EMA_FASTER) if args.device == 'cuda' else '-',
+            f'>= {target:g}x',
+            at_least(ratio, target),
         )
     ]
     tensors = len([*student.parameters(), *student.buffers()])
