@@ -79,14 +79,16 @@ class Experiment:
         """
         config = Config.fromfile(self.config).to_dict()
         text = json.dumps(config, default=repr)  # not pretty_text, which takes seconds
+        options = self.options
         for root in sorted(_data_roots(config), key=len, reverse=True):
             text = text.replace(root, 'DATA_ROOT')
+            options = [one.replace(f'={root}{os.sep}', '=DATA_ROOT/') for one in options]
         path = Path(self.config).resolve()
         inside = ROOT in path.parents
         found = dict(
             config=str(path.relative_to(ROOT) if inside else path),
             seed=self.seed,
-            options=self.options,
+            options=options,
             processes=self.processes,
             train_args=self.train_args,
             split=self.split,
@@ -111,10 +113,15 @@ class Experiment:
         return kept if same == self.settings() else None
 
     def _moved(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Settings without the folder of all runs."""
-        runs = f'={Path(self.work_dir).parent.parent}{os.sep}'
+        """Settings without the folder of all runs, and that of the configs written beside it."""
+        runs = Path(self.work_dir).parent.parent
         options = settings.get('options', [])
-        return dict(settings, options=[one.replace(runs, '=../../') for one in options])
+        options = [one.replace(f'={runs}{os.sep}', '=../../') for one in options]
+        config = os.path.join(ROOT, settings.get('config', ''))
+        written = os.path.join(os.path.abspath(runs.parent), 'configs', '')
+        if config.startswith(written) and written != os.path.join(ROOT, 'configs', ''):
+            settings = dict(settings, config=config[len(written) :])
+        return dict(settings, options=options)
 
     def conflict(self) -> Optional[str]:
         """Why the folder cannot be used for this run, None when it can.

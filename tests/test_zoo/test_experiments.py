@@ -276,6 +276,24 @@ def test_where_data_and_checkout_are_does_not_count(tmp_path, monkeypatch):
     assert inside.settings()['config'] == 'configs/x.py' != inside_path
 
 
+def test_where_written_configs_and_files_of_the_data_are_does_not_count(tmp_path):
+    def run_in(folder, data):
+        config = folder / 'configs/unimatch_ppw.py'
+        config.parent.mkdir(parents=True)
+        config.write_text(f'a = dict(data_root={data!r})\n')
+        where = str(folder / 'camvid-12/unimatch_ppw/seed0')
+        return Experiment(str(config), where, options=[f'boxes={data}/detection/23/boxes.json'])
+
+    first, moved = run_in(tmp_path / 'here', '/data/x'), run_in(tmp_path / 'there', 'y')
+    assert first.settings() == moved.settings()
+    assert first.settings()['config'] == 'unimatch_ppw.py'
+    # A result that names the config's folder, as earlier ones do, counts as well.
+    kept = dict(first.settings(), config=first.config)
+    first.result_path.parent.mkdir(parents=True)
+    first.result_path.write_text(json.dumps(dict(settings=kept, metrics=dict(mIoU=1.0))))
+    assert first.result() == dict(mIoU=1.0)
+
+
 def test_where_the_folder_of_all_runs_is_does_not_count(tmp_path):
     (tmp_path / 'config.py').write_text('a = 1\n')
 
