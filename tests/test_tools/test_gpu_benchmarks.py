@@ -112,7 +112,7 @@ def test_all_tools_at_toy_sizes(toy):
     assert toy.keys() == TOOLS['--toy'] and all(toy.values())
     measures = {(name, row.get('measure')) for name, rows in toy.items() for row in rows}
     assert measures >= {
-        ('step', 'own operations, by themselves, against the bare passes'),
+        ('step', 'own operations, by themselves, against the passes'),
         ('corrmatch', 'peak memory, forward and backward'),
         ('data', 'unlabeled images a second, OpenCV'),
         ('training', 'memory of a step, planned and counted'),

@@ -98,13 +98,36 @@ def test_own_operations_are_those_of_the_step(method, monkeypatch):
             torch.testing.assert_close(gradient, whole[name])
 
 
+@pytest.mark.parametrize(
+    ('method', 'images'),
+    [
+        # Labeled, weak and strong images of two each.
+        ('corrmatch', dict(project=6, w1=6, w2=6)),
+        # Labeled and mixed ones, and the teacher's labeled and weak ones.
+        ('u2pl', dict(project=4, teacher_project=4)),
+        ('unimatch', {}),
+    ],
+)
+def test_layers_of_a_method_are_run_by_themselves(method, images):
+    passes = passes_of(method, 64)
+    passes.note_layers()
+    names = {one: name.split('.')[2:] for name, one in passes.step.model.named_modules()}
+    seen = {}
+    for layer, given, wanted, grad in passes.layers:
+        assert names[layer] and layer is not passes.step.student and grad >= wanted
+        seen[names[layer][0], layer] = seen.get((names[layer][0], layer), 0) + len(given)
+    assert {(name, count) for (name, _), count in seen.items()} == set(images.items())
+    passes.own_layers()
+    assert all(one.grad is None for layer, *_ in passes.layers for one in layer.parameters())
+
+
 def test_the_table(capsys, tmp_path):
     out = tmp_path / 'table.md'
     size = ['--network', 'unet', '--crop', '48', '--batch', '2', '--step-repeats', '1']
     tool.main(['--method', 'mean_teacher', *size, '--out', str(out)])
     text = out.read_text()
-    assert '| `mean_teacher` | own operations, by themselves, against the bare passes |' in text
-    assert '| `mean_teacher` | time of a step against its bare passes |' in text
+    assert '| `mean_teacher` | own operations, by themselves, against the passes |' in text
+    assert '| `mean_teacher` | time of a step against its passes |' in text
     memory = next(line for line in text.splitlines() if 'memory of a step' in line)
     step, bare, ratio = (float(cell.split()[0]) for cell in memory.split('|')[3:6])
     assert step > 0 and bare > 0 and ratio == pytest.approx(step / bare, abs=0.02)

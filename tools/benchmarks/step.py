@@ -5,9 +5,10 @@ A step is as in frameworks.py: random images that are prepared once, past the wa
 are noted. Then they are run bare: the same images through the same networks, backward from the mean
 of all logits, the optimizer. And the step is run without them: each pass gives what it gave before,
 and gradients end at it. What is left is the method's own: mixing, pseudo-labels, heads, losses and
-their backward pass, the teacher's update. Step, bare passes and own operations take turns in one
-process; memory is counted in a step of its own. What a method changes inside a pass (a dropout
-before the classifier) is in neither.
+their backward pass, the teacher's update. Layers that a method adds (CorrMatch's projection, U2PL's
+representation) are run by themselves, and count as passes. All take turns in one process; memory is
+counted in a step of its own. What a method changes inside a pass (a dropout before the classifier)
+is in neither.
 """
 
 from __future__ import annotations
@@ -185,6 +186,31 @@ class Passes:
                 total = total + logits.mean() if one.grad else total
         self.step.optimizer.update_params(total)
 
+    def note_layers(self) -> None:
+        """Run the step without its passes; note what goes through the layers of the method."""
+        passed = {part for one in self.noted for part in one.network.modules()}
+        parts = [part for part in self.step.model.modules() if not [*part.children()]]
+        own = [part for part in parts if part not in passed and [*part.parameters()]]
+        self.layers: list[tuple[Any, Tensor, bool, bool]] = []
+
+        def note(layer: Any, given: Any, _: Any) -> None:
+            grad = torch.is_grad_enabled() and keeps_gradients(layer)
+            self.layers.append((layer, given[0].detach(), given[0].requires_grad, grad))
+
+        hooks = [layer.register_forward_hook(note) for layer in own]
+        self.own()
+        for hook in hooks:
+            hook.remove()
+
+    def own_layers(self) -> None:
+        """Run the layers of the method alone, forward and backward."""
+        for layer, given, wanted, grad in self.layers:
+            with nullcontext() if grad else torch.no_grad():
+                made = layer(given.detach().requires_grad_(wanted and grad))
+            if grad:
+                made.backward(torch.ones_like(made))
+                layer.zero_grad()
+
     def own(self) -> None:
         """Run the step without its passes."""
         left = iter(self.noted)
@@ -242,15 +268,19 @@ def measure(name: str, args: argparse.Namespace) -> Report:
     step.set_data(make_data(step.model, args.batch, args.crop))
     passes = Passes(step, args.device)
     passes.note()
-    whole, bare, own = in_turns((step, passes.bare, passes.own), args.step_repeats, args.device)
-    percent, target = 100 * median_ratio(own, bare), OWN_PERCENT[args.device]
+    passes.note_layers()
+    sides = (step, passes.bare, passes.own, passes.own_layers)
+    whole, bare, own, layers = in_turns(sides, args.step_repeats, args.device)
+    rest = [max(a - b, 0.0) for a, b in zip(own, layers)]
+    bare = [a + b for a, b in zip(bare, layers)]
+    percent, target = 100 * median_ratio(rest, bare), OWN_PERCENT[args.device]
     peaks = [peak_of(run, step, args.device) for run in (step, passes.bare)]
     report = Report()
     report.rows = [
         Row(
             name,
-            'own operations, by themselves, against the bare passes',
-            duration(statistics.median(own)),
+            'own operations, by themselves, against the passes',
+            duration(statistics.median(rest)),
             duration(statistics.median(bare)),
             f'{percent:.1f} %',
             f'<= {target:g} %',
@@ -258,7 +288,7 @@ def measure(name: str, args: argparse.Namespace) -> Report:
         ),
         Row(
             name,
-            'time of a step against its bare passes',
+            'time of a step against its passes',
             duration(statistics.median(whole)),
             duration(statistics.median(bare)),
             f'{100 * (median_ratio(whole, bare) - 1):+.1f} %',
@@ -271,9 +301,20 @@ def measure(name: str, args: argparse.Namespace) -> Report:
             f'{peaks[0] / peaks[1]:.2f}',
         ),
     ]
+    if passes.layers:
+        report.rows.insert(
+            1,
+            Row(
+                name,
+                'layers that it adds, of these passes',
+                duration(statistics.median(layers)),
+                duration(statistics.median(bare)),
+                f'{100 * median_ratio(layers, bare):.1f} %',
+            ),
+        )
     turns = ', '.join(f'{100 * (a / b - 1):+.1f} %' for a, b in zip(whole, bare))
     parts = measuring.split_of([passes.seconds])
-    report.notes = [f'`{name}`: {parts}; a step against its bare passes, by turn: {turns}.']
+    report.notes = [f'`{name}`: {parts}; a step against its passes, by turn: {turns}.']
     return report
 
 
