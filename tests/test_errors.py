@@ -97,7 +97,10 @@ def test_what_the_machine_lacks_is_told(number, text):
 def test_too_little_memory_is_told():
     text = refusal(caught(lambda: torch.empty(1 << 60, dtype=torch.uint8)))
     assert text.startswith('there is not enough memory (')
-    assert 'train_dataloader.batch_size' in text
+    assert all(
+        key in text
+        for key in ('train_dataloader.batch_size', 'accumulative_counts', 'with_cp=True')
+    )
     assert refusal(RuntimeError('shapes do not agree')) is None
 
 
