@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 DENOMINATORS = ('valid', 'selected', 'weight', 'valid_weight', 'all')
 CONSISTENCY_KINDS = ('kl', 'cross_entropy', 'cosine')
@@ -124,15 +125,36 @@ def soft_consistency(
             f'logits {tuple(logits.shape)}, target_logits {tuple(target_logits.shape)} and valid '
             f'{tuple(valid.shape)} must agree in batch, classes and size'
         )
-    target = at_least_float32(target_logits.detach()).log_softmax(dim=1)
+    logits, target = at_least_float32(logits), at_least_float32(target_logits.detach())
     if kind == 'cosine':
-        loss = 1 - F.cosine_similarity(at_least_float32(logits).softmax(dim=1), target.exp(), dim=1)
+        loss = 1 - F.cosine_similarity(logits.softmax(dim=1), target.softmax(dim=1), dim=1)
     else:
-        own = at_least_float32(logits).log_softmax(dim=1)
-        difference = target - own if kind == 'kl' else -own
-        loss = (target.exp() * difference).sum(dim=1)
+        loss = _SoftTarget.apply(logits, target, kind == 'kl')
     keep = valid if selected is None else valid & selected
     return _masked_mean(loss, valid, keep, weight, denominator)
+
+
+class _SoftTarget(torch.autograd.Function):
+    """KL divergence or cross-entropy of each pixel, whose gradient is p - p_t with both.
+
+    Kept for the backward pass is that difference alone, and few tensors of the logits' size are
+    made: with 150 classes they are what takes the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target_logits: Tensor, divergence: bool) -> Tensor:
+        own, target = logits.log_softmax(dim=1), target_logits.log_softmax(dim=1)
+        prob = target.exp()
+        distance = target.sub_(own) if divergence else -own
+        loss = distance.mul_(prob).sum(dim=1)
+        ctx.save_for_backward(own.exp_().sub_(prob))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * grad[:, None], None, None
 
 
 @torch.no_grad()

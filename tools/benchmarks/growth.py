@@ -23,6 +23,7 @@ from mmseg_semi.benchmarks.measuring import Report, Row, at_most, duration, in_t
 from mmseg_semi.errors import run_tool
 from mmseg_semi.functional import (
     box_agreement,
+    mix,
     propagate_pixels,
     propagate_regions,
     quantile_threshold,
@@ -31,6 +32,7 @@ from mmseg_semi.functional import (
     refine_neighborhood,
     sample_shapes,
     select_agents,
+    soft_consistency,
 )
 
 CROPS, CLASSES, AGENTS, SHAPES = (321, 513, 801), (2, 21, 150), (32, 64, 128, 256), (16, 64, 256)
@@ -161,6 +163,21 @@ def agreement(given: Inputs, crop: int, classes: int) -> Callable[[], Any]:
     return lambda: box_agreement(label, packed)
 
 
+def soft_loss(given: Inputs, crop: int, classes: int) -> Callable[[], Any]:
+    """CorrMatch's soft loss of logits of an image's size."""
+    logits, target = (given.maps(classes, given.side(crop)) for _ in range(2))
+    logits.requires_grad_()
+    valid = torch.ones_like(logits[:, 0], dtype=torch.bool)
+    return lambda: soft_consistency(logits, target, valid).backward()
+
+
+def mixing(given: Inputs, crop: int, classes: int) -> Callable[[], Any]:
+    """A mix of logits of an image's size."""
+    logits = given.maps(classes, given.side(crop))
+    mask, partners = logits[:, 0] > 0, torch.tensor([1, 0], device=given.device)
+    return lambda: mix(logits, mask, partners)
+
+
 def growths(given: Inputs) -> Iterator[tuple[str, str, float, Calls]]:
     """Operation, what grows, the exponent of its count, and a call for each size."""
     for name, make, power in (
@@ -179,6 +196,8 @@ def growths(given: Inputs) -> Iterator[tuple[str, str, float, Calls]]:
         ('refine_neighborhood', neighborhood),
         ('rank_statistics_overlap', overlap),
         ('box_agreement', agreement),
+        ('soft_consistency', soft_loss),
+        ('mix', mixing),
     ):
         yield name, 'classes', 1, {count: one(given, 321, count) for count in CLASSES}
     for name, one in (('select_agents', agents), ('rank_consistency', ranking)):
