@@ -28,7 +28,7 @@ LABELED_PIPELINE = [
     dict(type='LoadAnnotations'),
     dict(type='CheckAnnotations'),
     *WEAK,
-    dict(type='PackSegInputs'),
+    dict(type='PackLabeledInputs'),
 ]
 UNLABELED_PIPELINE = [
     dict(type='LoadImageFromFile'),

@@ -14,20 +14,22 @@ LOADING = dict(type='LoadImageFromFile')
 
 
 def labeled_pipeline(
-    geometry: Named = None, loading: Mapping[str, Any] | None = None
+    geometry: Named = None, loading: Mapping[str, Any] | None = None, beside_unlabeled: bool = True
 ) -> list[Transform]:
     """The pipeline of labeled images: load and check, move, pack.
 
     Args:
         geometry: Geometric transforms, by name or as a list.
         loading: The transform that loads an image; None for ``LoadImageFromFile``.
+        beside_unlabeled: Whether there are unlabeled images, so that ``SemiDataPreprocessor`` gets
+            the batch, which wants no masks of 64 bits; mmseg's preprocessor does.
     """
     return [
         dict(loading or LOADING),
         dict(type='LoadAnnotations'),
         dict(type='CheckAnnotations'),
         *list_transforms(geometry, 'geometry'),
-        dict(type='PackSegInputs'),
+        dict(type='PackLabeledInputs' if beside_unlabeled else 'PackSegInputs'),
     ]
 
 

@@ -356,7 +356,8 @@ def _compose(
             if source == 'unlabeled':
                 return {'loading': loading, **config, 'geometry': own}
             config = config.copy()
-            pipeline = labeled_pipeline(own, config.pop('loading', loading))
+            beside = unlabeled is not None
+            pipeline = labeled_pipeline(own, config.pop('loading', loading), beside)
             return {**config, 'pipeline': pipeline}
         if own and own is not geometry:
             raise ValueError(

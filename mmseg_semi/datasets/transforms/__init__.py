@@ -3,7 +3,7 @@ from .check_annotations import CheckAnnotations
 from .class_balanced_crop import ClassBalancedCrop
 from .init_valid_mask import InitValidMask
 from .load_channels import LoadChannels
-from .pack_semi_inputs import PackSemiInputs
+from .pack_semi_inputs import PackLabeledInputs, PackSemiInputs
 from .random_color_jitter import RandomColorJitter
 from .random_gaussian_blur import RandomGaussianBlur
 from .random_gray import RandomGray
@@ -18,6 +18,7 @@ __all__ = [
     'ClassBalancedCrop',
     'InitValidMask',
     'LoadChannels',
+    'PackLabeledInputs',
     'PackSemiInputs',
     'RandomColorJitter',
     'RandomGaussianBlur',

@@ -214,7 +214,7 @@ class SemiDataPreprocessor(SegDataPreProcessor):
                 if name not in sample:
                     continue
                 element = sample.get(name)
-                data = element.data
+                data = element.data.long() if name == 'gt_sem_seg' else element.data
                 pad = (0, size[1] - data.shape[-1], 0, size[0] - data.shape[-2])
                 del element.data  # a PixelData refuses data of another size
                 element.data = F.pad(data, pad, value=self.seg_pad_val)
