@@ -149,8 +149,8 @@ def test_exponents_of_growth(toy):
     assert tool.exponent([10, 100], [5.0, 5.0]) == pytest.approx(0)
     rows = toy['growth']
     grown = {(row['benchmark'], row['measure'].split()[-1]) for row in rows}
-    assert len(rows) == len(grown) == 18 and {what for _, what in grown} == {
-        *('pixels', 'classes', 'agents', 'shapes')
+    assert len(rows) == len(grown) == 19 and {what for _, what in grown} == {
+        *('pixels', 'classes', 'agents', 'shapes', 'lines')
     }
     assert {row['target'] for row in rows} == {'<= 1 + 0.25', '<= 2 + 0.25'}
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from torch import Tensor
 from mmseg_semi.benchmarks import measuring
 from mmseg_semi.benchmarks.measuring import Report, Row, at_most, duration, in_turns, noise
 from mmseg_semi.errors import run_tool
+from mmseg_semi.files import read_list
 from mmseg_semi.functional import (
     box_agreement,
     mix,
@@ -36,6 +40,7 @@ from mmseg_semi.functional import (
 )
 
 CROPS, CLASSES, AGENTS, SHAPES = (321, 513, 801), (2, 21, 150), (32, 64, 128, 256), (16, 64, 256)
+LINES = (10_000, 100_000, 1_000_000)
 SMALLEST = 0.3
 #: What an exponent may be beyond that of the operation's count, for caches and noise.
 SLACK = 0.25
@@ -178,6 +183,14 @@ def mixing(given: Inputs, crop: int, classes: int) -> Callable[[], Any]:
     return lambda: mix(logits, mask, partners)
 
 
+def listing(folder: Path, scale: float) -> Iterator[tuple[int, Callable[[], Any]]]:
+    """Readings of lists of unlabeled images, in nested folders."""
+    for count in (int(lines * scale) for lines in LINES):
+        path = folder / f'{count}.txt'
+        path.write_text(''.join(f'{i // 1000:04d}/image_{i:07d}\n' for i in range(count)))
+        yield count, partial(lambda path: [*read_list(path)], path)
+
+
 def growths(given: Inputs) -> Iterator[tuple[str, str, float, Calls]]:
     """Operation, what grows, the exponent of its count, and a call for each size."""
     for name, make, power in (
@@ -204,6 +217,8 @@ def growths(given: Inputs) -> Iterator[tuple[str, str, float, Calls]]:
         yield name, 'agents', 1, {count: one(given, 513, count) for count in AGENTS}
     for name, one in (('propagate_regions', regions), ('sample_shapes', shapes_of)):
         yield name, 'shapes', 1, {count: one(given, 321, count) for count in SHAPES}
+    with tempfile.TemporaryDirectory(prefix='mmseg_semi_lists_') as folder:
+        yield 'read_list', 'lines', 1, dict(listing(Path(folder), given.scale))
 
 
 def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
