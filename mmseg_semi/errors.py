@@ -171,10 +171,10 @@ def _machine_text(error: BaseException) -> str | None:
     if memory or "can't allocate memory" in str(error):
         return (
             f'there is not enough memory ({str(error).splitlines()[0] if str(error) else "RAM"}): '
-            'make train_dataloader.batch_size smaller (optim_wrapper.accumulative_counts=2 makes '
-            'up for half of it), the crop or the test images, or set with_cp=True of the encoder '
+            'halve train_dataloader.batch_size and set optim_wrapper.accumulative_counts=2, make '
+            'the crop or the test images smaller, or set with_cp=True of an encoder that has it, '
             "or test_cfg=dict(mode='slide', crop_size=..., stride=...) of the segmentor; "
-            'mmseg-semi plan CONFIG says which of them fit.'
+            'mmseg-semi plan CONFIG says which batch and crop fit.'
         )
     return None
 

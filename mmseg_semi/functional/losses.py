@@ -147,7 +147,8 @@ class _SoftTarget(torch.autograd.Function):
         prob = target.exp()
         distance = target.sub_(own) if divergence else -own
         loss = distance.mul_(prob).sum(dim=1)
-        ctx.save_for_backward(own.exp_().sub_(prob))
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(own.exp_().sub_(prob))
         return loss
 
     @staticmethod

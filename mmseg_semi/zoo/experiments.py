@@ -79,22 +79,20 @@ class Experiment:
         """
         config = Config.fromfile(self.config).to_dict()
         text = json.dumps(config, default=repr)  # not pretty_text, which takes seconds
-        options = self.options
-        for root in sorted(_data_roots(config), key=len, reverse=True):
+        for root in _data_roots(config):
             text = text.replace(root, 'DATA_ROOT')
-            options = [one.replace(f'={root}{os.sep}', '=DATA_ROOT/') for one in options]
         path = Path(self.config).resolve()
         inside = ROOT in path.parents
         found = dict(
             config=str(path.relative_to(ROOT) if inside else path),
             seed=self.seed,
-            options=options,
+            options=self.options,
             processes=self.processes,
             train_args=self.train_args,
             split=self.split,
             config_text=text,
         )
-        return self._moved(found)
+        return self._moved(found, config)
 
     def result(self) -> Optional[dict[str, float]]:
         """Return the kept metrics, or None when the run is not finished."""
@@ -112,15 +110,21 @@ class Experiment:
         same = kept and 'metrics' in kept and self._moved(kept.get('settings', {}))
         return kept if same == self.settings() else None
 
-    def _moved(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Settings without the folder of all runs, and that of the configs written beside it."""
+    def _moved(
+        self, settings: dict[str, Any], config: Optional[dict[str, Any]] = None
+    ) -> dict[str, Any]:
+        """Settings without the folders of data, of all runs and of the configs written there."""
         runs = Path(self.work_dir).parent.parent
+        folders = {str(runs): '../..'}
+        given = Config.fromfile(self.config).to_dict() if config is None else config
+        folders |= dict.fromkeys(_data_roots(given), 'DATA_ROOT')
         options = settings.get('options', [])
-        options = [one.replace(f'={runs}{os.sep}', '=../../') for one in options]
-        config = os.path.join(ROOT, settings.get('config', ''))
-        written = os.path.join(os.path.abspath(runs.parent), 'configs', '')
-        if config.startswith(written) and written != os.path.join(ROOT, 'configs', ''):
-            settings = dict(settings, config=config[len(written) :])
+        for folder, name in folders.items():
+            options = [one.replace(f'={folder}{os.sep}', f'={name}/') for one in options]
+        path = Path(ROOT, settings.get('config', ''))
+        written = Path(runs.parent, 'configs').resolve()
+        if written in path.parents and written != ROOT / 'configs':
+            settings = dict(settings, config=str(path.relative_to(written)))
         return dict(settings, options=options)
 
     def conflict(self) -> Optional[str]:
@@ -240,8 +244,8 @@ def _read_dict(path: Path) -> Optional[dict[str, Any]]:
     return found if isinstance(found, dict) else None
 
 
-def _data_roots(node: object) -> set[str]:
-    """Every ``data_root`` in a config."""
+def _data_roots(node: object) -> list[str]:
+    """Every ``data_root`` in a config, the longest first."""
     found: set[str] = set()
     if isinstance(node, dict):
         root = node.get('data_root')
@@ -249,7 +253,7 @@ def _data_roots(node: object) -> set[str]:
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         found.update(*(_data_roots(child) for child in node))
-    return found
+    return sorted(found, key=len, reverse=True)
 
 
 def call(command: Sequence[str], log: str, threads: Optional[int], what: str) -> None:

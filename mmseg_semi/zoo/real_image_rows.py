@@ -187,7 +187,8 @@ def child_of(config: Path, keys: Mapping[str, Any]) -> str:
 def for_own_images(config: Path, folder: Path) -> Path:
     """The child of a row's config with what the configs for own images change in its method.
 
-    Its teacher stays, and so does a row that changes something itself.
+    Its teacher and the sizes of what is pasted, which are those of the set, stay, and so does a
+    row that changes something itself.
 
     Args:
         config: The row's config.
@@ -199,9 +200,10 @@ def for_own_images(config: Path, folder: Path) -> Path:
     own = next((file for file in files if file.is_file()), None)
     if own is None or change:
         return config
-    base = Config.fromfile(METHODS / own.name).method
-    keys = changed(dict(base, teacher=None), dict(Config.fromfile(own).method, teacher=None))
-    keys = {f'model.{key}': value for key, value in keys.items()}
+    base, ours = (Config.fromfile(path).method for path in (METHODS / own.name, own))
+    keys = {f'model.{key}': value for key, value in changed(base, ours).items()}
+    stays = ('model.teacher', 'model.labeled_mixer')
+    keys = {key: value for key, value in keys.items() if not key.startswith(stays)}
     if 'model.refiners.agreement' in keys:  # with none, nothing reads the boxes
         keys['train_dataloader.dataset.unlabeled.detections'] = None
     if not keys:
@@ -212,7 +214,7 @@ def for_own_images(config: Path, folder: Path) -> Path:
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config has otherwise than an old one, by dotted keys; another type as a whole."""
+    """What a config sets otherwise than an old one, by dotted keys; another type as a whole."""
     found: dict[str, Any] = {}
     for key in (key for key in new if key not in old or old[key] != new[key]):
         before, now = old.get(key), new[key]

@@ -26,7 +26,7 @@ Measured on a machine.
 #: Stands for the interpreter: notes what it is to run, and writes a page where a tool would.
 FAKE = f"""\
 #!{sys.executable}
-import shlex, subprocess, sys
+import os, shlex, subprocess, sys
 words = sys.argv[1:]
 if words[0] == '-c':  # whether there is a GPU
     sys.exit()
@@ -34,6 +34,8 @@ with open(__file__ + '.log', 'a') as log:
     print(shlex.join(words), file=log)
 if words[0].endswith('join_tables.py'):
     sys.exit(subprocess.call([sys.executable, *words]))
+if os.environ.get('STOP', 'nothing') in words[0]:
+    sys.exit(130)  # as a tool that Ctrl-C ends
 if 'frameworks' not in words[0]:
     open(words[words.index('--out') + 1], 'w').write({PAGE!r})
 sys.exit('frameworks' in words[0] or 's4mc' in words[0])
@@ -91,16 +93,25 @@ def test_every_tool_takes_its_options_and_the_pages_are_joined(option, tmp_path)
         assert output.splitlines()[-1] == last
 
 
+def test_a_tool_that_is_stopped_ends_the_script_which_joins_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv('STOP', 'weighting')
+    (*tools, _), output = commands(tmp_path, '--toy', code=130)
+    assert [Path(words[0]).stem for words in tools] == list(METHODS)
+    found = json.loads((tmp_path / 'found/benchmarks.json').read_text())
+    assert found.keys() == {'corrmatch', 'rankmatch', 's4mc'}
+    last = 'gpu.sh: stopped in tools/benchmarks/s4mc.py tools/benchmarks/weighting.py'
+    assert output.splitlines()[-1] == last
+
+
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory) -> dict[str, list[dict[str, str]]]:
     """Rows of all pages that the tools themselves write at toy sizes."""
     folder = tmp_path_factory.mktemp('toy')
-    (*tools, join), _ = commands(folder, '--toy', code=1)
+    (*tools, _), _ = commands(folder, '--toy', code=1)
     threads = torch.get_num_threads()
     for script, *words in tools:
         load_tool(Path(script).relative_to('tools')).main(words)
     torch.set_num_threads(threads)
-    load_tool('benchmarks/join_tables.py').main(join[1:])
     pages = [*map(str, map(page_of, tools))]
     load_tool('benchmarks/join_tables.py').main([*pages, '--out', str(folder)])
     found = json.loads((folder / 'benchmarks.json').read_text())

@@ -271,4 +271,4 @@ def test_running_out_of_memory_names_the_plan():
     from mmseg_semi.errors import _machine_text
 
     text = _machine_text(torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'))
-    assert 'mmseg-semi plan CONFIG says which of them fit' in text
+    assert 'mmseg-semi plan CONFIG says which batch and crop fit' in text

@@ -287,8 +287,9 @@ def test_where_written_configs_and_files_of_the_data_are_does_not_count(tmp_path
     first, moved = run_in(tmp_path / 'here', '/data/x'), run_in(tmp_path / 'there', 'y')
     assert first.settings() == moved.settings()
     assert first.settings()['config'] == 'unimatch_ppw.py'
-    # A result that names the config's folder, as earlier ones do, counts as well.
-    kept = dict(first.settings(), config=first.config)
+    # A result that names these folders, as earlier ones do, counts as well.
+    kept = dict(first.settings(), config=first.config, options=first.options)
+    assert '/data/x/detection' in kept['options'][0]
     first.result_path.parent.mkdir(parents=True)
     first.result_path.write_text(json.dumps(dict(settings=kept, metrics=dict(mIoU=1.0))))
     assert first.result() == dict(mIoU=1.0)

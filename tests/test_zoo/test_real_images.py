@@ -133,7 +133,8 @@ def test_every_row_goes_on_from_the_start_of_its_seed(runs, tmp_path, capsys):
 def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs, tmp_path, capsys):
     methods = ['unimatch', 'unimatch_student', 'supervised']
     arguments = ['--data', 'camvid', '--methods', *methods, '--seeds', '0', '3', '--guard']
-    real_images.main([*arguments, '--work-dir', 'work', '--iters', '300'])
+    work = tmp_path / 'work'
+    real_images.main([*arguments, '--work-dir', str(work), '--iters', '300'])
     unimatch = ['model.warmup_iters=500', 'model.teacher.from_start=True']
     shared = [
         'train_cfg.max_iters=800',
@@ -142,7 +143,7 @@ def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs
         'guarded=True',
     ]
     assert {run.work_dir: run.options for run in runs} == {
-        f'work/camvid-12-guard/{name}/seed{seed}': [*shared, *alone]
+        f'{work}/camvid-12-guard/{name}/seed{seed}': [*shared, *alone]
         for name, alone in dict(
             unimatch=unimatch, unimatch_student=unimatch[:1], supervised=[]
         ).items()
@@ -154,11 +155,11 @@ def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs
 
 
 def test_with_the_guard_methods_are_those_of_own_images(runs, tmp_path):
-    names = sorted(METHODS)
+    names = sorted(METHODS | {'prevmatch', 'unimatch_v2'})
     picked = real_images.rows('camvid')
     children = {name: for_own_images(picked[name], tmp_path) for name in names}
     models = {name: Config.fromfile(path).model for name, path in children.items()}
-    for name in METHODS - {'supervised', 'weighting_ael'}:
+    for name in {*names} - {'supervised', 'weighting_ael'}:
         own = Config.fromfile(CONFIGS / f'_base_/methods/custom/{OWN.get(name, name)}.py').method
         for part in ('refiners', 'losses', 'mixer', 'streams'):
             assert models[name].get(part) == own.get(part), (name, part)
@@ -166,6 +167,8 @@ def test_with_the_guard_methods_are_those_of_own_images(runs, tmp_path):
     assert models['rankmatch'].heads.rank.tap == 'penultimate', 'as in the row'
     assert models['unimatch'].teacher.momentum == 0.99, 'as in the row'
     assert models['weighting_ael'].refiners.agreement is None
+    assert models['weighting_ael'].labeled_mixer == models['ael'].labeled_mixer
+    assert models['ael'].labeled_mixer.scale == (0.1, 2.0), 'as the set resizes'
     assert (
         Config.fromfile(children['weighting_ael']).train_dataloader.dataset.unlabeled.get(
             'detections'
@@ -173,8 +176,8 @@ def test_with_the_guard_methods_are_those_of_own_images(runs, tmp_path):
         is None
     )
     unchanged = {name for name in names if children[name] == picked[name]}
-    same = {'augseg', 'corrmatch', 'cutmix_seg', 'mean_teacher', 's4mc', 's4mc_fixmatch', 'u2pl'}
-    assert unchanged == {*same, 'supervised'}
+    same = {'ael', 'augseg', 'corrmatch', 'cutmix_seg', 'mean_teacher', 's4mc', 's4mc_fixmatch'}
+    assert unchanged == {*same, 'u2pl', 'supervised'}
     assert for_own_images(picked['unimatch_student'], tmp_path) == picked['unimatch_student']
     arguments = ['--data', 'camvid', '--methods', 'unimatch', 'supervised', '--seeds', '0']
     real_images.main([*arguments, '--guard', '--work-dir', str(tmp_path)])

@@ -6,7 +6,8 @@
 # Writes FOLDER/benchmarks.md and benchmarks.json (work_dirs/benchmarks by default); PYTHON is the
 # interpreter. --cpu has the five ratios that docs/performance.md begins with, at their sizes, on
 # one thread of a CPU. --toy has all tools at sizes at which no ratio of time means much. What a
-# tool that fails or is stopped has finished is joined, too.
+# tool that fails has finished is joined, too; one that is stopped ends the script, and it joins
+# what is there.
 set -euo pipefail
 mode=gpu
 case "${1:-}" in
@@ -25,14 +26,19 @@ folder=${folder:-work_dirs/benchmarks}
 mkdir -p "$folder"
 pages=()
 failed=()
+stopped=
+trap 'stopped=1' INT TERM
 
 # run NAME TOOL OPTIONS...: writes the page NAME.
 run() {
-  local page="$folder/$1.md" tool="tools/benchmarks/$2.py"
+  local page="$folder/$1.md" tool="tools/benchmarks/$2.py" status=0
   shift 2
-  echo "$tool $*"
   rm -f "$page"
-  "${PYTHON:-python}" "$tool" --out "$page" "$@" > /dev/null || failed+=("$tool")
+  if [ -n "$stopped" ]; then return; fi
+  echo "$tool $*"
+  "${PYTHON:-python}" "$tool" --out "$page" "$@" > /dev/null || status=$?
+  if [ "$status" -ge 128 ]; then stopped=1; fi
+  if [ "$status" -gt 0 ]; then failed+=("$tool"); fi
   if [ -f "$page" ]; then pages+=("$page"); fi
 }
 
@@ -73,6 +79,10 @@ fi
 if [ ${#pages[@]} -gt 0 ]; then
   "${PYTHON:-python}" tools/benchmarks/join_tables.py "${pages[@]}" --out "$folder"
   cat "$folder/benchmarks.md"
+fi
+if [ -n "$stopped" ]; then
+  echo "gpu.sh: stopped in ${failed[*]:-between two tools}" >&2
+  exit 130
 fi
 if [ ${#failed[@]} -gt 0 ]; then
   echo "gpu.sh: ${failed[*]} failed, see above" >&2

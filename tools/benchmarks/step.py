@@ -50,7 +50,7 @@ from mmseg_semi.errors import run_tool
 from mmseg_semi.models.segmentors import network as segmentor_passes
 from mmseg_semi.structures import Features, SegOutputs
 
-#: Percent of the bare passes that a method's own operations may take.
+#: Percent of the passes, those of layers that it adds among them, that own operations may take.
 OWN_PERCENT = dict(cpu=10.0, cuda=5.0)
 METHODS = tuple(name for name in FRAMEWORKS if name != SUPERVISED)
 
@@ -263,7 +263,7 @@ def peak_of(run: Callable[[], Any], step: Step, device: str) -> int:
 
 
 def measure(name: str, args: argparse.Namespace) -> Report:
-    """Measure a method's step, its bare passes and its own operations in turns."""
+    """Measure a method's step, its bare passes, its layers and its own operations in turns."""
     step = TimedStep(load_config(name, args.network, args.crop), args.device)
     step.set_data(make_data(step.model, args.batch, args.crop))
     passes = Passes(step, args.device)
@@ -271,7 +271,7 @@ def measure(name: str, args: argparse.Namespace) -> Report:
     passes.note_layers()
     sides = (step, passes.bare, passes.own, passes.own_layers)
     whole, bare, own, layers = in_turns(sides, args.step_repeats, args.device)
-    rest = [max(a - b, 0.0) for a, b in zip(own, layers)]
+    rest = [a - b for a, b in zip(own, layers)]
     bare = [a + b for a, b in zip(bare, layers)]
     percent, target = 100 * median_ratio(rest, bare), OWN_PERCENT[args.device]
     peaks = [peak_of(run, step, args.device) for run in (step, passes.bare)]

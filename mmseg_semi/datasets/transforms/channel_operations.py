@@ -37,7 +37,8 @@ def as_kind(values: np.ndarray, image: np.ndarray, low: np.ndarray, high: np.nda
 
 def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
     """Every channel of (H, W, C) through a Gaussian that is cut off at three sigmas."""
-    # Of 8 bits, OpenCV's GaussianBlur rounds twice (up to 2 levels off) and takes a third longer.
+    # Of 8 bits, OpenCV's GaussianBlur rounds between the directions, up to 2 levels off in all, and
+    # takes a third longer.
     kernel = cv2.getGaussianKernel(2 * int(np.ceil(3 * sigma)) + 1, sigma)
     return cv2.sepFilter2D(image, -1, kernel, kernel).reshape(image.shape)
 

@@ -36,19 +36,24 @@ META_KEYS = (
 class PackLabeledInputs(PackSegInputs):
     """mmseg's ``PackSegInputs``, but a mask of 8 bits stays one until it is on the device.
 
-    ``SemiDataPreprocessor`` makes it int64 there, an eighth of which workers hand over.
+    ``SemiDataPreprocessor`` makes it int64 there, an eighth of which workers hand over; mmseg's
+    ``SegDataPreProcessor`` does not, and wants ``PackSegInputs``.
 
-    Required Keys: ``img`` (H, W, C) and ``gt_seg_map`` (H, W). Arguments and the result are those
-    of ``PackSegInputs``.
+    Required Keys, arguments and the result are those of ``PackSegInputs``.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Pack."""
-        rest = {key: one for key, one in results.items() if key not in ('img', 'gt_seg_map')}
-        packed = super().transform(rest)
-        mask = torch.from_numpy(np.ascontiguousarray(results['gt_seg_map']))
-        packed['data_samples'].gt_sem_seg = PixelData(data=mask[None])
-        return dict(packed, inputs=to_tensor(unflipped(results['img'])))
+        mask = results.get('gt_seg_map')
+        small = mask is not None and mask.dtype == np.uint8 and mask.ndim == 2
+        left = ('img', 'gt_seg_map') if small else ('img',)
+        packed = super().transform({key: one for key, one in results.items() if key not in left})
+        if 'img' in results:
+            packed['inputs'] = to_tensor(unflipped(results['img']))
+        if small:
+            data = torch.from_numpy(np.ascontiguousarray(mask)[None])
+            packed['data_samples'].gt_sem_seg = PixelData(data=data)
+        return packed
 
 
 @TRANSFORMS.register_module()

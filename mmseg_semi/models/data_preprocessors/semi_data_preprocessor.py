@@ -139,6 +139,7 @@ class SemiDataPreprocessor(SegDataPreProcessor):
 
     def _plain(self, data: dict[str, Any], training: bool) -> dict[str, Any]:
         self._check_numbers(data['inputs'])
+        _widen_labels(data.get('data_samples') or [])
         crops = _crops(data.get('data_samples') or []) if training else []
         if self.size is not None or self.size_divisor is not None or not crops:
             return super().forward(data, training)
@@ -209,18 +210,26 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         return images
 
     def _pad_labels(self, samples: list[Any], size: tuple[int, int]) -> None:
+        _widen_labels(samples)
         for sample in samples:
             for name in ('gt_sem_seg', 'gt_edge_map', 'gt_depth_map'):
                 if name not in sample:
                     continue
                 element = sample.get(name)
-                data = element.data.long() if name == 'gt_sem_seg' else element.data
+                data = element.data
                 pad = (0, size[1] - data.shape[-1], 0, size[0] - data.shape[-2])
                 del element.data  # a PixelData refuses data of another size
                 element.data = F.pad(data, pad, value=self.seg_pad_val)
                 sample.set_metainfo(
                     dict(img_shape=tuple(data.shape[-2:]), pad_shape=size, padding_size=pad)
                 )
+
+
+def _widen_labels(samples: list[Any]) -> None:
+    """Make masks of 8 bits int64, as losses want them."""
+    for sample in samples:
+        if 'gt_sem_seg' in sample and sample.gt_sem_seg.data.dtype == torch.uint8:
+            sample.gt_sem_seg.data = sample.gt_sem_seg.data.long()
 
 
 def _crops(samples: list[Any]) -> list[tuple[int, int]]:

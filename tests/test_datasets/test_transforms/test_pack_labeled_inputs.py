@@ -48,3 +48,19 @@ def test_the_preprocessor_makes_them_int64():
 def test_without_unlabeled_images_masks_are_as_mmseg_wants_them():
     assert labeled_pipeline()[-1] == dict(type='PackLabeledInputs')
     assert labeled_pipeline(beside_unlabeled=False)[-1] == dict(type='PackSegInputs')
+
+
+@pytest.mark.parametrize('left_out', ['img', 'gt_seg_map'])
+def test_what_is_not_there_is_left_out(left_out):
+    results = dict(img=IMAGE, gt_seg_map=MASK)
+    del results[left_out]
+    ours, theirs = PackLabeledInputs()(dict(results)), PackSegInputs()(dict(results))
+    assert ours.keys() == theirs.keys()
+    assert ours['data_samples'].keys() == theirs['data_samples'].keys()
+
+
+def test_a_plain_batch_gets_them_int64_too():
+    packed = PackLabeledInputs()(dict(img=IMAGE, gt_seg_map=MASK))
+    batch = {key: [one] for key, one in packed.items()}
+    found = SemiDataPreprocessor(size=(8, 10))(batch, True)['data_samples'][0].gt_sem_seg.data
+    assert found.dtype == torch.int64 and found[0, :7, :9].tolist() == MASK.tolist()

@@ -34,7 +34,8 @@ def test_saturation_against_the_formula():
     for factor in (0.0, 0.4, 1.3):
         expected = (factor * IMAGE + (1 - factor) * gray).clip(0, 255)
         result = module.adjust_saturation(IMAGE, factor)
-        assert result.dtype == np.uint8 and np.abs(result - expected).max() <= 1
+        difference = np.abs(result - expected)
+        assert result.dtype == np.uint8 and difference.max() <= 1 and difference.mean() < 0.35
     same = module.adjust_saturation(IMAGE, 0.0)
     assert (same[..., 0] == same[..., 1]).all() and (same[..., 0] == same[..., 2]).all()
 
