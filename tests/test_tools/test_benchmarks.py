@@ -90,7 +90,7 @@ def test_the_table_of_corrmatch(thin, forked_peaks, tmp_path, capsys):
         ('sampling', '-'),
         ('sampling', '<= 3'),
         ('pixels', '<= 1.5'),
-        ('pixels', '<= 0.25'),
+        ('pixels', '<= 0.1'),
         ('step', '<= 15 %'),
         ('step', '-'),
         ('step', '-'),
