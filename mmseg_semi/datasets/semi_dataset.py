@@ -84,7 +84,7 @@ class SemiDataset(Dataset):
 
     Args:
         labeled: Config of any mmseg dataset (wrappers too) or the dataset; a pipeline of its own
-            ends with ``PackSegInputs``.
+            ends with ``PackLabeledInputs`` or ``PackSegInputs``.
         unlabeled: Config of an ``UnlabeledDataset`` (wrappers too) or the dataset; a pipeline of
             its own ends with ``PackSemiInputs``. None for labeled images alone.
         loading: The transform that loads images of both parts, such as ``dict(type='LoadChannels',

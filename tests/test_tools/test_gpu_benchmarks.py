@@ -95,10 +95,14 @@ def test_every_tool_takes_its_options_and_the_pages_are_joined(option, tmp_path)
 
 def test_a_tool_that_is_stopped_ends_the_script_which_joins_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv('STOP', 'weighting')
+    earlier = tmp_path / 'found/growth.md'
+    earlier.parent.mkdir()
+    earlier.write_text(PAGE)
     (*tools, _), output = commands(tmp_path, '--toy', code=130)
     assert [Path(words[0]).stem for words in tools] == list(METHODS)
     found = json.loads((tmp_path / 'found/benchmarks.json').read_text())
     assert found.keys() == {'corrmatch', 'rankmatch', 's4mc'}
+    assert earlier.read_text() == PAGE, 'of a tool that has not begun'
     last = 'gpu.sh: stopped in tools/benchmarks/s4mc.py tools/benchmarks/weighting.py'
     assert output.splitlines()[-1] == last
 

@@ -33,9 +33,9 @@ trap 'stopped=1' INT TERM
 run() {
   local page="$folder/$1.md" tool="tools/benchmarks/$2.py" status=0
   shift 2
-  rm -f "$page"
   if [ -n "$stopped" ]; then return; fi
   echo "$tool $*"
+  rm -f "$page"
   "${PYTHON:-python}" "$tool" --out "$page" "$@" > /dev/null || status=$?
   if [ "$status" -ge 128 ]; then stopped=1; fi
   if [ "$status" -gt 0 ]; then failed+=("$tool"); fi

@@ -13,7 +13,6 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +187,7 @@ def listing(folder: Path, scale: float) -> Iterator[tuple[int, Callable[[], Any]
     for count in (int(lines * scale) for lines in LINES):
         path = folder / f'{count}.txt'
         path.write_text(''.join(f'{i // 1000:04d}/image_{i:07d}\n' for i in range(count)))
-        yield count, partial(lambda path: [*read_list(path)], path)
+        yield count, lambda path=path: [*read_list(path)]
 
 
 def growths(given: Inputs) -> Iterator[tuple[str, str, float, Calls]]:

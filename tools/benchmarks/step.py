@@ -129,6 +129,8 @@ class Passes:
     def __init__(self, step: TimedStep, device: str) -> None:
         self.step, self.device = step, device
         self.noted: list[Pass] = []
+        #: Layers of the method, what each is given, and whether that and the layer have gradients.
+        self.layers: list[tuple[Any, Tensor, bool, bool]] = []
         #: Of the parts of the step that was noted; a GPU is waited for at the end of each pass.
         self.seconds: dict[str, float] = {}
 
@@ -191,7 +193,7 @@ class Passes:
         passed = {part for one in self.noted for part in one.network.modules()}
         parts = [part for part in self.step.model.modules() if not [*part.children()]]
         own = [part for part in parts if part not in passed and [*part.parameters()]]
-        self.layers: list[tuple[Any, Tensor, bool, bool]] = []
+        self.layers.clear()
 
         def note(layer: Any, given: Any, _: Any) -> None:
             grad = torch.is_grad_enabled() and keeps_gradients(layer)
