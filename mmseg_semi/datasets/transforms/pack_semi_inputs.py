@@ -96,7 +96,9 @@ class PackSemiInputs(BaseTransform):
         for name in results['seg_fields']:
             if name != VALID_MAP:
                 fields[name] = PixelData(data=_pack_map(results[name], valid))
-        sample = SegDataSample(metainfo={k: results[k] for k in self.meta_keys if k in results})
+        sample = SegDataSample()
+        for key in (key for key in self.meta_keys if key in results):  # set_metainfo makes copies
+            sample.set_field(results[key], key, field_type='metainfo')
         sample.set_data(fields)
         return dict(
             weak=to_tensor(results['img']),
