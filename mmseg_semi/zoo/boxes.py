@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
 from mmseg_semi.detection.coco import read_coco
 from mmseg_semi.files import write_file
-from mmseg_semi.zoo.experiments import TOOLS, call, ending_commands, shown
+from mmseg_semi.zoo.commands import TOOLS, call, ending_commands, shown
 
 MINUTES = 'minutes.txt'
 

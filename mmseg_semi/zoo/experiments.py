@@ -7,34 +7,24 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import signal
-import socket
 import statistics
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 from mmengine.config import Config
 
-from mmseg_semi.files import shipped_root, write_file
+from mmseg_semi.files import write_file
 from mmseg_semi.utils.collect_env import checkout_commit
 from mmseg_semi.utils.safe_checkpoints import best_checkpoint, latest_checkpoint
+from mmseg_semi.zoo.commands import ROOT, TOOLS, call, ending_commands
 from mmseg_semi.zoo.run_logs import Run
 
-ROOT = shipped_root()
-TOOLS = ROOT / 'tools'
-INSTALLED = ROOT.name == '.mim'  # from a wheel: there is no repository
 RESULT_FILE, SETTINGS_FILE, NOT_NOTED = 'result.json', 'settings.json', 'not noted'
-_RUNNING: set[subprocess.Popen[bytes]] = set()
-_ENDING = threading.Event()
 
 
 @dataclass
@@ -185,15 +175,7 @@ class Experiment:
         if kept is not None:
             return kept
         self._claim_folder()
-        start = time.time()
-        self._call('train', self.train_command())
-        minutes = (time.time() - start) / 60
-        # One that was resumed has the steps of before in its logs, or was timed before.
-        timed = [minutes, Run(Path(self.work_dir), Path(self.config)).minutes]
-        minutes = max(
-            *timed,
-            (self._kept_of_training() or {'metrics': {}})['metrics'].get('train_minutes', 0.0),
-        )
+        minutes = self._train()
         find = best_checkpoint if self.best else latest_checkpoint
         checkpoint = find(self.work_dir)
         if checkpoint is None:
@@ -212,6 +194,15 @@ class Experiment:
         )
         write_file(self.result_path, json.dumps(content, indent=1))
         return metrics
+
+    def _train(self) -> float:
+        """Train or resume; return the minutes of the training, those before it was resumed too."""
+        start = time.time()
+        self._call('train', self.train_command())
+        kept = self._kept_of_training()
+        before = kept['metrics'].get('train_minutes', 0.0) if kept else 0.0
+        in_logs = Run(Path(self.work_dir), Path(self.config)).minutes
+        return max((time.time() - start) / 60, in_logs, before)
 
     def _claim_folder(self) -> None:
         """Note the settings and the commit of the run, before it leaves any checkpoint."""
@@ -254,82 +245,6 @@ def _data_roots(node: object) -> list[str]:
     if isinstance(node, (list, tuple)):
         found.update(*(_data_roots(child) for child in node))
     return sorted(found, key=len, reverse=True)
-
-
-def call(command: Sequence[str], log: str, threads: Optional[int], what: str) -> None:
-    """Run a command, appending what it prints to a log file.
-
-    Args:
-        command: Program and arguments.
-        log: Log file.
-        threads: CPU threads; None leaves it to the environment.
-        what: What it is for, named by the error.
-
-    Raises:
-        RuntimeError: It failed; names the log file.
-    """
-    env = dict(os.environ, PYTHON=sys.executable, PORT=str(_free_port()))
-    env['PYTHONPATH'] = os.pathsep.join(p for p in (str(ROOT), env.get('PYTHONPATH')) if p)
-    if threads is not None:
-        for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-            env[name] = str(threads)
-    os.makedirs(os.path.dirname(log), exist_ok=True)
-    with open(log, 'ab') as output:
-        code = _wait_for(list(command), stdout=output, stderr=subprocess.STDOUT, env=env)
-    if code:
-        tail = Path(log).read_text(errors='replace').splitlines()[-15:]
-        raise RuntimeError(f'{Path(command[1]).name} {what} failed, see {log}:\n' + '\n'.join(tail))
-
-
-def _wait_for(command: list[str], **options: Any) -> int:
-    if _ENDING.is_set():
-        text = f'SIGTERM came before {shown(command)}: give the command again to go on'
-        raise RuntimeError(text)
-    process = subprocess.Popen(command, **options)
-    _RUNNING.add(process)
-    try:
-        with process:  # it is waited for, whatever is raised
-            return process.wait()
-    finally:
-        _RUNNING.discard(process)
-
-
-@contextmanager
-def ending_commands() -> Iterator[None]:
-    """Pass SIGTERM on to the commands that run, begin no other, and end with them.
-
-    A training saves a checkpoint.
-    """
-
-    def end(number: int, frame: Any) -> NoReturn:
-        _ENDING.set()
-        for process in [*_RUNNING]:
-            process.send_signal(number)
-        os.write(2, b'SIGTERM: a training saves a checkpoint; give the command again to go on\n')
-        status = 128 + number
-        raise SystemExit(status)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        _ENDING.clear()
-
-
-def _free_port() -> int:
-    """A port that no other run of this machine uses for its processes."""
-    with socket.socket() as one:
-        one.bind(('127.0.0.1', 0))
-        return one.getsockname()[1]
-
-
-def shown(command: Sequence[str]) -> str:
-    """A command as a user types it: in the repository, paths are relative to it."""
-    words = ['python' if word == sys.executable else word for word in command]
-    if not INSTALLED:
-        words = [word.replace(f'{ROOT}{os.sep}', '') for word in words]
-    return shlex.join(words)
 
 
 def run_experiments(

@@ -21,7 +21,8 @@ from mmengine.logging import MMLogger
 
 from mmseg_semi.prepare import digit_scenes, land_cover
 from mmseg_semi.zoo import real_images
-from mmseg_semi.zoo.experiments import ROOT, Experiment, ending_commands
+from mmseg_semi.zoo.commands import ROOT, ending_commands
+from mmseg_semi.zoo.experiments import Experiment
 from mmseg_semi.zoo.pictures import draw_tests
 from mmseg_semi.zoo.real_image_rows import BASE, parts_of, rows
 

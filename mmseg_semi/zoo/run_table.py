@@ -20,13 +20,8 @@ from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
 from mmseg_semi.errors import exiting
 from mmseg_semi.files import shipped_root, write_file
 from mmseg_semi.zoo.boxes import Boxes, distinct, hash_of_lists
-from mmseg_semi.zoo.experiments import (
-    Experiment,
-    commits_of,
-    mean_and_spread,
-    run_experiments,
-    shown,
-)
+from mmseg_semi.zoo.commands import shown
+from mmseg_semi.zoo.experiments import Experiment, commits_of, mean_and_spread, run_experiments
 from mmseg_semi.zoo.paper_tables import (
     DIGIT_SCENES,
     Method,

@@ -9,16 +9,13 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmseg_semi.zoo.commands import TOOLS, call, ending_commands, shown
 from mmseg_semi.zoo.experiments import (
-    TOOLS,
     Experiment,
-    call,
     commits_of,
-    ending_commands,
     mean_and_spread,
     newest_metrics,
     run_experiments,
-    shown,
 )
 
 
@@ -228,7 +225,8 @@ def test_sigterm_ends_the_command_that_runs(tmp_path):
     parent = tmp_path / 'parent.py'
     parent.write_text(
         'import sys\n'
-        'from mmseg_semi.zoo.experiments import Experiment, call, run_experiments\n'
+        'from mmseg_semi.zoo.commands import call\n'
+        'from mmseg_semi.zoo.experiments import Experiment, run_experiments\n'
         'class Run(Experiment):\n'
         '    def run(self):\n'
         '        call([sys.executable, "child.py"], "log/x.log", 1, "x")\n'

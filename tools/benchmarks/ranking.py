@@ -24,7 +24,8 @@ from mmseg_semi.errors import run_tool
 from mmseg_semi.files import read_list, write_file
 from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
 from mmseg_semi.zoo.boxes import hash_of_lists
-from mmseg_semi.zoo.experiments import Experiment, call, ending_commands
+from mmseg_semi.zoo.commands import call, ending_commands
+from mmseg_semi.zoo.experiments import Experiment
 from mmseg_semi.zoo.real_image_rows import BASE, check_lists, list_of, rows, test_options_of
 from mmseg_semi.zoo.real_images import DATA, PARTS
 from mmseg_semi.zoo.result_table import (
