@@ -177,11 +177,6 @@ def check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     OneOf(*allowed).check(name, value)
 
 
-def check_feature(name: str, value: Any) -> None:
-    """Raise ValueError, naming the argument, unless ``value`` can be a feature's name."""
-    Feature().check(name, value)
-
-
 def check_shapes(**tensors: tuple[Any, str]) -> None:
     """Raise ValueError, naming the tensors, unless they have the dimensions that are given.
 

@@ -40,7 +40,7 @@ from mmseg_semi.benchmarks.measuring import (
 )
 from mmseg_semi.engine.hooks import ImageBankHook, LabeledSourceHook
 from mmseg_semi.files import write_file
-from mmseg_semi.models.segmentors.building import missing_hooks
+from mmseg_semi.models.segmentors.building import needed_hooks
 
 SUPERVISED = 'supervised'
 FRAMEWORKS = (
@@ -163,7 +163,7 @@ def attach_hooks(configs: Sequence[Any], model: Any) -> tuple[list[Any], Any]:
     """
     runner = SimpleNamespace(model=model, iter=0, max_iters=MAX_ITERS)
     hooks = [HOOKS.build(one) for one in configs if one['type'] != 'DataCheckHook']
-    hooks += [HOOKS.build(one) for one in missing_hooks(model, hooks)]
+    hooks += [HOOKS.build(one) for one in needed_hooks(model, hooks)]
     for hook in hooks:
         if isinstance(hook, ImageBankHook):
             # Its before_train wants a dataset to load from.

@@ -19,7 +19,7 @@ from torch import nn
 from mmseg_semi.arguments import check_whole
 from mmseg_semi.engine.hooks.state_hook import StateHook
 from mmseg_semi.engine.workers import end_workers, explaining, prepare_workers
-from mmseg_semi.models.segmentors.building import missing_hooks
+from mmseg_semi.models.segmentors.building import needed_hooks
 
 
 def seed_step(seed: int, rank: int, iteration: int) -> None:
@@ -48,7 +48,7 @@ def average_norm_statistics(model: nn.Module) -> None:
 def register_needed_hooks(runner: Any) -> None:
     """Register the hooks that components of the model need and the config does not list."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    for cfg in missing_hooks(model, runner.hooks):
+    for cfg in needed_hooks(model, runner.hooks):
         runner.register_hook(dict(cfg))
     for hook in runner.hooks:  # a StateHook says so itself, once it has found its components
         if not isinstance(hook, StateHook) and hasattr(model, 'hook_attached'):

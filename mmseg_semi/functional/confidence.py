@@ -176,7 +176,8 @@ def separation_weight(
     1 where one of them is positive, else :math:`\exp(-(z_c^2 + z_r^2) / \alpha)`.
 
     Args:
-        prob: Probabilities (B, K, H, W), summing to 1 over dim 1.
+        prob: Probabilities (B, K, H, W); refined ones, whose sum may be another than 1, are
+            divided by it.
         valid: Bool (B, H, W), False on padding.
         variance_weight: See above; the authors' program has 0.25.
         alpha: How slowly the weight falls, > 0; CoVar's program has 8, CSL's 2.
@@ -184,6 +185,8 @@ def separation_weight(
     Returns:
         Weights (B, H, W) in [0, 1], 0 on padding, of the dtype of ``prob``.
     """
+    prob = prob.clamp(min=0)
+    prob = prob / prob.sum(dim=1, keepdim=True).clamp(min=torch.finfo(prob.dtype).tiny)
     points = torch.stack([prob.amax(dim=1), scaled_residual_variance(prob)], dim=-1)
     points, known = points.flatten(1, 2).double(), valid.flatten(1)
     points = points * known[..., None]

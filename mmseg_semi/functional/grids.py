@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .losses import at_least_float32
+
 
 def to_grid(tensor: Tensor, grid: Sequence[int]) -> Tensor:
     """Bring a map to the features' resolution: each cell takes its nearest pixel.
@@ -43,14 +45,16 @@ def bilinear_at(
         (N, C) of the features' dtype.
     """
     height, width = size
+    fine = at_least_float32(features)  # half precision would round the places
     place = []
     for value, length in ((index % width, width), (index // width % height, height)):
-        value = value.to(features.dtype)
+        value = value.to(fine.dtype)
         relative = value / max(length - 1, 1) if align_corners else (value + 0.5) / length
         place.append(2 * relative - 1)
     grid = torch.stack(place, dim=-1)[None, :, None].expand(len(features), -1, -1, -1)
-    read = F.grid_sample(features, grid, padding_mode='border', align_corners=align_corners)
-    return read[index // (height * width), :, torch.arange(len(index), device=index.device), 0]
+    read = F.grid_sample(fine, grid, padding_mode='border', align_corners=align_corners)
+    read = read[index // (height * width), :, torch.arange(len(index), device=index.device), 0]
+    return read.to(features.dtype)
 
 
 def grid_stride(pixels: int, cells: int) -> int:

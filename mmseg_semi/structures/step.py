@@ -20,6 +20,8 @@ STEPS = ('iteration', 'epoch')
 _LATER: Any = None
 # Logit of a class that is known; its softmax among zeros is 1 in float32.
 _SURE = 30.0
+# What a pseudo-label without such a field stands for beside one that has it.
+_ALONE: dict[str, Any] = dict(weight=1.0, reliable=False)
 
 
 @dataclass
@@ -82,11 +84,13 @@ class SegOutputs:
     def logits(self) -> Tensor:
         """Logits at input size, (B, K, H, W), in float32 at least."""
         if self._logits is None:
-            raw = at_least_float32(self.stages[-1])
-            if raw.shape[-2:] != tuple(self.size):
-                raw = F.interpolate(
-                    raw, size=self.size, mode='bilinear', align_corners=self.align_corners
-                )
+            raw = self.stages[-1]
+            with torch.enable_grad():  # a refiner may be the first to ask
+                raw = at_least_float32(raw)
+                if raw.shape[-2:] != tuple(self.size):
+                    raw = F.interpolate(
+                        raw, size=self.size, mode='bilinear', align_corners=self.align_corners
+                    )
             self._logits = raw
         return self._logits
 
@@ -221,10 +225,20 @@ class PseudoLabel:
     def combine(
         self, other: PseudoLabel, function: Callable[[Tensor, Tensor], Tensor]
     ) -> PseudoLabel:
-        """Return ``function(own, other's)`` of every tensor that both have, extras included."""
+        """Return ``function(own, other's)`` of every tensor that both have, extras included.
+
+        Where one of them alone has weights, the other's are 1; where one alone knows which pixels
+        are reliable, none of the other's is.
+        """
         changes: dict[str, Any] = {}
         for item in fields(self):
             one, two = getattr(self, item.name), getattr(other, item.name)
+            if item.name in _ALONE and (one is None) != (two is None):
+                value = _ALONE[item.name]
+                one, two = (
+                    torch.full_like(two, value) if one is None else one,
+                    torch.full_like(one, value) if two is None else two,
+                )
             if isinstance(one, dict):
                 both = [key for key in one if key in two]
                 changes[item.name] = {key: function(one[key], two[key]) for key in both}
@@ -434,6 +448,14 @@ class SemiStep:
         return views[0].outputs if views else _LATER
 
     @property
+    def final(self) -> PseudoLabel:
+        """What unlabeled images are trained with, after all refiners.
+
+        Where one works after mixing that of its first view, valid on the images' own pixels.
+        """
+        return [self.pseudo, *self.refined.values()][-1]
+
+    @property
     def labeled_truth(self) -> Tensor:
         """int64 (Bl, H, W), classes of the labeled pixels; 255 where nobody knows."""
         truth = torch.stack([sample.gt_sem_seg.data[0] for sample in self.labeled_samples])
@@ -441,11 +463,15 @@ class SemiStep:
 
     @property
     def labeled_valid(self) -> Tensor:
-        """Bool (Bl, H, W): labeled pixels that are no padding, or that something was pasted on."""
+        """Bool (Bl, H, W): labeled pixels that are no padding, or that something was pasted on.
+
+        Of images that ``RandomPaddedCrop`` has padded in a color, those of a known class.
+        """
         valid = self.labeled_truth != 255
         for one, sample in zip(valid, self.labeled_samples):
-            height, width = sample.metainfo.get('img_shape', one.shape)[:2]
-            one[:height, :width] = True
+            if not sample.metainfo.get('padded'):
+                height, width = sample.metainfo.get('img_shape', one.shape)[:2]
+                one[:height, :width] = True
         return valid
 
     @property

@@ -3,6 +3,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, loops
 from mmseg.registry import DATASETS, HOOKS
 from tool_runs import TOOLS
@@ -11,6 +12,8 @@ from torch.utils.data import DataLoader
 
 import mmseg_semi.engine.hooks.data_check_hook as module
 from mmseg_semi.datasets import DataError, SemiSampler, semi_collate
+from mmseg_semi.models.memories import FeatureMemoryBank, NegativeQueues
+from mmseg_semi.models.mixers import ClassAwareCutMix
 from mmseg_semi.utils.safe_checkpoints import CheckpointError
 
 
@@ -279,16 +282,16 @@ def test_a_forgotten_collate_function_is_named(runner):
 TRAINED = ('background', 'leaf', 'disease')
 
 
-def load(classes, given, loop='test', resume=False):
+def load(classes, given, loop='test', resume=False, model=None, state=None):
     """Load a checkpoint of some classes for data of other ones."""
-    model = nn.Linear(1, 1)
+    model = nn.Linear(1, 1) if model is None else model
     kinds = dict(train=IterBasedTrainLoop, val=loops.ValLoop, test=loops.TestLoop)
     built = BaseLoop.__new__(kinds[loop])
     built.dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=given)))
     built_loops = {f'_{name}_loop': built if name == loop else None for name in kinds}
     runner = SimpleNamespace(model=model, _resume=resume, **built_loops)
     meta = {} if classes is None else dict(meta=dict(dataset_meta=dict(classes=classes)))
-    checkpoint = dict(state_dict=model.state_dict(), **meta)
+    checkpoint = dict(state_dict=model.state_dict() if state is None else state, **meta)
     HOOKS.build(dict(type='DataCheckHook')).after_load_checkpoint(runner, checkpoint)
 
 
@@ -311,6 +314,41 @@ def test_training_may_begin_with_a_checkpoint_of_other_classes(warnings_logged):
     load(TRAINED, ('background', 'disease', 'leaf'), 'train')
     assert len(warnings_logged) == 1
     assert "class 1 is 'leaf' in the first and 'disease' in the second" in warnings_logged[0]
+
+
+class Net(nn.Module):
+    """Has a memory and a bank of images beside a layer."""
+
+    def __init__(self, classes, size, images):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        sizes = dict(num_classes=classes, channels=2, size=size, num_push=2)
+        self.bank, self.queues = FeatureMemoryBank(**sizes), NegativeQueues(**sizes)
+        self.mixer = ClassAwareCutMix()
+        self.mixer.register_buffer('bank', torch.ones(images, classes, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ('size', 'classes', 'left_out'),
+    [(4, 3, ()), (5, 3, ('bank', 'queues')), (4, 2, ('bank', 'queues', 'mixer'))],
+)
+def test_a_run_that_begins_with_weights_has_memories_of_its_own(
+    size, classes, left_out, warnings_logged
+):
+    old, new = Net(classes, size, 7), Net(3, 4, 5)
+    for one in (old.bank, old.queues):
+        one.features.data.fill_(2.0)
+    state = old.state_dict()
+    load(TRAINED, TRAINED, 'train', model=new, state=state)
+    assert [text.split()[0] for text in warnings_logged] == [f'model.{one}' for one in left_out]
+    new.load_state_dict(state, strict=False)
+    assert torch.equal(new.layer.weight, old.layer.weight)
+    for name in ('bank', 'queues'):
+        filled = (getattr(new, name).features == 2).all()
+        assert filled == (name not in left_out)
+    kept = old.state_dict()
+    load(TRAINED, TRAINED, 'train', resume=True, model=new, state=kept)
+    assert kept.keys() == old.state_dict().keys(), 'a resumed run goes on with what it has'
 
 
 @pytest.mark.parametrize('loop', ['test', 'val', 'train'])

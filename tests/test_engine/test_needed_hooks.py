@@ -22,7 +22,7 @@ from mmseg_semi.engine.hooks import (
 )
 from mmseg_semi.engine.semi_train_loop import register_needed_hooks
 from mmseg_semi.models.refiners import BaseRefiner, EMAThreshold
-from mmseg_semi.models.segmentors.building import missing_hooks
+from mmseg_semi.models.segmentors.building import needed_hooks
 from tests.test_models.conftest import AEL
 
 THRESHOLD = dict(select=dict(type='EMAThreshold', initial=0.3))
@@ -268,7 +268,7 @@ class WithPlainHookForTest(BaseRefiner):
 def test_any_hook_can_be_declared(build):
     model = build(refiners=dict(own=dict(type='WithPlainHookForTest')))
     runner = begun(registered(model))
-    assert runner.names == ['PlainHookForTest'] and not missing_hooks(model, model._hooks_seen)
+    assert runner.names == ['PlainHookForTest'] and not needed_hooks(model, model._hooks_seen)
 
 
 @pytest.mark.parametrize(

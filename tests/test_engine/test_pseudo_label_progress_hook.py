@@ -17,7 +17,7 @@ from tool_runs import CONFIGS, EMA, UNIMATCH, differing, load_checkpoint, with_h
 
 from mmseg_semi.datasets.collate import semi_collate
 from mmseg_semi.datasets.semi_dataset import SampleKey
-from mmseg_semi.engine.hooks import PseudoLabelProgressHook
+from mmseg_semi.engine.hooks import PseudoLabelProgressHook, pseudo_label_progress_hook
 from mmseg_semi.engine.hooks.pseudo_label_progress_hook import arrays_of, label_batch
 from mmseg_semi.structures import PseudoLabel
 from mmseg_semi.utils.config import load_config
@@ -117,6 +117,31 @@ def test_neither_model_nor_generators_move(method, digit_root, tmp_path):
     assert np.array_equal(states[1], np.random.get_state()[1]) and states[2] == random.getstate()
     assert modes == [module.training for module in model.modules()]
     assert differing(before, model.state_dict(), '') == []
+
+
+def test_regions_before_mixing_are_seen_where_the_student_labels(digit_root, tmp_path):
+    config = tmp_path / 'config.py'
+    cfg = Config.fromfile(write_config(config, UNIMATCH, digit_root))
+    base = Config.fromfile(CONFIGS / 'corrmatch/corrmatch_unet_digit-scenes-60.py')
+    base.model.refiners.regions.after_mixing = False
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model, dataset = MODELS.build(base.model), DATASETS.build(cfg.train_dataloader.dataset)
+    keys = [SampleKey('labeled', 0, 0), SampleKey('unlabeled', 1, 0)]
+    batch = semi_collate([dataset[key] for key in keys])
+    seen = label_batch(model, batch, iteration=3, max_iters=8, iters_per_epoch=4)
+    assert list(seen) == ['raw', 'select', 'regions']
+
+
+def test_all_ranks_stop_where_one_has_failed(monkeypatch):
+    """The first one may have failed to write; the others would wait for its figures."""
+    hook = PseudoLabelProgressHook()
+    hook._on = True
+    monkeypatch.setattr(hook, '_look', lambda runner: None)
+    hook.after_val_epoch(None)
+    assert hook._on
+    monkeypatch.setattr(pseudo_label_progress_hook, 'all_reduce', lambda one: one.add_(1))
+    hook.after_val_epoch(None)
+    assert not hook._on
 
 
 def test_padding_weights_and_what_is_not_selected():

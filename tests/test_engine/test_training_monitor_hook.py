@@ -21,9 +21,9 @@ from mmseg_semi.structures import PseudoLabel
 NAMES = ('sky', 'road', 'car')
 
 
-def kinds(valid, selected, labeled, refined=True):
+def kinds(valid, selected, labeled, selects=True):
     counts = torch.tensor([valid, *selected], dtype=torch.float64)
-    found = _judge(counts, torch.tensor([0.0, *labeled], dtype=torch.float64), refined, NAMES)
+    found = _judge(counts, torch.tensor([0.0, *labeled], dtype=torch.float64), selects, NAMES)
     return [(one.kind, one.about) for one in found]
 
 
@@ -49,8 +49,8 @@ def test_what_is_said_of_counts(valid, selected, labeled, wanted):
     assert kinds(valid, selected, labeled) == wanted
 
 
-def test_without_a_refiner_all_pixels_are_meant():
-    assert kinds(1000, (500, 400, 100), (50, 40, 10), refined=False) == []
+def test_where_nothing_selects_all_pixels_are_meant():
+    assert kinds(1000, (500, 400, 100), (50, 40, 10), selects=False) == []
 
 
 def test_counts_of_a_step():
@@ -58,7 +58,7 @@ def test_counts_of_a_step():
     raw = PseudoLabel.from_logits(logits, torch.tensor([[[True, True, True, False]]]))
     pseudo = raw.update(selected=torch.tensor([[[True, False, True, True]]]))
     sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[2, 2, 255, 0]]])))
-    step = SimpleNamespace(pseudo=pseudo, raw_pseudo=raw, labeled_samples=[sample])
+    step = SimpleNamespace(final=pseudo, raw_pseudo=raw, labeled_samples=[sample])
     assert _count(step).tolist() == [[3, 1, 1, 0], [0, 1, 0, 2]]
 
 

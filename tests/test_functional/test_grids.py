@@ -20,3 +20,13 @@ def test_features_at_pixels_are_those_of_the_enlarged_map(align_corners, size):
     wanted = full.permute(0, 2, 3, 1).flatten(0, 2)[index]
     got = bilinear_at(features, index, size, align_corners)
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_the_places_are_exact_in_half_precision(dtype):
+    features = torch.randn(1, 2, 65, 65, generator=torch.Generator().manual_seed(0)).to(dtype)
+    index = torch.arange(0, 513 * 513, 1001)
+    found = bilinear_at(features, index, (513, 513), False)
+    wanted = bilinear_at(features.double(), index, (513, 513), False)
+    assert found.dtype == dtype
+    assert torch.equal(found, wanted.to(dtype)) or (found - wanted).abs().max() < 0.02

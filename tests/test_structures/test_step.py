@@ -2,6 +2,8 @@ from dataclasses import fields
 
 import pytest
 import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 
 from mmseg_semi.structures import Features, Mix, PseudoLabel, SegOutputs, SemiStep, View
 
@@ -186,3 +188,56 @@ def test_the_share_of_the_run_that_remains():
     assert bare_step(iteration=120, max_iters=100).remaining('a') == 0.0
     with pytest.raises(RuntimeError, match=r'model.refiners.a.anneal needs .*SemiTrainLoop'):
         bare_step().remaining('model.refiners.a.anneal')
+
+
+def test_logits_that_are_first_read_without_gradient_train_all_the_same():
+    stage = torch.ones(1, 2, 3, 3, requires_grad=True)
+    outputs = SegOutputs([stage], (6, 6), False)
+    with torch.no_grad():
+        pseudo = PseudoLabel.from_logits(outputs.logits, torch.ones(1, 6, 6, dtype=torch.bool))
+    assert not pseudo.logits.requires_grad
+    outputs.logits.sum().backward()
+    assert stage.grad.sum() == pytest.approx(36 * 2)
+
+
+def test_what_one_of_two_pseudo_labels_lacks():
+    first, second = pseudo_label(weight=torch.full((2, 4, 4), 0.5)), pseudo_label()
+    second = second.update(reliable=torch.ones(2, 4, 4, dtype=torch.bool))
+    both = first.combine(second, lambda one, two: torch.stack([one, two]))
+    assert both.weight.unique(sorted=False).numel() == 2
+    assert (both.weight[0] == 0.5).all() and (both.weight[1] == 1).all()
+    assert not both.reliable[0].any() and both.reliable[1].all()
+    neither = first.update(weight=None).combine(pseudo_label(), lambda one, two: one)
+    assert neither.weight is None and neither.reliable is None
+
+
+def test_what_is_trained_with_is_what_the_last_refiner_says():
+    raw, refined, mixed = (pseudo_label(batch) for batch in (1, 2, 3))
+    fields = dict.fromkeys(
+        ['labeled_images', 'labeled_samples', 'weak_images', 'strong_images', 'valid']
+    )
+    step = SemiStep(**fields, unlabeled_samples=[], pseudo=raw)
+    assert step.final is raw
+    step.refined.update(select=refined, after=mixed)
+    assert step.final is mixed
+
+
+def test_labeled_pixels_that_are_no_padding():
+    """255 in the image is one that nobody knows; where a crop was padded in a color, it may not."""
+    truth = torch.zeros(2, 3, 4, dtype=torch.int64)
+    truth[:, 0, 0] = truth[:, :, 3] = 255
+    metas = [dict(img_shape=(3, 3)), dict(img_shape=(3, 4), padded=True)]
+    samples = [
+        SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=one[None]))
+        for meta, one in zip(metas, truth)
+    ]
+    fields = dict.fromkeys(['weak_images', 'strong_images', 'valid'])
+    step = SemiStep(
+        **fields,
+        labeled_images=torch.zeros(2, 3, 3, 4),
+        labeled_samples=samples,
+        unlabeled_samples=[],
+    )
+    first, second = step.labeled_valid
+    assert first[:, :3].all() and not first[:, 3].any()
+    assert torch.equal(second, truth[1] != 255)

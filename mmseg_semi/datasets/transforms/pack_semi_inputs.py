@@ -29,6 +29,7 @@ META_KEYS = (
     'flip',
     'flip_direction',
     'reduce_zero_label',
+    'padded',
 )
 
 
@@ -39,8 +40,11 @@ class PackLabeledInputs(PackSegInputs):
     ``SemiDataPreprocessor`` makes it int64 there, an eighth of which workers hand over; mmseg's
     ``SegDataPreProcessor`` does not, and wants ``PackSegInputs``.
 
-    Required Keys, arguments and the result are those of ``PackSegInputs``.
+    Required Keys, arguments and the result are those of ``PackSegInputs``, and ``padded`` is kept.
     """
+
+    def __init__(self, meta_keys: Sequence[str] = META_KEYS) -> None:
+        super().__init__(meta_keys)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Pack."""

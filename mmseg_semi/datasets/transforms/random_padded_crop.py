@@ -28,8 +28,9 @@ class RandomPaddedCrop(RandomCrop):
     (UniMatch, CVPR 2023). Without it a smaller image stays smaller, and ``SemiDataPreprocessor``
     pads the batch after normalization.
 
-    Required and Modified Keys: those of ``RandomCrop``. Every map of ``seg_fields`` gets 255 where
-    it is padded: a mask is ignored there, and the valid map of an unlabeled image is False.
+    Required and Modified Keys: those of ``RandomCrop``; an image that was padded gets ``padded``.
+    Every map of ``seg_fields`` gets 255 where it is padded: a mask is ignored there, and the valid
+    map of an unlabeled image is False.
 
     Args:
         crop_size: Height and width of the crop in pixels.
@@ -63,6 +64,7 @@ class RandomPaddedCrop(RandomCrop):
         if self.pad_color is not None and any(lacking):
             size = height + lacking[0], width + lacking[1]
             results['img'] = self._padded(results['img'], size, results.get('img_path'))
+            results['padded'] = True
             for name in results.get('seg_fields', []):
                 one = results[name]
                 pad = [(0, lacking[0]), (0, lacking[1]), *[(0, 0)] * (one.ndim - 2)]

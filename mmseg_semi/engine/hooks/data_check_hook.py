@@ -26,6 +26,8 @@ from mmseg_semi.datasets.part_statistics import advice
 from mmseg_semi.datasets.samplers import SemiSampler
 from mmseg_semi.datasets.semi_dataset import SemiDataset
 from mmseg_semi.errors import DataError
+from mmseg_semi.models.memories import BaseMemory
+from mmseg_semi.models.mixers import ClassAwareCutMix
 from mmseg_semi.utils.safe_checkpoints import CheckpointError
 from mmseg_semi.utils.weight_checks import check_checkpoint, other_class, trained_classes
 
@@ -56,7 +58,8 @@ class DataCheckHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that mmengine would load in part, and those of other classes.
 
-        A run that begins with them (``load_from``) may have other classes, with a warning.
+        A run that begins with them (``load_from``) may have other classes, with a warning, and
+        memories of other sizes, which begin empty.
 
         Raises:
             ValueError: See ``check_checkpoint``.
@@ -64,8 +67,11 @@ class DataCheckHook(Hook):
         """
         wrapped = is_model_wrapper(runner.model) or isinstance(runner.model, BaseTTAModel)
         model = runner.model.module if wrapped else runner.model
-        check_checkpoint(model, checkpoint, isinstance(runner._train_loop, BaseLoop))
+        training = isinstance(runner._train_loop, BaseLoop)
+        check_checkpoint(model, checkpoint, training)
         _check_trained_classes(runner, checkpoint)
+        if training and not runner._resume:
+            _leave_out_memories(model, checkpoint)
 
     def before_train(self, runner: Any) -> None:
         """Check everything once.
@@ -126,6 +132,26 @@ class DataCheckHook(Hook):
         _verify_heldout(dataset, key)
         on_main_rank(lambda: _report(check_parts([Part(key, dataset, 'test')])))
         fill_num_classes(dataset, key)
+
+
+def _leave_out_memories(model: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Take the memories out of a checkpoint that are of other sizes or classes than the model's."""
+    state = checkpoint.get('state_dict', checkpoint)
+    for name, module in model.named_modules():
+        if not isinstance(module, (BaseMemory, ClassAwareCutMix)):
+            continue
+        own = module.state_dict(prefix=f'{name}.')
+        rows = isinstance(module, ClassAwareCutMix)  # one for each image of its data
+        there = {key: state[key] for key in own if key in state}
+        if any(value.shape[rows:] != own[key].shape[rows:] for key, value in there.items()):
+            for key in there:
+                del state[key]
+            print_log(
+                f'model.{name} begins empty, since the checkpoint has one of another size or of '
+                'other classes',
+                logger='current',
+                level=logging.WARNING,
+            )
 
 
 def _check_trained_classes(runner: Any, checkpoint: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Optional
 
 import numpy as np
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -62,16 +62,19 @@ class PseudoLabelProgressHook(Hook):
         """Label, write and draw."""
         if not self._on:
             return
+        failed = torch.zeros(())
         try:
             self._look(runner)
         except Exception as error:  # pictures are not worth a training
-            self._on = False
+            failed += 1
             print_log(
                 f'default_hooks.pseudo_labels draws nothing more, since the images that it labels '
                 f'have failed with {type(error).__name__}: {error}. Set it to None to go without.',
                 logger='current',
                 level=logging.WARNING,
             )
+        all_reduce(failed)  # the refiners of the next time ask all ranks, or none
+        self._on = not failed.item()
 
     def _look(self, runner: Any) -> None:
         dataset = runner.train_dataloader.dataset

@@ -113,9 +113,10 @@ class TrainingMonitorHook(PseudoLabelObserver):
         seen = torch.stack(list(self._looks)).sum(dim=0)
         runner.message_hub.update_scalar('train/pseudo/classes', _effective(seen[1:]))
         if len(self._looks) == self.patience:
-            refined = len(getattr(_model(runner), 'refiners', ())) > 0
+            refiners = getattr(_model(runner), 'refiners', {}).values()
+            selects = any(one.stage == 'selection' for one in refiners)
             names = runner.train_dataloader.dataset.metainfo.get('classes')
-            self._say(runner, _judge(seen, self._labeled, refined, names))
+            self._say(runner, _judge(seen, self._labeled, selects, names))
 
     def after_val_epoch(self, runner: Any, metrics: Optional[Mapping[str, Any]] = None) -> None:
         """Compare with the start."""
@@ -177,7 +178,7 @@ def _count(step: SemiStep) -> Tensor:
     In the first row the valid unlabeled ones, and the selected of them by class; in the second 0
     and the labeled ones by class.
     """
-    pseudo, number = step.pseudo, step.raw_pseudo.logits.shape[1]
+    pseudo, number = step.final, step.raw_pseudo.logits.shape[1]
     selected = pseudo.label[pseudo.used]
     counts = torch.zeros(2, 1 + number, dtype=torch.float64, device=pseudo.label.device)
     counts[0, 0] = pseudo.valid.sum()
@@ -199,27 +200,27 @@ def _effective(counts: Tensor) -> float:
     return float(torch.special.entr(counts / total).sum().exp())
 
 
-def _judge(seen: Tensor, labeled: Tensor, refined: bool, names: Any) -> Iterator[Concern]:
+def _judge(seen: Tensor, labeled: Tensor, selects: bool, names: Any) -> Iterator[Concern]:
     """Say what the counts of the last looks show.
 
     Args:
         seen: Valid pixels, and selected ones by class (1 + K,).
         labeled: 0, and labeled pixels by class (1 + K,).
-        refined: Whether anything selects.
+        selects: Whether a refiner does.
         names: Of the classes; None for their numbers.
     """
     selected, known = seen[1:], labeled[1:]
     share = float(selected.sum() / seen[0].clamp(min=1))
-    if refined and share < _NONE:
+    if selects and share < _NONE:
         text = (
-            f'{share:.2%} of the unlabeled pixels are trained with: lower '
-            f'model.refiners.select.threshold, or try {_THRESHOLD}, {_LONGER}'
+            f'{share:.2%} of the unlabeled pixels are trained with: select more '
+            f'(model.refiners.select), or try {_THRESHOLD}, {_LONGER}'
         )
         yield Concern('none', text)
-    if refined and share > _ALL:
+    if selects and share > _ALL:
         text = (
             f'{share:.2%} of the unlabeled pixels are trained with, and wrong labels are not left '
-            'out: raise model.refiners.select.threshold, or try a smaller '
+            'out: select fewer (model.refiners.select), or try a smaller '
             'model.losses.*.loss_weight'
         )
         yield Concern('all', text)

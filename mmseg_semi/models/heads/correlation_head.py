@@ -170,13 +170,14 @@ class CorrelationHead(BaseSemiHead):
                 eval mode, which changes nothing.
             step: The training step.
         """
-        if outputs is step.teacher:
+        if outputs is step.teacher and step.weak is not None:
             w1, w2 = self._first_pass(step, 'weak')
             return w1.detach(), w2.detach()
         training = self.training
         self.eval()
         with torch.no_grad():
             maps = self._maps(outputs.features[self.tap])
+        torch.clear_autocast_cache()  # as after a network's pass without gradient
         self.train(training)
         return maps
 

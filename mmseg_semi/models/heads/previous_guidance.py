@@ -191,7 +191,7 @@ class PreviousGuidance(HeldNetwork, BaseSemiHead):
         total: Any = 0
         for number, share in zip(torch.randperm(known).tolist(), (shares / shares.sum()).tolist()):
             self.snapshots.load(number, self._weights(self.network))
-            total = total + share * model.run(images, self.network).logits.float()
+            total = total + share * model.run(images, self.network).logits
         return total
 
     def guide(self, view: View, pseudo: PseudoLabel) -> View:

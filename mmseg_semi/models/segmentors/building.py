@@ -329,11 +329,19 @@ def choose_streams(model: Any, listed: Optional[Mapping[str, Any]]) -> dict[str,
                 'have a pseudo-label only where a teacher gives it: set model.teacher=dict(type='
                 "'EMATeacher'), or name a stream of weak or strong images"
             )
+    readers_of = {**model.losses, **model.heads}
+    for part in (one for one in readers_of.values() if one.stream):
+        stream = streams[part.stream]
         if not stream.trains:
             raise ValueError(
-                f"model.losses.{key}.stream: stream '{stream.name}' has no gradient (network="
+                f"{part.config_key}.stream: stream '{stream.name}' has no gradient (network="
                 f'{stream.network!r}, mode={stream.mode!r}); name a stream that the student sees '
                 "in mode 'train'"
+            )
+        if stream.source == 'labeled' and part in model.heads.values():
+            raise ValueError(
+                f"{part.config_key}.stream: stream '{stream.name}' shows labeled images, and "
+                f'{type(part).__name__} compares unlabeled ones; name a stream of strong images'
             )
     read = {'labeled', 'weak', *(part.stream for part in model.components)}
     for stream in streams.values():
@@ -348,7 +356,7 @@ def choose_streams(model: Any, listed: Optional[Mapping[str, Any]]) -> dict[str,
     return streams
 
 
-def needed_hooks(model: nn.Module, present: Sequence[Any] = ()) -> list[dict[str, Any]]:
+def needed_hooks(model: Any, present: Sequence[Any] = ()) -> list[dict[str, Any]]:
     """Configs of the hooks that the components of a model need, each once.
 
     Args:
@@ -376,11 +384,6 @@ def needed_hooks(model: nn.Module, present: Sequence[Any] = ()) -> list[dict[str
                     f'{known}: list the one to be used in custom_hooks'
                 )
     return list(needed.values())
-
-
-def missing_hooks(model: Any, present: list[Any]) -> list[dict[str, Any]]:
-    """Those of :func:`needed_hooks` of whose class (or a subclass) no hook is present."""
-    return needed_hooks(model, present)
 
 
 def _serves(hook: Any, wanted: type, part: Component) -> bool:

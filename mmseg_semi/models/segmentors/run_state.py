@@ -45,7 +45,7 @@ class RunStateMixin:
 
     def check_first_batch(self, step: SemiStep) -> None:
         """Refuse a run whose hooks, progress or batches are not what the components need."""
-        missing = building.missing_hooks(self, self._hooks_seen)
+        missing = building.needed_hooks(self, self._hooks_seen)
         if missing:
             raise RuntimeError(
                 f'the model has state that only {missing[0]["type"]} moves, and the run has no '

@@ -114,7 +114,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         """
         step = self.begin_step(inputs, data_samples)
         self.mix_labeled(step)
-        if step.iteration < (self.warmup_iters or self.warmup_epochs * self.iters_per_epoch):
+        if step.iteration < self.warmup_length:
             self.run_pass(step, [self.streams['labeled']])
             return self.supervised(step)
         before, after = self.passes
@@ -252,7 +252,7 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         """Let the components and whoever asked for it look at the finished step."""
         valid = step.pseudo.valid
         mean = (step.pseudo.confidence * valid).sum() / valid.sum().clamp(min=1)
-        step.log('selected', selected_ratio(step.pseudo.selected, valid))
+        step.log('selected', selected_ratio(step.final.selected, step.final.valid))
         step.log('confidence', mean)
         for part in self.components:
             if type(part).observe is not Component.observe:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Optional
 
+import torch
 from torch import Tensor, nn
 
 from mmseg_semi.models.held_network import HeldNetwork
@@ -81,6 +82,10 @@ def forward_mode(network: nn.Module, mode: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if any(one.requires_grad for one in network.parameters()):
+            # In older torch, copies in half precision that autocast has made of the student's
+            # weights without gradient serve the passes with gradient, too (its issue 158232).
+            torch.clear_autocast_cache()
         if training != wanted:
             network.train(training)
         for name, value in network.named_buffers():

@@ -110,15 +110,15 @@ class EMATeacher(BaseTeacher):
 
     def label(self, images: Tensor) -> SegOutputs:
         """Run the network on normalized images (B, 3, H, W)."""
-        with forward_mode(self.network, self.mode):
-            return self._model[0].run(images, self.network)
+        with self.in_mode(self.mode) as network:
+            return self._model[0].run(images, network)
 
     @contextmanager
     def in_mode(self, mode: str, network: Optional[nn.Module] = None) -> Iterator[nn.Module]:
         """See ``BaseTeacher``; with ``buffers='own'``, remember the statistics of the pass."""
         network = network or self.network
         with forward_mode(network, mode):
-            if mode == 'train' and self.buffer_mode == 'own':
+            if mode == 'train' and self.buffer_mode == 'own' and self.training:
                 buffers = dict(network.named_buffers())
                 for name, value in self._found.get(network, {}).items():
                     buffers[name].copy_(value)  # a second pass moves on from the first

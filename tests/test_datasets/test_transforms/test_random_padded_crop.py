@@ -8,7 +8,7 @@ import torch
 from mmseg.registry import DATASETS, MODELS, TRANSFORMS
 
 from mmseg_semi.datasets import SampleKey, semi_collate
-from mmseg_semi.datasets.transforms import CarryMaps, RandomPaddedCrop
+from mmseg_semi.datasets.transforms import CarryMaps, PackLabeledInputs, RandomPaddedCrop
 
 
 def sample(height: int, width: int) -> dict:
@@ -25,6 +25,12 @@ def test_padding_is_right_and_below_in_the_color_and_its_truth_is_255() -> None:
     outside[:2, :3] = False
     assert (out['img'][outside] == (30, 20, 10)).all()  # the image is BGR, the color RGB
     assert (out['gt_seg_map'][outside] == 255).all()
+
+
+def test_the_model_is_told_that_a_labeled_image_was_padded() -> None:
+    crop, pack = RandomPaddedCrop((4, 5), pad_color=(0, 0, 0)), PackLabeledInputs()
+    metas = [pack(crop(sample(*size)))['data_samples'].metainfo for size in ((2, 3), (6, 7))]
+    assert metas[0]['padded'] is True and 'padded' not in metas[1]
 
 
 def test_one_side_is_padded_and_the_other_cut() -> None:

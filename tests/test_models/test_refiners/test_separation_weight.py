@@ -30,6 +30,15 @@ def test_weights_multiply(build, batch):
     assert torch.equal(step.pseudo.weight, first * second)
 
 
+def test_refined_probabilities_count_by_their_shares():
+    prob = torch.rand(2, 4, 5, 6, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    valid = torch.ones(2, 5, 6, dtype=torch.bool)
+    more = prob * (1 + torch.rand(2, 1, 5, 6, generator=torch.Generator().manual_seed(1)))
+    weight = separation_weight(more, valid)
+    torch.testing.assert_close(weight, separation_weight(prob, valid), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(weight, torch.ones_like(weight), atol=0.1)
+
+
 @pytest.mark.parametrize(('name', 'value'), [('alpha', 0), ('variance_weight', -1)])
 def test_arguments_outside_their_values(name, value):
     with pytest.raises(ValueError, match=f'SeparationWeight.{name} must be a number'):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmseg.registry import MODELS
 
+from mmseg_semi.engine.hooks import training_monitor_hook
 from mmseg_semi.models.refiners import BaseRefiner, ConfidenceThreshold
 from mmseg_semi.models.segmentors import SemiSegmentor, is_semi
 
@@ -319,3 +320,20 @@ def test_configs_of_a_semi_supervised_model_are_told_from_others(build):
     assert all(is_semi(dict(type=kind)) for kind in known)
     others = ['EncoderDecoder', 'mmseg.EncoderDecoder', 'NobodyKnows', BaseRefiner]
     assert not any(is_semi(dict(type=kind)) for kind in others)
+
+
+def test_what_is_selected_after_mixing_is_what_the_log_says(build, batch):
+    select = dict(type='QuantileThreshold', stream='strong', alpha=0.4)
+    model = build(
+        mixer=None,
+        streams=None,
+        refiners=dict(select=select),
+        losses=dict(strong=dict(type='PseudoLabelCrossEntropy', stream='strong')),
+    )
+    model.set_progress(0, 10)
+    step, losses = run_step(model, batch())
+    own = step.streams['strong'][0].own_pseudo
+    share = own.used.sum() / own.valid.sum()
+    assert float(losses['selected']) == pytest.approx(float(share)) and 0.3 < share < 0.9
+    counts = training_monitor_hook._count(step)
+    assert counts[0].tolist()[0] == own.valid.sum() and counts[0, 1:].sum() == own.used.sum()

@@ -374,6 +374,49 @@ def test_streams_of_a_wrong_form_are_refused(build, streams, message):
         build(**EXTRA, streams=streams)
 
 
+@pytest.mark.parametrize(
+    ('stream', 'message'),
+    [
+        (dict(images='strong', network='teacher'), "'read' has no gradient .network='teacher'"),
+        (dict(images='labeled', group='own'), "'read' shows labeled images, and AgentRankHead"),
+    ],
+)
+def test_heads_read_unlabeled_images_that_train(build, stream, message):
+    heads = dict(rank=dict(type='AgentRankHead', tap='encoder', stream='read'))
+    with pytest.raises(ValueError, match=rf'^model\.heads\.rank\.stream: stream {message}'):
+        build(losses=STRONG, teacher=TEACHER, heads=heads, streams=dict(read=stream))
+
+
+@pytest.mark.parametrize('name', ['weak', 'strong'])
+def test_a_loss_trains_whoever_was_the_first_to_read_its_logits(build, batch, name):
+    """The student's own label, and a threshold of the strong views, read them without gradient."""
+    select = dict(type='QuantileThreshold', stream='strong', alpha=0.2)
+    changes = dict(refiners=dict(select=select)) if name == 'strong' else dict(refiners=None)
+    losses = {name: dict(type='PseudoLabelCrossEntropy', stream=name)}
+    model = build(streams=None, losses=losses, **changes)
+    model.set_progress(0, 10)
+    _, found = run_step(model, batch())
+    (grad,) = torch.autograd.grad(
+        found[f'{name}.loss'], model.segmentor.decode_head.conv_seg.weight
+    )
+    assert grad.abs().sum() > 0
+
+
+def test_half_precision_copies_of_a_pass_without_gradient_are_forgotten(build, batch, monkeypatch):
+    """In older torch the passes with gradient took them, and lost their gradients."""
+    streams = dict(partners=dict(images='weak', mode='eval'))
+    mixer = dict(type='CutMix', partner_stream='partners')
+    model = build(losses=STRONG, mixer=mixer, streams=streams)
+    order = []
+    monkeypatch.setattr(torch, 'clear_autocast_cache', lambda: order.append('clear'))
+    plain = model.encode
+    monkeypatch.setattr(
+        model, 'encode', lambda *args: order.append(torch.is_grad_enabled()) or plain(*args)
+    )
+    run_step(model, batch())
+    assert order[:3] == [False, 'clear', True]
+
+
 def test_a_perturbation_is_named_by_its_stream(build):
     streams = dict(perturbed=dropped(features='weak'))
     streams['perturbed']['perturbation']['prob'] = 1

@@ -148,6 +148,25 @@ def test_own_buffers_need_a_pass_in_training_mode(build, batch):
         run_step(model, batch())
 
 
+def test_own_buffers_are_those_of_the_passes_that_label(build, batch):
+    """In training, and not where images are labeled at a validation."""
+    model = hooked(build(teacher=dict(type='EMATeacher', buffers='own', mode='train'))).train()
+    network, images = model.teacher.network, model.data_preprocessor(batch(), True)['inputs']
+    copied = deepcopy(network).train()
+    with torch.no_grad():
+        model.teacher.label(images['weak'])
+        copied.decode_head(copied.extract_feat(images['weak']))
+        model.eval()
+        model.teacher.label(images['labeled'])
+    before = deepcopy(network.state_dict())
+    model.teacher.update_state()
+    after, wanted = network.state_dict(), copied.state_dict()
+    means = [name for name in after if 'running_mean' in name]
+    assert means and all(not torch.equal(after[name], before[name]) for name in means)
+    for name in means:
+        torch.testing.assert_close(after[name], wanted[name], msg=name)
+
+
 def test_the_teacher_is_the_student_in_the_warm_up_and_where_it_is_told(build, batch):
     """3 warm-up iterations and an epoch of 2 are copied; the average counts from the warm-up."""
     model = hooked(build(teacher=dict(type='EMATeacher', copy_epochs=1), warmup_iters=3))
