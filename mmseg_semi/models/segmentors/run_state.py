@@ -132,11 +132,6 @@ class RunStateMixin:
         self.progress = (iteration, max_iters)
         self.iters_per_epoch = iters_per_epoch
 
-    @property
-    def warmup_length(self) -> int:
-        """Iterations at the start of the run that train on labeled images alone."""
-        return self.warmup_iters or self.warmup_epochs * self.iters_per_epoch
-
     def _check_progress(self) -> None:
         for name in ('warmup_iters', 'warmup_epochs'):
             if self.progress is None and getattr(self, name):

@@ -134,6 +134,11 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             self.encoded.clear()
         return {**losses, **step.figures}
 
+    @property
+    def warmup_length(self) -> int:
+        """Iterations at the start of the run that train on labeled images alone."""
+        return self.warmup_iters or self.warmup_epochs * self.iters_per_epoch
+
     def begin_step(self, inputs: Any, data_samples: Any) -> SemiStep:
         """Collect the batch."""
         if not isinstance(inputs, dict) or 'labeled' not in inputs:
