@@ -116,7 +116,7 @@ def test_a_narrow_one_trains(network, method, tmp_path):
     if method != 'supervised':
         narrow = f'dict(warmup_iters=1, segmentor={narrow})'
     root = str(make_leaves(tmp_path / 'leaves', 6, 6, 2))
-    path = tmp_path / 'config.py'
+    path = tmp_path / f'{network}_{method}.py'  # runs of one name and second share their log
     base = config_of(method, network)
     path.write_text(OWN.format(base=base, root=root, classes=CLASSES, model=narrow))
     cfg = load_config(str(path))

@@ -10,11 +10,16 @@
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+parse_options "$@"
+words=" ${REST_ARGS[*]-} "
+words=${words//--data=/--data }
+case "$words" in # before the set-up, which takes minutes
+  *' --data digit-scenes '* | *' --data land-cover '*) ;;
+  *' --data '*) die "--data: allowed are digit-scenes and land-cover" ;;
+esac
 setup_env "$@"
 cd "$REPO"
-case " ${REST_ARGS[*]-} " in
-  *' --data land-cover '* | *' --data=land-cover '*) setup_land_cover ;;
-esac
+case "$words" in *' --data land-cover '*) setup_land_cover ;; esac
 
 threads=$(cores)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}

@@ -255,6 +255,10 @@ def quiet() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check."""
     args = parse_args(argv)
+    if args.out and Path(args.out).is_file():
+        raise SystemExit(
+            f'--out {args.out} is a file: name a folder, for check.json and check.html'
+        )
     cfg = load_config(args.config, args.cfg_options)
     if is_detector(cfg):
         raise SystemExit(f'{args.config}: the config of a detector; check looks at segmentors')

@@ -18,8 +18,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from mmseg.registry import MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -27,7 +25,7 @@ from mmseg_semi.apis.runner_setup import enable_amp
 from mmseg_semi.benchmarks.frameworks import Step, make_data
 from mmseg_semi.models.held_network import HeldNetwork
 from mmseg_semi.models.memories import Snapshots
-from mmseg_semi.utils.weight_checks import shapes_alone
+from mmseg_semi.utils.weight_checks import build_shapes
 
 GIB = 2**30
 #: Sides of the small crops, before an encoder's patches are looked at.
@@ -298,8 +296,7 @@ def patch_of(cfg: Config) -> int:
     It is built for that, without memory: some learn it from the weights that they are for.
     """
     backbone = copy.deepcopy(segmentor_of(small_config(cfg, _SMALL[0], False)).backbone)
-    with DefaultScope.overwrite_default_scope('mmseg'), shapes_alone():
-        patch = getattr(MODELS.build(backbone), 'patch_size', 1)
+    patch = getattr(build_shapes(backbone), 'patch_size', 1)
     return patch if isinstance(patch, int) else 1
 
 

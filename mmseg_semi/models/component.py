@@ -142,10 +142,10 @@ def classifier_of(head: Any) -> nn.Module:
     Raises:
         ValueError: It has no such layer.
     """
-    if head.conv_seg is None:
+    if getattr(head, 'conv_seg', None) is None:
         raise ValueError(
-            f"tap 'penultimate' or 'classifier': {type(head).__name__} decodes each class alone "
-            "and has no classifier. Use 'encoder' or a module path such as 'backbone'"
+            f"tap 'penultimate' or 'classifier': {type(head).__name__} has no layer that gives "
+            "the logits of all classes. Use 'encoder' or a module path such as 'backbone'"
         )
     return head.conv_seg
 

@@ -161,7 +161,12 @@ def load_config(path: str, options: dict[str, Any] | None = None, unread: bool =
     user_variables.follow(cfg, path, options or ())
     _merge(cfg, {key: value for key, value in (options or {}).items() if key not in variables})
     for name in set(cfg) - known_keys():  # used where the file was run; a dump would be refused
-        cfg.pop(name)
+        try:
+            cfg.pop(name)
+        except ImportError as error:  # mmengine imports what a config imports when it is read
+            raise ValueError(
+                f'config file {path} cannot be read: {error}. Install it, or remove the import.'
+            ) from error
     content = str(cfg.to_dict())
     complete_mmseg(content)
     complete_optimizers(content)

@@ -123,6 +123,7 @@ def _classes(cfg: Config, value: Any, root: Any) -> None:
     found = dict(classes=value)
     if isinstance(value, str) and value.endswith('.json'):
         found = read_json(Path(root, value), 'Name the classes, or a file that has them.')
+        found = found if isinstance(found, dict) else dict(classes=found)
     names = found.get('classes')
     if isinstance(names, (list, tuple)) and len({*names}) < len(names):
         twice = [name for i, name in enumerate(names) if name in names[:i]]

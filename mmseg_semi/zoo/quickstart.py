@@ -25,6 +25,7 @@ from mmseg_semi.zoo.commands import ROOT, ending_commands
 from mmseg_semi.zoo.experiments import Experiment
 from mmseg_semi.zoo.pictures import draw_tests
 from mmseg_semi.zoo.real_image_rows import BASE, parts_of, rows
+from mmseg_semi.zoo.result_table import positive
 
 CORES = os.cpu_count() or 1
 NAMES = {'supervised': 'supervised', 'unimatch': 'UniMatch'}
@@ -42,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--out', help='folder of the results (default: work_dirs/quickstart/<data>)'
     )
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--scenes', type=int, default=8, help='test images in the picture')
+    parser.add_argument('--scenes', type=positive, default=8, help='test images in the picture')
     args = parser.parse_args(argv)
     args.out = args.out or f'work_dirs/quickstart/{args.data}'
     return args

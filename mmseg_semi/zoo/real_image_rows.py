@@ -103,7 +103,7 @@ def check_lists(config: Path, labels: str, part: str) -> None:
     if not root.is_dir():
         variable = f'{parts_of(config).data.upper().replace("-", "_")}_ROOT'
         raise SystemExit(
-            f'{root} does not exist: get the data set as docs/real_images.md says, or name its '
+            f'{root} is no folder: get the data set as docs/real_images.md says, or name its '
             f'folder with the environment variable {variable}'
         )
     there = sorted(path.parent.name for path in root.glob('splits/*/labeled.txt'))

@@ -31,7 +31,7 @@ from mmseg_semi.zoo.paper_tables import (
     find_table,
     load_methods,
 )
-from mmseg_semi.zoo.result_table import check_run_options
+from mmseg_semi.zoo.result_table import check_run_options, positive
 
 CONFIGS = shipped_root() / 'configs'
 DETECTIONS = 'train_dataloader.dataset.unlabeled.detections'
@@ -57,12 +57,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument(
         '--gpus',
-        type=int,
+        type=positive,
         help='processes of each run; default: as many as its batch size and learning rate are for. '
         'With another number give --auto-scale-lr too, or other batch sizes (docs/reproduce.md)',
     )
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time, on CPUs')
-    parser.add_argument('--threads', type=int, help='CPU threads of each run')
+    parser.add_argument('--jobs', type=positive, default=1, help='runs at a time, on CPUs')
+    parser.add_argument('--threads', type=positive, help='CPU threads of each run')
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size'
@@ -76,6 +76,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not (args.list or args.count or args.tables or args.table):
         parser.error('name a table, or give --list')
+    try:
+        re.compile(args.only or '')
+    except re.error as error:
+        parser.error(f'--only {args.only}: this is no regular expression ({error}); \\( means (')
     check_run_options(parser, args)
     return args
 

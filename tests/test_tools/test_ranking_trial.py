@@ -70,3 +70,16 @@ def test_ranked_and_random_labels_are_added_to_the_same_list(runs, tmp_path, cap
     text = capsys.readouterr().out
     assert '| `ranked` | 45.50 ± 0.71 | +3.00 ± 0.00 | 0: 45.00, 1: 46.00 | 1.0 |' in text
     assert 'camvid, 12 labels and 3 more, test part.' in text
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--more', '10'], '--more 10: there are 9 without labels'),
+        (['--labels', 'all'], '--labels all: there would be no image left to rank'),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused_before_any_run(runs, words, message):
+    with pytest.raises(SystemExit, match=message):
+        tool.main(words)
+    assert runs == []

@@ -126,6 +126,13 @@ def test_a_config_that_cannot_be_run_is_named(tmp_path, text, message):
         load_config(child(tmp_path, text))
 
 
+def test_an_import_that_is_not_there_is_named(tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text('import no_such_package\n')
+    with pytest.raises(ValueError, match=r'mine\.py cannot be read: .*no_such_package.*Install'):
+        load_config(str(config))
+
+
 def test_a_missing_base_is_named(tmp_path):
     with pytest.raises(ValueError, match=r'mine\.py cannot be read: .*no_such_base\.py'):
         load_config(child(tmp_path, '', './no_such_base.py'))

@@ -254,6 +254,16 @@ def test_classes_of_import_labels_are_taken(tmp_path):
     assert parts(cfg)[0][0].metainfo == dict(classes=LEAVES, palette=made[: len(LEAVES)])
 
 
+def test_a_file_may_have_a_plain_list_of_classes(tmp_path):
+    (tmp_path / 'names.json').write_text('["background", "cat"]')
+    cfg = own(tmp_path, f"data_root = {str(tmp_path)!r}\nclasses = 'names.json'")
+    made = [[0, 0, 0], [128, 0, 0]]
+    assert parts(cfg)[0][0].metainfo == dict(classes=['background', 'cat'], palette=made)
+    (tmp_path / 'names.json').write_text('3')
+    with pytest.raises(ValueError, match='give the names of at least two classes'):
+        own(tmp_path, f"data_root = {str(tmp_path)!r}\nclasses = 'names.json'")
+
+
 def test_options_set_variables_and_what_follows_can_be_set_besides(tmp_path):
     options = {'iterations': 100, 'train_cfg.val_interval': 7}
     cfg = own(tmp_path, 'iterations = 4000', options=options)

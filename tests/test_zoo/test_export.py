@@ -211,3 +211,10 @@ def test_position_embeddings_are_those_of_dinov2(size):
     # Places up to 36 have an error of 4e-6 in float32.
     torch.testing.assert_close(found, encoder._positions(*size), atol=5e-5, rtol=1e-5)
     assert not torch.equal(found, encoder.pos_embed) or size == (37, 37)
+
+
+@pytest.mark.parametrize('size', [('0', '5'), ('-3', '5'), ('8', 'x')])
+def test_a_size_that_is_none(size, capsys):
+    with pytest.raises(SystemExit):
+        export.main(['--onnx', 'a.pth', '--out', 'a.onnx', '--size', *size])
+    assert 'must be a whole number of pixels >= 1' in capsys.readouterr().err

@@ -478,5 +478,5 @@ def test_wrong_numbers_are_refused_before_anything_runs(options, problem, runs, 
 
 def test_data_that_are_not_there_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv('LAND_COVER_ROOT', str(tmp_path / 'nothing'))
-    with pytest.raises(SystemExit, match='nothing does not exist: .* variable LAND_COVER_ROOT'):
+    with pytest.raises(SystemExit, match='nothing is no folder: .* variable LAND_COVER_ROOT'):
         real_images.main(['--data', 'land-cover'])

@@ -66,6 +66,21 @@ def make_splits(tmp_path: Path, *names: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------- plan
+@pytest.mark.parametrize(
+    ('option', 'value', 'message'),
+    [
+        ('--only', '(', '--only (: this is no regular expression'),
+        ('--gpus', -2, '--gpus: must be a whole number >= 1'),
+        ('--jobs', 0, '--jobs: must be a whole number >= 1'),
+        ('--threads', 0, '--threads: must be a whole number >= 1'),
+    ],
+)
+def test_options_that_can_not_be(run, capsys, option, value, message):
+    with pytest.raises(SystemExit):
+        run('rankmatch/table-1', option, value)
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('option', [('--seeds', -1), ('--seeds', 2**32), ('--out', '/proc/a.md')])
 def test_seeds_and_files_that_can_not_be_are_refused_before_any_run(run, capsys, option):
     with pytest.raises(SystemExit):

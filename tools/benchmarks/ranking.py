@@ -26,7 +26,7 @@ from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
 from mmseg_semi.zoo.boxes import hash_of_lists
 from mmseg_semi.zoo.commands import call, ending_commands
 from mmseg_semi.zoo.experiments import Experiment
-from mmseg_semi.zoo.real_image_rows import BASE, check_lists, list_of, rows, test_options_of
+from mmseg_semi.zoo.real_image_rows import ALL, BASE, check_lists, list_of, rows, test_options_of
 from mmseg_semi.zoo.real_images import DATA, PARTS
 from mmseg_semi.zoo.result_table import (
     add_run_options,
@@ -115,7 +115,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = rows(args.data)[BASE]
     check_lists(config, args.labels, args.part)
     first = list_of(config, args.labels)
+    if args.labels == ALL:
+        raise SystemExit('--labels all: there would be no image left to rank; name a list')
     labeled, unlabeled = names_in(first), names_in(first.with_name('unlabeled.txt'))
+    if args.more > len(unlabeled):
+        raise SystemExit(
+            f'--more {args.more}: there are {len(unlabeled)} without labels; take fewer'
+        )
     root = Path(args.work_dir, f'{args.data}-{args.labels}+{args.more}')
     alone = f'{args.labels} labels'
     results: dict[str, dict[int, dict[str, float]]] = {alone: {}, RANDOM: {}, RANKED: {}}
