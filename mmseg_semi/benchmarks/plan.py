@@ -27,7 +27,6 @@ from mmseg_semi.datasets.samplers.semi_sampler import check_batch_size
 from mmseg_semi.errors import exiting
 from mmseg_semi.files import write_file
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
-from mmseg_semi.zoo.result_table import check_out
 from mmseg_semi_cli import runs
 
 
@@ -44,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f'--gpu-memory {min(args.gpu_memory):g}: --reserve {args.reserve:g} leaves nothing of '
             'it for tensors; give a larger card or a smaller reserve'
         )
-    check_out(runs.plan(), '--out', args.out, 'plan.md')
+    if args.out and Path(args.out).is_dir():
+        runs.plan().error(f'--out {args.out} is a folder: name a file in it, such as plan.md')
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == 'cuda' and not torch.cuda.is_available():

@@ -143,9 +143,10 @@ def classifier_of(head: Any) -> nn.Module:
         ValueError: It has no such layer.
     """
     if getattr(head, 'conv_seg', None) is None:
+        alone = 'decodes each class alone and ' if hasattr(head, 'conv_seg') else ''
         raise ValueError(
-            f"tap 'penultimate' or 'classifier': {type(head).__name__} has no layer that gives "
-            "the logits of all classes. Use 'encoder' or a module path such as 'backbone'"
+            f"tap 'penultimate' or 'classifier': {type(head).__name__} {alone}has no classifier "
+            "(conv_seg). Use 'encoder' or a module path such as 'backbone'"
         )
     return head.conv_seg
 
