@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import json
 import os
@@ -81,6 +82,25 @@ def check_writable(folder: str | Path, what: str, remedy: str) -> None:
         raise ValueError(
             f'{folder}: no {what} can be written there ({error.strerror}): {remedy}'
         ) from error
+
+
+def check_out(parser: argparse.ArgumentParser, option: str, file: str | None, example: str) -> None:
+    """Refuse a file that could not be written, before the work.
+
+    Args:
+        parser: Of the tool, which ends.
+        option: Names the file.
+        file: None for none.
+        example: A name that would do.
+    """
+    if not file:
+        return
+    if Path(file).is_dir():
+        parser.error(f'{option} {file} is a folder: name a file in it, such as {example}')
+    try:
+        check_writable(Path(file).parent, 'file', f'name another one with {option}')
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def check_there(

@@ -214,12 +214,6 @@ def extract() -> argparse.ArgumentParser:
     return parser
 
 
-def _pixels(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be a whole number of pixels >= 1, got {text!r}')
-    return int(text)
-
-
 def export() -> argparse.ArgumentParser:
     """The options of an export."""
     parser = _parser(_EXPORT)
@@ -234,7 +228,7 @@ def export() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--size',
-        type=_pixels,
+        type=_number,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
         help='for images of this size alone, where a network cannot be exported for any',

@@ -15,7 +15,9 @@ words=" ${REST_ARGS[*]-} "
 words=${words//--data=/--data }
 case "$words" in # before the set-up, which takes minutes
   *' --data digit-scenes '* | *' --data land-cover '*) ;;
-  *' --data '*) die "--data: allowed are digit-scenes and land-cover" ;;
+  *' --data '*)
+    value=${words#* --data }
+    die "--data '${value%% *}' is not known; allowed: digit-scenes, land-cover" ;;
 esac
 setup_env "$@"
 cd "$REPO"

@@ -25,7 +25,7 @@ from mmseg_semi.benchmarks.step_memory import (
 )
 from mmseg_semi.datasets.samplers.semi_sampler import check_batch_size
 from mmseg_semi.errors import exiting
-from mmseg_semi.files import write_file
+from mmseg_semi.files import check_out, write_file
 from mmseg_semi.utils.config import is_detector, load_config, parse_tool
 from mmseg_semi_cli import runs
 
@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f'--gpu-memory {min(args.gpu_memory):g}: --reserve {args.reserve:g} leaves nothing of '
             'it for tensors; give a larger card or a smaller reserve'
         )
-    if args.out and Path(args.out).is_dir():
-        runs.plan().error(f'--out {args.out} is a folder: name a file in it, such as plan.md')
+    check_out(runs.plan(), '--out', args.out, 'plan.md')
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == 'cuda' and not torch.cuda.is_available():

@@ -234,11 +234,10 @@ class PseudoLabel:
         for item in fields(self):
             one, two = getattr(self, item.name), getattr(other, item.name)
             if item.name in _ALONE and (one is None) != (two is None):
-                value = _ALONE[item.name]
-                one, two = (
-                    torch.full_like(two, value) if one is None else one,
-                    torch.full_like(one, value) if two is None else two,
-                )
+                if one is None:
+                    one = two.new_full(self.label.shape, _ALONE[item.name])
+                else:
+                    two = one.new_full(other.label.shape, _ALONE[item.name])
             if isinstance(one, dict):
                 both = [key for key in one if key in two]
                 changes[item.name] = {key: function(one[key], two[key]) for key in both}

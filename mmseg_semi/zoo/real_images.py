@@ -17,6 +17,7 @@ from typing import Optional
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from mmseg_semi.files import check_out
 from mmseg_semi.zoo.boxes import Boxes, distinct, hash_of_lists
 from mmseg_semi.zoo.experiments import Experiment
 from mmseg_semi.zoo.pictures import draw_curve, draw_tests
@@ -39,7 +40,6 @@ from mmseg_semi.zoo.real_image_rows import (
 from mmseg_semi.zoo.result_table import (
     Results,
     add_run_options,
-    check_out,
     positive,
     read_run_options,
     run_rows,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmseg_semi.files import check_writable, write_file
+from mmseg_semi.files import check_out, write_file
 from mmseg_semi.utils.config import load_config
 from mmseg_semi.utils.config_settings import SEED
 from mmseg_semi.zoo.experiments import Experiment, commits_of, mean_and_spread, run_experiments
@@ -64,20 +64,6 @@ def check_run_options(parser: argparse.ArgumentParser, args: argparse.Namespace)
         except ValueError as error:
             parser.error(str(error))
     check_out(parser, '--out', args.out, 'table.md')
-
-
-def check_out(
-    parser: argparse.ArgumentParser, option: str, file: Optional[str], example: str
-) -> None:
-    """Refuse a file that could not be written, before the work."""
-    if not file:
-        return
-    if Path(file).is_dir():
-        parser.error(f'{option} {file} is a folder: name a file in it, such as {example}')
-    try:
-        check_writable(Path(file).parent, 'file', f'name another one with {option}')
-    except ValueError as error:
-        parser.error(str(error))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

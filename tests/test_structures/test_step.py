@@ -207,6 +207,9 @@ def test_what_one_of_two_pseudo_labels_lacks():
     assert both.weight.unique(sorted=False).numel() == 2
     assert (both.weight[0] == 0.5).all() and (both.weight[1] == 1).all()
     assert not both.reliable[0].any() and both.reliable[1].all()
+    joined = first.join(pseudo_label(3))
+    assert joined.weight.shape == joined.label.shape == (5, 4, 4)
+    assert joined.weight[:2].eq(0.5).all() and joined.weight[2:].eq(1).all()
     neither = first.update(weight=None).combine(pseudo_label(), lambda one, two: one)
     assert neither.weight is None and neither.reliable is None
 

@@ -217,4 +217,4 @@ def test_position_embeddings_are_those_of_dinov2(size):
 def test_a_size_that_is_none(size, capsys):
     with pytest.raises(SystemExit):
         export.main(['--onnx', 'a.pth', '--out', 'a.onnx', '--size', *size])
-    assert 'must be a whole number of pixels >= 1' in capsys.readouterr().err
+    assert 'is no number: give a whole one from 1 on' in capsys.readouterr().err
