@@ -112,3 +112,11 @@ def test_the_model_and_the_sampler_are_looked_at(root, capsys):
     code, found, _ = run(root, capsys, '--cfg-options', 'val_dataloader.dataset.data_root=nowhere')
     assert code == 1 and found['findings'][0]['number'] == 'E02'
     assert 'nowhere' in found['findings'][0]['text']
+
+
+def test_a_file_is_no_folder_to_write_in(tmp_path):
+    out = tmp_path / 'out'
+    out.write_text('mine')
+    with pytest.raises(SystemExit, match=f'^--out {out} is a file: name a folder'):
+        check.main([str(tmp_path / 'none.py'), '--out', str(out)])
+    assert out.read_text() == 'mine'

@@ -279,3 +279,9 @@ def test_the_patch_of_shipped_networks(network):
     """Of some, layers are drawn with numbers that a tensor without memory does not have."""
     config = CONFIGS / 'unimatch' / f'unimatch_{network}_custom.py'
     assert memory.patch_of(plan.read(str(config), {})) in (1, 4)
+
+
+def test_a_folder_is_no_file_to_write(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        plan.main([str(tmp_path / 'none.py'), '--out', str(tmp_path)])
+    assert f'--out {tmp_path} is a folder: name a file in it' in capsys.readouterr().err
