@@ -15,12 +15,14 @@ from mmseg_semi.zoo.paper_tables import find_paper_table, load_methods
 from mmseg_semi.zoo.write_configs import assignment, nested
 
 CONFIGS = shipped_root() / 'configs'
-METHODS = CONFIGS / '_base_' / 'methods'
-MODEL, BASE, ALL = '_efficientnet-lite0_', 'supervised', 'all'
+MODEL, BASE, ALL, CUSTOM = '_efficientnet-lite0_', 'supervised', 'all', 'custom'
 
 
 class Parts(NamedTuple):
-    """What a config's name says: ``<method>_efficientnet-lite0_<data>-<labels>[_<change>]``."""
+    """What a config's name says: ``<method>_efficientnet-lite0_<data>-<labels>[_<change>]``.
+
+    Of own images, it says ``<method>_efficientnet-lite0_custom``: no numbers of labels.
+    """
 
     method: str
     data: str
@@ -40,10 +42,10 @@ def rows(data: str, configs: Path = CONFIGS) -> dict[str, Path]:
     """Configs of a data set by the name of their row; the supervised one comes first.
 
     Args:
-        data: Name of the data set in the names of configs.
+        data: Name of the data set in the names of configs, ``custom`` for those of own images.
         configs: Folder of the configs.
     """
-    found = configs.glob(f'*/**/*{MODEL}{data}-*.py')
+    found = configs.glob(f'*/**/*{MODEL}{data}*.py')
     methods = [path for path in found if path.parent.name != 'detection']
     named = {_name(path): path for path in sorted(methods, key=lambda path: path.stem)}
     return {BASE: named.pop(BASE), **named}
@@ -166,7 +168,7 @@ def write_setting(config: Path, method: str, setting: str, folder: Path) -> Path
             f'--methods {method}:{setting}: there is no such setting.'
             f'{hint(setting, list(settings))} {advice}'
         )
-    text = child_of(config, settings[setting])
+    text = child_of([config], settings[setting])
     if '_ROOT' in text:
         raise SystemExit(
             f'--methods {method}:{setting}: this setting reads files of VOC, choose another one'
@@ -176,56 +178,39 @@ def write_setting(config: Path, method: str, setting: str, folder: Path) -> Path
     return path
 
 
-def child_of(config: Path, keys: Mapping[str, Any]) -> str:
-    """Text of a child of a config, with values by dotted keys."""
-    lines = [f'_base_ = {str(config)!r}']
+def child_of(bases: Sequence[Path], keys: Mapping[str, Any]) -> str:
+    """Text of a child of configs, with values by dotted keys."""
+    lines = [f'_base_ = {[str(base) for base in bases]!r}']
     for name, value in nested(keys).items():
         lines += assignment(name, value)
     return '\n'.join(lines) + '\n'
 
 
-def for_own_images(config: Path, folder: Path) -> Path:
-    """The child of a row's config with what the configs for own images change in its method.
+def as_own_images(config: Path, base: Path, folder: Path) -> Path:
+    """The child of a config for own images that reads a data set, as a user's config would.
 
-    Its teacher and the sizes of what is pasted, which are those of the set, stay, and so does a
-    row that changes something itself.
+    It has the preset for a laptop, and the images as they are: what fits into the preset's scale is
+    enlarged by it.
 
     Args:
-        config: The row's config.
+        config: One for own images.
+        base: The supervised config of the data set.
         folder: Where the child is written.
     """
-    method, _, _, change = parts_of(config)
-    names = (method, method.partition('_')[0])  # weighting_unimatch is of weighting.py
-    files = [METHODS / 'custom' / f'{name}.py' for name in names]
-    own = next((file for file in files if file.is_file()), None)
-    if own is None or change:
-        return config
-    base, ours = (Config.fromfile(path).method for path in (METHODS / own.name, own))
-    keys = {f'model.{key}': value for key, value in changed(base, ours).items()}
-    stays = ('model.teacher', 'model.labeled_mixer')
-    keys = {key: value for key, value in keys.items() if not key.startswith(stays)}
-    if 'model.refiners.agreement' in keys:  # with none, nothing reads the boxes
-        keys['train_dataloader.dataset.unlabeled.detections'] = None
-    if not keys:
-        return config
-    path = folder / f'{config.stem}_own.py'
-    write_file(path, child_of(config, keys))
+    labeled = Config.fromfile(base).train_dataloader.dataset.labeled
+    training = 'train_dataloader.dataset'
+    parts = {f'{training}.labeled': 'train', f'{training}.unlabeled': 'train'}
+    parts |= {f'{part}_dataloader.dataset': part for part in ('val', 'test')}
+    if not unlabeled_of(config):
+        del parts[f'{training}.unlabeled']
+    keys = dict(data_root=labeled.data_root, classes=tuple(labeled.metainfo.classes), scale=None)
+    for dataset, part in parts.items():
+        keys[f'{dataset}.data_prefix.img_path'] = f'images/{part}'
+        if not dataset.endswith('unlabeled'):
+            keys[f'{dataset}.data_prefix.seg_map_path'] = f'annotations/{part}'
+    path = folder / f'{config.stem}-{parts_of(base).data}.py'
+    write_file(path, child_of([config, CONFIGS / CUSTOM / 'laptop.py'], keys))
     return path
-
-
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config sets otherwise than an old one, by dotted keys; another type as a whole."""
-    found: dict[str, Any] = {}
-    for key in (key for key in new if key not in old or old[key] != new[key]):
-        before, now = old.get(key), new[key]
-        if not isinstance(now, Mapping):
-            found[key] = now
-        elif isinstance(before, Mapping) and before.get('type') == now.get('type'):
-            inner = changed(before, now)
-            found |= {f'{key}.{name}': value for name, value in inner.items()}
-        else:
-            found[key] = dict(_delete_=True, **now)
-    return found
 
 
 def rows_of_table(name: str, known: dict[str, Path]) -> list[str]:

@@ -2,8 +2,7 @@
 
 Each seed has one supervised start, and every row, the supervised one too, goes on from it for as
 many steps. Runs that are finished are not repeated and interrupted ones are resumed, so the command
-can be given again until the table is complete. With --guard, rows are trained as the configs for
-own images are.
+can be given again until the table is complete. With --custom, rows are the configs for own images.
 """
 
 from __future__ import annotations
@@ -25,10 +24,11 @@ from mmseg_semi.zoo.real_image_rows import (
     ALL,
     BASE,
     CONFIGS,
+    CUSTOM,
     MODEL,
+    as_own_images,
     check_lists,
     chosen,
-    for_own_images,
     list_of,
     options_of,
     parts_of,
@@ -49,6 +49,7 @@ from mmseg_semi.zoo.result_table import (
 
 DATA = ('camvid', 'nuclei', 'sstem', 'land-cover')
 PARTS = ('val', 'test')
+STEPS = 500  # of the start, and of each row after it
 Runs = dict[tuple[str, int], Experiment]
 
 
@@ -80,16 +81,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--list', action='store_true', help='print the names of the rows and exit')
     parser.add_argument(
-        '--start-iters', type=positive, default=500, help='steps of the common start'
+        '--start-iters', type=positive, help=f'steps of the common start (default: {STEPS})'
     )
-    parser.add_argument('--iters', type=positive, default=500, help='steps of each row after it')
     parser.add_argument(
-        '--guard',
+        '--iters', type=positive, help=f'steps of each row after it (default: {STEPS})'
+    )
+    parser.add_argument(
+        '--custom',
         action='store_true',
-        help='as configs for own images, but with the momentum of these rows: each trains in one '
-        'piece, first --start-iters on labels alone, with a teacher that averages from the start '
-        'and what those configs change in its method; the best of ten validations is predicted, '
-        'and labels alone are trained to the end where their start stays the best',
+        help='rows are the configs for own images with the preset custom/laptop.py as they are, '
+        'which say how many steps; the checkpoint that they keep (that of the best validation, or '
+        'of the labels alone, see guard) is predicted',
     )
     parser.add_argument(
         '--part', choices=PARTS, default='test', help='what is predicted; choices are made on val'
@@ -103,6 +105,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--images', type=positive, default=6, help='images in the picture')
     add_run_options(parser, 'work_dirs/real_images')
     args = read_run_options(parser, argv)
+    steps = [option for option in ('start_iters', 'iters') if getattr(args, option)]
+    if args.custom and steps:
+        option = steps[0].replace('_', '-')
+        parser.error(
+            f'--{option} {getattr(args, steps[0])} does not go with --custom, whose configs say '
+            'how many steps they train; leave out one of the two'
+        )
+    args.start_iters, args.iters = args.start_iters or STEPS, args.iters or STEPS
     for name in ('picture', 'curve'):
         file = getattr(args, name)
         if file and not file.endswith('.png'):
@@ -133,19 +143,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run and tabulate."""
     args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='WARNING')  # it reports each variable it reads
-    known = rows(args.data)
+    base = rows(args.data)[BASE]
+    known = rows(CUSTOM if args.custom else args.data)
     if args.list:
         print('\n'.join(known))
         return
     names = [row for table in args.ablation for row in rows_of_table(table, known)]
     names = [*(args.methods or ([] if names else [ALL])), *names]
-    numbers = args.labels or [parts_of(known[BASE]).labels]
+    numbers = args.labels or [parts_of(base).labels]
     for labels in numbers:
-        check_lists(known[BASE], labels, args.part)
+        check_lists(base, labels, args.part)
     written = Path(args.work_dir, 'configs')
-    picked = chosen(names, known, written)
-    if args.guard:
-        picked = {name: for_own_images(config, written) for name, config in picked.items()}
+    picked, alone = chosen(names, known, written), known[BASE]
+    if args.custom:
+        picked = {name: as_own_images(config, base, written) for name, config in picked.items()}
+        alone = as_own_images(alone, base, written)
     if args.base not in {BASE, *picked}:
         raise SystemExit(
             f'--base {args.base}: no such row is run; name one of {", ".join(picked)}, or add it '
@@ -158,19 +170,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     every: dict[str, Results] = {}
     for labels in numbers:
         # With all of them, what is left to learn from are the labels.
-        these = {BASE: known[BASE]} if labels == ALL else picked
-        every[labels], boxes, runs = run(these, known[BASE], labels, args)
+        these = {BASE: alone} if labels == ALL else picked
+        every[labels], boxes, runs = run(these, base, labels, args)
         results = every[labels]
         many = f'{args.data}, {labels} labeled images, {args.part} part'
-        many += ', checkpoint of the best validation' if args.guard else ''
-        base = args.base if args.base in results else None
+        many += ', configs for own images' if args.custom else ''
+        compared = args.base if args.base in results else None
         text = '\n'.join(
-            [f'{many}.\n', table(results, base), *(f'{one.said()}\n' for one in boxes)]
+            [f'{many}.\n', table(results, compared), *(f'{one.said()}\n' for one in boxes)]
         )
         write_table(text, runs.values(), args.seeds, _out(args.out, labels, args))
         picture = _out(args.picture, labels, args)
         if picture:
-            draw(picture, results, known[BASE], labels, args)
+            draw(picture, results, base, labels, args)
     if args.curve:
         ceiling = every.pop(ALL, {}).get(BASE, {})
         draw_curve(args.curve, by_row(every), scores(ceiling))
@@ -230,7 +242,7 @@ def plan(
         args: The command line.
 
     Returns:
-        Starts, of which there are none with ``--guard``, and runs by name and seed.
+        Starts, of which there are none with ``--custom``, and runs by name and seed.
     """
     starts: Runs = {}
     runs: Runs = {}
@@ -244,20 +256,13 @@ def plan(
             [*options_of(config, labels), *options],
             args.threads,
             split=split,
-            best=args.guard,
+            best=args.custom,
             test_options=test_options_of(args.part),
         )
 
-    if args.guard:
-        steps = args.start_iters + args.iters
-        shared = [f'train_cfg.max_iters={steps}', f'train_cfg.val_interval={max(1, steps // 10)}']
-        shared += ['default_hooks.checkpoint.save_best=mIoU', 'guarded=True']
+    if args.custom:
         for name, config in picked.items():
-            alone = [f'model.warmup_iters={args.start_iters}'] if unlabeled_of(config) else []
-            if Config.fromfile(config).model.get('teacher'):
-                alone.append('model.teacher.from_start=True')
-            for seed in args.seeds:
-                runs[name, seed] = experiment(name, config, seed, *shared, *alone)
+            runs |= {(name, seed): experiment(name, config, seed) for seed in args.seeds}
         return starts, runs
     for seed in args.seeds:
         start = experiment('start', base, seed, f'train_cfg.max_iters={args.start_iters}')
@@ -273,7 +278,7 @@ def plan(
 
 def folder_of(labels: str, args: argparse.Namespace) -> Path:
     """Folder of a table's runs."""
-    return Path(args.work_dir, f'{args.data}-{labels}{"-guard" if args.guard else ""}')
+    return Path(args.work_dir, f'{args.data}-{labels}{"-custom" if args.custom else ""}')
 
 
 def run(

@@ -14,17 +14,16 @@ from tool_runs import REPO
 
 from mmseg_semi.datasets.splits import split_hash
 from mmseg_semi.detection.coco import coco_images, write_coco_files
+from mmseg_semi.utils.config import load_config
 from mmseg_semi.zoo import boxes, real_images, result_table
 from mmseg_semi.zoo.experiments import Experiment
-from mmseg_semi.zoo.real_image_rows import for_own_images, parts_of
+from mmseg_semi.zoo.real_image_rows import as_own_images, parts_of
 
 CONFIGS = REPO / 'configs'
 READ = ('results', 'images')
 METHODS = {'ael', 'augseg', 'corrmatch', 'cutmix_seg', 'fixmatch', 'mean_teacher', 'rankmatch'}
 METHODS |= {'s4mc', 's4mc_fixmatch', 'supervised', 'u2pl', 'unimatch'}
 METHODS |= {'weighting_ael', 'weighting_unimatch'}
-#: Methods whose own images have a base of another name.
-OWN = dict(weighting_unimatch='weighting')
 
 
 @pytest.fixture(autouse=True)
@@ -130,61 +129,62 @@ def test_every_row_goes_on_from_the_start_of_its_seed(runs, tmp_path, capsys):
     assert '| `unimatch` | 51.50 ± 2.12 | +0.00 ± 0.00 | 0: 50.00, 3: 53.00 | 2.0 |' in text
 
 
-def test_with_the_guard_a_row_trains_in_one_piece_and_the_best_is_predicted(runs, tmp_path, capsys):
-    methods = ['unimatch', 'unimatch_student', 'supervised']
-    arguments = ['--data', 'camvid', '--methods', *methods, '--seeds', '0', '3', '--guard']
-    work = tmp_path / 'work'
-    real_images.main([*arguments, '--work-dir', str(work), '--iters', '300'])
-    unimatch = ['model.warmup_iters=500', 'model.teacher.from_start=True']
-    shared = [
-        'train_cfg.max_iters=800',
-        'train_cfg.val_interval=80',
-        'default_hooks.checkpoint.save_best=mIoU',
-        'guarded=True',
-    ]
+def test_custom_rows_are_the_configs_for_own_images_as_they_are(runs, tmp_path, capsys):
+    arguments = ['--data', 'camvid', '--methods', 'unimatch', 'supervised', '--custom']
+    real_images.main([*arguments, '--seeds', '0', '3', '--work-dir', str(tmp_path / 'work')])
+    dataset = 'train_dataloader.dataset'
+    labeled = [f'{dataset}.labeled.ann_file=splits/12/labeled.txt']
+    both = [*labeled, f'{dataset}.unlabeled.ann_file=splits/12/unlabeled.txt']
     assert {run.work_dir: run.options for run in runs} == {
-        f'{work}/camvid-12-guard/{name}/seed{seed}': [*shared, *alone]
-        for name, alone in dict(
-            unimatch=unimatch, unimatch_student=unimatch[:1], supervised=[]
-        ).items()
+        f'{tmp_path}/work/camvid-12-custom/{name}/seed{seed}': lists
+        for name, lists in dict(unimatch=both, supervised=labeled).items()
         for seed in (0, 3)
     }
-    assert all(run.best for run in runs)
-    said = 'camvid, 12 labeled images, test part, checkpoint of the best validation.'
+    assert all(run.best for run in runs), 'the checkpoint that the guard keeps'
+    said = 'camvid, 12 labeled images, test part, configs for own images.'
     assert said in capsys.readouterr().out
 
 
-def test_with_the_guard_methods_are_those_of_own_images(runs, tmp_path):
-    names = sorted(METHODS | {'prevmatch', 'unimatch_v2'})
-    picked = real_images.rows('camvid')
-    children = {name: for_own_images(picked[name], tmp_path) for name in names}
-    models = {name: Config.fromfile(path).model for name, path in children.items()}
-    for name in {*names} - {'supervised', 'weighting_ael'}:
-        own = Config.fromfile(CONFIGS / f'_base_/methods/custom/{OWN.get(name, name)}.py').method
-        for part in ('refiners', 'losses', 'mixer', 'streams'):
-            assert models[name].get(part) == own.get(part), (name, part)
-    assert models['rankmatch'].heads.rank.reduction == 'mean'
-    assert models['rankmatch'].heads.rank.tap == 'penultimate', 'as in the row'
-    assert models['unimatch'].teacher.momentum == 0.99, 'as in the row'
-    assert models['weighting_ael'].refiners.agreement is None
-    assert models['weighting_ael'].labeled_mixer == models['ael'].labeled_mixer
-    assert models['ael'].labeled_mixer.scale == (0.1, 2.0), 'as the set resizes'
-    assert (
-        Config.fromfile(children['weighting_ael']).train_dataloader.dataset.unlabeled.get(
-            'detections'
-        )
-        is None
+@pytest.mark.parametrize('name', real_images.rows('custom'))
+def test_custom_row_differs_from_the_shipped_config_in_its_images_alone(tmp_path, name):
+    base, config = real_images.rows('camvid')['supervised'], real_images.rows('custom')[name]
+    child = as_own_images(config, base, tmp_path)
+    users = tmp_path / 'users.py'  # what a user writes, as docs/own_images.md says
+    classes = Config.fromfile(base).metainfo.classes
+    users.write_text(
+        f'_base_ = [{str(config)!r}, {str(CONFIGS / "custom/laptop.py")!r}]\n'
+        f'data_root = {os.environ["CAMVID_ROOT"]!r}\n'
+        f'classes = {classes!r}\nscale = None\n'
     )
-    unchanged = {name for name in names if children[name] == picked[name]}
-    same = {'ael', 'augseg', 'corrmatch', 'cutmix_seg', 'mean_teacher', 's4mc', 's4mc_fixmatch'}
-    assert unchanged == {*same, 'u2pl', 'supervised'}
-    assert for_own_images(picked['unimatch_student'], tmp_path) == picked['unimatch_student']
-    arguments = ['--data', 'camvid', '--methods', 'unimatch', 'supervised', '--seeds', '0']
-    real_images.main([*arguments, '--guard', '--work-dir', str(tmp_path)])
-    assert [Path(run.config).stem for run in runs] == [
-        'unimatch_efficientnet-lite0_camvid-12_own',
-        'supervised_efficientnet-lite0_camvid-12',
-    ]
+    ours, theirs = load_config(child).to_dict(), load_config(users).to_dict()
+    for part, kinds in dict(labeled=2, unlabeled=1).items():
+        dataset = ours['train_dataloader']['dataset'].get(part)
+        if dataset:
+            assert len(dataset['data_prefix']) == kinds
+            assert dataset.pop('data_prefix')['img_path'] == 'images/train'
+            theirs['train_dataloader']['dataset'][part].pop('data_prefix')
+    for part in ('val', 'test'):
+        prefix = ours[f'{part}_dataloader']['dataset'].pop('data_prefix')
+        assert prefix == dict(img_path=f'images/{part}', seg_map_path=f'annotations/{part}')
+        theirs[f'{part}_dataloader']['dataset'].pop('data_prefix')
+    assert ours == theirs
+
+
+def test_custom_rows_have_settings_and_a_ceiling(runs, tmp_path):
+    arguments = ['--data', 'camvid', '--methods', 'corrmatch:no-soft', '--custom', '--seeds', '0']
+    work = ['--work-dir', str(tmp_path), '--labels', '12', 'all']
+    real_images.main([*arguments, *work])
+    setting, ceiling = (load_config(run.config) for run in runs)
+    assert setting.model.losses.soft is None and setting.train_cfg.max_iters == 600
+    assert ceiling.train_dataloader.dataset.unlabeled is None
+    assert runs[1].options == ['train_dataloader.dataset.labeled.ann_file=']
+
+
+@pytest.mark.parametrize('option', ['--iters', '--start-iters'])
+def test_custom_configs_say_their_steps_themselves(capsys, option):
+    with pytest.raises(SystemExit):
+        real_images.main(['--data', 'camvid', '--custom', option, '40'])
+    assert f'{option} 40 does not go with --custom' in capsys.readouterr().err
 
 
 def options(run: Experiment) -> dict[str, Any]:
