@@ -42,6 +42,7 @@ class FirstSteps:
         seconds: Of a step.
         iterations: Of the whole training.
         start: Of these, on labels alone, which take less; the steps that were made are others.
+        guarded: Whether the labels alone are trained as well, see the guard.
         memory: The most that was taken, in words.
         rows: Images of the first batch, as the network gets them.
     """
@@ -49,16 +50,18 @@ class FirstSteps:
     seconds: float = 0.0
     iterations: int = 0
     start: int = 0
+    guarded: bool = False
     memory: str = ''
     rows: list[list[Tile]] = field(default_factory=list)
 
     def text(self) -> str:
         """A line about the whole training."""
         faster = f' ({self.start} of them on labels alone take less)' if self.start else ''
+        guard = ' and without the labels alone, which the guard trains too' if self.guarded else ''
         return (
             f'training: {"at most" if self.start else "about"} '
             f'{duration(self.seconds * self.iterations)} for {self.iterations} steps of '
-            f'{self.seconds:.2f} s{faster}, without validation; {self.memory} of memory'
+            f'{self.seconds:.2f} s{faster}, without validation{guard}; {self.memory} of memory'
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -137,6 +140,7 @@ def first_steps(cfg: Config, table: np.ndarray) -> FirstSteps:
     clock = _Clock(int(loader.get('num_workers') or 0), table)
     cfg.model = without_downloads(cfg.model)
     clock.found.start = cfg.model.get('warmup_iters') or 0
+    clock.found.guarded = bool(cfg.get('guarded')) and 'segmentor' in cfg.model
     if clock.found.start or cfg.model.get('warmup_epochs'):
         cfg.model.update(warmup_iters=0, warmup_epochs=0)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)

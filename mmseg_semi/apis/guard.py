@@ -1,7 +1,7 @@
-"""The guard of own images: what the labels alone reach, where unlabeled images do not help.
+"""The guard of own images: what the labels alone reach, and whether unlabeled images have helped.
 
-Where the best validation of a run is one of its start on labels alone, they are trained to the end
-too, in a folder below the run's, and their best checkpoint is taken if it is better.
+After a run the labels alone are trained as long, in a folder below the run's, and their best
+checkpoint is taken if it is better.
 """
 
 from __future__ import annotations
@@ -16,39 +16,27 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from mmseg_semi.apis.runner_setup import checkpoint_folder
-from mmseg_semi.apis.start import StartRunner, best_of, start_is_best
+from mmseg_semi.apis.start import StartRunner, best_of, start_of
 from mmseg_semi.arguments import OneOf
 from mmseg_semi.files import LABELS_ALONE, PART_SUFFIX
 from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
-from mmseg_semi.utils.user_variables import GUARDS
 from mmseg_semi.utils.weight_checks import without_downloads
 
 
 def check_guard(cfg: Config) -> None:
-    """Refuse a guard that could not say which checkpoint is better.
+    """Refuse a guard that is neither on nor off.
 
     Raises:
-        ValueError: ``guarded`` is no such value, or ``'always'`` without a score to compare.
+        ValueError: It is so.
     """
-    guarded = cfg.get('guarded', False)
-    OneOf(*GUARDS).check('guarded', guarded)
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    best, validates = hook.get('save_best'), cfg.get('val_dataloader') is not None
-    if guarded == 'always' and not (isinstance(best, str) and validates):
-        raise ValueError(
-            "guarded='always' compares checkpoints by their validation, but "
-            f'default_hooks.checkpoint.save_best is {best!r}'
-            f"{'' if validates else ' and val_dataloader is None'}: set save_best='mIoU' and the "
-            'three val_* keys, or guarded=False'
-        )
+    OneOf(True, False).check('guarded', cfg.get('guarded', False))
 
 
 def wants_labels_alone(cfg: Config, runner: StartRunner) -> bool:
-    """Whether the guard trains the labels alone after a run; it goes on with what it has begun."""
+    """Whether the guard trains the labels alone after a run: it has more, and validations."""
     if not cfg.get('guarded') or 'segmentor' not in cfg.model:
         return False
-    begun = latest_checkpoint(os.path.join(checkpoint_folder(cfg), LABELS_ALONE)) is not None
-    return begun or cfg.guarded == 'always' or start_is_best(runner)
+    return best_of(runner)[0] is not None and start_of(runner) < runner.max_iters
 
 
 def of_labels_alone(cfg: Config) -> Config:
@@ -91,15 +79,19 @@ def train_labels_alone(cfg: Config, best: str, score: float) -> None:
         score: Its score.
     """
     print_log(
-        f'The guard is on: training on the labels alone, in {cfg.work_dir}, whose best checkpoint '
-        'is taken where it is better (guard = False, or guarded=False, leaves that out)',
+        f'The guard is on: training as long on the labels alone, in {cfg.work_dir}, whose best '
+        'checkpoint is taken where it is better (guard = False, or guarded=False, leaves that out)',
         logger='current',
     )
     runner = StartRunner.from_cfg(cfg)
     runner.train()
     found, other = best_of(runner)
     if found is None or other <= score or '://' in found:  # a file backend keeps both
-        print_log(f'Best on the validation images stays {score:.2f}, {best}', logger='current')
+        print_log(
+            f'Best on the validation images stays {score:.2f} (the labels alone: {other:.2f}), '
+            f'{best}',
+            logger='current',
+        )
         return
     kept = os.path.join(os.path.dirname(best), os.path.basename(found))
     if is_main_process():
@@ -108,6 +100,7 @@ def train_labels_alone(cfg: Config, best: str, score: float) -> None:
         if kept != best:
             Path(best).unlink(missing_ok=True)
     print_log(
-        f'Best on the validation images: {other:.2f}, of the labels alone: {kept}',
+        f'Best on the validation images: {other:.2f}, of the labels alone (with the unlabeled '
+        f'images: {score:.2f}): {kept}',
         logger='current',
     )

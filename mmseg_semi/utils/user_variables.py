@@ -24,8 +24,6 @@ from mmseg_semi.utils.patch_settings import check_patches
 KEY = 'user_variables'
 #: What mmseg-semi check writes there where ``in_channels`` is given.
 STATISTICS_FILE = 'channels.json'
-#: Whether labels alone are trained to the end too: where the start stays the best, never, always.
-GUARDS = (True, False, 'always')
 _PARTS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _FOLDERS = dict(img_path='images', seg_map_path='annotations')
 
@@ -246,7 +244,7 @@ def _balance(cfg: Config, value: Any, _root: Any) -> None:
 
 
 def _guard(cfg: Config, value: Any, _root: Any) -> None:
-    OneOf(*GUARDS).check('it', value)
+    OneOf(True, False).check('it', value)
     cfg.default_hooks.checkpoint.save_best = 'mIoU' if value else None
     cfg.guarded = value
 

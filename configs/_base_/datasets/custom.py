@@ -30,9 +30,9 @@ user_variables = dict(
     # classes alike, and the loss of the labeled images has class weights.
     balance=False,
     learning_rate=None,  # None: the network's own
-    # Keeps the checkpoint of the best validation beside the last. Where that is one of the start on
-    # labels alone, or with 'always', they train to the end as well, and their best checkpoint is
-    # taken if it is better. The last lines of the training name it.
+    # Keeps the checkpoint of the best validation beside the last one. After the training the labels
+    # alone are trained as long, and their best checkpoint is taken if it is better. The last lines
+    # of the log name it.
     guard=True,
 )
 guarded = True  # what guard says
