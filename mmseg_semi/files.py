@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,44 @@ def shipped_root(package: Path = PACKAGE) -> Path:
     raise FileNotFoundError(
         f'neither {package.parent} nor {package / ".mim"} has model-index.yml, configs and tools. '
         'Install mmseg_semi anew, from its wheel or with pip install -e in its repository.'
+    )
+
+
+def folders_below(
+    folder: str | Path, without: Iterable[Path] = ()
+) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it, each with the names of its files, all in order.
+
+    Links to folders are followed, but not to one that was seen. What is hidden is left out, and so
+    is ``__MACOSX``, which a Mac adds to archives.
+
+    Args:
+        folder: Where to begin.
+        without: Files and folders that are left out.
+    """
+    leave, visited = {os.path.realpath(one) for one in without}, set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        visited.add(os.path.realpath(root))
+
+        def is_wanted(name: str, root: str = root) -> bool:
+            hidden = name.startswith('.') or name == '__MACOSX'
+            return not hidden and os.path.realpath(os.path.join(root, name)) not in leave
+
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if is_wanted(name) and os.path.realpath(os.path.join(root, name)) not in visited
+        ]
+        yield root, sorted(filter(is_wanted, names))
+
+
+def files_below(folder: Path, suffix: str, without: Iterable[Path] = ()) -> list[Path]:
+    """Files below a folder whose names end with a suffix of any case, see ``folders_below``."""
+    return sorted(
+        Path(root, name)
+        for root, names in folders_below(folder, without)
+        for name in names
+        if name.lower().endswith(suffix)
     )
 
 
@@ -217,6 +255,22 @@ def read_list(
         raise error(f'{name} names no image. Write one image name a line{hint}.')
     numbered = ((number, line.strip()) for number, line in enumerate(lines, 1))
     return ((number, line) for number, line in numbered if line and not line.startswith('#'))
+
+
+def list_text(names: Iterable[str], error: type[BaseException] = ValueError) -> str:
+    """Text of a list that ``read_list`` reads, one name a line.
+
+    Raises:
+        error: A name would be read as a comment, or otherwise than it is.
+    """
+    names = list(names)
+    for name in names:
+        if name.startswith('#') or name.splitlines() != [name.strip()]:
+            raise error(
+                f'the name {name!r} cannot stand in a list, where # begins a comment and blanks '
+                'around a name do not count: rename that image, and its mask'
+            )
+    return ''.join(f'{name}\n' for name in names)
 
 
 def is_local(backend_args: dict[str, Any] | None) -> bool:

@@ -21,7 +21,7 @@ from mmcv.transforms import Compose
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, TRANSFORMS
 
-from mmseg_semi.analysis.draw_method import heat, load_model
+from mmseg_semi.analysis.draw_method import heat, load_model, resized
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.datasets.dataset_tree import image_paths
 from mmseg_semi.detection.cached_detections import CachedDetections
@@ -183,6 +183,8 @@ def draw_row(
 ) -> list[Tile]:
     """Draw image with boxes, truth, pseudo-label, its agreeing pixels, weights (bright: low)."""
     image = np.ascontiguousarray(batch['inputs'][0].permute(1, 2, 0).numpy()[..., ::-1])
+    seen, size = image.shape[:2], truth.shape[::-1]  # the test pipeline may resize images
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     for box, one in zip(boxes[0].round().astype(int).tolist(), boxes[1]):
         corners = (box[0], box[1]), (box[2] - 1, box[3] - 1)
         cv2.rectangle(image, *corners, table[one].tolist(), 1)
@@ -198,9 +200,12 @@ def draw_row(
         inputs = model.data_preprocessor(batch, False)['inputs']
         features = model.run(inputs).features[refiner.tap]
         padded = torch.zeros((1, *inputs.shape[-2:]), dtype=torch.int64)
-        padded[0, : label.shape[0], : label.shape[1]] = label
-        weight = refiner.weigh(features, padded)[0, : label.shape[0], : label.shape[1]]
-        tiles.append(Tile('weight (bright: low)', heat(weight / (1 + refiner.base_weight))))
+        own = resized(label.numpy().astype(np.uint8), seen)
+        padded[0, : seen[0], : seen[1]] = torch.from_numpy(own)
+        weight = refiner.weigh(features, padded)[0, : seen[0], : seen[1]]
+        drawn = heat(weight / (1 + refiner.base_weight))
+        drawn = cv2.resize(drawn, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        tiles.append(Tile('weight (bright: low)', drawn))
     return tiles
 
 

@@ -56,6 +56,12 @@ def heat(values: Tensor) -> np.ndarray:
     return cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
+def resized(labels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Labels (H, W) at the height and width of an image, by the nearest pixel."""
+    height, width = size[:2]
+    return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
 def dots(image: np.ndarray, index: Tensor, grid: tuple[int, int], fill: np.ndarray) -> np.ndarray:
     """Draw agents at the centers of their cells, filled with the colors (H, W, 3) there."""
     canvas = np.ascontiguousarray(image // 2)
@@ -201,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             outputs = model.run(images)
             image = as_rgb(item['inputs'].permute(1, 2, 0).numpy())
             truth = item['data_samples'].gt_sem_seg.data[0].numpy().astype(np.uint8)
+            truth = resized(truth, image.shape)  # the test pipeline may resize images alone
             drawn = drawer.draw(outputs, image, truth, table)
             rows.append([Tile('image', image), Tile('truth', table[truth]), *drawn])
             shown.append(truth)

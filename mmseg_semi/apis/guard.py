@@ -33,10 +33,9 @@ def check_guard(cfg: Config) -> None:
 
 
 def wants_labels_alone(cfg: Config, runner: StartRunner) -> bool:
-    """Whether the guard trains the labels alone after a run: it has more, and validations."""
-    if not cfg.get('guarded') or 'segmentor' not in cfg.model:
-        return False
-    return best_of(runner)[0] is not None and start_of(runner) < runner.max_iters
+    """Whether the guard trains the labels alone after a run, which has trained with more."""
+    more = 'segmentor' in cfg.model and start_of(runner) < runner.max_iters
+    return bool(cfg.get('guarded')) and more
 
 
 def of_labels_alone(cfg: Config) -> Config:

@@ -154,8 +154,8 @@ def train(cfg: Config, args: argparse.Namespace, begin: Callable[[], None]) -> N
         runner = StartRunner.from_cfg(cfg)
         runner.begin = begin
         runner.train()
-        if wants_labels_alone(cfg, runner):
-            best, score = best_of(runner)
+        best, score = best_of(runner)
+        if best is not None and wants_labels_alone(cfg, runner):
             set_labels_alone(alone, runner.max_iters, runner.seed)
             del runner
             gc.collect()  # its memory is needed

@@ -295,7 +295,7 @@ def file_key(path: str) -> int:
 
 
 def _store(paths: Sequence[str], read: Callable[[str], Any]) -> Path:
-    folder = os.path.abspath(os.path.commonpath({os.path.dirname(path) for path in paths}))
+    folder = os.path.commonpath({os.path.abspath(os.path.dirname(path)) for path in paths})
     name = hashlib.blake2b(os.fsencode(folder), digest_size=10).hexdigest()
     return cache_folder() / f'{read.__name__}-{name}.npz'
 

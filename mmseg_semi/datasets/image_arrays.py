@@ -201,9 +201,10 @@ def _tiff(data: bytes, path: str, channels: int) -> np.ndarray:
             image = np.invert(image)
         orientation = page.tags.get(ORIENTATION_TAG)
         image = turn(image, orientation.value if orientation else 1)
-    if channels == 3 and alpha:
-        image = image[..., :3]
-    return image[..., ::-1] if channels == 3 == image.shape[2] else image
+    if channels != 3 or image.ndim == 2:  # gray is repeated by who asks for three
+        return image
+    image = image[..., :3] if alpha else image
+    return image[..., ::-1] if image.shape[2] == 3 else image
 
 
 def _tiff_numbers(layout: TiffLayout, data: bytes, path: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmseg_semi.errors import DataError
-from mmseg_semi.files import check_there, read_list, write_files
+from mmseg_semi.files import check_there, list_text, read_list, write_files
 
 from .benchmark_layouts import BenchmarkLayout
 from .dataset_tree import data_infos, leaf_datasets
@@ -187,7 +187,7 @@ def write_splits(
         states[split.name] = 'unchanged' if set(same.values()) == {True} else 'written'
         if states[split.name] == 'written':
             for part, path in paths.items():
-                files[path] = ''.join(f'{name}\n' for name in parts[part].names)
+                files[path] = list_text(parts[part].names, DataError)
     write_files(files)
     return states
 

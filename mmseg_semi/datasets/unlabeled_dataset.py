@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from mmseg_semi.errors import name_some
-from mmseg_semi.files import check_there, read_list
+from mmseg_semi.files import check_there, folders_below, read_list
 
 from .dataset_tree import nested_transforms, pipeline_transforms
 from .findings import Finding
@@ -168,16 +168,8 @@ class UnlabeledDataset(BaseDataset):
 
     def _folder_paths(self, folder: str) -> list[str]:
         paths: list[str] = []
-        twins, visited = [], set()
-        for root, folders, names in os.walk(folder, followlinks=True):
-            visited.add(os.path.realpath(root))
-            folders[:] = [
-                name
-                for name in sorted(folders)
-                if not name.startswith('.')
-                # A link to a folder above would be followed for ever.
-                and os.path.realpath(os.path.join(root, name)) not in visited
-            ]
+        twins = []
+        for root, names in folders_below(folder):
             images = list(filter(self._is_image, names))
             paths += [os.path.join(root, name) for name in images]
             twins += [' = '.join(several) for several in _twins(images, self._stem).values()]

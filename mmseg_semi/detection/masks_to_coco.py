@@ -108,8 +108,10 @@ def build_parts(config: Config, path: str) -> tuple[Any, Any]:
                 f'{path}: train_dataloader.dataset has no part {part!r}; give the config of a '
                 'semi-supervised method (its dataset is a SemiDataset)'
             )
-    labeled = SemiDataset(loading_only(dataset['labeled']), None).labeled
-    unlabeled = DATASETS.build(loading_only(dataset['unlabeled']))
+    loading = dataset.get('loading')
+    labeled = SemiDataset(loading_only(dataset['labeled']), None, loading=loading).labeled
+    given = {} if loading is None else dict(loading=loading)
+    unlabeled = DATASETS.build(given | loading_only(dataset['unlabeled']))
     unlabeled.full_init()
     return labeled, unlabeled
 

@@ -130,8 +130,9 @@ def stratify(
 def fill_empty(numbers: np.ndarray, sizes: np.ndarray, wanted: Sequence[int]) -> None:
     """Give parts that are wanted and have no group the group whose size is nearest.
 
-    It comes from the unlabeled part, or else from the part that has most groups. A part stays empty
-    only where there are fewer groups than parts.
+    It comes from the unlabeled part, or else from the part that has most groups, and none gives its
+    only one, but for the unlabeled, to which images without masks may belong besides. A part stays
+    empty only where there are fewer groups than parts.
 
     Args:
         numbers: (G,) parts of the groups; changed.
@@ -141,10 +142,11 @@ def fill_empty(numbers: np.ndarray, sizes: np.ndarray, wanted: Sequence[int]) ->
     for part, number in enumerate(wanted):
         if not number or (numbers == part).any():
             continue
-        giver = len(wanted)
-        if not (numbers == giver).any():
-            giver = int(np.bincount(numbers, minlength=giver).argmax())
-            if (numbers == giver).sum() < 2:
+        groups_of = np.bincount(numbers, minlength=len(wanted) + 1)
+        giver = len(wanted) if groups_of[-1] > 1 else int(groups_of.argmax())
+        if groups_of[giver] < 2:
+            giver = len(wanted)
+            if not groups_of[giver]:
                 continue
         groups = np.flatnonzero(numbers == giver)
         numbers[groups[np.abs(sizes[groups] - number).argmin()]] = part

@@ -46,6 +46,7 @@ class Outcome:
     far: int = 0
     pixels: int = 0
     wrong: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
 
 def bring(source: Source, own: OwnFiles, numbers: Numbers, export: Export, done: Outcome) -> None:
@@ -57,6 +58,7 @@ def bring(source: Source, own: OwnFiles, numbers: Numbers, export: Export, done:
             drawn = picture.labels.draw(picture.label, drawn_size, numbers, turn)
         except DataError as error:
             done.wrong.append(str(error))
+            done.missing += [source.mask, source.image]
             return
         export.notes += [f'{picture.label}, {note}' for note in drawn.notes]
         own.write(source.mask, encode_png(drawn.mask, 'import-labels'))
@@ -170,7 +172,8 @@ def import_labels(
     before = named_before(out)
     own.write('classes.json', json.dumps(content, indent=1) + '\n')
     own.write('boxes.json', json.dumps(boxes_file(done, names)) + '\n')
-    removed = own.close(targets)
+    # A mask of before, of what could not be drawn now, may have other numbers of classes.
+    removed = own.close({name: one for name, one in targets.items() if name not in done.missing})
     say(out, own, done, names, sources, notes, removed)
     if before not in (None, list(names)):
         print(
@@ -216,7 +219,8 @@ def say(
     """
     print(f'{out}: {own.written} files written, {own.kept} kept')
     if removed:
-        print(f'removed, because they are not in the export any more: {name_some(list(removed))}')
+        reason = 'they are not in the export any more, or could not be brought'
+        print(f'removed, because {reason}: {name_some(list(removed))}')
     print(f'{len(names)} classes: {name_some(list(names), 20)}')
     levels = any(name.startswith('level_') for name in names)
     if levels or len(names) > MANY and names[-1] == f'class_{len(names) - 1}':

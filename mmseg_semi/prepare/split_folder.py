@@ -19,7 +19,7 @@ from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.datasets.listed_files import files_by_name
 from mmseg_semi.datasets.splits import same_names, split_hash
 from mmseg_semi.errors import DataError, name_some
-from mmseg_semi.files import check_there, read_json, write_files
+from mmseg_semi.files import check_there, list_text, read_json, write_files
 from mmseg_semi.prepare.dividing import PARTS, Request, divide
 from mmseg_semi.prepare.make_splits import classes_in
 from mmseg_semi.utils.progress import track
@@ -94,7 +94,7 @@ def _note(parts: Mapping[str, Sequence[str]], request: Request) -> dict[str, obj
 
 def write_lists(folder: Path, parts: Mapping[str, Sequence[str]], request: Request) -> None:
     """Write the lists of the parts that have images, and remove those of the others."""
-    texts = {part: ''.join(f'{name}\n' for name in names) for part, names in parts.items()}
+    texts = {part: list_text(names, DataError) for part, names in parts.items()}
     files = {folder / f'{part}.txt': text for part, text in texts.items() if text}
     files[folder / 'split.json'] = json.dumps(_note(parts, request), indent=1) + '\n'
     write_files(files)

@@ -86,8 +86,9 @@ def _heldout(cfg: Config) -> Iterator[tuple[str, Any]]:
 def _data_root(cfg: Config, value: Any, _root: Any) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError("give the folder of the data, such as data_root='data/leaves'")
+    declared = cfg[KEY].data_root
     for node in _data(cfg):
-        if 'data_root' in node:
+        if node.get('data_root') == declared:  # a part may have a folder of its own
             node['data_root'] = value
 
 
@@ -108,13 +109,20 @@ def _split(cfg: Config, value: Any, root: Any) -> None:
     parts = dict(labeled=training.labeled, unlabeled=training.get('unlabeled'))
     parts |= dict(_heldout(cfg))
     for name, part in parts.items():
-        if part is None:
+        if part is None or _is_own(part, root):
             continue
         if name == 'test' and not (folder / 'test.txt').is_file():
             name = 'val'
         masks = {} if name == 'unlabeled' else dict(seg_map_path='annotations')
         part.data_prefix = ConfigDict(img_path='images', **masks)
         part.ann_file = f'{value}/{name}.txt'
+
+
+def _is_own(part: Mapping[str, Any], root: Any) -> bool:
+    """Whether the config says itself which images a part has, beside the split."""
+    prefixes = {f'images/{name}' for name in ('labeled', 'unlabeled', 'val')}  # of the base
+    elsewhere = part.get('data_root', root) != root or part.get('ann_file')
+    return bool(elsewhere) or part.get('data_prefix', {}).get('img_path') not in prefixes
 
 
 def _classes(cfg: Config, value: Any, root: Any) -> None:

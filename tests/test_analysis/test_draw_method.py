@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -13,7 +14,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from tool_runs import CONFIGS, TOOLS
 
-import mmseg_semi  # noqa: F401
+from mmseg_semi.analysis.draw_method import resized
 
 TOOL = TOOLS / 'analysis_tools' / 'draw_method.py'
 RANK = 'rankmatch/rankmatch_unet_digit-scenes-60.py'
@@ -32,10 +33,11 @@ def draw(server: Any, digit_root: Path, tmp_path: Path) -> Any:
         weights: Any = None,
         root: Path = digit_root,
         code: int = 0,
+        more: str = '',
     ) -> tuple[str, Path]:
         config = tmp_path / 'config.py'
         data = f'test_dataloader = dict(dataset=dict(data_root={str(root)!r}))\n'
-        config.write_text(f'_base_ = {str(CONFIGS / base)!r}\n{data}')
+        config.write_text(f'_base_ = {str(CONFIGS / base)!r}\n{data}{more}\n')
         checkpoint = tmp_path / 'weights.pth'
         if weights is None:
             with DefaultScope.overwrite_default_scope('mmseg'):
@@ -79,3 +81,19 @@ def test_wrong_arguments_are_refused(draw, tmp_path):
     assert '--num must be at least 1, got 0' in draw('agents', RANK, '--num', 0, code=2)[0]
     output, _ = draw('agents', RANK, root=tmp_path / 'no', code=1)
     assert 'test_dataloader' in output and 'no' in output
+
+
+def test_truth_has_the_size_of_the_image_that_is_seen(draw, digit_root, monkeypatch):
+    resize = "dict(type='Resize', scale=(128, 96), keep_ratio=False)"
+    more = f'_base_.test_dataloader.dataset.pipeline.insert(1, {resize})'
+    for what, base in (('agents', RANK), ('refinement', S4MC)):
+        output, picture = draw(what, base, '--num', 1, more=more)
+        width = cv2.imread(str(picture)).shape[1]
+        tiles = dict(agents=4, refinement=5)[what]
+        assert (width - 8) % tiles == 0 and f'{picture}: ' in output
+
+
+def test_labels_are_resized_by_the_nearest_pixel():
+    labels = np.array([[1, 2], [3, 255]], np.uint8)
+    assert (resized(labels, (4, 6, 3)) == labels.repeat(2, 0).repeat(3, 1)).all()
+    assert (resized(labels.repeat(2, 0).repeat(2, 1), (2, 2)) == labels).all()

@@ -129,19 +129,19 @@ def test_guarded_is_true_or_false():
 
 
 @pytest.mark.parametrize(
-    ('guarded', 'best', 'warmup', 'expected'),
+    ('guarded', 'step', 'warmup', 'expected'),
     [
-        (True, 'best_mIoU_iter_400.pth', 500, True),
-        (True, 'best_mIoU_iter_600.pth', 500, True),
-        (True, 'best_mIoU_iter_600.pth', 0, True),
-        (True, 'best_mIoU_iter_600.pth', 1000, False),  # it had no more than the labels
-        (True, None, 500, False),  # nothing to compare
-        (False, 'best_mIoU_iter_600.pth', 500, False),
+        (True, 400, 500, True),
+        (True, 600, 500, True),
+        (True, 600, 0, True),
+        (True, 600, 1000, False),  # it had no more than the labels
+        (False, 600, 500, False),
     ],
 )
-def test_when_the_labels_alone_are_trained(config, guarded, best, warmup, expected):
+def test_when_the_labels_alone_are_trained(config, guarded, step, warmup, expected):
     config.guarded = guarded
-    runner = runner_with(f'wants{guarded}{best}{warmup}', best, 40.0, warmup)
+    name = f'wants{guarded}{step}{warmup}'
+    runner = runner_with(name, f'best_mIoU_iter_{step}.pth', 40.0, warmup)
     assert guard.wants_labels_alone(config, runner) is expected
     config.model = dict(type='EncoderDecoder')
     assert guard.wants_labels_alone(config, runner) is False

@@ -182,3 +182,9 @@ def test_sizes_are_those_of_the_loaded_image(tmp_path, suffix, orientation):
     height, width = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR).shape[:2]
     assert read_image(path) == ImageRecord(None, width, height, orientation, 'RGB', 8)
     assert (width, height) == ((3, 2) if orientation < 5 else (2, 3))
+
+
+def test_paths_may_be_of_both_kinds(masks, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert looked(['data/0.png', masks[1]])[1] == ['data/0.png', masks[1]]
+    assert looked(['data/0.png', masks[1]])[1] == []

@@ -243,3 +243,10 @@ def test_wrong_images_are_refused_by_name(tmp_path):
         with pytest.raises(UnreadableImage, match=f'{name} can not be read as an image: .*Replace'):
             load_image(str(tmp_path / name), 2)
     assert 'too early' in read_image(str(tmp_path / 'cut.npy')).reason
+
+
+def test_gray_tiff_is_repeated_where_three_channels_are_asked_for(tmp_path):
+    values = np.arange(20, dtype=np.uint16).reshape(4, 5)
+    tifffile.imwrite(tmp_path / 'gray.tif', values, photometric='minisblack')
+    loaded = load_image(str(tmp_path / 'gray.tif'), 3)
+    assert loaded.shape == (4, 5, 3) and (loaded == values[..., None]).all()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmseg_semi.datasets.splits import split_hash
 from mmseg_semi.errors import DataError
+from mmseg_semi.files import list_text
 from mmseg_semi.prepare.dividing import Request, divide, fill_empty, stratify
 from mmseg_semi.prepare.split_folder import split_folder
 from mmseg_semi_cli.own_images import split
@@ -178,3 +179,20 @@ def test_a_part_without_images_has_no_list(leaves):
     split_folder(leaves, Request(6, val=0.0, test=0.2), overwrite=True)
     assert not (folder / 'val.txt').exists() and len(read(folder, 'test')) == 4
     assert 'unchanged' in split_folder(leaves, Request(6, val=0.0, test=0.2))
+
+
+def test_the_only_unlabeled_group_stays():
+    sizes = np.array([7, 2, 1, 1])
+    numbers = np.array([3, 0, 0, 1])  # nothing tests
+    fill_empty(numbers, sizes, [3, 1, 2])
+    assert numbers.tolist() == [3, 2, 0, 1]
+    few = np.array([3, 0, 1])  # others may be unlabeled that have no masks
+    fill_empty(few, np.array([5, 1, 1]), [1, 1, 2])
+    assert few.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize('name', ['#03 leaf', 'leaf ', ' leaf'])
+def test_names_that_a_list_cannot_hold(name):
+    with pytest.raises(DataError, match=f"name '{name}' cannot stand in a list.*: rename"):
+        list_text(['good', name], DataError)
+    assert list_text(['a b', 'a#b/c']) == 'a b\na#b/c\n'

@@ -334,3 +334,22 @@ def test_another_tool_does_not_ignore_them(tmp_path):
         RunRecordHook().before_run(Runner)
     Runner.cfg = load_config(str(path))
     RunRecordHook().before_run(Runner)
+
+
+def test_a_part_may_have_a_folder_of_its_own(tmp_path):
+    (tmp_path / 'data/splits/some').mkdir(parents=True)
+    text = f"""
+data_root = {str(tmp_path / 'data')!r}
+split = 'splits/some'
+classes = ('a', 'b')
+test_dataloader = dict(dataset=dict(data_root='elsewhere'))
+train_dataloader = dict(dataset=dict(unlabeled=dict(data_prefix=dict(img_path='/photos'))))
+"""
+    cfg = own(tmp_path, text)
+    test, training = cfg.test_dataloader.dataset, cfg.train_dataloader.dataset
+    assert (test.data_root, test.data_prefix.img_path) == ('elsewhere', 'images/val')
+    assert 'ann_file' not in test and tuple(test.metainfo.classes) == ('a', 'b')
+    assert training.unlabeled.data_prefix.img_path == '/photos'
+    assert 'ann_file' not in training.unlabeled
+    assert training.labeled.ann_file == 'splits/some/labeled.txt'
+    assert cfg.val_dataloader.dataset.ann_file == 'splits/some/val.txt'

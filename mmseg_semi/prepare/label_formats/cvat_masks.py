@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmseg_semi.errors import DataError, check_one_size
-from mmseg_semi.files import read_list
+from mmseg_semi.errors import DataError, check_one_size, name_some
+from mmseg_semi.files import files_below, read_list
 from mmseg_semi.prepare.label_formats.mask_values import Table, color_table, read_pixels
 from mmseg_semi.prepare.label_formats.photos import Photos
 from mmseg_semi.prepare.label_formats.records import (
@@ -29,9 +29,19 @@ CLASSES, OBJECTS = 'SegmentationClass', 'SegmentationObject'
 
 
 def find(source: Path) -> Path | None:
-    """The folder of the label map and the masks, None where there is none."""
-    found = [one.parent for one in sorted(source.rglob(LABEL_MAP)) if source.is_dir()]
-    return next((one for one in found if (one / CLASSES).is_dir()), None)
+    """The folder of the label map and the masks, None where there is none.
+
+    Raises:
+        DataError: There are several, which may have other numbers of classes.
+    """
+    found = [one.parent for one in files_below(source, LABEL_MAP)]
+    found = [one for one in found if (one / CLASSES).is_dir()]
+    if len(found) > 1:
+        raise DataError(
+            f'{source} has several exports, {name_some(list(map(str, found)))}: name one, and '
+            'import each into a folder of its own'
+        )
+    return found[0] if found else None
 
 
 def read_label_map(path: Path) -> dict[str, Color]:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from mmseg_semi.errors import DataError, reading
+from mmseg_semi.files import files_below
 from mmseg_semi.prepare.instances import encode_runs
 from mmseg_semi.prepare.label_formats.records import (
     Color,
@@ -31,7 +32,8 @@ SHAPES = ('polygon', 'box', 'ellipse', 'mask')
 
 def find(source: Path) -> list[Path]:
     """Files of this format."""
-    files = [source] if source.suffix.lower() == '.xml' else sorted(source.rglob('*.xml'))
+    single = source.is_file() and source.suffix.lower() == '.xml'
+    files = [source] if single else files_below(source, '.xml')
     return [path for path in files if path.is_file() and _root_of(path) == 'annotations']
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from mmseg_semi.errors import DataError, reading
+from mmseg_semi.files import files_below
 from mmseg_semi.prepare.label_formats import (
     coco,
     cvat_masks,
@@ -38,7 +39,7 @@ def unpacked(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         with reading(source), zipfile.ZipFile(source) as archive:
             archive.extractall(folder)
-        inside = list(Path(folder).iterdir())
+        inside = [one for one in Path(folder).iterdir() if one.name != '__MACOSX']
         try:
             yield inside[0] if len(inside) == 1 and inside[0].is_dir() else Path(folder)
         except DataError as error:  # name the zip, not a folder that is gone
@@ -125,8 +126,7 @@ def _tools(source: Path, out: Path, kind: str) -> dict[str, Callable[[], Export]
 def _json_files(source: Path, out: Path) -> list[Path]:
     """The json files of an export, without those that were made of it."""
     single = source.is_file() and source.suffix.lower() == '.json'
-    files = [source] if single else sorted(source.rglob('*.json'))
-    return [path for path in files if out.resolve() not in path.resolve().parents]
+    return [source] if single else files_below(source, '.json', [out])
 
 
 def _read_masks(

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
 from mmseg_semi.errors import DataError
+from mmseg_semi.files import files_below
 from mmseg_semi.prepare.instances import encode_runs
 from mmseg_semi.prepare.label_formats.brush import decode
 from mmseg_semi.prepare.label_formats.mask_values import read_pixels
@@ -186,7 +187,7 @@ def _segmentation(value: Mapping[str, Any], width: int, height: int) -> Any:
 def _brush_files(folder: Path) -> dict[str, list[tuple[str, Path]]]:
     """Classes and PNG files of brush labels by task, of the last annotation of each."""
     found: dict[str, dict[int, list[tuple[str, Path]]]] = {}
-    for file in sorted(folder.rglob('task-*.png')):
+    for file in files_below(folder, '.png'):
         match = BRUSH_FILE.match(file.name)
         if match:
             task, annotation, name = match.groups()
@@ -197,4 +198,4 @@ def _brush_files(folder: Path) -> dict[str, list[tuple[str, Path]]]:
 def brush_files_alone(source: Path) -> Iterator[Path]:
     """PNG files of brush labels, whose tasks only a json file can name."""
     if source.is_dir():
-        yield from (one for one in sorted(source.rglob('*.png')) if BRUSH_FILE.match(one.name))
+        yield from (one for one in files_below(source, '.png') if BRUSH_FILE.match(one.name))

@@ -24,6 +24,8 @@ BINARY_SHARE, BINARY_NEAR = 0.97, 24
 #: As many levels a mask may have that are no noise.
 MOST_LEVELS = 16
 FEW = 5
+#: Up to here values are numbers where some files have a palette and others none.
+MOST_NUMBERS = 64
 
 
 class Pixels(NamedTuple):
@@ -220,8 +222,11 @@ def guess_table(
         counts.update(_count(pixels.values))
     if not counts:
         read_pixels(paths[0])  # which says why
-    palette = next(iter(palettes)) if len(palettes) == 1 else None
-    if colored or (len(palettes) > 1 and palettes != {None}):
+    # Numbers may be saved with a palette in some files and as gray in others.
+    some = palettes - {None}
+    small = max((value for value in counts if value != IGNORED), default=0) < MOST_NUMBERS
+    palette = next(iter(some)) if len(some) == 1 and (some == palettes or small) else None
+    if colored or (some and palette is None):
         counts = Counter()
         for path in (one for one in paths if one not in broken):
             counts.update(_count(read_pixels(path, as_colors=True).values))

@@ -74,7 +74,9 @@ def find_folders(source: Path, images: Path | None) -> tuple[Path, Path] | None:
     if not source.is_dir():
         return None
     below = {one.name.lower(): one for one in sorted(source.iterdir()) if one.is_dir()}
-    masks = next((below[name] for name in MASK_FOLDERS if name in below), None)
+    named = [below[name] for name in MASK_FOLDERS if name in below]
+    # VOC has xml files in Annotations, and masks beside it.
+    masks = next((one for one in named if Photos(one).files), named[0] if named else None)
     if images is not None:
         inside = masks is not None and images.resolve() in {one.resolve() for one in below.values()}
         return images, masks if inside and masks is not None else source
@@ -166,7 +168,7 @@ def read(
         name = _class_of_objects(wanted)
         export.classes, export.background = [name], True
         parts = {
-            image: [one._replace(name=one.name or name) for one in several]
+            image: [one._replace(name=name if objects else one.name or name) for one in several]
             for image, several in parts.items()
         }
     elif single is None:
@@ -303,10 +305,18 @@ def _by_number(parts: Sequence[Part], numbers: Numbers) -> Drawn:
         number = numbers.get(part.name)
         if mask is None:
             mask = np.full(pixels.values.shape, numbers.other, np.uint8)
+        _check_size(part, pixels.values.shape, parts[0], mask.shape)
         mask[pixels.values > 0] = number
         boxes += boxes_of_numbers(pixels.values, number)
     assert mask is not None
     return Drawn(mask, boxes, [])
+
+
+def _check_size(
+    part: Part, shape: tuple[int, ...], first: Part, first_shape: tuple[int, ...]
+) -> None:
+    if shape != first_shape:
+        raise DataError(f'{part.file} has another size than {first.file}; they must have one size')
 
 
 def boxes_of_numbers(values: np.ndarray, number: int) -> list[Box]:
@@ -331,10 +341,8 @@ def _by_class(parts: Sequence[Part], numbers: Numbers) -> Drawn:
     for part in parts:
         assert part.name is not None
         inside, several = foreground(part.file)
-        if layers and inside.shape != layers[0][1].shape:
-            raise DataError(
-                f'{part.file} has another size than {parts[0].file}; they must have one size'
-            )
+        if layers:
+            _check_size(part, inside.shape, parts[0], layers[0][1].shape)
         if part.name not in numbers.of_name:
             notes.append(f'{part.file}: {part.name} is none of the classes')
         changed += several
@@ -349,13 +357,27 @@ def _by_class(parts: Sequence[Part], numbers: Numbers) -> Drawn:
 
 
 def foreground(path: Path) -> tuple[np.ndarray, int]:
-    """Pixels (H, W) bool of a binary mask of any two levels, and how many were between them."""
+    """Pixels (H, W) bool of the mask of one class, and how many were between its two levels.
+
+    Without losses, numbers (of objects, say) are the class wherever they are not 0; a mask of two
+    levels may have others between them at borders, of which the brighter half is inside.
+
+    Raises:
+        DataError: It has colors, or most of its levels are between.
+    """
     pixels = read_pixels(path)
     if pixels.colored:
         raise DataError(f'{path} has colors; the mask of one class must be black and white')
     values, most = pixels.values, int(pixels.values.max())
-    if not pixels.lossy and len(np.unique(values)) <= 2 and values.min() == 0:
+    small = most < 64 or len(np.unique(values)) <= 2
+    if not pixels.lossy and small and values.min() == 0:
         return values > 0, 0
     high = most if most < 64 or not pixels.lossy else (255 if most > 191 else 128)
-    inside = 2 * values > high
-    return inside, int(((values != 0) & (values != high)).sum())
+    between = int(((values != 0) & (values != high)).sum())
+    if not pixels.lossy and values.min() == 0 and 2 * between > np.count_nonzero(values):
+        raise DataError(
+            f'{path} is named as the mask of one class, and most of its pixels that are not black '
+            f'are between 0 and {high}: if its numbers are those of objects, give --numbers '
+            'objects, else save it in black and white'
+        )
+    return 2 * values > high, between

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from mmseg_semi.datasets.image_files import IMG_SUFFIXES
+from mmseg_semi.files import folders_below
 
 
 class Photos:
@@ -20,20 +21,12 @@ class Photos:
 
     def __init__(self, folder: Path, without: Iterable[Path] = ()) -> None:
         self.folder = folder
-        leave = {one.resolve() for one in without}
-        self.files: list[str] = []
-        for root, folders, names in os.walk(folder):
-            here = Path(root)
-            folders[:] = sorted(
-                one for one in folders if one[0] != '.' and (here / one).resolve() not in leave
-            )
-            self.files += [
-                (here / one).relative_to(folder).as_posix()
-                for one in sorted(names)
-                if one.lower().endswith(IMG_SUFFIXES)
-                and one[0] != '.'
-                and (here / one).resolve() not in leave
-            ]
+        self.files = [
+            Path(root, name).relative_to(folder).as_posix()
+            for root, names in folders_below(folder, without)
+            for name in names
+            if name.lower().endswith(IMG_SUFFIXES)
+        ]
 
     def match(self, wanted: Sequence[tuple[str, ...]]) -> list[str | None]:
         """Find the file of each image.
@@ -41,14 +34,15 @@ class Photos:
         It is the file of this path; else the one with the longest path that it ends with; else the
         only one whose path ends with it; else, where neither the files nor the export have this
         name twice, the one of the name in any folder. A path without suffix stands for a file of
-        any suffix.
+        any suffix. A letter with an accent is one in either form that Unicode has for it.
 
         Args:
             wanted: Paths that an image may have, the most likely first.
         """
         by_path, by_name = defaultdict(list), defaultdict(list)
         for file in self.files:
-            for path in (file, without_suffix(file)):
+            known = clean(file)
+            for path in (known, without_suffix(known)):
                 by_path[path].append(file)
                 by_name[PurePosixPath(path).name].append(path)
         often = Counter(one for names in wanted for one in {clean(n).split('/')[-1] for n in names})
@@ -67,8 +61,8 @@ def without_suffix(path: str) -> str:
 
 
 def clean(name: str) -> str:
-    """A path of any system with slashes, and without drive and dots."""
-    parts = name.replace('\\', '/').split('/')
+    """A path of any system with slashes, without drive and dots, in Unicode's composed form."""
+    parts = unicodedata.normalize('NFC', name).replace('\\', '/').split('/')
     return '/'.join(one for one in parts if one not in ('', '.', '..') and not one.endswith(':'))
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmseg_semi.datasets.image_arrays import tiff_layout
 from mmseg_semi.errors import DataError, name_some, reading
+from mmseg_semi.files import folders_below
 from mmseg_semi.prepare.label_formats.masks import find_folders
 from mmseg_semi.utils.progress import track
 
@@ -88,7 +89,8 @@ def sliced(source: Path, images: Path | None, out: Path, pages: str) -> Iterator
             places[images] = Path(os.path.realpath(made), 'images')
         mine = {one.file.resolve(): one for one in volumes}
         for root, place in places.items():
-            for file in track(sorted(_files(root, [out])), 'files'):
+            masks = [source] if root != source else []  # which may lie below the images
+            for file in track(sorted(_files(root, [out, *masks])), 'files'):
                 bring_file(file, place / file.relative_to(root), mine.get(file.resolve()))
         new_images = places.get(images) if images is not None else None
         if images is not None and inside:
@@ -113,13 +115,8 @@ def _is_inside(file: Path, folder: Path) -> bool:
 
 
 def _files(root: Path, without: Iterable[Path]) -> Iterator[Path]:
-    leave = {one.resolve() for one in without}
-    for folder, folders, names in os.walk(root):
-        here = Path(folder)
-        folders[:] = [
-            one for one in folders if one[0] != '.' and (here / one).resolve() not in leave
-        ]
-        yield from (here / one for one in names if one[0] != '.')
+    for folder, names in folders_below(root, without):
+        yield from (Path(folder, name) for name in names)
 
 
 def stem_of(name: str) -> str:
