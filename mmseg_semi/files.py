@@ -15,6 +15,8 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent
 #: Folder of a run in which the guard of own images trains the labels alone.
 LABELS_ALONE = 'labels_alone'
+#: What the best checkpoint with unlabeled images is called there where the labels alone are better.
+UNLABELED_BEST = 'with_unlabeled_'
 PART_SUFFIX = '.part'
 
 

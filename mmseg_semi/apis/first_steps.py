@@ -57,6 +57,8 @@ class FirstSteps:
     def text(self) -> str:
         """A line about the whole training."""
         faster = f' ({self.start} of them on labels alone take less)' if self.start else ''
+        if 0 < self.iterations <= self.start:
+            faster = f', all on labels alone (model.warmup_iters is {self.start})'
         guard = ' and without the labels alone, which the guard trains too' if self.guarded else ''
         return (
             f'training: {"at most" if self.start else "about"} '

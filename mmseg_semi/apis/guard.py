@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mmengine.logging import print_log
 from mmseg_semi.apis.runner_setup import checkpoint_folder
 from mmseg_semi.apis.start import StartRunner, best_of, start_of
 from mmseg_semi.arguments import OneOf
-from mmseg_semi.files import LABELS_ALONE, PART_SUFFIX
+from mmseg_semi.files import LABELS_ALONE, PART_SUFFIX, UNLABELED_BEST
 from mmseg_semi.utils.safe_checkpoints import latest_checkpoint
 from mmseg_semi.utils.weight_checks import without_downloads
 
@@ -74,7 +75,7 @@ def train_labels_alone(cfg: Config, best: str, score: float) -> None:
 
     Args:
         cfg: From ``set_labels_alone``.
-        best: The best checkpoint so far, which is replaced.
+        best: The best checkpoint so far, which gets another name then.
         score: Its score.
     """
     print_log(
@@ -85,21 +86,46 @@ def train_labels_alone(cfg: Config, best: str, score: float) -> None:
     runner = StartRunner.from_cfg(cfg)
     runner.train()
     found, other = best_of(runner)
-    if found is None or other <= score or '://' in found:  # a file backend keeps both
+    both = f'the labels alone: {other:.2f}'
+    if found is None or '://' in found:  # a file backend keeps both
+        print_log(f'Best on the validation images: {score:.2f} ({both}), {best}', logger='current')
+    elif other > score:
+        kept = os.path.join(os.path.dirname(best), os.path.basename(found))
+        if is_main_process():
+            take_labels_alone(found, best, kept)
         print_log(
-            f'Best on the validation images stays {score:.2f} (the labels alone: {other:.2f}), '
-            f'{best}',
+            f'Best on the validation images: {other:.2f}, of the labels alone (with the unlabeled '
+            f'images: {score:.2f}): {kept}',
             logger='current',
         )
-        return
-    kept = os.path.join(os.path.dirname(best), os.path.basename(found))
-    if is_main_process():
-        shutil.copyfile(found, kept + PART_SUFFIX)
-        os.replace(kept + PART_SUFFIX, kept)
-        if kept != best:
-            Path(best).unlink(missing_ok=True)
-    print_log(
-        f'Best on the validation images: {other:.2f}, of the labels alone (with the unlabeled '
-        f'images: {score:.2f}): {kept}',
-        logger='current',
-    )
+    else:
+        kept = best.replace(UNLABELED_BEST, '')
+        if is_main_process():
+            keep_best(best, kept)
+        print_log(
+            f'Best on the validation images stays {score:.2f} ({both}), {kept}', logger='current'
+        )
+
+
+def take_labels_alone(found: str, best: str, kept: str) -> None:
+    """Copy the best checkpoint of the labels alone, and give the other one another name.
+
+    Args:
+        found: The former.
+        best: The latter.
+        kept: The copy, in the folder of the latter.
+    """
+    shutil.copyfile(found, kept + PART_SUFFIX)
+    if UNLABELED_BEST not in best:
+        folder, name = os.path.split(best)
+        os.replace(best, os.path.join(folder, UNLABELED_BEST + name))
+    keep_best(kept + PART_SUFFIX, kept)
+
+
+def keep_best(file: str, kept: str) -> None:
+    """Give the best checkpoint its name, and remove one that the guard has taken before it."""
+    if file != kept:
+        os.replace(file, kept)
+    for path in Path(kept).parent.glob(re.sub(r'\d+', '*', os.path.basename(kept))):
+        if path != Path(kept):
+            path.unlink()

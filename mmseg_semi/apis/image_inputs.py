@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,11 +89,18 @@ def with_slices(names: Mapping[str, str], out: Path) -> tuple[dict[str, str], di
             own.claim(slices)
             for name, file in slices.items():
                 own.copy(name, file)
-            own.close(slices)
+            now = {volume_of_slice(name) for name in slices}
+            others = [name for name in own.earlier if volume_of_slice(name) not in now]
+            own.close({**dict.fromkeys(others), **slices})
     kept.update(
         {str(out / name): name[len('slices/') : -len(Path(name).suffix)] for name in slices}
     )
     return kept, failed
+
+
+def volume_of_slice(name: str) -> str:
+    """The volume's part of the name of a slice."""
+    return re.sub(r'_z\d+(?=\D*$)', '', name)
 
 
 def _found(one: str) -> tuple[list[str], list[str]]:

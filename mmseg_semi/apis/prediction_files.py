@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from mmseg_semi.datasets.file_digests import middle_digest, whole_digest
+from mmseg_semi.datasets.file_digests import whole_digest
 from mmseg_semi.datasets.image_arrays import load_image
 from mmseg_semi.errors import DataError, name_some
 from mmseg_semi.files import PART_SUFFIX, write_file
@@ -41,9 +41,8 @@ class Entry:
 
 
 def image_digest(path: str) -> str:
-    """Of an image's size and its middle."""
-    size, digest = middle_digest(path)
-    return f'{size}-{digest.hex()[:16]}'
+    """Of the whole image, which may be drawn into without another size."""
+    return whole_digest(path).hex()[:32]
 
 
 class Predictions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -177,11 +178,23 @@ def _taken(
             if store is None:
                 shape = (len(found), *size)
                 store = np.lib.format.open_memmap(probabilities, 'w+', np.float16, shape)
+                _claim_space(probabilities)
             store[:, rows] = found
         row = rows.stop
     if store is not None:
         store.flush()
     return labels
+
+
+def _claim_space(path: Path) -> None:
+    """Have the disk give a file its whole size, since writing into its map would end the process.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    if hasattr(os, 'posix_fallocate'):
+        with open(path, 'r+b') as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def picture_of(saved: SavedModel, image: str) -> np.ndarray:

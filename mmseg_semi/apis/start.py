@@ -30,6 +30,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmseg_semi.datasets.dataset_tree import crop_size, leaf_datasets
+from mmseg_semi.files import LABELS_ALONE
 from mmseg_semi.models.backbones.first_layer import average_rgb_filters
 from mmseg_semi.utils.config import data_places
 from mmseg_semi.utils.progress import duration
@@ -129,11 +130,7 @@ class StartRunner(Runner):
         super().register_default_hooks(kept)
 
     def dump_config(self) -> None:
-        """Write the config beside the logs."""
-        name = os.path.basename(self.cfg.filename or f'{self.timestamp}.py')
-        path = Path(self.work_dir, name)
-        _WRITTEN.extend([] if path.exists() else [path])
-        super().dump_config()
+        """Leave it to :meth:`train`: the config beside a checkpoint is that of its training."""
 
     def build_model(self, model: Union[nn.Module, dict[str, Any]]) -> nn.Module:
         """Build the model, whose first layer may take weights of RGB images."""
@@ -143,9 +140,13 @@ class StartRunner(Runner):
         return built
 
     def train(self) -> nn.Module:
-        """Train, with a summary before the first step."""
-        self.register_hook(StartHook(self.quiet, self.begin), priority='LOWEST')
+        """Train, with a summary before the first step, when the config is written, too."""
+        self.register_hook(StartHook(self.quiet, self._begin_training), priority='LOWEST')
         return super().train()
+
+    def _begin_training(self) -> None:
+        super().dump_config()
+        self.begin()
 
     def test(self) -> dict[str, float]:
         """Test; the console has all that is logged from then on."""
@@ -200,6 +201,15 @@ class StartHook(Hook):
         """Log the summary, and let everything on the console from now on."""
         for line in summary(runner):
             print_log(line, logger='current')
+        alone = os.path.basename(os.path.normpath(runner.work_dir)) == LABELS_ALONE
+        if start_of(runner) >= runner.max_iters and not alone:
+            print_log(
+                f'All {runner.max_iters} steps train on labels alone, because model.warmup_iters '
+                f'is {start_of(runner)}: the method never begins. Train longer (iterations, or '
+                'train_cfg.max_iters), or set a smaller model.warmup_iters',
+                logger='current',
+                level=logging.WARNING,
+            )
         self.quiet.on = False
         self.begin()
 

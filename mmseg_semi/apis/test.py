@@ -136,7 +136,7 @@ def use_tta(cfg: Config) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
     args = parse_args(argv)
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, unread=True)
     set_work_dir(cfg, args.work_dir, args.config)
     pictures = [None] if is_detector(cfg) else [args.out, args.show_dir]
     with leaving_nothing(cfg.work_dir, *pictures, written=end_logs) as begin:

@@ -135,6 +135,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = without_score(rows, args.metric, of)
     if missing:
         print(f'Without a score, so not in the table: {name_some(missing)}.')
+    every = [run for row in rows for run in row.runs]
+    unfinished = [f'{run.folder} ({far})' for run in every if (far := run.unfinished)]
+    if unfinished:
+        print(f'Not finished, and in the table as they are: {name_some(unfinished)}.')
     if args.out:
         text = io.StringIO()
         csv.writer(text, lineterminator='\n').writerows(cells)

@@ -7,7 +7,7 @@ import copy
 import io
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,13 @@ def metadata(saved: SavedModel, channels: int) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in content.items()}
 
 
-def export(network: nn.Module, preprocessor: Any, example: Tensor, fixed: bool) -> Any:
+class OneImageOnly(DataError):
+    """A graph that takes one image at a time."""
+
+
+def export(
+    network: nn.Module, preprocessor: Any, example: Tensor, fixed: bool, batch: bool = True
+) -> Any:
     """The ONNX model of a network.
 
     Args:
@@ -121,10 +127,11 @@ def export(network: nn.Module, preprocessor: Any, example: Tensor, fixed: bool) 
         preprocessor: Its data preprocessor.
         example: An image (C, H, W).
         fixed: Whether the graph is for its size alone.
+        batch: Whether it may have several images.
     """
     onnx, _ = packages()
     graph = Graph(made_exportable(copy.deepcopy(network)), preprocessor).eval()
-    names = ('batch',) if fixed else ('batch', '', 'height', 'width')
+    names = ('batch' if batch else '', *(() if fixed else ('', 'height', 'width')))
     axes = {place: name for place, name in enumerate(names) if name}
     file: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
@@ -142,19 +149,21 @@ def export(network: nn.Module, preprocessor: Any, example: Tensor, fixed: bool) 
     return onnx.load_from_string(file.getvalue())
 
 
-def check(content: bytes, sizes: Sizes, fixed: bool = False) -> float:
+def check(content: bytes, sizes: Sizes, fixed: bool = False, batch: bool = True) -> float:
     """Run a file, and compare.
 
     Args:
         content: Of the file.
         sizes: Images and logits.
         fixed: Whether the file is for one size.
+        batch: Whether it takes several images, which two equal ones try.
 
     Returns:
         The largest difference of a logit.
 
     Raises:
-        DataError: It is larger than ``MOST_DIFFERENCE`` allows, or the file does not run.
+        DataError: It is larger than ``MOST_DIFFERENCE`` allows, or the file does not run;
+            ``OneImageOnly``, where it runs with one image and not with two.
     """
     _, runtime = packages()
     options = runtime.SessionOptions()
@@ -178,7 +187,33 @@ def check(content: bytes, sizes: Sizes, fixed: bool = False) -> float:
                 f'model, more than {limit:.2g}, so no file is written.{remedy}'
             )
         most = max(most, difference)
+    if batch:
+        two = sizes.images[0][None].float().numpy().repeat(2, axis=0)
+        try:
+            (found,) = session.run(None, {INPUT: two})
+            difference = float(np.abs(found - sizes.logits[0].numpy()).max())
+        except Exception:  # of the runtime's own kinds
+            difference = float('inf')
+        if not difference <= MOST_DIFFERENCE * max(float(sizes.logits[0].abs().max()), 1):
+            raise OneImageOnly('the graph does not run on two images at once')
     return most
+
+
+def made(
+    network: nn.Module,
+    preprocessor: Any,
+    sizes: Sizes,
+    about: Mapping[str, str],
+    fixed: bool,
+    batch: bool,
+) -> tuple[bytes, float]:
+    """Content of the file of a network, and by how much its logits differ; see :func:`check`."""
+    model = export(network, preprocessor, sizes.images[0], fixed, batch)
+    for name, value in about.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, value
+    content = model.SerializeToString()
+    return content, check(content, sizes, fixed, batch)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -195,12 +230,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print('the graph gives the logits of the network: model.test_cfg.refine is left out')
     sizes = Sizes(saved, args.size)
     preprocessor = saved.model.data_preprocessor
-    model = export(network, preprocessor, sizes.images[0], fixed=args.size is not None)
-    for name, value in metadata(saved, sizes.channels).items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = name, value
-    content = model.SerializeToString()
-    most = check(content, sizes, fixed=args.size is not None)
+    about, fixed = metadata(saved, sizes.channels), args.size is not None
+    try:
+        content, most = made(network, preprocessor, sizes, about, fixed, batch=True)
+    except OneImageOnly:
+        content, most = made(network, preprocessor, sizes, about, fixed, batch=False)
+        print('the graph takes one image at a time: that of this network is for a batch of 1')
     write_file(Path(args.out), content)
     tried = ', '.join(f'{one.shape[1]} x {one.shape[2]}' for one in sizes.images)
     print(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from mmseg_semi.apis.saved_model import find_config, tested_dataset
 from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.datasets.listed_files import suffixes_there
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY
+from mmseg_semi.files import write_files
 from mmseg_semi.models.segmentors import is_semi
 from mmseg_semi.structures import read_statistics
 from mmseg_semi.utils.config import load_config, parse_tool
@@ -221,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Extract."""
     args = parse_args(argv)
     ignore_library_warnings()
-    cfg = plain_config(load_config(args.config, args.cfg_options))
+    cfg = plain_config(load_config(args.config, args.cfg_options, unread=True))
     checkpoint = read_checkpoint(args.checkpoint)
     plain = plain_checkpoint(checkpoint, args.which)
     network, state = build_shapes(cfg.model), plain['state_dict']
@@ -235,10 +238,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_checkpoint(network, plain, training=False)
     except ValueError as error:
         raise SystemExit(f'{args.checkpoint}: {error}') from error
-    folder = os.path.dirname(os.path.abspath(args.out))
-    os.makedirs(folder, exist_ok=True)
-    torch.save(plain, args.out + '.part')
-    os.replace(args.out + '.part', args.out)
+    content = io.BytesIO()
+    torch.save(plain, content)
     config_out = config_path(args.out)
-    cfg.dump(config_out)
+    write_files({Path(args.out): content.getvalue(), Path(config_out): cfg.pretty_text})
     print(f'wrote {args.out} and {config_out} ({args.which}, {len(plain["state_dict"])} tensors)')

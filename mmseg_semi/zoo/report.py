@@ -20,7 +20,7 @@ from mmseg_semi.apis.saved_model import load_saved
 from mmseg_semi.apis.start import ignore_library_warnings
 from mmseg_semi.engine.hooks.run_record_hook import RECORD_KEY, VERSIONS_KEY
 from mmseg_semi.errors import DataError, refusal
-from mmseg_semi.files import write_file
+from mmseg_semi.files import UNLABELED_BEST, write_file
 from mmseg_semi.utils.drawing import as_rgb, colors, overlay
 from mmseg_semi.utils.safe_checkpoints import best_checkpoint, numbered, read_checkpoint
 from mmseg_semi.zoo.compare import SAID, choose_base, choose_scores, table, without_score
@@ -74,8 +74,12 @@ def last_checkpoint(run: Run) -> Optional[str]:
 
 
 def checkpoint_of(run: Run) -> Optional[str]:
-    """The checkpoint of the best validation where it is kept, else the last one."""
-    return best_checkpoint(run.folder) or last_checkpoint(run)
+    """The checkpoint of the best validation where it is kept, else the last one.
+
+    Where the guard has taken that of the labels alone, which are a row of their own, the method's.
+    """
+    own = sorted(run.folder.glob(f'{UNLABELED_BEST}*.pth'))
+    return str(own[-1]) if own else best_checkpoint(run.folder) or last_checkpoint(run)
 
 
 def predict_rows(rows: Sequence[Row]) -> tuple[list[Predicted], dict[str, Any], list[str]]:

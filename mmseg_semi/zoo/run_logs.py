@@ -14,6 +14,8 @@ from mmengine.config import Config
 from mmseg_semi.engine.hooks.training_monitor_hook import WARNINGS_FILE
 from mmseg_semi.files import LABELS_ALONE, read_json
 from mmseg_semi.utils.config import data_places
+from mmseg_semi.utils.safe_checkpoints import numbered
+from mmseg_semi.utils.weight_checks import without_downloads
 
 _SCALARS = 'vis_data/scalars.json'
 #: What differs between the runs of one row.
@@ -53,9 +55,15 @@ class Run:
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
-        """Logged figures in the order of their steps; of a step that was run twice, the later."""
+        """Logged figures in the order of their steps.
+
+        A start from a checkpoint, or from the beginning, takes the place of what was run after it.
+        """
         found: dict[tuple[int, bool], dict[str, Any]] = {}
         for path in sorted(self.folder.glob(f'*/{_SCALARS}')):
+            steps = [line['step'] for line in _json_lines(path) if 'step' in line]
+            if steps:
+                found = {key: line for key, line in found.items() if key[0] < min(steps)}
             for line in _json_lines(path):
                 if 'step' in line:
                     found[line['step'], 'loss' in line] = line
@@ -75,11 +83,24 @@ class Run:
         """Metrics of the newest test of this run: in its folder, or the folder ``test`` in it."""
         files = [*self.folder.glob('*/*.json'), *self.folder.glob('test/*/*.json')]
         files = [path for path in files if path.stem == path.parent.name]  # <time>/<time>.json
-        if not files:
-            return {}
-        newest = max(files, key=lambda path: path.stat().st_mtime)
-        lines = newest.read_text(encoding='utf-8').strip().splitlines()
-        return json.loads(lines[-1]) if lines else {}
+        for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+            found = list(_json_lines(path))
+            if found and found[-1].keys() - {'time', 'data_time'}:  # one without masks has no more
+                return found[-1]
+        return {}
+
+    @property
+    def unfinished(self) -> Optional[str]:
+        """How far a run has come that has not reached its last step; None for others."""
+        length = (self.config.get('train_cfg') or {}).get('max_iters')
+        done = max((line['step'] for line in self.lines), default=0)
+        saved = [number for number, _ in numbered(self.folder)]
+        if not length or length in (done, *saved):
+            return None
+        hooks = self.config.get('default_hooks') or {}
+        if not saved and done + (hooks.get('logger') or {}).get('interval', 10) >= length:
+            return None  # its checkpoints are elsewhere, and no more lines would have come
+        return f'step {done} of {length}'
 
     @property
     def warnings(self) -> list[dict[str, Any]]:
@@ -170,6 +191,8 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         content = {key: one for key, one in run.config.to_dict().items() if key not in _OF_A_RUN}
+        # A run that was resumed has its weights from its checkpoint.
+        content['model'] = without_downloads(content.get('model')).to_dict()
         groups.setdefault(json.dumps(content, sort_keys=True, default=repr), []).append(run)
     stems = [_name_of(several[0]) for several in groups.values()]
     rows = []

@@ -100,7 +100,7 @@ def test_the_better_checkpoint_is_kept(config, tmp_path, monkeypatch, score, ste
     assert trained == [config.work_dir]
     kept = {path.name: path.read_text() for path in (tmp_path / 'work').glob('*.pth*')}
     if taken:
-        assert kept == {other.name: 'labels_alone'}
+        assert kept == {other.name: 'labels_alone', f'with_unlabeled_{best.name}': 'work'}
         where = tmp_path / 'work' / other.name
         assert said[-1] == (
             'Best on the validation images: 41.00, of the labels alone (with the unlabeled images: '
@@ -111,6 +111,19 @@ def test_the_better_checkpoint_is_kept(config, tmp_path, monkeypatch, score, ste
         assert said[-1] == (
             f'Best on the validation images stays 40.00 (the labels alone: {score:.2f}), {best}'
         )
+
+
+def test_a_longer_run_may_be_the_better_one_after_all(config, tmp_path, monkeypatch):
+    work = tmp_path / 'work'
+    (work / 'labels_alone').mkdir(parents=True)
+    for name in ('best_mIoU_iter_300.pth', 'with_unlabeled_best_mIoU_iter_900.pth'):
+        (work / name).write_text(name)
+    runner = runner_with('alone after all', work / 'labels_alone/best_mIoU_iter_300.pth', 41.0)
+    runner.train = lambda: None
+    monkeypatch.setattr(guard.StartRunner, 'from_cfg', lambda cfg: runner)
+    guard.train_labels_alone(config, str(work / 'with_unlabeled_best_mIoU_iter_900.pth'), 43.0)
+    (best,) = work.glob('*.pth')
+    assert best.name == 'best_mIoU_iter_900.pth' and best.read_text().startswith('with_unlabeled')
 
 
 @pytest.mark.parametrize(('text', 'expected'), [('', True), ('guard = False', False)])

@@ -16,7 +16,7 @@ from mmseg.registry import HOOKS
 
 from mmseg_semi.engine.stopping import StopRequest, end_run, ignore_signals
 from mmseg_semi.errors import name_some
-from mmseg_semi.files import PART_SUFFIX
+from mmseg_semi.files import PART_SUFFIX, UNLABELED_BEST
 from mmseg_semi.utils.safe_checkpoints import not_finite
 
 GRADIENTS_KEY = 'accumulated_gradients'
@@ -108,8 +108,39 @@ class AtomicCheckpointHook(CheckpointHook):
         if runner.iter > 0:  # 0 after load_from
             self._restore_gradients(runner)
         self._atomic = isinstance(self.file_backend, LocalBackend)
+        if self._atomic and self.save_best:
+            self._find_best(runner)
         self._stop = StopRequest()
         self._stop.listen()
+
+    def _find_best(self, runner: Any) -> None:
+        """Look for the best checkpoint in the own folder, and leave that of another one alone.
+
+        The path in a checkpoint is that of the run that wrote it, which may have been moved, copied
+        or resumed into another folder.
+        """
+        single = len(self.key_indicators) == 1
+        for name in self.key_indicators:
+            end = '' if single else f'_{name}'
+            path = runner.message_hub.runtime_info.get(f'best_ckpt{end}')
+            file = osp.basename(str(path or '')).replace(UNLABELED_BEST, '')
+            names = [UNLABELED_BEST + file, file]  # the guard may have taken the labels alone
+            there = [one for one in names if osp.isfile(osp.join(self.out_dir, one))]
+            here = osp.join(self.out_dir, there[0]) if path and there else None
+            if here:
+                runner.message_hub.update_info(f'best_ckpt{end}', here)
+            elif path:
+                for key in ('best_ckpt', 'best_score'):
+                    runner.message_hub.runtime_info.pop(f'{key}{end}', None)
+                print_log(
+                    f'the best checkpoint so far, {path}, is not in {self.out_dir}: that of the '
+                    'validations from here on is kept',
+                    logger='current',
+                )
+            if single:
+                self.best_ckpt_path = here
+            else:
+                self.best_ckpt_path_dict[name] = here
 
     def after_train(self, runner: Any) -> None:
         """Publish as mmengine does; signals are no more asked for."""

@@ -65,8 +65,9 @@ class DataCheckHook(Hook):
             ValueError: See ``check_checkpoint``.
             CheckpointError: The classes of the checkpoint are not those of the data.
         """
-        wrapped = is_model_wrapper(runner.model) or isinstance(runner.model, BaseTTAModel)
-        model = runner.model.module if wrapped else runner.model
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
         training = isinstance(runner._train_loop, BaseLoop)
         check_checkpoint(model, checkpoint, training)
         _check_trained_classes(runner, checkpoint)

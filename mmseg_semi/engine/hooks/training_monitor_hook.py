@@ -29,6 +29,7 @@ _GONE, _TINY = 0.01, 0.001
 #: The classes but one are gone below this part of their share.
 _COLLAPSED = 0.1
 _WORSE = 1.0
+_START = 'best_of_start'  # in the message hub
 _THRESHOLD = (
     "a threshold for each class (model.refiners.select=dict(_delete_=True, type='EMAThreshold', "
     "update='per_class', warm_up=True))"
@@ -88,6 +89,8 @@ class TrainingMonitorHook(PseudoLabelObserver):
 
     def before_train(self, runner: Any) -> None:
         """Start to observe; a plain segmentor has no pseudo-labels."""
+        if runner.iter > 0:  # it is resumed
+            self._start = runner.message_hub.runtime_info.get(_START)
         if hasattr(_model(runner), 'add_observer'):
             super().before_train(runner)
 
@@ -125,6 +128,7 @@ class TrainingMonitorHook(PseudoLabelObserver):
             return
         if runner.iter <= length:
             self._start = score if self._start is None else max(self._start, score)
+            runner.message_hub.update_info(_START, self._start)  # which checkpoints keep
         elif self._start is not None and score < self._start - _WORSE:
             text = (
                 f'mIoU on the validation images is {score:.2f}, and was {self._start:.2f} after '
