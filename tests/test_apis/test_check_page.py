@@ -234,6 +234,8 @@ def test_the_time_is_a_bound_where_a_start_takes_less():
         'training: at most 3 min for 90 steps of 2.00 s (30 of them on labels alone take less), '
         'without validation; 1.0 GiB of memory'
     )
+    found.iterations = 30
+    assert '30 steps of 2.00 s, all on labels alone (model.warmup_iters is 30), ' in found.text()
     found.guarded = True
     assert 'without validation and without the labels alone, which the guard trains' in found.text()
 

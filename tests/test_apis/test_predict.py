@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -153,6 +154,34 @@ def test_a_run_goes_on_where_it_was_killed(run, images, tmp_path, monkeypatch, c
     again = files(out)
     predict.main(words)
     assert files(out) == again
+
+
+def test_an_image_that_was_drawn_into_is_predicted_anew(run, images, tmp_path, capsys):
+    """Uncompressed, it has the size of before, and most of its bytes."""
+    folder, words = tmp_path / 'drawn', [str(run), str(tmp_path / 'drawn'), '--out']
+    folder.mkdir()
+    pixels = cv2.resize(cv2.imread(str(images / 'val/v0.jpg')), (300, 200))
+    cv2.imwrite(str(folder / 'a.bmp'), pixels)
+    predict.main([*words, str(tmp_path / 'out')])
+    pixels[:20] = 255 - pixels[:20]
+    cv2.imwrite(str(folder / 'a.bmp'), pixels)
+    predict.main([*words, str(tmp_path / 'out')])
+    assert ': 1 images predicted' in capsys.readouterr().out.splitlines()[-1]
+    predict.main([*words, str(tmp_path / 'new')])
+    kept, wanted = (labels_of(tmp_path / one / 'labels/a.png') for one in ('out', 'new'))
+    np.testing.assert_array_equal(kept, wanted)
+
+
+def test_a_full_disk_is_said_before_a_map_is_written(tmp_path, monkeypatch):
+    path = tmp_path / 'a.npy'
+    path.write_bytes(bytes(10))
+
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, f'No space left for {size}')
+
+    monkeypatch.setattr(prediction_job.os, 'posix_fallocate', full)
+    with pytest.raises(OSError, match='No space left for 10'):
+        prediction_job._claim_space(path)
 
 
 def test_nothing_of_others_is_replaced(run, images, tmp_path):
@@ -342,6 +371,12 @@ def test_a_volume_is_predicted_slice_by_slice(run, tmp_path, capsys):
     names = {f'{volume}_z000{i}.png' for volume in ('a', 'a.nii') for i in range(3)}
     assert files(out / 'labels').keys() == names == files(out / 'slices').keys()
     assert np.array_equal(np.array(Image.open(out / 'slices/a.nii_z0001.png')), pixels[1])
+    later = tmp_path / 'later.tif'
+    tifffile.imwrite(later, pixels[:2], imagej=True, metadata=dict(axes='ZYX'))
+    predict.main([str(run), str(later), '--out', str(out)])
+    tifffile.imwrite(later, pixels[:1], imagej=True, metadata=dict(axes='ZYX'))
+    names |= {f'later_z000{i}.png' for i in range(2)}
+    assert files(out / 'slices').keys() == names, 'those of earlier volumes are still there'
     predict.main([str(run), str(out / 'slices'), '--out', str(tmp_path / 'again')])
     for name in names:
         one, other = (labels_of(folder / 'labels' / name) for folder in (out, tmp_path / 'again'))

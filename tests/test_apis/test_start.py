@@ -163,3 +163,18 @@ def test_the_best_checkpoint_is_named_and_a_start_that_stayed_the_best(
             f'That is from the first {warmup} steps, which trained on labels'
         )
         assert said[1][1]['level'] == logging.WARNING
+
+
+@pytest.mark.parametrize(
+    ('folder', 'warmup', 'warned'),
+    [('work', 100, True), ('work', 99, False), ('work/labels_alone', 100, False)],
+)
+def test_a_method_that_never_begins_is_warned_of(monkeypatch, folder, warmup, warned):
+    said = []
+    monkeypatch.setattr(start, 'summary', lambda runner: ())
+    monkeypatch.setattr(start, 'print_log', lambda text, **_: said.append(text))
+    model = SimpleNamespace(warmup_length=warmup)
+    StartHook(QuietStart()).before_train(
+        SimpleNamespace(model=model, max_iters=100, work_dir=folder)
+    )
+    assert [one[:40] for one in said] == ['All 100 steps train on labels alone, bec'] * warned

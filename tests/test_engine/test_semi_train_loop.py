@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 
-from tool_runs import SUPERVISED, load_checkpoint, text_log, train_scalars
+from tool_runs import SUPERVISED, TOOLS, UNIMATCH, load_checkpoint, text_log, train_scalars
 
 EPOCHS = dict(
     train_cfg=dict(max_iters=None, max_epochs=2, val_begin=2, val_interval=1),
@@ -66,3 +67,40 @@ def test_a_plain_segmentor_with_a_loss_that_is_not_finite_is_stopped(train):
     assert re.search(
         r'iteration \d+: loss is not finite', train(SUPERVISED, code=1, **changes).output
     )
+
+
+def test_a_run_that_goes_on_elsewhere_leaves_the_best_checkpoint_of_the_first(train, tmp_path):
+    """By its name in another folder, as a copy, and as a copy whose best file is gone."""
+    changes = dict(
+        train_cfg=dict(max_iters=4, val_interval=1),
+        default_hooks=dict(checkpoint=dict(save_best='mIoU', interval=2)),
+        optim_wrapper=dict(optimizer=dict(lr=0.1)),
+    )
+    first = train(**changes)
+    (best,) = first.work_dir.glob('best_*.pth')
+    before = {path.name: path.read_bytes() for path in first.work_dir.glob('*.pth')}
+    for name in ('copy', 'without', 'other'):
+        if name != 'other':
+            shutil.copytree(first.work_dir, tmp_path / name)
+        if name == 'without':
+            (tmp_path / name / best.name).unlink()
+    longer = dict(changes, train_cfg=dict(max_iters=6, val_interval=1))
+    for name in ('copy', 'without', 'other'):
+        resume = ['--resume', first.work_dir / 'iter_4.pth'] if name == 'other' else ['--resume']
+        run = train(UNIMATCH, *resume, work_dir=tmp_path / name, **longer)
+        assert len(list((tmp_path / name).glob('best_*.pth'))) == 1, name
+        assert ('is not in' in run.output) == (name != 'copy')
+    assert {path.name: path.read_bytes() for path in first.work_dir.glob('*.pth')} == before
+
+
+def test_a_test_leaves_the_config_of_the_training_alone(train, server):
+    run = train(**EPOCHS)
+    path = run.work_dir / 'config.py'
+    before = path.read_bytes()
+    options = ['--cfg-options', 'test_dataloader.batch_size=2']
+    checkpoint = run.work_dir / 'iter_14.pth'
+    server.run(TOOLS / 'test.py', run.config, checkpoint, '--work-dir', run.work_dir, *options)
+    assert path.read_bytes() == before
+    refused = train(SUPERVISED, '--resume', work_dir=run.work_dir, code=1)
+    assert 'of another model' in refused.output or 'does not fit' in refused.output
+    assert path.read_bytes() == before

@@ -69,7 +69,12 @@ class Runner:
         self.iter, self.max_iters, self.log_dir = 0, iters, str(folder)
         self.rate, self.scalars = rate, {}
         self.model = SimpleNamespace(warmup_length=10)
-        self.message_hub = SimpleNamespace(update_scalar=self.scalars.__setitem__)
+        self.info = {}
+        self.message_hub = SimpleNamespace(
+            update_scalar=self.scalars.__setitem__,
+            update_info=self.info.__setitem__,
+            runtime_info=self.info,
+        )
         self.optim_wrapper = SimpleNamespace(get_lr=lambda: dict(lr=[self.rate]))
 
     def warnings(self, hook, losses):
@@ -111,6 +116,17 @@ def test_validation_under_the_start(tmp_path):
     assert (entry['kind'], entry['iter']) == ('validation', 31)
     assert 'is 39.90, and was 41.00 after the start on labels alone' in entry['text']
     assert runner.scalars == {'train/warnings': 1}
+
+
+def test_a_resumed_run_knows_its_start(tmp_path):
+    runner, hook = Runner(tmp_path), TrainingMonitorHook()
+    runner.iter = 10
+    hook.after_val_epoch(runner, dict(mIoU=41.0))
+    later = TrainingMonitorHook()
+    later.before_train(runner)
+    runner.iter = 20
+    later.after_val_epoch(runner, dict(mIoU=39.0))
+    assert [one['kind'] for one in runner.given()] == ['validation']
 
 
 def test_a_run_that_is_made_to_collapse(server, tmp_path):

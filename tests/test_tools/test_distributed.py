@@ -106,10 +106,12 @@ def test_two_ranks_resume_exactly(two_ranks, server, digit_root, tmp_path):
 def test_two_ranks_test_as_one_process(two_ranks, server, tmp_path):
     folder, _, _ = two_ranks
     args = (folder / 'config.py', folder / 'work' / 'iter_4.pth')
-    server.run_ranks(TOOLS / 'test.py', *args, '--work-dir', tmp_path / 'two', cwd=tmp_path)
-    server.run(TOOLS / 'test.py', *args, '--work-dir', tmp_path / 'one')
-    two, one = read_metrics(tmp_path / 'two'), read_metrics(tmp_path / 'one')
-    assert one.keys() >= {'mIoU', 'aAcc', 'mAcc'} and two == one
+    for tta in ([], ['--tta']):
+        folders = [tmp_path / f'{name}{len(tta)}' for name in ('two', 'one')]
+        server.run_ranks(TOOLS / 'test.py', *args, '--work-dir', folders[0], *tta, cwd=tmp_path)
+        server.run(TOOLS / 'test.py', *args, '--work-dir', folders[1], *tta)
+        two, one = map(read_metrics, folders)
+        assert one.keys() >= {'mIoU', 'aAcc', 'mAcc'} and two == one
 
 
 def metrics_files_of_a_rank(rank, *args):

@@ -185,6 +185,15 @@ def test_a_network_whose_graph_has_one_size_needs_it_said(exported, tmp_path, mo
     assert 'images of 64 x 96: logits differ' in capsys.readouterr().out
 
 
+def test_a_graph_for_one_image_says_so(exported, tmp_path, monkeypatch, capsys):
+    real = export.Graph.forward
+    monkeypatch.setattr(export.Graph, 'forward', lambda self, images: real(self, images[:1]))
+    export.main([str(exported[0]), '--onnx', '--out', str(tmp_path / 'a.onnx')])
+    assert 'the graph takes one image at a time' in capsys.readouterr().out
+    shape = onnx.load(tmp_path / 'a.onnx').graph.input[0].type.tensor_type.shape.dim
+    assert (shape[0].dim_value, shape[2].dim_param) == (1, 'height')
+
+
 @pytest.mark.parametrize('size', [(7, 9), (6, 6), (13, 2)])
 def test_pooling_into_bins_is_that_of_torch(size):
     maps = torch.randn(2, 3, *size)

@@ -125,3 +125,12 @@ def test_every_custom_config_is_extracted_to_one_that_runs(tmp_path, network, me
     predict.main([str(checkpoint), str(image), '--out', str(tmp_path / 'out')])
     labels = np.array(Image.open(tmp_path / 'out/labels/v0.png'))
     same_labels(config, checkpoint, image, labels)
+
+
+def test_what_plain_mmseg_leaves_is_extracted(tmp_path):
+    run = saved_model(tmp_path)
+    config = run.parent / 'config.py'
+    config.write_text(config.read_text() + "\ndataset_type = 'LeafDataset'\n")
+    main([str(run), '--out', str(tmp_path / 'plain.pth')])
+    assert (tmp_path / 'plain.pth').is_file() and (tmp_path / 'plain.py').is_file()
+    assert not list(tmp_path.glob('*.part'))

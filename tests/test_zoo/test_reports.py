@@ -118,6 +118,54 @@ def test_what_the_guard_has_trained_is_a_row_of_its_own(runs, tmp_path):
     assert sorted(row.name for row in rows) == ['unimatch', 'unimatch (labels alone)']
 
 
+def test_a_report_shows_the_network_of_the_method(runs, tmp_path):
+    """Where the guard has taken that of the labels alone, it keeps the other one."""
+    shutil.copytree(runs / 'unimatch/seed0', tmp_path / 'one')
+    (run,) = find_runs([tmp_path])
+    assert report.checkpoint_of(run) == str(tmp_path / 'one/iter_12.pth')
+    for name in ('best_mIoU_iter_6.pth', 'with_unlabeled_best_mIoU_iter_12.pth'):
+        (tmp_path / 'one' / name).touch()
+        assert report.checkpoint_of(run) == str(tmp_path / 'one' / name)
+
+
+def test_a_run_that_was_resumed_is_in_the_row_of_the_others(runs, tmp_path):
+    for seed in (0, 1):
+        shutil.copytree(runs / f'unimatch/seed{seed}', tmp_path / f'seed{seed}')
+    for seed, init in enumerate((dict(type='Pretrained', checkpoint='a.pth'), None)):
+        cfg = Config.fromfile(tmp_path / f'seed{seed}/unimatch.py')
+        cfg.model.segmentor.backbone.init_cfg = init
+        cfg.dump(str(tmp_path / f'seed{seed}/unimatch.py'))
+    (row,) = rows_of(find_runs([tmp_path]))
+    assert [run.seed for run in row.runs] == [0, 1]
+
+
+def test_unfinished_runs_are_named(runs, tmp_path, capsys):
+    shutil.copytree(runs / 'unimatch/seed0', tmp_path / 'one')
+    cfg = Config.fromfile(tmp_path / 'one/unimatch.py')
+    for length, said in ((12, ''), (20, 'step 12 of 20')):
+        cfg.merge_from_dict({'train_cfg.max_iters': length})
+        cfg.dump(str(tmp_path / 'one/unimatch.py'))
+        compare.main([str(tmp_path)])
+        printed = capsys.readouterr().out
+        assert ('Not finished' in printed) == bool(said) and said in printed
+
+
+def test_a_training_from_the_beginning_takes_the_place_of_an_earlier_one(runs, tmp_path):
+    shutil.copytree(runs / 'unimatch/seed0', tmp_path / 'one')
+    later = tmp_path / 'one/20260103_000000/vis_data'
+    later.mkdir(parents=True)
+    lines = [dict(loss=1.0, time=1.0, step=1), dict(mIoU=7.0, step=4)]
+    (later / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    (run,) = find_runs([tmp_path])
+    assert run.curve('mIoU') == [(4, 7.0)] and run.curve('loss') == [(1, 1.0)]
+    lines = [dict(loss=0.5, time=1.0, step=3), dict(mIoU=9.0, step=6)]  # resumed after step 2
+    later = tmp_path / 'one/20260104_000000/vis_data'
+    later.mkdir(parents=True)
+    (later / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    (run,) = find_runs([tmp_path])
+    assert run.curve('mIoU') == [(6, 9.0)] and run.curve('loss') == [(1, 1.0), (3, 0.5)]
+
+
 def test_the_table(runs, tmp_path, capsys):
     out = tmp_path / 'table.csv'
     compare.main([str(runs), '--of', 'best', '--out', str(out)])
@@ -139,6 +187,11 @@ def test_a_test_is_taken_where_all_have_one(runs, tmp_path, capsys):
     (folder / '20260102_000000.json').write_text('{"mIoU": 77.25, "time": 1}')
     compare.main([str(copy)])
     assert 'mIoU of the newest test.' in (said := capsys.readouterr().out) and '77.25' in said
+    folder = copy / 'test/20260103_000000'  # images without masks
+    folder.mkdir()
+    (folder / '20260103_000000.json').write_text('{"data_time": 0.1, "time": 1}')
+    compare.main([str(copy)])
+    assert '77.25' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
