@@ -125,7 +125,8 @@ def measured(name: str, cfg: Config, amp: bool) -> str:
     """Run a step on the GPU, with square crops of as many pixels as the config's have."""
     height, width = cfg.train_dataloader.dataset.geometry.crop.crop_size
     patch = patch_of(cfg)
-    side = round(math.sqrt(height * width) / patch) * patch
+    multiple = patch if patch > 1 else 32  # as UNets need
+    side = max(1, round(math.sqrt(height * width) / multiple)) * multiple
     parts = 1 if segmentor_of(cfg) is cfg.model else 2
     batch = cfg.train_dataloader.batch_size
     peak = peak_of_step(cfg, batch // parts, side, amp, 'cuda').total

@@ -102,7 +102,11 @@ def small_config(cfg: Config, crop: int, amp: bool) -> Config:
     """A copy of a config that takes crops of a size and starts without weights of a file."""
     cfg = copy.deepcopy(cfg)
     segmentor = segmentor_of(cfg)
-    segmentor.data_preprocessor.size = (crop, crop)
+    preprocessor = segmentor.data_preprocessor
+    preprocessor.size = (crop, crop)
+    if preprocessor.pop('statistics', None):  # of images, which are not read
+        channels = preprocessor.get('in_channels', 3)
+        preprocessor.update(mean=[127.0] * channels, std=[64.0] * channels)
     segmentor.pop('pretrained', None)
     segmentor.backbone.pop('init_cfg', None)
     heads = segmentor.decode_head

@@ -210,3 +210,13 @@ def test_arguments_that_cannot_be(given, message):
 def test_other_sizes_than_multiples_of_the_patch_are_refused():
     with pytest.raises(ValueError, match='sides are multiples of 14, got 28 x 30: crop to such'):
         random_encoder()(torch.zeros(1, 3, 28, 30))
+
+
+def test_blocks_that_nothing_reads_have_no_gradient():
+    """Several ranks would wait for theirs."""
+    encoder = random_encoder(depth=4, out_indices=(0, 2)).train()
+    sum(one.sum() for one in encoder(torch.randn(1, 3, 28, 28))).backward()
+    named = dict(encoder.named_parameters())
+    assert all(one.grad is not None for one in named.values() if one.requires_grad)
+    last = [one.requires_grad for name, one in named.items() if name.startswith('blocks.3.')]
+    assert last and not any(last)

@@ -212,3 +212,11 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'transformers', None)
     with pytest.raises(ModuleNotFoundError, match=r"install it with: pip install -e '\.\[hf\]'"):
         built()
+
+
+def test_layers_that_nothing_reads_have_no_gradient():
+    backbone = built(out_indices=(1,)).train()
+    sum(one.sum() for one in backbone(torch.randn(2, 3, 28, 28))).backward()
+    named = dict(backbone.named_parameters())
+    assert [n for n, one in named.items() if one.requires_grad and one.grad is None] == []
+    assert not all(one.requires_grad for one in named.values())

@@ -36,6 +36,7 @@ from mmseg_semi.benchmarks.frameworks import (
     make_data,
 )
 from mmseg_semi.benchmarks.measuring import Report, Row, duration
+from mmseg_semi.engine.semi_train_loop import average_norm_statistics
 from mmseg_semi.errors import run_tool
 
 #: What torch's functions that communicate are called.
@@ -106,6 +107,7 @@ def run_rank(args: argparse.Namespace, ranks: int) -> dict[str, float]:
             losses = model(**step.data, mode='loss')
             total, log_vars = step.model.parse_losses(losses)
             step.optimizer.update_params(total)
+        average_norm_statistics(step.model)
         for hook in step.hooks:
             hook.after_train_iter(step.runner, ITERATION, step.data, log_vars)
 

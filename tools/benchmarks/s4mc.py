@@ -236,6 +236,7 @@ class AddedRefiners:
     def time_parts(self, device: str) -> dict[str, float]:
         """Return the seconds of each part."""
         pseudo, times = self.step.raw_pseudo, {}
+        self.step.shared.clear()  # what a step computes once is part of it
 
         def refine(name: str) -> None:
             nonlocal pseudo

@@ -375,6 +375,7 @@ class AddedParts:
     def time_parts(self, device: str) -> dict[str, float]:
         """Return the seconds of each part."""
         step, times = self.step, {}
+        step.shared.clear()  # what a step computes once is part of it
         pseudo = self.refiners['select'](step.raw_pseudo, step.teacher, step)
 
         def refine(name: str) -> None:

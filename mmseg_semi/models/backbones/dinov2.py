@@ -203,6 +203,7 @@ class DINOv2(BaseModule):
         blocks = [Block(channels, heads, arch == 'giant', rate) for rate in rates]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.blocks[max(self.out_indices) + 1 :].requires_grad_(False)  # nothing reads them
         if frozen:
             self.requires_grad_(False).eval()
 

@@ -97,6 +97,10 @@ class HFBackbone(BaseModule):
         for name, value in self.network.named_parameters():
             if name.endswith(UNUSED):
                 value.requires_grad_(False)
+        layers = getattr(getattr(self.network, 'encoder', None), 'layer', None)
+        if isinstance(layers, torch.nn.ModuleList) and len(layers) == stages - 1:
+            # Stage n is what layer n - 1 gives; nothing reads the layers after the last stage.
+            layers[max(config.out_indices) :].requires_grad_(False)
         if with_cp:
             _checkpoint(self.network, config.model_type)
         if frozen:

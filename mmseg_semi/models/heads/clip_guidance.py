@@ -68,6 +68,11 @@ class CLIPGuidance(HeldNetwork, BaseSemiHead):
         for name, weight in self.weights.items():
             Number(0).check(f'CLIPGuidance.weights[{name!r}]', weight)
         self._parts: tuple[Any, ...] = ()
+        self._loaded = False
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        self._loaded |= any(name.startswith(prefix) for name in state_dict)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def attach(self, model: SemiSegmentor) -> None:
         """Copy the encoder, before it has its weights."""
@@ -98,14 +103,15 @@ class CLIPGuidance(HeldNetwork, BaseSemiHead):
         """Begin a run, or go on with one: take the encoder's weights as CLIP's, read the texts.
 
         Args:
-            resumed: Whether CLIP's weights are there, from a checkpoint.
+            resumed: Whether the run is resumed; CLIP's weights are there then, as they are after
+                ``load_from`` of a checkpoint that has them.
 
         Raises:
             FileNotFoundError: There is no file of the texts.
             ValueError: It does not fit.
         """
         encoder, head = self._parts
-        if not resumed:
+        if not (resumed or self._loaded):
             state = encoder.state_dict()
             self.network.load_state_dict({name: state[name] for name in self.network.state_dict()})
         texts, index = head.text.detach().clone(), torch.arange(len(head.text))
@@ -117,9 +123,10 @@ class CLIPGuidance(HeldNetwork, BaseSemiHead):
     def label(self, images: Tensor, valid: Tensor) -> PseudoLabel:
         """Return CLIP's label of weak images (B, 3, H, W), selected where it is sure."""
         image = at_least_float32(self.network(images)[-1])
-        cosine = torch.einsum('bchw,rc->brhw', image, self.texts.to(image.dtype))
-        cosine = F.interpolate(cosine, images.shape[2:], mode='bilinear', align_corners=False)
-        confidence, text = (self.scale * cosine).softmax(1).max(1)
+        with torch.autocast(images.device.type, enabled=False):  # a hundredth is a whole logit
+            cosine = torch.einsum('bchw,rc->brhw', image, self.texts.to(image.dtype))
+            cosine = F.interpolate(cosine, images.shape[2:], mode='bilinear', align_corners=False)
+            confidence, text = (self.scale * cosine).softmax(1).max(1)
         none: Any = None  # not of classes but of texts
         selected = valid & (confidence >= self.threshold)
         return PseudoLabel(none, none, self.index[text], confidence, valid, selected)

@@ -122,8 +122,10 @@ class EMAThreshold(BaseRefiner):
         """Narrow ``selected``."""
         threshold, values = self._state_at(step)
         if self.update == 'per_class':
-            largest = values.max().clamp(min=1e-12)
-            threshold = (threshold * values / largest)[pseudo.label]
+            seen = self.updates[1:] > 0 if self.warm_up else torch.ones_like(values).bool()
+            largest = torch.where(seen, values, 0).max().clamp(min=1e-12)
+            # A class that was never found has no value of its own, and is as the surest one.
+            threshold = torch.where(seen, threshold * values / largest, threshold)[pseudo.label]
         elif self.update == 'per_class_max':
             threshold = values[pseudo.label]
         elif self.update == 'per_position':

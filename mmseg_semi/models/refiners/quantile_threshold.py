@@ -18,6 +18,7 @@ from .base_refiner import STAGES, BaseRefiner
 
 if TYPE_CHECKING:
     from mmseg_semi.models.segmentors import SemiSegmentor
+    from mmseg_semi.models.segmentors.streams import Stream
 
 SOURCES = ('raw', 'refined_mixed')
 
@@ -101,6 +102,20 @@ class QuantileThreshold(BaseRefiner):
                 "ones, such as teacher_strong=dict(images='strong', network='teacher', "
                 "mode='train'), or None to select on the weak images"
             )
+        if stream is not None:
+            self._refuse_other_views(model, stream)
+
+    def _refuse_other_views(self, model: SemiSegmentor, own: Stream) -> None:
+        """Refuse losses of views that the scores of ``stream`` are not of."""
+        for name, loss in model.losses.items():
+            read = model.streams.get(loss.stream)
+            if read is not None and (read.source, read.mixed) != (own.source, own.mixed):
+                kind = 'mixed ' if own.mixed else ''
+                raise ValueError(
+                    f"QuantileThreshold.stream is '{self.stream}', whose scores are of {kind}strong"
+                    f" images, and model.losses.{name} trains '{loss.stream}', which shows others: "
+                    "remove that loss, or set stream=None and of='raw' to select on the weak images"
+                )
 
     def alpha_at(self, step: SemiStep) -> float:
         """Return the share under the threshold in a step."""

@@ -194,6 +194,12 @@ def build_components_of(
     # By name, whatever the order in a config that mmengine has written.
     heads = dict(sorted(heads.items())) if isinstance(heads, Mapping) else heads
     model.heads = build_components(heads, BaseSemiHead, 'model.heads')
+    both = sorted(set(model.losses) & set(model.heads))
+    if both:
+        raise ValueError(
+            f'model.losses and model.heads have one name, {both[0]!r}, under which both would be '
+            'logged and trained: give one of them another'
+        )
     model.mixer = build_component(mixer, BaseMixer, 'model.mixer') if mixer else None
     key = 'model.labeled_mixer'
     model.labeled_mixer = (

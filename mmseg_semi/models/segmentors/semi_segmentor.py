@@ -127,7 +127,9 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
             self.run_pass(step, streams)
         self.refine_views(step)
         losses = losses or self.supervised(step)
-        losses.update(self.unsupervised(step))
+        for key, value in self.unsupervised(step).items():  # a head may train both with one name
+            both = key in losses and 'loss' in key
+            losses[key] = losses[key] + value if both else value
         losses = self.balance(losses, step)
         self.observe(step)
         if self.frozen_encoder:

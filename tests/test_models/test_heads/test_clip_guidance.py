@@ -196,6 +196,10 @@ def test_clip_is_what_the_run_began_with_in_a_resumed_run_too(tmp_path, detail):
     again.load_state_dict(model.state_dict())
     begin(again, 25)
     check(again)
+    later = build(detail=detail)  # load_from: the student is trained, CLIP is in the checkpoint
+    later.load_state_dict(model.state_dict())
+    begin(later, 0)
+    check(later)
 
 
 @pytest.mark.parametrize(

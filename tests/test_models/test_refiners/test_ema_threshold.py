@@ -342,3 +342,16 @@ def test_each_position_follows_the_mean_there():
     small = PseudoLabel.from_logits(torch.zeros(1, CLASSES, 3, 3), torch.ones(1, 3, 3).bool())
     with pytest.raises(ValueError, match='thresholds of .6, 7. places and got images of .3, 3.'):
         again(small, None, make_step(small))
+
+
+def test_a_class_that_was_never_found_does_not_lower_the_others():
+    """FreeMatch's largest value is that of the surest class, here 0.6; the third has none."""
+    refiner = threshold_of('per_class', initial=0.85, warm_up=True)
+    refiner.value.fill_(0.55)
+    refiner.class_values[:2] = torch.tensor([0.6, 0.5], dtype=torch.float64)
+    refiner.updates[:3] = 200
+    pseudo = predictions(0, valid=1.1)
+    selected = refiner(pseudo, None, None).selected
+    limits = torch.tensor([0.55, 0.55 * 0.5 / 0.6, 0.55, 0.55, 0.55])
+    assert torch.equal(selected, pseudo.confidence >= limits[pseudo.label])
+    assert selected.any() and not selected.all()

@@ -290,3 +290,25 @@ def test_a_stream_that_shows_no_strong_images_is_refused(build, stream, message)
     match = rf'model\.refiners\.select: QuantileThreshold\.{message}'
     with pytest.raises(ValueError, match=match):
         build(refiners=dict(select=dict(QUANTILE, stream=stream)))
+
+
+@pytest.mark.parametrize(
+    ('streams', 'losses', 'named'),
+    [
+        (None, dict(STRONG, feature=dict(type='PseudoLabelCrossEntropy', stream='perturbed')), 'f'),
+        (
+            dict(plain=dict(images='strong', mixed=False)),
+            dict(STRONG, plain=dict(type='PseudoLabelCrossEntropy', stream='plain')),
+            'plain',
+        ),
+    ],
+)
+def test_losses_of_other_views_than_the_scores_are_refused(build, streams, losses, named):
+    select = dict(QUANTILE, score='max', of='refined_mixed')
+    streams = streams or dict(
+        perturbed=dict(features='weak', perturbation=dict(type='FeatureDropout'))
+    )
+    with pytest.raises(
+        ValueError, match=rf"model\.losses\.{named}\w* trains '\w+', which shows ot"
+    ):
+        build(refiners=dict(select=select), streams=streams, losses=losses, mixer=MIXED)
