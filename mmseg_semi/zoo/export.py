@@ -198,7 +198,9 @@ def check(content: bytes, sizes: Sizes, fixed: bool = False, batch: bool = True)
         except Exception:  # of the runtime's own kinds
             difference = float('inf')
         if not difference <= MOST_DIFFERENCE * max(float(sizes.logits[0].abs().max()), 1):
-            raise OneImageOnly('the graph does not run on two images at once')
+            raise OneImageOnly(
+                f'the graph does not run on two images at once: {INPUT} must be one image'
+            )
     return most
 
 
