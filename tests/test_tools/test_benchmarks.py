@@ -514,6 +514,22 @@ def test_passes_are_counted_by_hand():
     assert not any('forward' in vars(one) for one in student.modules())
 
 
+def test_the_passes_in_the_docs_are_those_of_a_step():
+    page = (measuring.REPO / 'docs' / 'benchmarks.md').read_text()
+    table = page.split('\n## Frameworks\n')[1].split('\n## ')[0]
+    rows = [line.split(' | ') for line in table.splitlines() if line.startswith('| ')]
+    documented = {name.removeprefix('| '): passes for name, passes, *_ in rows}
+    steps = {
+        name: frameworks.Step(frameworks.load_config(name, 'unet', 64), 'cpu')
+        for name in frameworks.FRAMEWORKS
+    }
+    data = frameworks.make_data(steps['fixmatch'].model, 8, 64)
+    for name, step in steps.items():
+        step.set_data(data)
+        passes = frameworks.count_passes(step, step.student, step.teacher)
+        assert passes.in_words() == documented[name], name
+
+
 def test_a_step_does_the_work_of_the_hooks():
     def step_of(name):
         step = frameworks.Step(frameworks.load_config(name, 'unet', 64), 'cpu')
