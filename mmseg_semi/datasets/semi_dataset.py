@@ -36,6 +36,7 @@ from .seeding import seeded
 from .transforms.cached import cached, open_cache
 from .transforms.load_channels import LoadChannels
 from .transforms.named_transforms import Named
+from .transforms.random_relative_resize import crop_while_resizing
 from .transforms.value_ranges import SaysWhatDoesNotApply
 from .unlabeled_dataset import UnlabeledDataset
 
@@ -163,7 +164,9 @@ class SemiDataset(Dataset):
         return dataset
 
     def _prepare_transforms(self) -> None:
-        """Tell the transforms of unlabeled images that want to know it what they will meet."""
+        """Tell transforms what follows them, and those of unlabeled images what they meet."""
+        for leaf in leaf_datasets(self.labeled):
+            crop_while_resizing(pipeline_transforms(leaf))
         for leaf in leaf_datasets(self.unlabeled):
             for transform in pipeline_transforms(leaf):
                 if hasattr(transform, 'prepare'):

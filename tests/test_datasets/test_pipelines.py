@@ -17,7 +17,8 @@ from mmseg.registry import DATASETS, MODELS, TRANSFORMS
 from scene_files import STRONG, WEAK
 
 from mmseg_semi.datasets import DataError, SampleKey, SemiDataset, semi_collate
-from mmseg_semi.datasets.dataset_tree import pipeline_transforms
+from mmseg_semi.datasets.dataset_tree import nested_transforms, pipeline_transforms
+from mmseg_semi.datasets.transforms import RandomPaddedCrop, RandomRelativeResize
 
 GEOMETRY = dict(zip(('resize', 'crop', 'flip'), WEAK), order=('resize', 'crop', 'flip'))
 VIEWS = dict(num_views=2, transforms=STRONG)
@@ -358,3 +359,18 @@ def test_a_map_of_another_size_is_refused(scenes):
     dataset = build(scenes, unlabeled=plain(scenes, maps=[wrong]))
     with pytest.raises(DataError, match=r"'half' of .*u0.png is \(16, 20\), the image \(32, 40\)"):
         dataset[SampleKey('unlabeled', 0, 0)]
+
+
+def test_only_what_the_crop_keeps_is_resized(scenes):
+    geometry = dict(
+        order=('resize', 'crop', 'flip'),
+        resize=dict(type='RandomRelativeResize', backend='pillow'),
+        crop=dict(type='RandomPaddedCrop', crop_size=(16, 16)),
+        flip=dict(type='RandomFlip', prob=0.5),
+    )
+    dataset = build(scenes, geometry=geometry)
+    for leaf in (dataset.labeled, dataset.unlabeled):
+        found = list(nested_transforms(leaf.pipeline.transforms))
+        (resize,) = (one for one in found if isinstance(one, RandomRelativeResize))
+        (crop,) = (one for one in found if isinstance(one, RandomPaddedCrop))
+        assert resize.crop is crop

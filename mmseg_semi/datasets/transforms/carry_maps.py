@@ -14,7 +14,7 @@ from mmseg_semi.errors import DataError
 
 from .named_transforms import Named, list_transforms
 from .random_padded_crop import OUTSIDE, RandomPaddedCrop
-from .random_relative_resize import RandomRelativeResize
+from .random_relative_resize import RandomRelativeResize, crop_while_resizing
 
 #: Name of the map that says which pixels are of the image: 0, and 255 for those that are not.
 VALID_MAP = 'valid_map'
@@ -43,6 +43,7 @@ class CarryMaps(BaseTransform):
     def __init__(self, transforms: Named) -> None:
         transforms = list_transforms(transforms, f'{type(self).__name__}.transforms')
         self.transforms = [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in transforms]
+        crop_while_resizing(self.transforms)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Run the transforms.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import le
 from typing import Annotated, Any, Optional
 
 import numpy as np
+from mmcv.image import rescale_size
 from mmcv.transforms import BaseTransform
 from mmseg.datasets.transforms import Resize
 from mmseg.registry import TRANSFORMS
@@ -13,6 +15,7 @@ from PIL import Image
 
 from mmseg_semi.arguments import Each, Number, OneOf, Whole, checked
 
+from .random_padded_crop import RandomPaddedCrop
 from .value_ranges import is_rgb
 
 
@@ -73,6 +76,7 @@ class RandomRelativeResize(BaseTransform):
         self.ratio_range = tuple(ratio_range)
         self.law, self.backend = law, backend
         self.long_side, self.short_side = long_side, short_side
+        self.crop: Optional[RandomPaddedCrop] = None  # see crop_while_resizing
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Resize the image and its maps."""
@@ -81,20 +85,34 @@ class RandomRelativeResize(BaseTransform):
         if self.short_side:
             side = round(self.short_side * max(before) / min(before))
         side = self._draw(side)
-        resize = Resize(scale=(side, side), keep_ratio=True, backend=self.backend)
         if self.backend == 'cv2':
-            return resize(results)
-        # mmcv gives Pillow no images and maps but those of 8 bits.
-        names, image = results.get('seg_fields', []), results['img']
-        rgb = is_rgb(image)
-        shown = image if rgb else np.zeros(image.shape[:2], np.uint8)
-        results = resize(dict(results, seg_fields=[], img=shown))
-        if not rgb:
-            results['img'] = _by_channel(np.atleast_3d(image), results['img'].shape[:2])
-        rows, columns = map(_nearest, before, results['img'].shape[:2])
-        for name in names:
-            results[name] = results[name][rows[:, None], columns]
-        return dict(results, seg_fields=names)
+            return Resize(scale=(side, side), keep_ratio=True)(results)
+        return self._pillow(results, side)
+
+    def _pillow(self, results: dict[str, Any], side: int) -> dict[str, Any]:
+        """What mmseg's ``Resize`` does, with Pillow and for maps and images of any type."""
+        image, names = results['img'], results.get('seg_fields', [])
+        old = image.shape[:2]
+        width, height = rescale_size(old[::-1], (side, side))
+        maps = {name: results[name] for name in names}
+        rows, columns = _nearest(old[0], height), _nearest(old[1], width)
+        part = slice(0, height), slice(0, width)
+        if self.crop is not None and all(map(le, self.crop.crop_size, (height, width))):
+            shown = dict(results, img=np.broadcast_to(np.uint8(0), (height, width)))
+            if self.crop.cat_max_ratio < 1 and 'gt_seg_map' in maps:  # it chooses by what is seen
+                shown['gt_seg_map'] = maps['gt_seg_map'][rows[:, None], columns]
+            top, bottom, left, right = self.crop.crop_bbox(shown)
+            part = slice(top, bottom), slice(left, right)
+        results['img'] = _resized(image, (height, width), part)
+        for name, one in maps.items():
+            results[name] = one[rows[part[0], None], columns[part[1]]]
+        return dict(
+            results,
+            scale=(side, side),
+            scale_factor=(width / old[1], height / old[0]),
+            img_shape=results['img'].shape[:2],
+            keep_ratio=True,
+        )
 
     def _draw(self, side: int) -> int:
         """The new long side."""
@@ -111,13 +129,39 @@ class RandomRelativeResize(BaseTransform):
         )
 
 
-def _by_channel(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pillow's bilinear filter of each channel; whole numbers are rounded."""
-    channels = [
-        Image.fromarray(one.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
-        for one in np.moveaxis(image, -1, 0)
-    ]
-    found = np.stack([np.asarray(one) for one in channels], axis=-1)
+def crop_while_resizing(transforms: Sequence[Any]) -> None:
+    """Let each resizing make no more pixels than the crop after it keeps.
+
+    A ``RandomRelativeResize`` with Pillow directly before a ``RandomPaddedCrop`` draws its place,
+    resizes that part of the image, and the crop finds an image of its own size. Random numbers and
+    maps stay the same; a pixel may be rounded to another level, by 2 at most.
+
+    Args:
+        transforms: Built transforms, in order.
+    """
+    for resize, crop in zip(transforms, transforms[1:]):
+        if isinstance(resize, RandomRelativeResize) and type(crop) is RandomPaddedCrop:
+            resize.crop = crop
+
+
+def _resized(image: np.ndarray, size: tuple[int, int], part: tuple[slice, slice]) -> np.ndarray:
+    """A part, rows and columns, of an image that is resized to ``size`` by Pillow's filter.
+
+    Channels of other images than 8-bit RGB are resized one by one; whole numbers are rounded.
+    """
+    (top, bottom), (left, right) = ((one.start, one.stop) for one in part)
+    down, across = image.shape[0] / size[0], image.shape[1] / size[1]
+    box = (left * across, top * down, right * across, bottom * down)
+
+    def resized(one: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(one)
+        bilinear = Image.Resampling.BILINEAR
+        return np.array(picture.resize((right - left, bottom - top), bilinear, box=box))
+
+    if is_rgb(image):
+        return resized(image)
+    channels = np.moveaxis(np.atleast_3d(image).astype(np.float32), -1, 0)
+    found = np.stack([resized(np.ascontiguousarray(one)) for one in channels], axis=-1)
     return found if image.dtype == np.float32 else np.rint(found).astype(image.dtype)
 
 

@@ -3,7 +3,12 @@ import pytest
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
-from mmseg_semi.datasets.transforms import RandomRelativeResize
+from mmseg_semi.datasets.transforms import (
+    RandomPaddedCrop,
+    RandomRelativeResize,
+    random_relative_resize,
+)
+from mmseg_semi.datasets.transforms.random_relative_resize import crop_while_resizing
 
 
 def results(height=30, width=40):
@@ -129,3 +134,42 @@ def test_pillow_takes_maps_of_any_type():
 def test_other_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         RandomRelativeResize(**arguments)
+
+
+@pytest.mark.parametrize('cat_max_ratio', [1.0, 0.3])
+def test_a_crop_is_resized_and_not_the_whole_image(cat_max_ratio, monkeypatch):
+    """The same pixels, maps, keys and random numbers, but for rounding of 8-bit images."""
+    made = []
+    spied = random_relative_resize._resized
+
+    def resized(image, size, part):
+        made.append(spied(image, size, part))
+        return made[-1]
+
+    monkeypatch.setattr(random_relative_resize, '_resized', resized)
+    cropped = 0
+    for seed in range(60):
+        height, width = np.random.default_rng(seed).integers(20, 90, 2)
+        kind = np.float32 if seed % 4 == 0 else np.uint8
+        outs = []
+        for linked in (False, True):
+            resize = RandomRelativeResize((0.5, 2.0), backend='pillow')
+            crop = RandomPaddedCrop((40, 30), (1, 1, 1), cat_max_ratio=cat_max_ratio)
+            if linked:
+                crop_while_resizing([resize, crop])
+            np.random.seed(seed)
+            given = results(height, width)
+            given['img'] = given['img'].astype(kind)
+            outs.append(crop(resize(given)) | dict(next_number=np.random.rand()))
+        whole, part = outs
+        assert whole.keys() == part.keys()
+        tolerance = 2 if kind == np.uint8 else 0.01
+        np.testing.assert_allclose(part.pop('img'), whole.pop('img'), rtol=0, atol=tolerance)
+        for name, one in whole.items():
+            assert np.array_equal(part[name], one), name
+        if min(made[-2].shape[0] - 40, made[-2].shape[1] - 30) >= 0:
+            cropped += 1
+            assert made[-1].shape[:2] == (40, 30)
+        else:
+            assert made[-1].shape == made[-2].shape
+    assert 20 < cropped < 55
