@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from operator import le
 from typing import Annotated, Any, Optional
 
+import cv2
 import numpy as np
 from mmcv.image import rescale_size
 from mmcv.transforms import BaseTransform
-from mmseg.datasets.transforms import Resize
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
@@ -85,31 +86,23 @@ class RandomRelativeResize(BaseTransform):
         if self.short_side:
             side = round(self.short_side * max(before) / min(before))
         side = self._draw(side)
-        if self.backend == 'cv2':
-            return Resize(scale=(side, side), keep_ratio=True)(results)
-        return self._pillow(results, side)
-
-    def _pillow(self, results: dict[str, Any], side: int) -> dict[str, Any]:
-        """What mmseg's ``Resize`` does, with Pillow and for maps and images of any type."""
-        image, names = results['img'], results.get('seg_fields', [])
-        old = image.shape[:2]
-        width, height = rescale_size(old[::-1], (side, side))
-        maps = {name: results[name] for name in names}
-        rows, columns = _nearest(old[0], height), _nearest(old[1], width)
+        width, height = rescale_size(before[::-1], (side, side))
+        resized = _with_pillow if self.backend == 'pillow' else _with_cv2
+        maps = {name: results[name] for name in results.get('seg_fields', [])}
         part = slice(0, height), slice(0, width)
         if self.crop is not None and all(map(le, self.crop.crop_size, (height, width))):
             shown = dict(results, img=np.broadcast_to(np.uint8(0), (height, width)))
             if self.crop.cat_max_ratio < 1 and 'gt_seg_map' in maps:  # it chooses by what is seen
-                shown['gt_seg_map'] = maps['gt_seg_map'][rows[:, None], columns]
+                shown['gt_seg_map'] = resized(maps['gt_seg_map'], (height, width), part, True)
             top, bottom, left, right = self.crop.crop_bbox(shown)
             part = slice(top, bottom), slice(left, right)
-        results['img'] = _resized(image, (height, width), part)
         for name, one in maps.items():
-            results[name] = one[rows[part[0], None], columns[part[1]]]
+            results[name] = resized(one, (height, width), part, nearest=True)
+        results['img'] = resized(results['img'], (height, width), part, nearest=False)
         return dict(
             results,
             scale=(side, side),
-            scale_factor=(width / old[1], height / old[0]),
+            scale_factor=(width / before[1], height / before[0]),
             img_shape=results['img'].shape[:2],
             keep_ratio=True,
         )
@@ -132,9 +125,10 @@ class RandomRelativeResize(BaseTransform):
 def crop_while_resizing(transforms: Sequence[Any]) -> None:
     """Let each resizing make no more pixels than the crop after it keeps.
 
-    A ``RandomRelativeResize`` with Pillow directly before a ``RandomPaddedCrop`` draws its place,
-    resizes that part of the image, and the crop finds an image of its own size. Random numbers and
-    maps stay the same; a pixel may be rounded to another level, by 2 at most.
+    A ``RandomRelativeResize`` directly before a ``RandomPaddedCrop`` draws its place, resizes that
+    part of the image, and the crop finds an image of its own size. Random numbers stay the same.
+    With Pillow, maps do, and a pixel may be rounded to another level, by 2 at most; with OpenCV,
+    which cannot begin between two pixels, the crop moves by less than one of the image's.
 
     Args:
         transforms: Built transforms, in order.
@@ -144,11 +138,35 @@ def crop_while_resizing(transforms: Sequence[Any]) -> None:
             resize.crop = crop
 
 
-def _resized(image: np.ndarray, size: tuple[int, int], part: tuple[slice, slice]) -> np.ndarray:
-    """A part, rows and columns, of an image that is resized to ``size`` by Pillow's filter.
+def _with_cv2(
+    image: np.ndarray, size: tuple[int, int], part: tuple[slice, slice], nearest: bool
+) -> np.ndarray:
+    """A part, rows and columns, of an image or map that is resized to ``size``."""
+    filtered = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    lengths = tuple(one.stop - one.start for one in part)
+    if lengths == size:
+        return cv2.resize(image, size[::-1], interpolation=filtered)
+    steps = [old / new for old, new in zip(image.shape, size)]
+    needed = []
+    for old, step, one, length in zip(image.shape, steps, part, lengths):
+        pixels = min(ceil(length * step) + 1, old)
+        start = min(int(one.start * step), old - pixels)
+        needed.append(slice(start, start + pixels))
+    down, across = (1 / step for step in steps)
+    found = cv2.resize(image[tuple(needed)], None, fx=across, fy=down, interpolation=filtered)
+    return found[: lengths[0], : lengths[1]]
+
+
+def _with_pillow(
+    image: np.ndarray, size: tuple[int, int], part: tuple[slice, slice], nearest: bool
+) -> np.ndarray:
+    """The same by Pillow's filters, for images and maps of any type.
 
     Channels of other images than 8-bit RGB are resized one by one; whole numbers are rounded.
     """
+    if nearest:
+        rows, columns = (_nearest(*one)[of] for *one, of in zip(image.shape, size, part))
+        return image[rows[:, None], columns]
     (top, bottom), (left, right) = ((one.start, one.stop) for one in part)
     down, across = image.shape[0] / size[0], image.shape[1] / size[1]
     box = (left * across, top * down, right * across, bottom * down)

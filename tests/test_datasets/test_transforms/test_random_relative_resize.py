@@ -137,39 +137,66 @@ def test_other_wrong_arguments(arguments, message):
 
 
 @pytest.mark.parametrize('cat_max_ratio', [1.0, 0.3])
-def test_a_crop_is_resized_and_not_the_whole_image(cat_max_ratio, monkeypatch):
-    """The same pixels, maps, keys and random numbers, but for rounding of 8-bit images."""
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_a_crop_is_resized_and_not_the_whole_image(backend, cat_max_ratio, monkeypatch):
+    """The same keys, maps, random numbers and, but for rounding, pixels; cv2's may lie beside."""
     made = []
-    spied = random_relative_resize._resized
 
-    def resized(image, size, part):
-        made.append(spied(image, size, part))
+    def spied(image, size, part, nearest):
+        made.append(resized(image, size, part, nearest))
         return made[-1]
 
-    monkeypatch.setattr(random_relative_resize, '_resized', resized)
+    resized = getattr(random_relative_resize, f'_with_{backend}')
+    monkeypatch.setattr(random_relative_resize, f'_with_{backend}', spied)
     cropped = 0
     for seed in range(60):
         height, width = np.random.default_rng(seed).integers(20, 90, 2)
         kind = np.float32 if seed % 4 == 0 else np.uint8
         outs = []
         for linked in (False, True):
-            resize = RandomRelativeResize((0.5, 2.0), backend='pillow')
+            resize = RandomRelativeResize((0.5, 2.0), backend=backend)
             crop = RandomPaddedCrop((40, 30), (1, 1, 1), cat_max_ratio=cat_max_ratio)
             if linked:
                 crop_while_resizing([resize, crop])
             np.random.seed(seed)
-            given = results(height, width)
-            given['img'] = given['img'].astype(kind)
-            outs.append(crop(resize(given)) | dict(next_number=np.random.rand()))
+            down, across = np.mgrid[:height, :width].astype(np.uint8)
+            fields = dict(gt_seg_map=down, mine=across, seg_fields=['gt_seg_map', 'mine'])
+            image = np.dstack([down, across, down]).astype(kind)  # values are places
+            outs.append(crop(resize(dict(fields, img=image))) | dict(next=np.random.rand()))
+            outs[-1]['made'] = made[-1].shape[:2]
         whole, part = outs
-        assert whole.keys() == part.keys()
-        tolerance = 2 if kind == np.uint8 else 0.01
-        np.testing.assert_allclose(part.pop('img'), whole.pop('img'), rtol=0, atol=tolerance)
-        for name, one in whole.items():
-            assert np.array_equal(part[name], one), name
-        if min(made[-2].shape[0] - 40, made[-2].shape[1] - 30) >= 0:
-            cropped += 1
-            assert made[-1].shape[:2] == (40, 30)
+        sizes = whole.pop('made'), part.pop('made')
+        if sizes[0][0] < 40 or sizes[0][1] < 30:
+            assert sizes[0] == sizes[1]
         else:
-            assert made[-1].shape == made[-2].shape
+            cropped += 1
+            assert sizes[1] == (40, 30)
+        assert whole.keys() == part.keys()
+        for name, one in whole.items():
+            if isinstance(one, np.ndarray) and one.size > 1:
+                apart = dict(cv2=2, pillow=1 if name == 'img' else 0)[backend]
+                assert np.abs(part[name].astype(float) - one).max() <= apart, name
+            else:
+                assert np.array_equal(part[name], one), name
     assert 20 < cropped < 55
+
+
+def test_cv2_resizes_a_part_where_image_and_maps_stay_together():
+    """A map that is an image's channel rounded to the nearest pixel stays so in every crop."""
+    np.random.seed(0)
+    for ratio in (0.55, 0.83, 1.0, 1.37, 1.9):
+        resize = RandomRelativeResize((ratio, ratio))
+        crop = RandomPaddedCrop((40, 30))
+        crop_while_resizing([resize, crop])
+        lefts = set()
+        for _ in range(200):
+            down, across = np.mgrid[:90, :100].astype(np.uint8)
+            image = np.dstack([down, across, down])
+            out = crop(resize(dict(img=image, gt_seg_map=across, seg_fields=['gt_seg_map'])))
+            assert out['img'].shape == (40, 30, 3) and out['gt_seg_map'].shape == (40, 30)
+            # cv2's nearest pixel is that at the corner, its bilinear one that at the center.
+            shift = out['gt_seg_map'] - (out['img'][..., 1].astype(float) - (1 / ratio - 1) / 2)
+            assert np.abs(shift).max() <= 1.5
+            lefts.add(int(out['gt_seg_map'][0, 0]))
+        last = 100 - int(30 / ratio)
+        assert min(lefts) == 0 and last - 2 <= max(lefts) <= last
