@@ -248,7 +248,7 @@ def benchmark(base: str, args: argparse.Namespace) -> Report:
             reference, *others = in_turns(sides, args.repeats, 'cpu')
             for name, times in zip(datasets, others):
                 ratio = measuring.median_ratio(reference, times)
-                target = TARGETS[part] if name == 'OpenCV' else None
+                target = TARGETS[part] if name != 'Pillow' else None
                 report.rows.append(
                     Row(
                         base,
