@@ -40,6 +40,7 @@ from mmseg_semi.benchmarks.measuring import (
 )
 from mmseg_semi.engine.hooks import ImageBankHook, LabeledSourceHook
 from mmseg_semi.files import write_file
+from mmseg_semi.models.heads import PreviousGuidance
 from mmseg_semi.models.segmentors.building import needed_hooks
 
 SUPERVISED = 'supervised'
@@ -199,6 +200,9 @@ class Step:
         self.teacher = getattr(getattr(self.model, 'teacher', None), 'network', None)
         if hasattr(self.model, 'set_progress'):
             self.model.set_progress(ITERATION, MAX_ITERS, iters_per_epoch=1)
+        for part in self.model.modules():
+            if isinstance(part, PreviousGuidance):
+                part.keep()  # by now there are earlier weights that label
 
     def set_data(self, data: dict[str, Any]) -> None:
         """Take a prepared batch, and thresholds that many pixels reach.

@@ -10,6 +10,7 @@ from tool_runs import CONFIGS
 
 from mmseg_semi.benchmarks import plan
 from mmseg_semi.benchmarks import step_memory as memory
+from mmseg_semi.models.heads import PreviousGuidance
 
 UNIMATCH = str(CONFIGS / 'unimatch' / 'unimatch_deeplabv3plus_r50_voc12-92.py')
 GIB = 2**30
@@ -89,7 +90,12 @@ def lite(method, *changes):
     return plan.read(str(CONFIGS / method.split('_')[0] / name), dict(changes))
 
 
-def test_earlier_weights_are_part_of_the_state_where_they_take_a_gpus_memory():
+def test_earlier_weights_are_part_of_the_state_where_they_take_a_gpus_memory(monkeypatch):
+    labeled = []
+    label = PreviousGuidance.label
+    monkeypatch.setattr(
+        PreviousGuidance, 'label', lambda *args: labeled.append(label(*args)) or labeled[-1]
+    )
     kept = {'model.heads.guidance.size': 3}
     name = str(CONFIGS / 'prevmatch/prevmatch_unet_digit-scenes-60.py')
     found = []
@@ -98,6 +104,7 @@ def test_earlier_weights_are_part_of_the_state_where_they_take_a_gpus_memory():
         found.append(memory.peak_of_step(cfg, 2, 64, False, 'cpu'))
     # One network that they are put into, and three sets of weights.
     assert [one.others / one.weights for one in found] == pytest.approx([1, 4], rel=0.01)
+    assert len(labeled) == 2  # in each step that is counted they label
 
 
 def test_clip_that_guides_is_part_of_the_state_and_no_file_is_needed():
