@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmseg_semi.detection.coco import coco_annotations, coco_categories, coco_images
-from mmseg_semi.errors import DataError, name_some
+from mmseg_semi.errors import DataError, hint, name_some
 from mmseg_semi.files import check_there
 from mmseg_semi.prepare.label_formats.classes import class_colors, number_classes, split_classes
 from mmseg_semi.prepare.label_formats.finding import read_export, unpacked
@@ -149,6 +149,11 @@ def import_labels(
         if empty == 'unlabeled':
             export.pictures = [_without_empty(one) for one in export.pictures]
         names, numbered = number_classes(export, list(wanted))
+        strange = [
+            one
+            for one in wanted
+            if export.background and one not in export.classes and one.lower() not in BACKGROUND
+        ]
         colors = {**export.colors, **{name: one for name, one in wanted.items() if one}}
         root = given.images or export.folder
         beside = given.source if given.source.is_dir() else given.source.parent
@@ -175,6 +180,11 @@ def import_labels(
     # A mask of before, of what could not be drawn now, may have other numbers of classes.
     removed = own.close({name: one for name, one in targets.items() if name not in done.missing})
     say(out, own, done, names, sources, notes, removed)
+    if strange:
+        print(
+            f'--classes: {name_some(strange)} is no class of the export, which has '
+            f'{name_some(export.classes, 20)}.{hint(strange[0], export.classes)}'
+        )
     if before not in (None, list(names)):
         print(
             f'the classes were {name_some(before, 20)}: predictions and checkpoints of before are '

@@ -88,11 +88,17 @@ def choose_scores(rows: Sequence[Row], metric: str, of: Optional[str]) -> str:
     for one in (of,) if of else ('test', 'last'):
         if all(row.scores(metric, one) for row in rows):
             return one
-    lacking = [row.name for row in rows if not row.scores(metric, of or 'last')]
+    lacking = [row for row in rows if not row.scores(metric, of or 'last')]
+    if of == 'test' and any(row.scores(metric, 'test') for row in rows):
+        folder = lacking[0].runs[0].folder
+        raise SystemExit(
+            f'--of test: {lacking[0].name} has no test that says {metric}: test a checkpoint of '
+            f'{folder} with mmseg-semi test CONFIG CHECKPOINT --work-dir {folder}'
+        )
     known = {name for row in rows for run in row.runs for name in (*run.names, *run.tested)}
     metrics = sorted(name for name in known - {metric} if re.match('[am][A-Z]', name))
     raise SystemExit(
-        f'--metric {metric}: {lacking[0]} has no such score of {SAID[of or "last"]}.'
+        f'--metric {metric}: {lacking[0].name} has no such score of {SAID[of or "last"]}.'
         f'{hint(metric, metrics)} Name one of '
         f'{", ".join(metrics) or "those that a validation logs"}, or test it with mmseg-semi test.'
     )

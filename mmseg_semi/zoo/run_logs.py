@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any, Optional
 from mmengine.config import Config
 
 from mmseg_semi.engine.hooks.training_monitor_hook import WARNINGS_FILE
-from mmseg_semi.files import LABELS_ALONE, read_json
+from mmseg_semi.files import LABELS_ALONE, UNLABELED_BEST, read_json
 from mmseg_semi.utils.config import data_places
 from mmseg_semi.utils.safe_checkpoints import numbered
 from mmseg_semi.utils.weight_checks import without_downloads
@@ -80,10 +81,16 @@ class Run:
 
     @cached_property
     def tested(self) -> dict[str, float]:
-        """Metrics of the newest test of this run: in its folder, or the folder ``test`` in it."""
+        """Metrics of the newest test of this run: in its folder, or the folder ``test`` in it.
+
+        Where the guard has taken the labels alone, the best checkpoint is not of this training.
+        """
         files = [*self.folder.glob('*/*.json'), *self.folder.glob('test/*/*.json')]
         files = [path for path in files if path.stem == path.parent.name]  # <time>/<time>.json
+        others = any(self.folder.glob(f'{UNLABELED_BEST}*.pth'))
         for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+            if others and tested_checkpoint(path.with_suffix('.log')).startswith('best_'):
+                continue
             found = list(_json_lines(path))
             if found and found[-1].keys() - {'time', 'data_time'}:  # one without masks has no more
                 return found[-1]
@@ -126,6 +133,12 @@ class Run:
             total += (step - before) * seconds
             before = step
         return total / 60
+
+
+def tested_checkpoint(log: Path) -> str:
+    """Name of the checkpoint that a test has loaded, empty where its log does not say it."""
+    text = log.read_text(errors='replace') if log.is_file() else ''
+    return Path((re.findall('Load checkpoint from (.*)', text) or [''])[-1].strip()).name
 
 
 @dataclass

@@ -213,6 +213,15 @@ def test_masks_that_lost_their_labels_are_removed(export, tmp_path):
     assert not (out / 'annotations/a.png').exists() and (out / 'images/a.png').exists()
 
 
+def test_a_class_that_the_export_does_not_have_is_said(export, tmp_path, capsys):
+    bring(export[0], tmp_path / 'out', classes=['background,dog,kat'])
+    assert (
+        "--classes: kat is no class of the export, which has cat, dog. Did you mean 'cat'?\n"
+    ) in capsys.readouterr().out
+    bring(export[0], tmp_path / 'other', classes=['dog'])
+    assert 'no class of the export' not in capsys.readouterr().out
+
+
 def test_chosen_classes_have_the_order_and_colors_that_were_given(export, tmp_path):
     out = bring(export[0], tmp_path / 'out', classes=['dog=#ff8000', 'background'])
     assert classes(out) == ['dog', 'background']

@@ -69,6 +69,14 @@ def test_numbers_with_255_for_unknown(source, tmp_path):
     assert classes(tmp_path / 'named') == ['ground', 'cat', 'dog']
 
 
+def test_background_is_first_where_the_names_leave_a_number_for_it(source, tmp_path):
+    wanted = both(source, lambda array: array)  # 0, 1, 2
+    check(bring(source, tmp_path / 'out', classes=['cat,dog']), wanted)
+    assert classes(tmp_path / 'out') == ['background', 'cat', 'dog']
+    with pytest.raises(DataError, match='numbers 0, 1, 2, which are not those of 2 classes'):
+        bring(source, tmp_path / 'wrong', classes=['Background,cat'])
+
+
 @pytest.mark.parametrize('high', [255, 128, 1])
 @pytest.mark.parametrize('mode', ['L', 'RGB'])
 def test_binary_masks(source, tmp_path, high, mode):

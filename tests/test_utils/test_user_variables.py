@@ -9,9 +9,9 @@ from ast import literal_eval
 
 import pytest
 from mmengine.config import Config
+from mmengine.runner import Runner
 from tool_runs import CONFIGS
 
-from mmseg_semi.engine.hooks import RunRecordHook
 from mmseg_semi.utils.config import load_config
 
 CUSTOM = sorted(CONFIGS.glob('*/*_custom.py'))
@@ -327,13 +327,17 @@ def test_another_tool_does_not_ignore_them(tmp_path):
     path = tmp_path / 'mine.py'
     path.write_text(f"_base_ = {str(UNIMATCH)!r}\nclasses = ('a', 'b', 'c')\niterations = 5\n")
 
-    class Runner:
-        cfg = Config.fromfile(path)
-
+    runner = Runner.__new__(Runner)  # as another tool has it
+    written = tmp_path / 'work/mine.py'
+    written.parent.mkdir()
+    written.write_text('# of an earlier training\n')
+    runner._work_dir, runner.cfg = str(written.parent), Config.fromfile(path)
     with pytest.raises(ValueError, match='classes, iterations of this config have no effect'):
-        RunRecordHook().before_run(Runner)
-    Runner.cfg = load_config(str(path))
-    RunRecordHook().before_run(Runner)
+        runner.dump_config()
+    assert written.read_text() == '# of an earlier training\n'
+    runner.cfg = load_config(str(path))
+    runner.dump_config()
+    assert Config.fromfile(written).train_cfg.max_iters == 5
 
 
 def test_a_part_may_have_a_folder_of_its_own(tmp_path):

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -116,6 +117,29 @@ def test_what_the_guard_has_trained_is_a_row_of_its_own(runs, tmp_path):
     cfg.dump(str(run / 'labels_alone/unimatch.py'))
     rows = rows_of(find_runs([tmp_path]))
     assert sorted(row.name for row in rows) == ['unimatch', 'unimatch (labels alone)']
+
+
+def test_a_test_of_what_the_guard_has_taken_is_none_of_the_method(runs, tmp_path):
+    run = tmp_path / 'unimatch'
+    shutil.copytree(runs / 'unimatch/seed0', run)
+    names = 'with_unlabeled_best_mIoU_iter_6.pth', 'best_mIoU_iter_12.pth'
+    for number, name in enumerate(names):
+        folder = run / f'test/2026010{number}_000000'
+        folder.mkdir(parents=True)
+        (folder / f'{folder.name}.json').write_text(json.dumps(dict(mIoU=40.0 + number)))
+        (folder / f'{folder.name}.log').write_text(f'- INFO - Load checkpoint from work/{name}\n')
+        os.utime(folder / f'{folder.name}.json', (number, number))
+    assert find_runs([run])[0].tested == dict(mIoU=41.0)
+    (run / names[0]).touch()
+    assert find_runs([run])[0].tested == dict(mIoU=40.0)
+    shutil.copytree(runs / 'unimatch/seed1', tmp_path / 'other/unimatch')
+    with pytest.raises(
+        SystemExit, match='--of test: .*other.* has no test that says mIoU: .* --work-dir'
+    ):
+        cfg = Config.fromfile(tmp_path / 'other/unimatch/unimatch.py')
+        cfg.model.warmup_iters = 7
+        cfg.dump(str(tmp_path / 'other/unimatch/unimatch.py'))
+        compare.main([str(tmp_path), '--of', 'test'])
 
 
 def test_a_report_shows_the_network_of_the_method(runs, tmp_path):

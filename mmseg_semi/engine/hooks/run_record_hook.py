@@ -28,7 +28,6 @@ from mmseg_semi.engine.resuming import (
     settings_of,
 )
 from mmseg_semi.errors import name_some
-from mmseg_semi.utils.user_variables import followed
 from mmseg_semi.version import __version__
 
 RECORD_KEY, VERSIONS_KEY = 'mmseg_semi', 'versions'
@@ -65,20 +64,6 @@ class RunRecordHook(Hook):
         self.settings: dict[str, str] = {}
         self._loaded: dict[str, Any] | None = None
         self._configured_seed: int | None = None
-
-    def before_run(self, runner: Any) -> None:
-        """Refuse a config whose variables nobody has followed.
-
-        Raises:
-            ValueError: It was read by another tool than those of this project.
-        """
-        names = followed(runner.cfg)
-        if names:
-            raise ValueError(
-                f'{", ".join(names)} of this config have no effect with this tool: train and test '
-                'it with mmseg-semi (or the scripts in tools), or use the config that a run has '
-                'left in its folder, where they are followed'
-            )
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Compare a checkpoint that is resumed or tested; data are compared before training.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmseg_semi.errors import DataError, name_some, reading
 from mmseg_semi.prepare.instances import IGNORED
-from mmseg_semi.prepare.label_formats.records import Color, Numbers
+from mmseg_semi.prepare.label_formats.records import BACKGROUND, Color, Numbers
 from mmseg_semi.prepare.label_maps import opened
 
 #: Lossless masks: colors this near to a class's, as a distance in RGB, are taken for it.
@@ -281,6 +281,8 @@ def _of_numbers(
     rest = [value for value in values if value != IGNORED]
     most = max(rest, default=0)
     void = {IGNORED: None}
+    if wanted and most == len(wanted) and not any(one.lower() in BACKGROUND for one in wanted):
+        wanted = [BACKGROUND[0], *wanted]
     if wanted and most < len(wanted):
         return Table({**dict(enumerate(wanted)), **void}, False), list(wanted)
     if not wanted and most < IGNORED and (palette or 2 * len(rest) >= most + 1):
