@@ -90,6 +90,10 @@ def test_a_run_that_goes_on_elsewhere_leaves_the_best_checkpoint_of_the_first(tr
         run = train(UNIMATCH, *resume, work_dir=tmp_path / name, **longer)
         assert len(list((tmp_path / name).glob('best_*.pth'))) == 1, name
         assert ('is not in' in run.output) == (name != 'copy')
+        assert 'Best on the validation images' in run.output
+    longer['default_hooks'] = dict(checkpoint=dict(save_best=None, interval=2))
+    run = train(UNIMATCH, '--resume', first.work_dir / 'iter_4.pth', **longer)
+    assert 'Best on the validation images' not in run.output
     assert {path.name: path.read_bytes() for path in first.work_dir.glob('*.pth')} == before
 
 

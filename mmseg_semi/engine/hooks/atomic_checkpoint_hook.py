@@ -110,6 +110,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self._atomic = isinstance(self.file_backend, LocalBackend)
         if self._atomic and self.save_best:
             self._find_best(runner)
+        if not self.save_best:  # what is resumed may have kept one
+            known = runner.message_hub.runtime_info
+            for key in [one for one in known if one.startswith(('best_ckpt', 'best_score'))]:
+                known.pop(key)
         self._stop = StopRequest()
         self._stop.listen()
 
