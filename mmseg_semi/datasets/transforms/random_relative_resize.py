@@ -149,9 +149,9 @@ def _with_cv2(
     steps = [old / new for old, new in zip(image.shape, size)]
     needed = []
     for old, step, one, length in zip(image.shape, steps, part, lengths):
-        pixels = min(ceil(length * step) + 1, old)
+        pixels = min(ceil(length * step), old)
         start = min(int(one.start * step), old - pixels)
-        needed.append(slice(start, start + pixels))
+        needed.append(slice(start, start + pixels + 1))  # the last one's neighbor
     down, across = (1 / step for step in steps)
     found = cv2.resize(image[tuple(needed)], None, fx=across, fy=down, interpolation=filtered)
     return found[: lengths[0], : lengths[1]]

@@ -181,22 +181,23 @@ def test_a_crop_is_resized_and_not_the_whole_image(backend, cat_max_ratio, monke
     assert 20 < cropped < 55
 
 
-def test_cv2_resizes_a_part_where_image_and_maps_stay_together():
-    """A map that is an image's channel rounded to the nearest pixel stays so in every crop."""
-    np.random.seed(0)
-    for ratio in (0.55, 0.83, 1.0, 1.37, 1.9):
-        resize = RandomRelativeResize((ratio, ratio))
-        crop = RandomPaddedCrop((40, 30))
-        crop_while_resizing([resize, crop])
-        lefts = set()
-        for _ in range(200):
-            down, across = np.mgrid[:90, :100].astype(np.uint8)
-            image = np.dstack([down, across, down])
-            out = crop(resize(dict(img=image, gt_seg_map=across, seg_fields=['gt_seg_map'])))
-            assert out['img'].shape == (40, 30, 3) and out['gt_seg_map'].shape == (40, 30)
-            # cv2's nearest pixel is that at the corner, its bilinear one that at the center.
-            shift = out['gt_seg_map'] - (out['img'][..., 1].astype(float) - (1 / ratio - 1) / 2)
-            assert np.abs(shift).max() <= 1.5
-            lefts.add(int(out['gt_seg_map'][0, 0]))
-        last = 100 - int(30 / ratio)
-        assert min(lefts) == 0 and last - 2 <= max(lefts) <= last
+@pytest.mark.parametrize('ratio', [0.55, 0.83, 1.0, 1.37, 1.9])
+@pytest.mark.parametrize('old', [41, 100])
+def test_cv2_moves_a_part_by_less_than_a_pixel_and_image_and_map_alike(ratio, old):
+    new = round(old * ratio)
+    step = old / new
+    places = np.arange(old, dtype=np.uint8) * np.ones((old, 1), np.uint8)
+    for side in {20, new - 1}:
+        for start in range(new - side + 1):
+            part = (slice(start, start + side),) * 2
+            found, values = (
+                random_relative_resize._with_cv2(one, (new, new), part, nearest)
+                for one, nearest in ((places, True), (places.astype(np.float32), False))
+            )
+            assert found.shape == values.shape == (side, side)
+            centers = (start + np.arange(side) + 0.5) * step - 0.5
+            assert np.abs(values - centers.clip(0, old - 1)).max() < 1
+            # cv2's nearest pixel is that at the corner of the new one.
+            corners = values - (step - 1) / 2
+            inner = slice(1, -1)
+            assert (found - corners)[:, inner].min() > -1 and (found - corners).max() < 0.51
