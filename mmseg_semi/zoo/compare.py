@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from mmseg_semi.errors import hint, name_some
-from mmseg_semi.files import write_file
+from mmseg_semi.files import UNLABELED_BEST, write_file
 from mmseg_semi.zoo.experiments import mean_and_spread
 from mmseg_semi.zoo.result_table import difference_text, markdown, paired
 from mmseg_semi.zoo.run_logs import Row, find_runs, rows_of
@@ -90,10 +90,11 @@ def choose_scores(rows: Sequence[Row], metric: str, of: Optional[str]) -> str:
             return one
     lacking = [row for row in rows if not row.scores(metric, of or 'last')]
     if of == 'test' and any(row.scores(metric, 'test') for row in rows):
-        folder = lacking[0].runs[0].folder
+        run = next(one for one in lacking[0].runs if metric not in one.tested)
+        own = next(run.folder.glob(f'{UNLABELED_BEST}*.pth'), 'CHECKPOINT')
         raise SystemExit(
-            f'--of test: {lacking[0].name} has no test that says {metric}: test a checkpoint of '
-            f'{folder} with mmseg-semi test CONFIG CHECKPOINT --work-dir {folder}'
+            f'--of test: {lacking[0].name} has no test of its own network that says {metric}: run '
+            f'mmseg-semi test {run.config_path} {own} --work-dir {run.folder}'
         )
     known = {name for row in rows for run in row.runs for name in (*run.names, *run.tested)}
     metrics = sorted(name for name in known - {metric} if re.match('[am][A-Z]', name))

@@ -134,7 +134,8 @@ def test_a_test_of_what_the_guard_has_taken_is_none_of_the_method(runs, tmp_path
     assert find_runs([run])[0].tested == dict(mIoU=40.0)
     shutil.copytree(runs / 'unimatch/seed1', tmp_path / 'other/unimatch')
     with pytest.raises(
-        SystemExit, match='--of test: .*other.* has no test that says mIoU: .* --work-dir'
+        SystemExit,
+        match='--of test: .*other.* has no test of its own .* says mIoU: .* CHECKPOINT --work-dir',
     ):
         cfg = Config.fromfile(tmp_path / 'other/unimatch/unimatch.py')
         cfg.model.warmup_iters = 7

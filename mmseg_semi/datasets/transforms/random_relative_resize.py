@@ -32,8 +32,8 @@ class RandomRelativeResize(BaseTransform):
     ``RandomResize`` multiplies a size that is the same for all images instead, which differs where
     images differ in size.
 
-    Required and Modified Keys: those of mmseg's ``Resize``: ``img``, the maps of ``seg_fields``,
-    ``scale_factor``, ``img_shape``, ...
+    Required and Modified Keys: ``img`` and the maps of ``seg_fields``. Added Keys, as mmseg's
+    ``Resize`` has them: ``scale``, ``scale_factor``, ``img_shape``, ``keep_ratio``.
 
     Args:
         ratio_range: Smallest and largest multiple, both above 0.
