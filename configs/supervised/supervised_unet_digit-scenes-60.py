@@ -8,7 +8,6 @@ _base_ = [
 ]
 train_dataloader = dict(
     batch_size=8,
-    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
     dataset=dict(unlabeled=None),
 )

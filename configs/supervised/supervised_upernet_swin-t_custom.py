@@ -3,7 +3,6 @@
 _base_ = '../_base_/settings/upernet_swin-t_custom.py'
 train_dataloader = dict(
     batch_size=4,
-    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
     dataset=dict(unlabeled=None),
 )

@@ -218,7 +218,8 @@ def _start(cfg: Config, value: Any, _root: Any) -> None:
 def _batch_size(cfg: Config, value: Any, _root: Any) -> None:
     Whole(1).check('it', value)
     loader = cfg.train_dataloader
-    labeled, unlabeled = loader.sampler.get('ratio', (1, 0))
+    semi = loader.dataset.get('unlabeled') is not None
+    labeled, unlabeled = loader.sampler.get('ratio', (1, 1)) if semi else (1, 0)
     if value % labeled:
         raise ValueError(f'give a multiple of {labeled}, as train_dataloader.sampler.ratio says')
     loader.batch_size = value // labeled * (labeled + unlabeled)

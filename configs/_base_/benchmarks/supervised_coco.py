@@ -3,7 +3,6 @@
 _base_ = '../settings/coco_513-d16.py'
 train_dataloader = dict(
     batch_size=2,
-    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
     dataset=dict(unlabeled=None),
 )

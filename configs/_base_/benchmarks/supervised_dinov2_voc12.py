@@ -2,7 +2,6 @@
 # as many iterations as UniMatch V2's program has; the leaf config says how many.
 _base_ = '../settings/voc12_518-dinov2.py'
 train_dataloader = dict(
-    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
     dataset=dict(unlabeled=None),
 )

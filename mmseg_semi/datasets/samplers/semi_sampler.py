@@ -1,4 +1,4 @@
-"""Batches with a fixed number of labeled and unlabeled images."""
+"""Batches with a fixed number of labeled and unlabeled images, or of labeled ones alone."""
 
 from __future__ import annotations
 
@@ -42,6 +42,10 @@ class SemiSampler(Sampler):
     batch is filled up from the beginning of the same permutation. The labeled images are a
     contiguous stream of permutations, shuffled anew for each pass.
 
+    Where the dataset has no unlabeled part, all images of a batch are labeled, and an epoch is one
+    pass over them. With as many a step and the same seed they are those that a run with unlabeled
+    images sees, augmentation included, so the two are told apart by the unlabeled images alone.
+
     What iteration t holds is a function of (seed, t, rank, number of ranks) and nothing else. The
     batches of the ranks are slices of one global batch, so two ranks with batch b see what one
     rank with batch 2b sees, augmentation included, and any position can be taken up again without
@@ -49,14 +53,15 @@ class SemiSampler(Sampler):
 
     Args:
         dataset: The dataset that the keys are for.
-        ratio: Labeled and unlabeled images of the smallest batch.
+        ratio: Labeled and unlabeled images of the smallest batch; not read without an unlabeled
+            part.
         batch_size: Images of a batch, labeled and unlabeled together, on each rank; a multiple of
             sum(ratio). None waits for ``set_batch_size``.
         seed: Seed of order and augmentation; None draws one and shares it between the ranks.
         start_iter: Iteration to begin with.
 
     Raises:
-        ValueError: A ratio, batch size or iteration outside its range, no unlabeled part.
+        ValueError: A ratio, batch size or iteration outside its range.
         TypeError: ``dataset`` is no ``SemiDataset``.
     """
 
@@ -74,13 +79,11 @@ class SemiSampler(Sampler):
                 f'SemiSampler needs a SemiDataset, got {type(dataset).__name__} (train_dataloader: '
                 "set dataset.type='SemiDataset' and leave num_batch_per_epoch out)"
             )
-        if dataset.unlabeled is None:
-            raise ValueError(
-                'SemiSampler needs unlabeled images, but train_dataloader.dataset.unlabeled is '
-                "None: set it, or sampler=dict(type='InfiniteSampler') for labeled images alone"
-            )
-        self.ratio = tuple(ratio)
-        self._sizes = dict(labeled=len(dataset.labeled), unlabeled=len(dataset.unlabeled))
+        self._sizes = dict(labeled=len(dataset.labeled))
+        self.ratio = (1, 0)
+        if dataset.unlabeled is not None:
+            self._sizes['unlabeled'] = len(dataset.unlabeled)
+            self.ratio = tuple(ratio)
         self.rank, self.world_size = get_dist_info()
         self.batch_size: int | None = None
         if batch_size is not None:
@@ -131,9 +134,9 @@ class SemiSampler(Sampler):
 
     @property
     def iters_per_epoch(self) -> int:
-        """Iterations of one pass over the unlabeled images."""
-        batch = self.samples_per_batch['unlabeled'] * self.world_size
-        return -(-self._sizes['unlabeled'] // batch)
+        """Iterations of one pass over the unlabeled images, or over labeled ones alone."""
+        source, size = list(self._sizes.items())[-1]
+        return -(-size // (self.samples_per_batch[source] * self.world_size))
 
     def batch_keys(self, iteration: int) -> list[SampleKey]:
         """What this rank loads in an iteration, labeled samples first."""

@@ -98,8 +98,9 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         if labeled is None or unlabeled is None:
             missing = 'labeled' if labeled is None else 'unlabeled'
             raise ValueError(
-                f'the batch has no {missing} image; every batch needs both. Check sampler.ratio, '
-                'or train the config of the plain segmentor where there are no unlabeled images.'
+                f'the batch has no {missing} image; every batch needs both. Set train_dataloader.'
+                f'dataset.{missing}, or train the config of the plain segmentor (supervised) where '
+                'there are no unlabeled images.'
             )
         samples = [*labeled['data_samples'], *unlabeled['data_samples']]
         size = self._common_size([*labeled['inputs'], *unlabeled['weak']], _crops(samples))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, Optional
 
+import torch
 from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
@@ -152,13 +154,26 @@ def refuse_plain_batch() -> NoReturn:
     )
 
 
+@contextmanager
+def drawing_aside() -> Iterator[None]:
+    """Give torch's CPU generator a stream of its own in the ``with`` block.
+
+    What the student draws afterwards, when its weights are initialized, is then what the plain
+    segmentor draws: both start alike with the same seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
+        yield
+
+
 def build_networks(model: Any, segmentor: dict[str, Any], teacher: Any) -> None:
     """Build the student and its teacher."""
     # mmseg changes what it builds: where ``pretrained`` is given, it cannot be built of that again.
     model.segmentor_cfg, model.segmentor = segmentor, MODELS.build(copy.deepcopy(segmentor))
     check_segmentor(model.segmentor)
     model.frozen_encoder, model.encoded = has_frozen_encoder(model.segmentor), EncodedImages()
-    model.teacher = build_teacher(model, teacher)
+    with drawing_aside():
+        model.teacher = build_teacher(model, teacher)
     for network in (model.segmentor, getattr(model.teacher, 'network', None)):
         backbone = getattr(network, 'backbone', None)
         if backbone is not None:

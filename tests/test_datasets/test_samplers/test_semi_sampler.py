@@ -115,6 +115,20 @@ def test_position_and_seed(make):
         sampler.set_position(-1)
 
 
+def test_labeled_images_alone_are_those_beside_unlabeled_ones(make, scenes, monkeypatch):
+    alone = DATASETS.build(dict(type='SemiDataset', labeled=scenes.labeled(), unlabeled=None))
+    for rank, world in ((0, 1), (1, 2)):
+        beside = make(rank, world)  # 2 + 2
+        labeled = SemiSampler(alone, batch_size=2, seed=11)
+        for iteration in range(9):
+            keys = beside.batch_keys(iteration)
+            assert labeled.batch_keys(iteration) == keys[:2]
+    labeled = SemiSampler(alone, batch_size=3, seed=11)
+    monkeypatch.setattr(labeled, 'world_size', 1)
+    assert labeled.samples_per_batch == dict(labeled=3, unlabeled=0)
+    assert labeled.iters_per_epoch == 2 and len(labeled) == 6  # 3 of 5, an odd number
+
+
 # ---------------------------------------------------------------------------- through DataLoader
 
 

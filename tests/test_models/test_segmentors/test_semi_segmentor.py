@@ -122,13 +122,15 @@ def test_warm_up_trains_on_labeled_images_alone(build, batch):
     model.set_progress(2, 10)
     losses = model(**data, mode='loss')
     assert sorted(losses) == ['decode.acc_seg', 'decode.loss_ce'] and passes == [2]
-    expected = 0.5 * F.cross_entropy(
-        logits_of(model.segmentor, data['inputs']['labeled']),
-        torch.cat([sample.gt_sem_seg.data for sample in data['data_samples']['labeled']]),
-    )
-    torch.testing.assert_close(losses['decode.loss_ce'], expected)
+    truth = torch.cat([sample.gt_sem_seg.data for sample in data['data_samples']['labeled']])
+    labeled, weak = data['inputs']['labeled'], data['inputs']['weak']
+    plain = F.cross_entropy(logits_of(model.segmentor, labeled), truth)
+    torch.testing.assert_close(losses['decode.loss_ce'], plain)
     model.set_progress(3, 10)
-    assert 'strong.loss' in model(**data, mode='loss')
+    losses = model(**data, mode='loss')
+    assert 'strong.loss' in losses
+    logits = logits_of(model.segmentor, torch.cat([labeled, weak]))[: len(labeled)]
+    torch.testing.assert_close(losses['decode.loss_ce'], 0.5 * F.cross_entropy(logits, truth))
 
 
 def test_warm_up_in_epochs_is_that_many_passes_over_the_unlabeled_images(build, batch):
