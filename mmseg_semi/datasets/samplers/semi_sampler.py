@@ -80,10 +80,9 @@ class SemiSampler(Sampler):
                 "set dataset.type='SemiDataset' and leave num_batch_per_epoch out)"
             )
         self._sizes = dict(labeled=len(dataset.labeled))
-        self.ratio = (1, 0)
         if dataset.unlabeled is not None:
             self._sizes['unlabeled'] = len(dataset.unlabeled)
-            self.ratio = tuple(ratio)
+        self.ratio = tuple(ratio) if 'unlabeled' in self._sizes else (1, 0)
         self.rank, self.world_size = get_dist_info()
         self.batch_size: int | None = None
         if batch_size is not None:
