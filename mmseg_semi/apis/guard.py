@@ -62,7 +62,7 @@ def set_labels_alone(cfg: Config, steps: int, seed: int) -> None:
     cfg.work_dir = os.path.join(cfg.work_dir, LABELS_ALONE)
     if cfg.get('visualizer'):
         cfg.visualizer.name = LABELS_ALONE  # mmengine has one for each name
-    cfg.model.update(warmup_iters=steps, warmup_epochs=0)
+    cfg.model.update(warmup_iters=steps, warmup_epochs=0, supervised_weight=1.0)
     checkpoint = latest_checkpoint(checkpoint_folder(cfg))  # of a run that was interrupted
     cfg.resume = checkpoint is not None
     if checkpoint is not None:

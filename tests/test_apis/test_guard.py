@@ -56,6 +56,7 @@ def test_the_labels_alone_are_the_same_training_without_its_method(config, tmp_p
     guard.set_labels_alone(config, 1000, 7)
     assert config.work_dir == str(tmp_path / 'work/labels_alone')
     assert config.model.warmup_iters == 1000 and config.model.warmup_epochs == 0
+    assert config.model.supervised_weight == 1
     assert config.resume is False and config.load_from == 'start.pth'
     assert config.randomness.seed == 7
     assert config.model.segmentor.pretrained == 'w.pth'

@@ -31,7 +31,9 @@ NUMBER = r'\d+\.\d+(?:e[+-]\d+)?'
 
 # ------------------------------------------------------------------------------- the start
 def test_a_start_on_labels_alone_is_plain_training_to_the_bit(train, supervised_run):
-    run = train(model=dict(**EMA['model'], warmup_iters=8, channels_last=False))
+    run = train(
+        model=dict(**EMA['model'], warmup_iters=8, supervised_weight=1.0, channels_last=False)
+    )
     alone, start = (load_checkpoint(one.checkpoint)['state_dict'] for one in (supervised_run, run))
     student = {k.removeprefix('segmentor.'): v for k, v in start.items() if 'segmentor.' in k}
     assert not differing(alone, student)

@@ -46,9 +46,9 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         heads: Named ``BaseSemiHead`` configs.
         teacher: ``BaseTeacher`` config, such as ``dict(type='EMATeacher')``; None for the student.
         supervised_weight: Factor of the segmentor's own losses on labeled images.
-        warmup_iters: Iterations at the start of a run that train on labeled images alone, the
-            segmentor's own losses without that factor: as plain training does, to the bit where no
-            head or mixer has a part in it. Needs ``SemiTrainLoop``.
+        warmup_iters: Iterations at the start of a run that train on labeled images alone, as plain
+            training does but for that factor: to the bit where it is 1 and no head or mixer has a
+            part in it. Needs ``SemiTrainLoop``.
         warmup_epochs: The same in passes over the unlabeled images; one of the two.
         channels_last: Whether training passes run in torch's channels-last memory format.
         compiled: Backend of ``torch.compile`` for the encoders of student and teacher, such as
@@ -120,18 +120,17 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         self.mix_labeled(step)
         if step.iteration < self.warmup_length:
             self.run_pass(step, [self.streams['labeled']])
-            return self.supervised(step, weight=1.0)
+            return self.supervised(step)
         before, after = self.passes
         for streams in before:
             self.run_pass(step, streams)
-        weight = self.supervised_weight
-        losses = {} if step.labeled is None else self.supervised(step, weight)
+        losses = {} if step.labeled is None else self.supervised(step)
         self.make_pseudo_label(step)
         self.mix_views(step)
         for streams in after:
             self.run_pass(step, streams)
         self.refine_views(step)
-        losses = losses or self.supervised(step, weight)
+        losses = losses or self.supervised(step)
         for key, value in self.unsupervised(step).items():  # a head may train both with one name
             both = key in losses and 'loss' in key
             losses[key] = losses[key] + value if both else value
@@ -177,11 +176,11 @@ class SemiSegmentor(PassesMixin, RunStateMixin, PredictorMixin, BaseSegmentor):
         for sample, one in zip(step.labeled_samples, truth):
             sample.gt_sem_seg = PixelData(data=one[None])
 
-    def supervised(self, step: SemiStep, weight: float) -> dict[str, Tensor]:
-        """Compute the segmentor's own losses, times a weight, and those of the heads on labels."""
+    def supervised(self, step: SemiStep) -> dict[str, Tensor]:
+        """Compute the segmentor's own losses and those of the heads on the labeled images."""
         values = supervised_losses(self.segmentor, step.labeled, step.labeled_samples)
         for name in [name for name in values if 'loss' in name]:
-            values[name] = values[name] * weight
+            values[name] = values[name] * self.supervised_weight
         for name, head in self.heads.items():
             own = check_result(head, step, head.supervised(step))
             values.update({f'{name}.{key}': value for key, value in own.items()})

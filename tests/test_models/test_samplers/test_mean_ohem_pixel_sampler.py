@@ -208,7 +208,7 @@ def test_the_semi_supervised_step_uses_it_in_both_heads(build, batch):
         sample.gt_sem_seg.data[:, :, :5] = 255
     step = model.begin_step(**data)
     model.run_pass(step, [model.streams['labeled'], model.streams['weak']])
-    losses = model.supervised(step, model.supervised_weight)
+    losses = model.supervised(step)
     labels = torch.cat([sample.gt_sem_seg.data for sample in step.labeled_samples])
     wanted, kept = reference(step.labeled.logits, labels, 0.2, 50)
     assert 50 <= len(kept) < (labels != 255).sum() / 2
