@@ -112,6 +112,26 @@ def test_predicts_with_student_teacher_or_both(build, batch):
         assert (result.teacher_pred_sem_seg.data == 2).all()
 
 
+def test_what_a_method_adds_does_not_change_the_students_first_weights(build):
+    plain = build().segmentor.state_dict()
+    drawn = torch.rand(8)
+    head = dict(type='CorrelationHead', tap='penultimate')
+    model = build(teacher=dict(type='EMATeacher'), heads=dict(correlation=head))
+    assert torch.equal(torch.rand(8), drawn)  # nor what init_weights draws after
+    torch.testing.assert_close(model.segmentor.state_dict(), plain, rtol=0, atol=0)
+    added = list(model.heads['correlation'].parameters())
+    again = list(build(heads=dict(correlation=head)).heads['correlation'].parameters())
+    assert added and all(map(torch.equal, added, again))
+
+
+def test_a_batch_without_unlabeled_images_says_what_to_set(build, batch):
+    only = dict(labeled=batch()['labeled'])
+    with pytest.raises(
+        ValueError, match=r'no unlabeled image.*Set train_dataloader\.dataset\.unla'
+    ):
+        build().data_preprocessor(only, True)
+
+
 def test_warm_up_trains_on_labeled_images_alone(build, batch):
     model = build(warmup_iters=3)
     data = model.data_preprocessor(batch(), True)
