@@ -1,7 +1,7 @@
 """What the converters of ``tools/dataset_converters`` share.
 
 They write label maps as PNG files, each of them aside and renamed when it is complete. Later runs
-keep a complete file, unless its note says that it was made with other options.
+keep a complete file, unless its note says that it was made of something else or with other options.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -237,7 +238,8 @@ def convert(
         tasks: What to write.
         make: Gets the ``source`` of a task and returns its uint8 array (H, W); raises
             ``DataError``. A function of a module, because worker processes look it up by name.
-        note: Name and options of the tool, as far as the files depend on them.
+        note: Name and options of the tool, as far as the files depend on them. A file's own has a
+            checksum of its ``source`` behind it.
         workers: Processes; 1 converts in this one.
         overwrite: Whether complete files are made anew.
         what: What the files are called in messages.
@@ -297,6 +299,7 @@ def _write_one(
         if task.image is not None:
             with opened(task.image) as image:
                 size = image.size
+        note = f'{note} {_checksum(task.source):08x}'
         earlier = None if overwrite else note_of_complete(task.output, size, colors)
         if earlier in ('', note):
             return Counts(kept=1, foreign=int(earlier == ''))
@@ -307,6 +310,21 @@ def _write_one(
         return str(error)
     write_file(task.output, encode_png(array, note))
     return Counts(written=1)
+
+
+def _checksum(source: Any, before: int = 0) -> int:
+    """CRC of what a file is made of: bytes of files and arrays; texts are names for messages."""
+    if isinstance(source, str):
+        return before
+    if isinstance(source, tuple):
+        for one in source:
+            before = _checksum(one, before)
+        return before
+    if isinstance(source, Path):
+        with reading(source):
+            return zlib.crc32(source.read_bytes(), before)
+    data = source.tobytes() if isinstance(source, np.ndarray) else repr(source).encode()
+    return zlib.crc32(data, before)
 
 
 def report(where: object, counts: Counts, what: str = 'masks') -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmseg_semi.datasets.splits import NameList, Split, summary_lines, write_splits
+from mmseg_semi.datasets.splits import NameList, Split, read_lines, summary_lines, write_splits
 from mmseg_semi.errors import DataError, check_one_size, exiting, name_some
 from mmseg_semi.prepare.conversion import (
     Counts,
@@ -274,12 +274,23 @@ def write_lists(
         out: Folder of the data set, whose masks are complete.
         order: All training images; a list has the first ones.
         classes: Names of the classes.
-        args: ``labels`` and ``overwrite``.
+        args: ``labels``, ``seed`` and ``overwrite``.
 
     Raises:
-        SystemExit: See :func:`check_labels`; other lists are there, and ``overwrite`` is not set.
+        SystemExit: Lists of another order are there, which are not written anew; or those that
+            are, and ``overwrite`` is not set.
     """
     splits = []
+    for path in sorted((out / 'splits').glob('*/labeled.txt')):
+        if path.parent.name.isdecimal() and int(path.parent.name) not in args.labels:
+            with exiting(DataError):
+                there = [name for _, name in read_lines(path)]
+            if sorted(there) != sorted(order[: len(there)]):
+                raise SystemExit(
+                    f'{path} has not the first {len(there)} images of --seed {args.seed}, of which '
+                    'a smaller list is part of every larger one: give the seed of before, name '
+                    f'{path.parent.name} in --labels as well, or another folder with --out'
+                )
     for size in sorted(set(args.labels)):
         labeled, rest = sorted(order[:size]), sorted(order[size:])
         splits.append(Split(str(size), NameList(labeled), NameList(rest)))

@@ -45,6 +45,7 @@ CLASSES = ('background', 'nucleus')
 LABELS = (10, 20, 40, 80)
 VAL, TEST = 0.1, 0.3
 COLORED, DARK = 5, 100
+KINDS = ('images', 'masks')
 
 Pair = tuple[Path, tuple[Path, ...]]
 
@@ -79,17 +80,31 @@ def find_all(root: str, partly: bool) -> dict[str, Pair]:
     if not any(Path(root).glob('*/masks')):
         folder = find_folder(root, ('', 'dsb2018'), ('img/', 'mask/'), LAYOUT)
         pairs = find_pairs(folder / 'img', folder / 'mask', partly)
-        return {name[:NAME_LENGTH]: (image, (mask,)) for name, (image, mask) in pairs.items()}
+        return _shortened({name: (image, (mask,)) for name, (image, mask) in pairs.items()})
     found, missing = {}, []
-    for folder in sorted(Path(root).glob('*/images')):
-        masks = folder.parent / 'masks'
-        images, parts = list_images(folder), list_images(masks) if masks.is_dir() else {}
-        if images and parts:
-            name = folder.parent.name[:NAME_LENGTH]
-            found[name] = (next(iter(images.values())), tuple(parts.values()))
+    for folder in sorted({path.parent for kind in KINDS for path in Path(root).glob(f'*/{kind}')}):
+        images, masks = (
+            [*list_images(path).values()] if (path := folder / kind).is_dir() else []
+            for kind in KINDS
+        )
+        if images and masks:
+            found[folder.name] = (images[0], tuple(masks))
         else:
-            missing.append(str(masks if images else folder))
+            missing.append(str(folder / KINDS[bool(images)]))
     leave_out_missing(root, 'folders of images or masks', missing, partly)
+    return _shortened(found)
+
+
+def _shortened(pairs: dict[str, Pair]) -> dict[str, Pair]:
+    """The same under the beginnings of the names, which are hashes of 64 digits."""
+    found: dict[str, Pair] = {}
+    for name, pair in pairs.items():
+        other = found.setdefault(name[:NAME_LENGTH], pair)
+        if other is not pair:
+            raise SystemExit(
+                f'{other[0]} and {pair[0]}: names differ in their first {NAME_LENGTH} letters in '
+                'this data set. Rename one, or bring your own images in as docs/own_images.md says'
+            )
     return found
 
 

@@ -152,6 +152,40 @@ def test_a_second_run_keeps_what_is_there_and_mends_what_is_broken(street, tmp_p
     assert listed(out, 2) != contents['splits/2/labeled.txt'].decode().split()
 
 
+def test_what_was_made_of_other_files_is_made_anew(street, globe, tmp_path, capsys):
+    out = tmp_path / 'street'
+    args = [str(street), '--out', str(out), '--partial', '--labels', '2']
+    camvid.main(args)
+    save(street / 'trainannot/0001TP_00000.png', np.full((360, 480), 4))
+    capsys.readouterr()
+    camvid.main(args)
+    assert '1 masks written, 13 kept' in capsys.readouterr().out
+    assert set(np.unique(read(out / 'annotations/train/0001TP_00000.png'))) == {4}
+
+    args = globe_args(globe, '--partial', '--labels', '3')
+    land_cover.main(args)
+    picture = read(globe / 'picture.png')
+    picture[picture.shape[0] // 2, picture.shape[1] // 2] ^= 1
+    save(globe / 'picture.png', picture)
+    capsys.readouterr()
+    land_cover.main(args)
+    assert f'{globe}/out: 1 images written' in capsys.readouterr().out
+
+
+def test_lists_of_different_orders_do_not_mix(globe):
+    land_cover.main(globe_args(globe, '--partial', '--labels', '3', '6'))
+    before = {path: (globe / 'out' / path).read_bytes() for path in written(globe / 'out')}
+    more = ('--partial', '--seed', 5, '--labels', 6, 9)
+    message = refusal(land_cover.main, *globe_args(globe, *more, '--overwrite'))
+    assert 'splits/3/labeled.txt has not the first 3 images of --seed 5' in message
+    assert 'name 3 in --labels as well' in message
+    lists = {path for path in before if path.startswith('splits')}
+    assert {path for path in written(globe / 'out') if path.startswith('splits')} == lists
+    land_cover.main(globe_args(globe, *more, '3', '--overwrite'))
+    assert set(listed(globe / 'out', 3)) < set(listed(globe / 'out', 6))
+    assert set(listed(globe / 'out', 6)) < set(listed(globe / 'out', 9))
+
+
 def test_a_folder_of_another_data_set_is_left_as_it_is(street, stack, tmp_path):
     out = tmp_path / 'out'
     camvid.main([str(street), '--out', str(out), '--partial', '--labels', '2'])
@@ -255,6 +289,15 @@ def test_nuclei_that_are_wrong(tmp_path):
     for path in mask.parent.iterdir():
         path.unlink()
     assert '1 folders of images or masks are missing' in refusal(nuclei.main, *args)
+    (raw / 'stage1_train' / ('0004' * 4) / 'images').rename(tmp_path / 'elsewhere')
+    message = refusal(nuclei.main, *args)
+    assert '2 folders of images or masks are missing' in message and '0004/images' in message
+    two = [tmp_path / 'named/img' / f'microscope_s{i}.png' for i in range(2)]
+    for path in two:
+        save(path, np.zeros((8, 8, 3)))
+        save(path.parents[1] / 'mask' / path.name, np.zeros((8, 8)))
+    message = refusal(nuclei.main, tmp_path / 'named', *args[1:], '--partial')
+    assert message.startswith(f'{two[0]} and {two[1]}: names differ in their first 12 letters')
     assert 'lacks img/, mask/' in refusal(nuclei.main, tmp_path, *args[1:])
 
 
