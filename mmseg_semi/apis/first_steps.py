@@ -21,6 +21,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmseg_semi.apis.guard import check_guard, is_guarded
 from mmseg_semi.apis.start import memory_text
 from mmseg_semi.models.segmentors.network import decode_heads
 from mmseg_semi.structures import SemiStep, View
@@ -142,7 +143,8 @@ def first_steps(cfg: Config, table: np.ndarray) -> FirstSteps:
     clock = _Clock(int(loader.get('num_workers') or 0), table)
     cfg.model = without_downloads(cfg.model)
     clock.found.start = cfg.model.get('warmup_iters') or 0
-    clock.found.guarded = bool(cfg.get('guarded')) and 'segmentor' in cfg.model
+    check_guard(cfg)
+    clock.found.guarded = is_guarded(cfg)
     if clock.found.start or cfg.model.get('warmup_epochs'):
         cfg.model.update(warmup_iters=0, warmup_epochs=0)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)

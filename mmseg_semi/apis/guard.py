@@ -25,18 +25,31 @@ from mmseg_semi.utils.weight_checks import without_downloads
 
 
 def check_guard(cfg: Config) -> None:
-    """Refuse a guard that is neither on nor off.
+    """Refuse a guard that is neither on nor off, or has no best checkpoints to compare.
 
     Raises:
         ValueError: It is so.
     """
     OneOf(True, False).check('guarded', cfg.get('guarded', False))
+    if not is_guarded(cfg):
+        return
+    best = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
+    key = 'default_hooks.checkpoint.save_best' if cfg.get('val_dataloader') else 'val_dataloader'
+    if not best or key == 'val_dataloader':
+        raise ValueError(
+            f'the guard compares the best checkpoints on validation images, but {key} is None: '
+            'set it, or guard = False (guarded=False in a config without variables)'
+        )
+
+
+def is_guarded(cfg: Config) -> bool:
+    """Whether the guard is on for a config that trains with unlabeled images."""
+    return bool(cfg.get('guarded')) and 'segmentor' in cfg.model
 
 
 def wants_labels_alone(cfg: Config, runner: StartRunner) -> bool:
     """Whether the guard trains the labels alone after a run, which has trained with more."""
-    more = 'segmentor' in cfg.model and start_of(runner) < runner.max_iters
-    return bool(cfg.get('guarded')) and more
+    return is_guarded(cfg) and start_of(runner) < runner.max_iters
 
 
 def of_labels_alone(cfg: Config) -> Config:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from .dataset_tree import data_infos, leaf_datasets
@@ -57,6 +59,42 @@ def digest_parts(
         'labeled masks': _digest_files(masks, whole_digest),
         'unlabeled images': _digest_images(others),
     }
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Digest of all files in the folders of images and masks that a config names.
+
+    Only the names below these folders and the contents count, see :func:`digest_parts`. The same
+    folder is looked at once in a process.
+
+    Args:
+        config: Anything with datasets in it, as dicts that have ``data_root`` and ``data_prefix``.
+    """
+    return _digest_folders(tuple(dict.fromkeys(_folders(config))))
+
+
+@lru_cache
+def _digest_folders(folders: tuple[tuple[str, Path], ...]) -> str:
+    found = []
+    for kind, folder in folders:
+        walked = os.walk(folder)
+        paths = sorted(os.path.join(at, name) for at, _, names in walked for name in names)
+        names = [os.path.relpath(path, folder) for path in paths]
+        files = _digest_images(paths) if kind == 'img_path' else _digest_files(paths, whole_digest)
+        found.append((kind, names, files))
+    return _short(found)
+
+
+def _folders(node: Any) -> Iterator[tuple[str, Path]]:
+    """Kind and path of each folder, in the order of the config."""
+    if isinstance(node, Mapping):
+        root, prefixes = node.get('data_root'), node.get('data_prefix')
+        if isinstance(root, str) and isinstance(prefixes, Mapping):
+            yield from ((kind, Path(root, one)) for kind, one in prefixes.items() if one)
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for one in node:
+            yield from _folders(one)
 
 
 def changed_files(old: str, new: str, dataset: Any, names: Sequence[str], key: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 from mmengine.config import Config
 
+from mmseg_semi.datasets.file_digests import config_digest
 from mmseg_semi.datasets.splits import PARTS, read_lines, split_hash
 from mmseg_semi.detection.coco import read_coco
 from mmseg_semi.files import write_file
@@ -75,14 +76,25 @@ class Boxes:
     def work_dir(self) -> Path:
         """Work folder of the detector.
 
-        Another split of the same name must not resume from the detector of the first.
+        Another split of the same name, or other images and masks, must not resume from the detector
+        of the first.
         """
         stem = Path(self.detector).stem
-        return Path(self.parent, f'{stem}-{self._split}' if self._split else stem)
+        return Path(self.parent, f'{stem}-{self._split}-{self._files}' if self._split else stem)
+
+    @cached_property
+    def _files(self) -> str:
+        return config_digest(self._data.to_dict())
+
+    @property
+    def _note(self) -> Path:
+        return self.path.with_name('made_from.txt')
 
     def missing(self) -> bool:
-        """Whether the boxes are not there, or were learned or found on other images."""
+        """Whether the boxes are not there, or were learned or found on other images or masks."""
         if not self.path.is_file():
+            return True
+        if self._note.is_file() and self._note.read_text().strip() != self._files:
             return True
         return bool(self._split) and self._split_of_boxes() != self._split
 
@@ -137,6 +149,8 @@ class Boxes:
                 for command in commands:
                     print('#', shown(command), flush=True)
                     call(command, str(self.work_dir / 'boxes.log'), threads, command[2])
+            if self.path.is_file():
+                write_file(self._note, f'{self._files}\n')
         finally:  # an interrupted training counts
             minutes = before + (time.time() - start) / 60
             write_file(self.work_dir / MINUTES, f'{minutes:.2f}\n')

@@ -18,6 +18,7 @@ from typing import Any, Optional
 
 from mmengine.config import Config
 
+from mmseg_semi.datasets.file_digests import config_digest
 from mmseg_semi.files import write_file
 from mmseg_semi.utils.collect_env import checkout_commit
 from mmseg_semi.utils.safe_checkpoints import best_checkpoint, latest_checkpoint
@@ -65,7 +66,8 @@ class Experiment:
     def settings(self) -> dict[str, Any]:
         """What a kept checkpoint must agree with to be taken for this run's.
 
-        Where data, checkout and the folder of all runs are does not count.
+        Where data, checkout and the folder of all runs are does not count, what the files of the
+        data hold does.
         """
         config = Config.fromfile(self.config).to_dict()
         text = json.dumps(config, default=repr)  # not pretty_text, which takes seconds
@@ -80,6 +82,7 @@ class Experiment:
             processes=self.processes,
             train_args=self.train_args,
             split=self.split,
+            data=config_digest(config),
             config_text=text,
         )
         return self._moved(found, config)
@@ -136,6 +139,8 @@ class Experiment:
                 for some, others in ((before, now), (now, before))
             )
             changed[changed.index('options')] = f'options: before {gone}, now {new}'
+        if 'data' in changed:
+            changed[changed.index('data')] = 'data: other files of images or masks'
         return (
             f'{self.work_dir} has checkpoints of {self.config} with other settings '
             f'({"; ".join(changed)}), and training would go on from them. Give another work '

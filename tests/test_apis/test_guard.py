@@ -14,6 +14,8 @@ from mmseg_semi.apis.start import best_of, start_is_best
 from mmseg_semi.utils.config import load_config
 
 UNIMATCH = CONFIGS / 'unimatch/unimatch_unet_custom.py'
+SAVE_BEST = 'default_hooks.checkpoint.save_best'
+SUPERVISED = CONFIGS / 'supervised/supervised_unet_custom.py'
 
 
 def runner_with(name, best, score, warmup=500, max_iters=1000):
@@ -140,6 +142,27 @@ def test_configs_of_own_images_are_guarded(tmp_path, text, expected):
 def test_guarded_is_true_or_false():
     with pytest.raises(ValueError, match=r"guarded must be one of \(True, False\), got 'always'"):
         guard.check_guard(Config(dict(guarded='always')))
+
+
+@pytest.mark.parametrize(
+    ('change', 'key'),
+    [
+        (dict(val_dataloader=None, val_cfg=None, val_evaluator=None), 'val_dataloader'),
+        ({SAVE_BEST: None}, SAVE_BEST),
+    ],
+)
+def test_a_guard_that_compares_nothing_is_refused(tmp_path, change, key):
+    path = tmp_path / 'mine.py'
+    for base, guarded in ((UNIMATCH, True), (UNIMATCH, False), (SUPERVISED, True)):
+        path.write_text(f'_base_ = {str(base)!r}\nguard = {guarded}\n')
+        cfg = load_config(str(path))
+        guard.check_guard(cfg)
+        cfg.merge_from_dict(change)
+        if base == UNIMATCH and guarded:
+            with pytest.raises(ValueError, match=rf'{key} is None: set it, or guard = False'):
+                guard.check_guard(cfg)
+        else:
+            guard.check_guard(cfg)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmseg_semi.datasets.file_digests import _digest_folders
 from mmseg_semi.zoo.commands import TOOLS, call, ending_commands, shown
 from mmseg_semi.zoo.experiments import (
     Experiment,
@@ -127,6 +129,38 @@ def test_checkpoints_of_other_settings_are_not_taken_up(experiment, change):
     assert len(experiment.calls) == calls and experiment.result() is None
     experiment.calls.clear()  # as if the folder had no checkpoint
     assert experiment.run()['mIoU'] == 50.5
+
+
+def test_a_result_of_other_images_or_masks_does_not_count(experiment, tmp_path):
+    prefix = dict(img_path='images', seg_map_path='masks')
+    data = dict(data_root=str(tmp_path / 'here'), data_prefix=prefix)
+    Path(experiment.config).write_text(f'train_dataloader = dict(dataset=[{data!r}])\n')
+    for kind in prefix.values():
+        (tmp_path / 'here' / kind / 'below').mkdir(parents=True)
+        (tmp_path / 'here' / kind / 'below/a.png').write_bytes(kind.encode() * 9)
+    (tmp_path / 'here/list.txt').write_text('a\n')
+    experiment.run()
+    (tmp_path / 'here/list.txt').write_text('b\n')  # of which the split is told
+
+    def again():
+        _digest_folders.cache_clear()
+        return experiment.result() is not None
+
+    assert again()
+    shutil.copytree(tmp_path / 'here', tmp_path / 'there')
+    text = Path(experiment.config).read_text()
+    Path(experiment.config).write_text(text.replace('/here', '/there'))
+    assert again(), 'where they are does not count'
+    for kind in prefix.values():
+        file = tmp_path / 'there' / kind / 'below/a.png'
+        file.write_bytes(kind.upper().encode() * 9)
+        assert not again()
+        with pytest.raises(RuntimeError, match=r'\(data: other files of images or masks\)'):
+            experiment.run()
+        file.write_bytes(kind.encode() * 9)
+        assert again()
+    file.rename(file.with_name('b.png'))
+    assert not again()
 
 
 def test_another_test_of_a_training_does_not_train_anew(experiment):
