@@ -11,6 +11,7 @@ class, and, with a config of configs/weighting, the weight (bright: low).
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -219,6 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.train_dataloader.dataset.unlabeled.detections = None
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     masks = AuditMasks(dataset, args.audit_root, args.audit_suffix)
+    if doubt := masks.doubt():
+        print(doubt, file=sys.stderr)
     classes = list(dataset.metainfo['classes'])
     numbers = detections.class_numbers(classes)
     min_area = cfg.get('detection_min_area', 90) if args.min_area is None else args.min_area

@@ -26,7 +26,7 @@ from mmseg_semi.analysis.pseudo_label_counts import GradientCounts, PseudoLabelC
 from mmseg_semi.arguments import Whole
 from mmseg_semi.datasets.audit_masks import AuditMasks
 from mmseg_semi.datasets.samplers import SemiSampler
-from mmseg_semi.engine.resuming import changed_settings
+from mmseg_semi.engine.resuming import SETTINGS_KEY, changed_settings
 from mmseg_semi.engine.semi_train_loop import SemiTrainLoop, seed_step
 from mmseg_semi.errors import name_some
 from mmseg_semi.files import write_file
@@ -91,8 +91,15 @@ def start_run(cfg: Config, checkpoint: str, work_dir: str, seed: int) -> Runner:
     model, loop = runner.model, runner.train_loop
     check_run(runner)
     loaded = load_weights(model, checkpoint)
-    changed = changed_settings(loaded, runner.cfg)
-    if changed:
+    changed, trained = changed_settings(loaded, runner.cfg), loaded['meta'].get(SETTINGS_KEY, {})
+    if trained.get('model.warmup_iters', '0') == trained.get('train_cfg.max_iters'):
+        print(
+            f'{checkpoint} was trained on labels alone to its end, as the guard does, so that its '
+            'method has not begun: name with_unlabeled_best_*.pth or iter_*.pth of the work folder '
+            "for the method's pseudo-labels",
+            file=sys.stderr,
+        )
+    elif changed:
         print(
             f'the checkpoint was trained with {name_some([*changed.values()])}; its step is '
             'measured with what the config says now: name the config in its work folder for the '
@@ -266,6 +273,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner = start_run(cfg, args.checkpoint, work_dir, args.seed)
         dataset = runner.train_dataloader.dataset
         masks = AuditMasks(dataset, args.truth, None, '--truth')
+        if doubt := masks.doubt():
+            print(doubt, file=sys.stderr)
         found = measure(runner, masks, args.images, args.gradients)
     of_run = dict(config=args.config, checkpoint=args.checkpoint, iteration=runner.iter)
     found = dict(of_run, truth=args.truth, seed=args.seed, **found)

@@ -24,6 +24,7 @@ from .transforms import CheckAnnotations, InitValidMask, PackSemiInputs, StrongV
 
 AUDIT_MASK = 'audit_mask'
 SINGLE_CHANNEL = ('L', 'P', '1')
+_LOOKED_AT = 16
 
 
 class AuditMasks:
@@ -59,6 +60,7 @@ class AuditMasks:
                 'audit masks belong to a SemiDataset with unlabeled images, not to a '
                 f'{type(dataset).__name__}: set train_dataloader.dataset'
             )
+        self._key = key
         remedy = 'Name the folder of the true masks of the unlabeled images.'
         check_there(root, remedy, key, 'folder')
         labeled = leaf_datasets(dataset.labeled)[0]
@@ -136,6 +138,24 @@ class AuditMasks:
             results['ori_shape'] = results['gt_seg_map'].shape  # load() compares the sizes
             results = self._check.transform(results)
         return results['gt_seg_map']
+
+    def doubt(self) -> Optional[str]:
+        """Say where the first masks look like those of 0 and 255; None where they do not.
+
+        Raises:
+            DataError: See :meth:`read`.
+        """
+        held = np.zeros(256, np.int64)
+        for path in [*self._masks][:_LOOKED_AT]:
+            held += np.bincount(self.read(path).ravel(), minlength=256)
+        there = np.flatnonzero(held[:255])
+        if not held[255] or len(there) > 1:
+            return None
+        others = f'all others are class {there[0]}' if len(there) else 'no other is there'
+        return (
+            f'{self._key}: {held[255] / held.sum():.1%} of the pixels of the first masks are 255, '
+            f'which is unknown, and {others}: where 255 is a class, write its number in its place'
+        )
 
     def load_batch(self, unlabeled: Mapping[str, Any], size: Sequence[int]) -> Tensor:
         """Return the truth under the unlabeled images of a batch.

@@ -23,6 +23,7 @@ from mmseg_semi.analysis.pseudo_label_counts import (
     PseudoLabelCounts,
     RefinerCounts,
 )
+from mmseg_semi.engine.resuming import SETTINGS_KEY
 from mmseg_semi.models import BaseSemiLoss
 from mmseg_semi.structures import Mix, PseudoLabel, View
 from mmseg_semi.utils.config import load_config
@@ -282,6 +283,37 @@ def test_a_config_of_another_schedule_is_said(server, unimatch_run, digit_root, 
     assert 'the checkpoint was trained with' not in done.output
     done = server.run(TOOL, *command, '--cfg-options', 'train_cfg.max_iters=90', cwd=tmp_path)
     assert 'the checkpoint was trained with train_cfg.max_iters=8 (now 90); its step' in done.output
+
+
+def test_a_checkpoint_of_the_labels_alone_is_said(server, unimatch_run, digit_root, tmp_path):
+    loaded = torch.load(unimatch_run.checkpoint, map_location='cpu', weights_only=False)
+    settings = loaded['meta'][SETTINGS_KEY]
+    settings['model.warmup_iters'] = settings['train_cfg.max_iters']
+    checkpoint = tmp_path / 'best_mIoU_iter_8.pth'
+    torch.save(loaded, checkpoint)
+    command = (unimatch_run.config, checkpoint, '--images', '2', '--gradients', '0')
+    done = server.run(TOOL, *command, '--truth', digit_root / 'audit' / 'unlabeled', cwd=tmp_path)
+    assert f'{checkpoint} was trained on labels alone to its end' in done.output
+    assert 'name with_unlabeled_best_*.pth' in done.output
+    assert 'name the config in its work folder' not in done.output
+
+
+def test_truth_of_0_and_255_is_said(server, unimatch_run, digit_root, tmp_path):
+    masks = tmp_path / 'masks'
+    shutil.copytree(digit_root / 'audit' / 'unlabeled', masks)
+    more = ('--images', '2', '--gradients', '0')
+    command = (TOOL, unimatch_run.config, unimatch_run.checkpoint, '--truth', masks, *more)
+    done = server.run(*command, cwd=tmp_path)
+    assert 'are 255' not in done.output
+    unknown = known = 0
+    for path in masks.glob('*.png'):
+        found = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) > 0).astype(np.uint8)
+        cv2.imwrite(str(path), found * 255)
+        unknown, known = unknown + found.sum(), known + (found == 0).sum()
+    done = server.run(*command, cwd=tmp_path)
+    share = f'{unknown / (unknown + known):.1%}'
+    assert f'--truth: {share} of the pixels of the first masks are 255, which is' in done.output
+    assert 'and all others are class 0: where 255 is a class, write its number' in done.output
 
 
 def without_truth(found: dict[str, Any]) -> list[Any]:

@@ -114,7 +114,7 @@ def test_validation_under_the_start(tmp_path):
         hook.after_val_epoch(runner, dict(mIoU=score))
     (entry,) = runner.given()
     assert (entry['kind'], entry['iter']) == ('validation', 31)
-    assert 'is 39.90, and was 41.00 after the start on labels alone' in entry['text']
+    assert 'is 39.90, and was 41.00 at best in the start on labels alone' in entry['text']
     assert runner.scalars == {'train/warnings': 1}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any, Optional
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor
 
@@ -56,6 +58,8 @@ class PseudoLabelObserver(Hook):
         if self.audit_root is not None:
             dataset = runner.train_dataloader.dataset
             self.audit = AuditMasks(dataset, self.audit_root, self.audit_suffix)
+            if doubt := self.audit.doubt():
+                print_log(doubt, logger='current', level=logging.WARNING)
         model.add_observer(self._observe, lambda: self._due)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:

@@ -131,8 +131,8 @@ class TrainingMonitorHook(PseudoLabelObserver):
             runner.message_hub.update_info(_START, self._start)  # which checkpoints keep
         elif self._start is not None and score < self._start - _WORSE:
             text = (
-                f'mIoU on the validation images is {score:.2f}, and was {self._start:.2f} after '
-                'the start on labels alone: the unlabeled images do harm. Try a smaller '
+                f'mIoU on the validation images is {score:.2f}, and was {self._start:.2f} at '
+                'best in the start on labels alone: the unlabeled images do harm. Try a smaller '
                 f'model.losses.*.loss_weight, {_THRESHOLD}, or Weighting; with '
                 "default_hooks.checkpoint.save_best='mIoU' the best checkpoint is kept"
             )
