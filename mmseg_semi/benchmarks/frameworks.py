@@ -41,6 +41,7 @@ from mmseg_semi.benchmarks.measuring import (
 from mmseg_semi.engine.hooks import ImageBankHook, LabeledSourceHook
 from mmseg_semi.files import write_file
 from mmseg_semi.models.heads import PreviousGuidance
+from mmseg_semi.models.held_network import HeldNetwork
 from mmseg_semi.models.segmentors.building import needed_hooks
 
 SUPERVISED = 'supervised'
@@ -56,6 +57,8 @@ FRAMEWORKS = (
     'corrmatch',
     'rankmatch',
     's4mc',
+    's4mc_fixmatch',
+    'prevmatch',
     'weighting',
 )
 #: Where a framework's config has another name: what it is put on follows.
@@ -107,17 +110,22 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         if getattr(args, name) < least:
             option = name.replace('_', '-')
             parser.error(f'--{option} must be at least {least}, got {getattr(args, name)}')
+    check_crop(parser, args)
+    measuring.check_shared(parser, args)
+    if set(args.frameworks) <= {SUPERVISED}:
+        parser.error(f'--frameworks needs one beside {SUPERVISED}, which always takes part')
+    args.frameworks = [n for n in FRAMEWORKS if n == SUPERVISED or n in args.frameworks]
+    return args
+
+
+def check_crop(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Take the network's own crop where none is given; refuse one that it does not take."""
     if args.crop is None:
         args.crop = CROPS[args.network]
     if args.crop < 32:
         parser.error(f'--crop must be at least 32, got {args.crop}')
     if args.network == 'unet' and args.crop % UNET_STRIDE:
         parser.error(f'--crop must be a multiple of {UNET_STRIDE} for unet, got {args.crop}')
-    measuring.check_shared(parser, args)
-    if set(args.frameworks) <= {SUPERVISED}:
-        parser.error(f'--frameworks needs one beside {SUPERVISED}, which always takes part')
-    args.frameworks = [n for n in FRAMEWORKS if n == SUPERVISED or n in args.frameworks]
-    return args
 
 
 # ------------------------------------------------------------------------------------ building
@@ -133,7 +141,7 @@ def load_config(name: str, network: str, crop: int) -> Any:
     """
     configs = REPO / 'configs'
     file = f'{CONFIG_NAMES.get(name, name)}_unet_digit-scenes-60.py'
-    config = Config.fromfile(configs / name / file)
+    config = Config.fromfile(next(configs.glob(f'*/{file}')))
     if network != 'unet':
         config.model = measuring.load_segmentor()
         if name != SUPERVISED:
@@ -197,7 +205,8 @@ class Step:
             self.hooks, self.runner = attach_hooks(config.get('custom_hooks', []), self.model)
         self.views = num_views(config)
         self.student = getattr(self.model, 'segmentor', self.model)
-        self.teacher = getattr(getattr(self.model, 'teacher', None), 'network', None)
+        held = [part for part in self.model.modules() if isinstance(part, HeldNetwork)]
+        self.teacher = held[0].network if held else None  # or PrevMatch's earlier weights
         if hasattr(self.model, 'set_progress'):
             self.model.set_progress(ITERATION, MAX_ITERS, iters_per_epoch=1)
         for part in self.model.modules():
@@ -246,15 +255,16 @@ class Step:
         return other
 
 
-def make_data(model: torch.nn.Module, batch: int, crop: int) -> dict[str, Any]:
-    """Draw and prepare a batch with two strong views.
+def make_data(model: torch.nn.Module, batch: int, crop: int, views: int = 2) -> dict[str, Any]:
+    """Draw and prepare a batch.
 
     Args:
         model: What prepares it, a ``SemiDataPreprocessor`` in it.
         batch: Labeled images, and as many unlabeled ones.
         crop: Their side in pixels.
+        views: Strong views.
     """
-    data = step_inputs(model, batch, crop, views=2)
+    data = step_inputs(model, batch, crop, views)
     network: Any = getattr(model, 'segmentor', model)
     for sample in data['data_samples']['labeled']:
         sample.gt_sem_seg.data = sample.gt_sem_seg.data % network.decode_head.num_classes

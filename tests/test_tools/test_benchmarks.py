@@ -432,6 +432,8 @@ PASSES = dict(
     corrmatch=(3, 0, 2),
     rankmatch=(4, 0, 2),
     s4mc=(2, 1, 0),
+    s4mc_fixmatch=(2, 1, 0),
+    prevmatch=(4, 1, 2),  # UniMatch's; weak by an earlier network
     weighting=(4, 0, 2),  # UniMatch's
 )
 

@@ -60,6 +60,15 @@ def test_wrong_options(option, capsys):
     assert error.value.code == 2 and '--batch even and at least 4' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ('crop', 'said'), [('-8', 'at least 32, got -8'), ('40', 'a multiple of 16 for unet, got 40')]
+)
+def test_wrong_crops(crop, said, capsys):
+    with pytest.raises(SystemExit) as error:
+        tool.parse_args(['--crop', crop])
+    assert error.value.code == 2 and f'--crop must be {said}' in capsys.readouterr().err
+
+
 def losses_of(name: str, rank: int | None) -> dict[str, float]:
     """Losses of a method, of the whole batch or of a rank's half of it.
 

@@ -32,6 +32,7 @@ from mmseg_semi.benchmarks.frameworks import (
     FRAMEWORKS,
     ITERATION,
     Step,
+    check_crop,
     load_config,
     make_data,
 )
@@ -51,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--rank', help=argparse.SUPPRESS)  # RANK/RANKS:FILE of a started process
     parser.set_defaults(crop=None, batch=8, step_repeats=9)
     args = parser.parse_args(argv)
-    args.crop = args.crop or CROPS[args.network]
+    check_crop(parser, args)
     if args.step_repeats < 1 or args.batch < 4 or args.batch % 2:
         parser.error(
             f'--step-repeats must be at least 1 and --batch even and at least 4, got '
