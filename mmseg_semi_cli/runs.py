@@ -16,9 +16,9 @@ The exit status is 1 with an error.
 
 _PLAN = """Say how much memory a training takes, and what fits on which GPU.
 
-A step is run on the CPU with random images, at two small crops, and its tensors are counted; a line
-through both gives the peak of any crop and batch. No data are read. The context of the driver and
-the work space of convolutions are not in it, for which --reserve is taken off a card.
+A step is run on the CPU with random images, at three small crops, and its tensors are counted; a
+curve through them gives the peak of any crop and batch. No data are read. The context of the driver
+and the work space of convolutions are not in it, for which --reserve is taken off a card.
 """
 
 _PREDICT = """Predict images of any size, without masks.
@@ -142,7 +142,8 @@ def plan() -> argparse.ArgumentParser:
         type=_side,
         nargs=2,
         metavar='SIDE',
-        help='the two small crops (default: 192 256, or what the patches of the encoder divide)',
+        help='two of the small crops, the third is as far beyond (default: 192 256, and so 320, or '
+        'what the patches of the encoder divide)',
     )
     parser.add_argument('--threads', type=_number, help='CPU threads')
     parser.add_argument('--out', metavar='FILE', help='file to write (default: only print)')

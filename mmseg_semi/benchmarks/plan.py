@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmseg.registry import MODELS
 
+from mmseg_semi.arguments import Each, Whole
 from mmseg_semi.benchmarks.step_memory import (
     GIB,
     Line,
@@ -81,6 +82,10 @@ def read(path: str, options: dict[str, Any] | None) -> Config:
             f'{path}: this is no config whose memory can be planned: name one that trains a '
             'segmentor on crops (train_dataloader.dataset.geometry.crop)'
         )
+    size = crop.get('crop_size')
+    crop.crop_size = (size, size) if isinstance(size, int) else size
+    with exiting(ValueError):
+        Each(Whole(1), 2).check('train_dataloader.dataset.geometry.crop.crop_size', crop.crop_size)
     if segmentor_of(cfg) is not cfg.model:
         ratio = tuple((cfg.train_dataloader.get('sampler') or {}).get('ratio', (1, 1)))
         if ratio != (1, 1):
@@ -178,8 +183,8 @@ def _fits(line: Line, saved: Line | None, room: float) -> list[str]:
     side = line.largest_crop(room)
     if side >= 64:
         found.append(f'    at most crops of {side} x {side} with the batch of the config')
-    if batch != line.images or updates != 1:
-        whole = f'{line.images * line.gpus} images an update' + (
+    if (batch, updates) != (line.images, line.updates):
+        whole = f'{line.update} images an update' + (
             f', as {line.gpus} GPUs of the config have' if line.gpus > 1 else ''
         )
         found.append(

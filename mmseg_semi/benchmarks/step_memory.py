@@ -1,9 +1,10 @@
 """The memory that a training step of a config takes.
 
-On a CPU every tensor of a real step is counted while it lives, at two small crops; the peak grows
-with the pixels of the batch, so a line through both gives it for any crop and batch. Weights,
-gradients, the optimizer's state, teachers and banks are in it; the context of the driver, the work
-space of convolutions and what a GPU's own code paths take more are not.
+On a CPU every tensor of a real step is counted while it lives, at three small crops; the peak grows
+with the images and with the pixels of each, in attention with their square, so a curve through all
+three gives it for any crop and batch. Weights, gradients, the optimizer's state, teachers and banks
+are in it; the context of the driver, the work space of convolutions and what a GPU's own code paths
+take more are not.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import copy
 import math
 import sys
 import weakref
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,8 +25,10 @@ from torch.utils._pytree import tree_leaves
 
 from mmseg_semi.apis.runner_setup import enable_amp
 from mmseg_semi.benchmarks.frameworks import Step, make_data
+from mmseg_semi.errors import refusal
 from mmseg_semi.models.held_network import HeldNetwork
 from mmseg_semi.models.memories import Snapshots
+from mmseg_semi.utils.config import gpus_of
 from mmseg_semi.utils.weight_checks import build_shapes
 
 GIB = 2**30
@@ -54,11 +58,13 @@ class LiveBytes(TorchDispatchMode):
     Attributes:
         live: Bytes at this moment.
         peak: The most that they have been.
+        calls: Operations so far.
+        moment: Operations at the peak.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = self.peak = self.calls = self.moment = 0
         self._known: dict[int, int] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
@@ -66,6 +72,7 @@ class LiveBytes(TorchDispatchMode):
             made = _zero_gradients(*args)
         else:
             made = function(*args, **(kwargs or {}))
+        self.calls += 1
         for leaf in tree_leaves(made):
             if isinstance(leaf, torch.Tensor):
                 self._note(leaf.untyped_storage())
@@ -77,7 +84,8 @@ class LiveBytes(TorchDispatchMode):
             return
         self._known[key] = storage.nbytes()
         self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
+        if self.live > self.peak:
+            self.peak, self.moment = self.live, self.calls
         weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
@@ -117,6 +125,10 @@ def small_config(cfg: Config, crop: int, amp: bool) -> Config:
     if segmentor is not cfg.model:
         cfg.model.warmup_epochs = cfg.model.warmup_iters = 0
         cfg.model.compiled = None  # there is nothing to compute
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        for name in ('type', 'dtype', 'loss_scale', 'use_fsdp'):  # of float16, which a GPU has
+            cfg.optim_wrapper.pop(name, None)
+        amp = True
     if amp:
         enable_amp(cfg)
     return cfg
@@ -144,12 +156,14 @@ class Peak:
         optimizer: State of the optimizer.
         others: Teachers, banks and other state of the method.
         step: Gradients, activations and all else that a step makes.
+        moment: When that is, from 0 to 1, where it was counted.
     """
 
     weights: int
     optimizer: int
     others: int
     step: float
+    moment: float = field(default=0.0, compare=False)
 
     @property
     def state(self) -> int:
@@ -174,7 +188,7 @@ def peak_of_step(cfg: Config, labeled: int, crop: int, amp: bool, device: str) -
     """
     torch.manual_seed(0)
     step = Step(small_config(cfg, crop, amp), device)
-    step.set_data(make_data(step.model, labeled, crop))
+    step.set_data(make_data(step.model, labeled, crop, step.views))
     optimizer = step.optimizer.optimizer
     _fill_state(optimizer)
     weights = [*step.student.parameters(), *step.student.buffers()]
@@ -201,7 +215,7 @@ def peak_of_step(cfg: Config, labeled: int, crop: int, amp: bool, device: str) -
     counter.ignore([*state, *moments])
     with counter:
         step()
-    return Peak(*sizes, counter.peak)
+    return Peak(*sizes, counter.peak, counter.moment / counter.calls)
 
 
 def _fill_state(optimizer: torch.optim.Optimizer) -> None:
@@ -216,17 +230,19 @@ def _fill_state(optimizer: torch.optim.Optimizer) -> None:
 
 @dataclass
 class Line:
-    """The peak as a line over the pixels of the batch.
+    """The peak as a line over the images, and a curve over the pixels of each.
 
     Attributes:
         name: Of the config.
         peak: Of its own batch and crop.
         base: Bytes at no pixel.
         slope: Bytes a pixel of all labeled and unlabeled images.
+        curve: Bytes a pair of pixels of an image, as attention has them.
         images: Images of a rank's batch in the config.
         parts: 2 where half of these are unlabeled, else 1.
         crop: Height and width of the config's crop.
         gpus: GPUs that the batch is for.
+        updates: Iterations of an update.
         multiple: What the sides of larger and smaller crops are multiples of.
     """
 
@@ -238,60 +254,102 @@ class Line:
     parts: int
     crop: tuple[int, int]
     gpus: int = 1
+    updates: int = 1
+    curve: float = 0.0
     multiple: int = 32
+
+    @property
+    def least(self) -> int:
+        """Images below which no batch is planned, but for a config that has fewer itself.
+
+        BatchNorm over images pooled to one pixel needs two of a part.
+        """
+        return min(2 * self.parts, self.images)
+
+    @property
+    def update(self) -> int:
+        """Images of an update on all GPUs."""
+        return self.images * self.updates * self.gpus
 
     def at(self, images: int, crop: Sequence[int]) -> float:
         """Bytes with so many images of a crop."""
-        return self.base + self.slope * images * crop[0] * crop[1]
+        return self.base + images * self._of_image(crop[0] * crop[1])
+
+    def _of_image(self, pixels: int) -> float:
+        return self.slope * pixels + self.curve * pixels**2
 
     def most_images(self, room: float) -> int:
-        """The most images of the config's crop that fit into bytes; 0 where 2 of a part do not.
-
-        BatchNorm over images pooled to one pixel needs two of them.
-        """
-        images = int((room - self.base) // (self.slope * self.crop[0] * self.crop[1]))
+        """The most images of the config's crop that fit into bytes; 0 where the least do not."""
+        images = int((room - self.base) // self._of_image(self.crop[0] * self.crop[1]))
         images -= images % self.parts
-        return images if images >= 2 * self.parts else 0
+        return images if images >= self.least else 0
 
     def largest_crop(self, room: float) -> int:
         """The largest side of square crops with which the config's batch fits."""
-        pixels = (room - self.base) / (self.slope * self.images)
-        return int(math.sqrt(max(pixels, 0)) // self.multiple) * self.multiple
+        share = max(room - self.base, 0) / self.images
+        root = math.sqrt(self.slope**2 + 4 * self.curve * share)
+        return int(math.sqrt(2 * share / (self.slope + root)) // self.multiple) * self.multiple
 
     def recipe(self, room: float) -> tuple[int, int] | None:
         """Images an iteration and iterations an update that make the whole batch on one card."""
-        total, most = self.images * self.gpus, self.most_images(room)
-        fitting = [n for n in range(2 * self.parts, total + 1, self.parts) if n <= most]
+        total, most = self.update, self.most_images(room)
+        fitting = [n for n in range(self.least, total + 1, self.parts) if n <= most]
         fitting = [n for n in fitting if total % n == 0]
         return (fitting[-1], total // fitting[-1]) if fitting else None
 
 
 def measure(name: str, cfg: Config, crops: Sequence[int] | None, amp: bool) -> Line:
-    """Measure a config at two small crops, with 2 images of each part.
+    """Measure a config at three small crops, with 2 images of each part.
 
     Args:
         name: What the line is called.
         cfg: The config.
-        crops: Sides of the crops, the smaller first; None takes what the encoder can take.
+        crops: Sides of two of them, the smaller first; the third is as far beyond. None takes what
+            the encoder can take.
         amp: Whether in mixed precision.
     """
     patch = patch_of(cfg)
-    crops = crops or small_crops(patch)
+    low, high = crops or small_crops(patch)
     parts = 1 if segmentor_of(cfg) is cfg.model else 2
-    peaks = []
-    for side in crops:
+    sides, peaks = (low, high, 2 * high - low), []
+    for side in sides:
         print(f'counting a step of {name} at {side} x {side}', file=sys.stderr)
-        peaks.append(peak_of_step(cfg, 2, side, amp, 'cpu'))
-    low, high = peaks
-    pixels = [2 * parts * crop**2 for crop in crops]
-    slope = (high.total - low.total) / (pixels[1] - pixels[0])
+        with _naming_crop(side):
+            peaks.append(peak_of_step(cfg, 2, side, amp, 'cpu'))
+    first, *_, last = pixels = [side**2 for side in sides]
+    rises = [
+        (peaks[j].total - peaks[i].total) / (2 * parts * (pixels[j] - pixels[i]))
+        for i, j in ((0, 1), (1, 2), (0, 2))
+    ]
+    when = [peak.moment for peak in peaks]
+    if max(when) - min(when) < 0.1:
+        curve = max((rises[1] - rises[0]) / (last - first), 0.0)
+        slope = rises[2] - curve * (first + last)
+    else:  # the smallest is that of the optimizer, which no pixel changes
+        slope, curve = rises[1], 0.0
     batch = cfg.train_dataloader.batch_size
-    whole = (cfg.get('auto_scale_lr') or {}).get('base_batch_size') or batch
     crop = tuple(cfg.train_dataloader.dataset.geometry.crop.crop_size)
-    line = Line(name, low, low.total - slope * pixels[0], slope, batch, parts, crop)
-    line.gpus, line.multiple = max(whole // batch, 1), patch if patch > 1 else 32
-    line.peak.step = line.at(batch, crop) - low.state
+    line = Line(name, peaks[0], 0.0, slope, batch, parts, crop, curve=curve)
+    line.base = peaks[2].total - line.at(2 * parts, (sides[2], sides[2]))
+    line.gpus, line.updates = gpus_of(cfg), cfg.optim_wrapper.get('accumulative_counts', 1)
+    line.multiple = patch if patch > 1 else 32
+    line.peak.step = line.at(batch, crop) - line.peak.state
     return line
+
+
+@contextmanager
+def _naming_crop(side: int) -> Iterator[None]:
+    """Say that a network does not take a crop, where its own error would be a traceback."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if refusal(error) and not isinstance(error, AssertionError):  # mmseg asserts divisibility
+            raise
+        reason = ' '.join(str(error).split())
+        raise SystemExit(
+            f'--crops: a step at {side} x {side} failed ({reason}). Give sides that the network '
+            'takes, such as multiples of 32, or of the patch of its encoder.'
+        ) from error
 
 
 def patch_of(cfg: Config) -> int:

@@ -68,6 +68,13 @@ def is_detector(cfg: Config) -> bool:
     return cfg.get('default_scope') == 'mmdet'
 
 
+def gpus_of(cfg: Config) -> int:
+    """As many processes as a config's batch size and learning rate are for."""
+    update = cfg.train_dataloader.batch_size * cfg.optim_wrapper.get('accumulative_counts', 1)
+    whole = (cfg.get('auto_scale_lr') or {}).get('base_batch_size') or update
+    return max(whole // update, 1)
+
+
 def require_mmdet(what: str) -> None:
     """Refuse to go on without mmdet.
 

@@ -19,6 +19,7 @@ from mmengine.logging import MMLogger
 from mmseg_semi.datasets.benchmark_layouts import BENCHMARK_LAYOUTS
 from mmseg_semi.errors import exiting
 from mmseg_semi.files import shipped_root, write_file
+from mmseg_semi.utils.config import gpus_of
 from mmseg_semi.zoo.boxes import Boxes, distinct, hash_of_lists
 from mmseg_semi.zoo.commands import shown
 from mmseg_semi.zoo.experiments import Experiment, commits_of, mean_and_spread, run_experiments
@@ -176,7 +177,7 @@ def count_text(methods: Mapping[str, Method]) -> str:
 def own_gpus(row: Row) -> int:
     """As many processes as a config's batch size and learning rate are for."""
     cfg = Config.fromfile(str(CONFIGS / row.config))
-    return max(cfg.auto_scale_lr.base_batch_size // cfg.train_dataloader.batch_size, 1)
+    return gpus_of(cfg)
 
 
 def experiment(row: Row, seed: int, args: argparse.Namespace) -> Experiment:

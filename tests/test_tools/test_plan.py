@@ -27,6 +27,7 @@ def test_tensors_count_from_when_they_are_made_to_when_they_are_gone():
         second.add_(1)
         third = second.double()
         assert (counter.live, counter.peak) == (12000, 12000)
+        assert counter.moment == counter.calls == 5
         del second, third
         assert counter.live == 4000 and view.shape == (10, 100)
     assert counter.peak == 12000
@@ -88,6 +89,18 @@ def test_the_state_of_a_step_is_weights_and_momenta():
 def lite(method, *changes):
     name = f'{method}_efficientnet-lite0_camvid-12.py'
     return plan.read(str(CONFIGS / method.split('_')[0] / name), dict(changes))
+
+
+def test_all_strong_views_are_counted():
+    """Each view of FixMatch is two more images through the network, which keep as much."""
+    name = str(CONFIGS / 'fixmatch' / 'fixmatch_unet_custom.py')
+    key = 'train_dataloader.dataset.unlabeled.strong.num_views'
+    steps = [
+        memory.peak_of_step(plan.read(name, {key: views}), 2, 128, False, 'cpu').step
+        for views in (2, 3, 4)
+    ]
+    assert steps[2] - steps[1] == pytest.approx(steps[1] - steps[0], rel=0.01)
+    assert steps[2] > 1.6 * steps[0]
 
 
 def test_earlier_weights_are_part_of_the_state_where_they_take_a_gpus_memory(monkeypatch):
@@ -166,6 +179,10 @@ def test_what_fits():
     assert line(parts=1).most_images(21 * GIB) == 19
     assert line().largest_crop(18 * GIB) == 96 and line(multiple=14).largest_crop(18 * GIB) == 98
     assert line().largest_crop(GIB) == 0
+    few = line(images=2, gpus=4)  # a batch of 1 + 1 is planned where the config has one
+    assert few.most_images(4 * GIB) == 2 and few.recipe(4 * GIB) == (2, 4)
+    assert line(parts=1, images=1, gpus=1).recipe(3 * GIB) == (1, 1)
+    assert few.most_images(3.9 * GIB) == 0
     assert [line().recipe(room * GIB) for room in (34, 22, 10, 5)] == [
         *((32, 1), (16, 2), (8, 4)),
         None,
@@ -173,6 +190,52 @@ def test_what_fits():
     text = plan.table([line()], [24, 12, 7], 2.0)
     assert '| `x` | 100 x 100 | 8 + 8 on 2 | 1.0 GiB | 18.0 GiB | 16 x 2 | 8 x 4 |' in text
     assert text.endswith('| 8 x 4 | 4 x 8 |\n') or text.endswith('| 8 x 4 | does not fit |\n')
+
+
+def test_a_curve_bends_what_fits():
+    """4 images of P pixels take 2 GiB + 4 (P / 10^4 + (P / 10^4)^2) GiB."""
+    bent = line(images=4, curve=GIB / 100**4)
+    assert bent.at(4, (100, 100)) == pytest.approx(10 * GIB)
+    assert bent.at(1, (100, 200)) == pytest.approx(8 * GIB)
+    assert [bent.most_images(room * GIB) for room in (10.1, 9.9)] == [4, 0]
+    assert bent.largest_crop(27 * GIB) == 128  # where a line would say 224
+    assert bent.largest_crop(10.3 * GIB) == 96 and bent.largest_crop(GIB) == 0
+
+
+def test_an_update_that_takes_more_than_a_small_crop_bends_nothing(monkeypatch):
+    """The peak of the smallest crop is that of the optimizer: the line is through the others."""
+    given = {96: (14, 0.9), 128: (16, 0.1), 160: (25, 0.15)}
+    monkeypatch.setattr(
+        memory,
+        'peak_of_step',
+        lambda cfg, labeled, crop, *_: memory.Peak(0, 0, 0, *given[crop]),
+    )
+    found = memory.measure('x', lite('supervised'), (96, 128), False)
+    assert found.at(2, (320, 320)) == pytest.approx(100)
+
+
+def test_attention_is_planned_with_the_squares_of_its_pixels():
+    """SegFormer's crop of 512, from steps below 260: a line was 9 % below it."""
+    cfg = plan.read(str(CONFIGS / 'supervised' / 'supervised_segformer_mit-b0_custom.py'), {})
+    found = memory.measure('segformer', cfg, (128, 192), False)
+    assert found.curve > 0
+    whole = memory.peak_of_step(cfg, 2, 512, False, 'cpu').total
+    assert found.at(2, (512, 512)) == pytest.approx(whole, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ('peaks', 'at_320'), [((9, 16, 25), 100), ((9, 17, 25), 100), ((9, 16, 34), 577.75)]
+)
+def test_a_curve_goes_through_what_was_counted_and_never_falls(monkeypatch, peaks, at_320):
+    """Steps of 96, 128 and 160: a line, less than a line, which is left one, and more."""
+    given = dict(zip((96, 128, 160), peaks))
+    monkeypatch.setattr(
+        memory, 'peak_of_step', lambda cfg, labeled, crop, *_: memory.Peak(0, 0, 0, given[crop])
+    )
+    found = memory.measure('x', lite('supervised'), (96, 128), False)
+    assert found.at(2, (96, 96)) == pytest.approx(9)
+    assert found.at(2, (160, 160)) == pytest.approx(peaks[2])
+    assert found.at(2, (320, 320)) == pytest.approx(at_320, abs=0.5)
 
 
 def test_the_words_say_what_to_set():
@@ -185,6 +248,11 @@ def test_the_words_say_what_to_set():
         'optim_wrapper.accumulative_counts=4'
     ) in text
     assert 'a GPU of 6 GB:\n    does not fit with this crop\n' in text
+    accumulated = plan.in_words(line(gpus=1, updates=4), None, [12], 2.0)
+    assert (
+        'for 64 images an update: train_dataloader.batch_size=8 optim_wrapper.accumulative_counts=8'
+    ) in accumulated
+    assert 'an update' not in plan.in_words(line(images=8, gpus=1, updates=4), None, [12], 2.0)
     thrifty = plan.in_words(line(), line(slope=GIB / 200**2), [6], 2.0)
     assert 'fits with with_cp=True of the encoder' in thrifty
 
@@ -260,6 +328,63 @@ def test_what_cannot_be_planned_is_refused():
         plan.read('nothing.py', {})
     with pytest.raises(SystemExit, match='num_view'):
         plan.read(UNIMATCH, {'train_dataloader.dataset.unlabeled.strong.num_view': 2})
+
+
+@pytest.mark.parametrize(
+    ('crop', 'said'),
+    [((0, 0), 'whole number >= 1, got 0'), (0, 'whole number'), ((64,), r'2 values, got \(64,\)')],
+)
+def test_crops_without_pixels_are_refused(crop, said):
+    key = 'train_dataloader.dataset.geometry.crop.crop_size'
+    with pytest.raises(SystemExit, match=f'{key} must be a .*{said}'):
+        plan.read(UNIMATCH, {key: crop})
+
+
+def test_a_number_is_a_square_crop():
+    key = 'train_dataloader.dataset.geometry.crop.crop_size'
+    assert plan.read(UNIMATCH, {key: 512}).train_dataloader.dataset.geometry.crop.crop_size == (
+        *(512, 512),
+    )
+
+
+def test_mixed_precision_of_a_gpu_is_planned_as_amp_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    cfg = lite('supervised')
+    wanted = memory.small_config(cfg, 64, True).optim_wrapper
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
+    assert memory.small_config(cfg, 64, False).optim_wrapper == wanted
+    assert wanted.type == 'CPUAmpOptimWrapper'
+
+
+@pytest.mark.parametrize(
+    ('side', 'reason'), [('72', 'divisible by the whole'), ('80', 'Sizes of tensors must match')]
+)
+def test_a_crop_that_a_network_does_not_divide_is_named(side, reason):
+    config = CONFIGS / 'unimatch' / 'unimatch_unet_custom.py'
+    said = f'--crops: a step at {side} x {side} failed .*{reason}.*multiples of 32'
+    with pytest.raises(SystemExit, match=said):
+        plan.main([str(config), '--crops', side, '128'])
+
+
+def test_running_out_of_memory_is_not_of_the_crop(monkeypatch):
+    def peak_of_step(*_):
+        raise torch.OutOfMemoryError('out of memory')
+
+    monkeypatch.setattr(memory, 'peak_of_step', peak_of_step)
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.measure('x', lite('supervised'), (96, 128), False)
+
+
+def test_accumulated_gradients_are_part_of_an_update(monkeypatch):
+    monkeypatch.setattr(memory, 'peak_of_step', lambda *args: memory.Peak(0, 0, 0, args[2]))
+    found = []
+    for batch, steps in ((8, 4), (4, 2), (2, 1)):
+        cfg = lite('supervised')
+        cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size = batch, 8
+        cfg.optim_wrapper.accumulative_counts = steps
+        line = memory.measure('x', cfg, (96, 128), False)
+        found.append((line.gpus, line.updates, line.update))
+    assert found == [(1, 4, 32), (1, 2, 8), (4, 1, 8)]
 
 
 @pytest.mark.parametrize(

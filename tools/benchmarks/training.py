@@ -4,7 +4,7 @@
 `modes` times a training step in mixed precision, in torch's channels-last memory format, in both,
 and (`--compile`) with the encoder compiled, beside the plain step. `ema` times the move of
 an EMA teacher beside a loop over its parameters; both give the same numbers, or the tool stops.
-`plan` compares the memory of a step with what `mmseg-semi plan` says of it from two smaller crops.
+`plan` compares the memory of a step with what `mmseg-semi plan` says of it from smaller crops.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def benchmark_ema(args: argparse.Namespace) -> Report:
 def benchmark_plan(args: argparse.Namespace) -> Report:
     """Compare the planned memory of a step with its own."""
     config = load_config(args.method, args.network, args.crop)
-    smaller = None if args.crop > 256 else (args.crop // 2, args.crop * 3 // 4)
+    smaller = None if args.crop > 256 else (args.crop // 4, args.crop // 2)
     found = measure(args.method, config, smaller, False)
     peak = peak_of_step(config, args.batch, args.crop, False, args.device)
     planned = found.at(2 * args.batch, (args.crop, args.crop))
