@@ -91,7 +91,8 @@ def start_run(cfg: Config, checkpoint: str, work_dir: str, seed: int) -> Runner:
     model, loop = runner.model, runner.train_loop
     check_run(runner)
     loaded = load_weights(model, checkpoint)
-    changed, trained = changed_settings(loaded, runner.cfg), loaded['meta'].get(SETTINGS_KEY, {})
+    changed, meta = changed_settings(loaded, runner.cfg), loaded.get('meta', {})
+    trained = meta.get(SETTINGS_KEY, {})
     if trained.get('model.warmup_iters', '0') == trained.get('train_cfg.max_iters'):
         print(
             f'{checkpoint} was trained on labels alone to its end, as the guard does, so that its '
@@ -106,7 +107,7 @@ def start_run(cfg: Config, checkpoint: str, work_dir: str, seed: int) -> Runner:
             'step as it was',
             file=sys.stderr,
         )
-    done = loaded.get('meta', {}).get('iter', 0)
+    done = meta.get('iter', 0)
     model.set_progress(0, loop.max_iters, loop.iters_per_epoch)
     iteration = max(min(done, loop.max_iters - 1), model.warmup_length, 1)
     loop._iter = iteration  # hooks leave a resumed run's teacher and banks as they are

@@ -80,11 +80,12 @@ class Boxes:
         of the first.
         """
         stem = Path(self.detector).stem
-        return Path(self.parent, f'{stem}-{self._split}-{self._files}' if self._split else stem)
+        return Path(self.parent, f'{stem}-{self._made_from}' if self._split else stem)
 
     @cached_property
-    def _files(self) -> str:
-        return config_digest(self._data.to_dict())
+    def _made_from(self) -> str:
+        files = config_digest(self._data.to_dict())
+        return f'{self._split}-{files}' if self._split else files
 
     @property
     def _note(self) -> Path:
@@ -94,7 +95,7 @@ class Boxes:
         """Whether the boxes are not there, or were learned or found on other images or masks."""
         if not self.path.is_file():
             return True
-        if self._note.is_file() and self._note.read_text().strip() != self._files:
+        if self._note.is_file() and self._note.read_text().strip() != self._made_from:
             return True
         return bool(self._split) and self._split_of_boxes() != self._split
 
@@ -150,7 +151,7 @@ class Boxes:
                     print('#', shown(command), flush=True)
                     call(command, str(self.work_dir / 'boxes.log'), threads, command[2])
             if self.path.is_file():
-                write_file(self._note, f'{self._files}\n')
+                write_file(self._note, f'{self._made_from}\n')
         finally:  # an interrupted training counts
             minutes = before + (time.time() - start) / 60
             write_file(self.work_dir / MINUTES, f'{minutes:.2f}\n')

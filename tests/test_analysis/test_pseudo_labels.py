@@ -296,6 +296,10 @@ def test_a_checkpoint_of_the_labels_alone_is_said(server, unimatch_run, digit_ro
     assert f'{checkpoint} was trained on labels alone to its end' in done.output
     assert 'name with_unlabeled_best_*.pth' in done.output
     assert 'name the config in its work folder' not in done.output
+    del loaded['meta']  # nothing is known of its training
+    torch.save(loaded, checkpoint)
+    done = server.run(TOOL, *command, '--truth', digit_root / 'audit' / 'unlabeled', cwd=tmp_path)
+    assert 'was trained' not in done.output
 
 
 def test_truth_of_0_and_255_is_said(server, unimatch_run, digit_root, tmp_path):

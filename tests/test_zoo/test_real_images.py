@@ -380,17 +380,17 @@ def test_boxes_are_made_once_for_the_rows_that_read_them(camvid, runs, tmp_path,
     (tmp_path / 'camvid/splits/12/unlabeled.txt').write_text('another\n')
     real_images.main([*arguments, 'weighting_unimatch'])
     assert len(camvid) == 3, 'they are of other images'
-    before = camvid[1][camvid[1].index('--work-dir') + 1]
     (tmp_path / 'camvid/splits/12/unlabeled.txt').write_text('unlabeled_12\n')
     real_images.main([*arguments, 'weighting_unimatch'])
-    assert len(camvid) == 3, 'the first ones are kept'
+    assert len(camvid) == 6, 'they are of the first images again'
+    before = camvid[4][camvid[4].index('--work-dir') + 1]
     mask = tmp_path / 'camvid/annotations/train/labeled_12.png'
     mask.parent.mkdir()
     mask.write_bytes(b'another')
     _digest_folders.cache_clear()
     real_images.main([*arguments, 'weighting_unimatch'])
-    assert len(camvid) == 6, 'they are of other masks'
-    assert camvid[4][camvid[4].index('--work-dir') + 1] != before
+    assert len(camvid) == 9, 'they are of other masks'
+    assert camvid[7][camvid[7].index('--work-dir') + 1] != before
 
 
 @pytest.mark.skipif(not is_installed('mmdet'), reason='detectors need mmdet')
